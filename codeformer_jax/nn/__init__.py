@@ -1,0 +1,19 @@
+"""Linen modules: hyperparameters are fields, outputs are frozen dataclasses."""
+
+from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput
+from codeformer_jax.nn.discriminator import PatchDiscriminator
+from codeformer_jax.nn.perceptual import LPIPS
+from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
+
+__all__ = [
+    "LPIPS",
+    "VQGAN",
+    "CodeFormer",
+    "CodeFormerOutput",
+    "GumbelQuantizer",
+    "PatchDiscriminator",
+    "Quantized",
+    "VQGANOutput",
+    "VectorQuantizer",
+]

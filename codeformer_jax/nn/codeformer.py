@@ -1,0 +1,228 @@
+"""CodeFormer (arXiv 2206.11253): codes predicted by a transformer, features fused on demand."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int
+
+from codeformer_jax.nn.layers import Conv, ResBlock
+from codeformer_jax.nn.vqgan import VQGAN, _check_sides
+
+
+@flax.struct.dataclass
+class CodeFormerOutput:
+    """Restoration of images [b, h, w, 3] and the codes it was made from.
+
+    Attributes:
+        image: restored images [b, h, w, 3], trained to [-1, 1] but not clipped.
+        logits: scores of the codes at every site, row-major, [b, n, K].
+        indices: argmax of the logits [b, n].
+        latents: encoder output of the degraded images [b, h / f, w / f, d].
+    """
+
+    image: Float[Array, "b h w 3"]
+    logits: Float[Array, "b n k"]
+    indices: Int[Array, "b n"]
+    latents: Float[Array, "b h2 w2 d"]
+
+
+def adaptive_instance_norm(
+    content: Float[Array, "b h w c"], style: Float[Array, "b h2 w2 c"]
+) -> Float[Array, "b h w c"]:
+    """Gives `content` the per-channel mean and (unbiased, + 1e-5) deviation of `style`."""
+
+    def statistics(x):
+        variance = jnp.var(x, axis=(1, 2), ddof=1, keepdims=True)
+        return jnp.mean(x, axis=(1, 2), keepdims=True), jnp.sqrt(variance + 1e-5)
+
+    content_mean, content_std = statistics(content)
+    style_mean, style_std = statistics(style)
+    return (content - content_mean) / content_std * style_std + style_mean
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention whose queries and keys, but not values, carry the positions."""
+
+    n_head: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b n d"], positions: Float[Array, "1 n d"]
+    ) -> Float[Array, "b n d"]:
+        b, n, d = tokens.shape
+        in_proj = nn.Dense(
+            3 * d, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="in_proj"
+        )
+        # One kernel holds q, k, v; x + p differs from x, so it is applied to both and split.
+        queries_keys = in_proj(tokens + positions)[..., : 2 * d]
+        values = in_proj(tokens)[..., 2 * d :]
+        q, k = jnp.split(queries_keys, 2, axis=-1)
+        q, k, v = (x.reshape(b, n, self.n_head, d // self.n_head) for x in (q, k, values))
+        y = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
+        return nn.Dense(d, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="out_proj")(y)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm layer: self-attention, then an MLP with exact GELU."""
+
+    n_head: int
+    dim_mlp: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b n d"], positions: Float[Array, "1 n d"]
+    ) -> Float[Array, "b n d"]:
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm1")(tokens)
+        tokens = tokens + SelfAttention(self.n_head, self.dtype, name="self_attn")(y, positions)
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm2")(tokens)
+        y = nn.Dense(self.dim_mlp, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="linear1")(
+            y
+        )
+        y = nn.gelu(y, approximate=False)
+        return tokens + nn.Dense(
+            tokens.shape[-1], kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="linear2"
+        )(y)
+
+
+# PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
+_TRANSFORMER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Fusion(nn.Module):
+    """Controllable feature transformation (section 3.3, eq. 8-9): d + w (d * scale + shift).
+
+    `zero_init` starts scale and shift at zero, so that training starts from the unfused network;
+    the published code starts them at random.
+    """
+
+    norm_groups: int = 32
+    zero_init: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        encoder_features: Float[Array, "b h w c"],
+        features: Float[Array, "b h w c"],
+        w: Float[Array, "b 1 1 1"],
+    ) -> Float[Array, "b h w c"]:
+        width = features.shape[-1]
+        both = jnp.concatenate([encoder_features, features], axis=-1)
+        both = ResBlock(width, self.norm_groups, self.dtype, name="encode_enc")(both)
+
+        def head(name):
+            y = nn.leaky_relu(Conv(width, dtype=self.dtype, name=f"{name}_0")(both), 0.2)
+            return Conv(width, zero_init=self.zero_init, dtype=self.dtype, name=f"{name}_2")(y)
+
+        return features + w.astype(self.dtype) * (features * head("scale") + head("shift"))
+
+
+class CodeFormer(VQGAN):
+    """Blind face restoration: codes from a transformer over the degraded image's latents.
+
+    `w` is the fidelity weight, 0 (codes only: quality) to 1 (features of the input: fidelity);
+    a traced scalar or one per image, so that a sweep does not recompile. `adain` gives the
+    quantized latents the statistics of the input's latents (used at inference). Token positions
+    are interpolated where the images are not of `image_size`.
+
+    Attributes:
+        dim_embd: width of the transformer.
+        n_head: its heads.
+        n_layers: its layers; the MLP is twice as wide as the tokens.
+        connect_list: sides of the feature maps (at `image_size`) where features are fused.
+        fusion_zero_init: see `Fusion`.
+        Others: see `VQGAN`; the quantizer must be 'nearest'.
+    """
+
+    dim_embd: int = 512
+    n_head: int = 8
+    n_layers: int = 9
+    connect_list: Sequence[int] = (32, 64, 128, 256)
+    fusion_zero_init: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "connect_list", tuple(self.connect_list))
+        super().__post_init__()
+
+    def _check(self):
+        super()._check()
+        for name in ("dim_embd", "n_head", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.dim_embd % self.n_head:
+            raise ValueError(f"dim_embd={self.dim_embd} does not divide into n_head={self.n_head}")
+        _check_sides("connect_list", self.connect_list, self.level_sides)
+        if self.quantizer != "nearest" or self.ema_decay is not None:
+            raise ValueError("CodeFormer looks codes up in a fixed codebook: quantizer='nearest'")
+
+    def setup(self):
+        super().setup()
+        grid = self.image_size // self.downsampling
+        self.position_emb = self.param(
+            "position_emb", nn.initializers.zeros, (grid**2, self.dim_embd), jnp.float32
+        )
+        self.feat_emb = nn.Dense(self.dim_embd, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype)
+        self.ft_layers = [
+            TransformerLayer(self.n_head, 2 * self.dim_embd, self.dtype)
+            for _ in range(self.n_layers)
+        ]
+        self.idx_pred_layer = [
+            nn.LayerNorm(epsilon=1e-5, dtype=self.dtype),
+            nn.Dense(
+                self.codebook_size,
+                use_bias=False,
+                kernel_init=_TRANSFORMER_INIT,
+                dtype=self.dtype,
+            ),
+        ]
+        self.fuse_convs_dict = {
+            str(side): Fusion(self.norm_groups, self.fusion_zero_init, self.dtype)
+            for side in self.connect_list
+        }
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, w: ArrayLike, adain: bool = False
+    ) -> CodeFormerOutput:
+        self.check_images(images)
+        latents, features = self.encoder(images)
+        logits = self.predict_codes(latents)
+        indices = jnp.argmax(logits, axis=-1)
+        # Image losses train the fusion alone: codes and encoder features are constants to them.
+        quantized = jax.lax.stop_gradient(self.quantize.lookup(indices).reshape(latents.shape))
+        if adain:
+            quantized = adaptive_instance_norm(quantized, latents)
+        weight = jnp.asarray(w, jnp.float32).reshape(-1, 1, 1, 1)
+
+        def fuse(side, x):
+            if side not in self.connect_list:
+                return x
+            encoder_features = jax.lax.stop_gradient(features[side])
+            return self.fuse_convs_dict[str(side)](encoder_features, x, weight)
+
+        return CodeFormerOutput(
+            image=self.generator(quantized, fuse), logits=logits, indices=indices, latents=latents
+        )
+
+    def predict_codes(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b n k"]:
+        """Scores of the codes at every site of the latents, row-major, [b, h * w, K]."""
+        b, h, w, d = latents.shape
+        positions = self._positions(h, w).astype(self.dtype)
+        tokens = self.feat_emb(latents.reshape(b, h * w, d))
+        for layer in self.ft_layers:
+            tokens = layer(tokens, positions)
+        norm, head = self.idx_pred_layer
+        return head(norm(tokens)).astype(jnp.float32)
+
+    def _positions(self, h: int, w: int) -> Float[Array, "1 n d"]:
+        grid = self.image_size // self.downsampling
+        positions = self.position_emb
+        if (h, w) != (grid, grid):
+            positions = positions.reshape(grid, grid, -1)
+            positions = jax.image.resize(positions, (h, w, self.dim_embd), "bicubic")
+        return positions.reshape(1, h * w, self.dim_embd)

@@ -1,0 +1,144 @@
+"""Convolution, normalisation, residual and attention blocks of the VQGAN family.
+
+Arrays are NHWC. Parameters are float32; `dtype` is the dtype of the computation, while the
+statistics of norms and the softmax stay in float32.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def fan_in_uniform(fan_in: int):
+    """Initializer U(-b, b) with b = 1 / sqrt(fan_in): PyTorch's default for kernel and bias."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Square convolution [b, h, w, c] -> [b, h', w', features] with PyTorch's initial weights.
+
+    `padding` is in pixels, the default keeps h and w at stride 1. `zero_init` starts kernel and
+    bias at zero, so that a block that adds this output starts as the identity.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: Padding | None = None
+    use_bias: bool = True
+    zero_init: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        side, fan_in = self.kernel_size, self.kernel_size**2 * x.shape[-1]
+        init = nn.initializers.zeros if self.zero_init else fan_in_uniform(fan_in)
+        kernel = self.param("kernel", init, (side, side, x.shape[-1], self.features), jnp.float32)
+        half = side // 2
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=self.padding or ((half, half), (half, half)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            bias = self.param("bias", init, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)[None, None, None, :]
+        return y
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over (h, w, channels of a group), eps 1e-6, statistics in float32."""
+
+    groups: int = 32
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        x = x.astype(jnp.float32)
+        mean = self._group_mean(jnp.mean(x, axis=(1, 2)))
+        centred = x - mean[:, None, None, :]
+        variance = self._group_mean(jnp.mean(jnp.square(centred), axis=(1, 2)))
+        gain = jax.lax.rsqrt(variance + self.epsilon) * scale[None, :]
+        return (centred * gain[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+
+    def _group_mean(self, x: Float[Array, "b c"]) -> Float[Array, "b c"]:
+        """Replaces every channel's value with the mean over its group."""
+        b, c = x.shape
+        means = x.reshape(b, self.groups, c // self.groups).mean(axis=-1)
+        return jnp.repeat(means, c // self.groups, axis=-1)
+
+
+class ResBlock(nn.Module):
+    """norm, swish, conv, norm, swish, conv, plus the input (through a 1x1 conv when widths differ)."""
+
+    features: int
+    norm_groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        y = nn.swish(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm1")(x))
+        y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
+        y = nn.swish(GroupNorm(self.norm_groups, dtype=self.dtype, name="norm2")(y))
+        y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, dtype=self.dtype, name="conv_out")(x)
+        return x + y
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all h x w sites with 1x1 projections, plus the input."""
+
+    norm_groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        y = GroupNorm(self.norm_groups, dtype=self.dtype, name="norm")(x)
+        q, k, v = (
+            Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, 1, c)
+            for name in ("q", "k", "v")
+        )
+        y = jax.nn.dot_product_attention(q, k, v, scale=c**-0.5).reshape(b, h, w, c)
+        return x + Conv(c, kernel_size=1, dtype=self.dtype, name="proj_out")(y)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2 after zero padding by one pixel at the bottom and the right."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        padding = ((0, 1), (0, 1))
+        return Conv(x.shape[-1], stride=2, padding=padding, dtype=self.dtype, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        b, h, w, c = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+        return Conv(c, dtype=self.dtype, name="conv")(x.reshape(b, 2 * h, 2 * w, c))

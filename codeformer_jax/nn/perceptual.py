@@ -1,0 +1,55 @@
+"""LPIPS (arXiv 1801.03924): lpips-j's network with its weights as ordinary variables."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import lpips_j.lpips
+from flaxmodels.vgg.vgg import VGG
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class _LinearHead(nn.Module):
+    """1x1 convolution to one channel; the submodule's name is that of the converted weights."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
+        return nn.Conv(1, (1, 1), use_bias=False, name="layer")(x)
+
+
+class LPIPS(lpips_j.lpips.LPIPS):
+    """Perceptual distance of two image batches [b, h, w, 3] in [-1, 1] -> [b].
+
+    The network of `lpips` 0.1 with VGG16: unlike lpips-j's own class it downloads nothing, so its
+    weights come from `from_torch('lpips', ...)`.
+
+    Attributes:
+        normalize_twice: maps the images from [-1, 1] to ImageNet statistics before the network
+            does so again, as the published CodeFormer training does.
+    """
+
+    normalize_twice: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        self.feature_names = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
+        self.vgg = VGG(output="activations", pretrained=None, include_head=False, dtype=self.dtype)
+        self.lins = [_LinearHead() for _ in self.feature_names]
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], targets: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b"]:
+        if self.normalize_twice:
+            images, targets = _to_imagenet(images), _to_imagenet(targets)
+        # lpips-j and flaxmodels were not written for strict promotion.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return super().__call__(images, targets).reshape(-1).astype(jnp.float32)
+
+
+def _to_imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    mean = jnp.array(IMAGENET_MEAN, images.dtype)[None, None, None, :]
+    std = jnp.array(IMAGENET_STD, images.dtype)[None, None, None, :]
+    return ((images + 1) / 2 - mean) / std

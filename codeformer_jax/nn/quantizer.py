@@ -1,0 +1,219 @@
+"""Vector quantizers: nearest codebook row (VQ-VAE, arXiv 1711.00937) and Gumbel softmax.
+
+Both map latents [b, h, w, d] to rows of a codebook [K, d] and let gradients through: the nearest
+neighbour with the straight-through estimator, Gumbel by its relaxation.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from codeformer_jax.nn.layers import Conv
+
+
+@flax.struct.dataclass
+class Quantized:
+    """What a quantizer makes of latents [b, h, w, d].
+
+    Attributes:
+        latents: quantized latents [b, h, w, d]; gradients pass to the input.
+        indices: chosen codebook rows, row-major over the map, [b, h * w] in [0, K).
+        loss: scalar codebook loss (nearest) or KL to the uniform distribution (Gumbel).
+        perplexity: exp of the entropy of code use over the batch, in [1, K].
+        code_counts: how often each code was used in the batch, [K].
+        mean_distance: mean squared distance between a latent and a code (nearest only, else 0).
+        logits: scores of the codes [b, h, w, K] (Gumbel only, else None).
+    """
+
+    latents: Float[Array, "b h w d"]
+    indices: Int[Array, "b n"]
+    loss: Float[Array, ""]
+    perplexity: Float[Array, ""]
+    code_counts: Float[Array, "k"]
+    mean_distance: Float[Array, ""]
+    logits: Float[Array, "b h w k"] | None = None
+
+
+def count_codes(indices: Int[Array, "..."], codebook_size: int) -> Float[Array, "k"]:
+    """How often each of the `codebook_size` codes occurs, [K] float32."""
+    return jnp.zeros(codebook_size, jnp.float32).at[indices.reshape(-1)].add(1.0)
+
+
+def code_perplexity(counts: Float[Array, "k"]) -> Float[Array, ""]:
+    """exp(entropy) of code use: 1 when one code is used, K when all are used equally."""
+    p = counts / jnp.maximum(counts.sum(), 1.0)
+    return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
+
+
+def squared_distances(
+    latents: Float[Array, "n d"], codebook: Float[Array, "k d"]
+) -> Float[Array, "n k"]:
+    """||z - e||^2 of every latent and code in full float32, whatever the matmul default is."""
+    products = jnp.matmul(latents, codebook.T, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.sum(latents**2, axis=1)[:, None] + jnp.sum(codebook**2, axis=1)[None, :]
+    return norms - 2 * products
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest codebook row with straight-through gradients (VQ-VAE, eq. 1-3).
+
+    loss = ||sg(z) - e||^2 + beta ||z - sg(e)||^2, both as means over all elements.
+
+    Attributes:
+        codebook_size: K.
+        embedding_dim: d.
+        beta: weight of the commitment term, or of the codebook term where `beta_on` says so.
+        beta_on: 'commitment' as in the paper; 'codebook' as the published CodeFormer and Taming
+            training has it.
+        ema_decay: None trains the codebook by its loss. Else it is a moving average of the
+            latents assigned to each code (VQ-VAE, appendix A.1), kept in the collection
+            'codebook', updated whenever that is mutable, and only the commitment term remains.
+        ema_epsilon: Laplace smoothing of the counts.
+    """
+
+    codebook_size: int
+    embedding_dim: int
+    beta: float = 0.25
+    beta_on: str = "commitment"
+    ema_decay: float | None = None
+    ema_epsilon: float = 1e-5
+
+    def __post_init__(self):
+        if self.beta_on not in ("commitment", "codebook"):
+            raise ValueError(f"beta_on is {self.beta_on!r}; expected 'commitment' or 'codebook'")
+        super().__post_init__()
+
+    def setup(self):
+        shape = (self.codebook_size, self.embedding_dim)
+
+        def init(key: jax.Array) -> jax.Array:
+            bound = 1 / self.codebook_size
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        if self.ema_decay is None:
+            self.embedding = self.param("embedding", init)
+        else:
+            self.ema_embedding = self.variable(
+                "codebook", "embedding", lambda: init(self.make_rng("params"))
+            )
+            self.ema_counts = self.variable(
+                "codebook", "counts", jnp.ones, (self.codebook_size,), jnp.float32
+            )
+            self.ema_sums = self.variable("codebook", "sums", lambda: self.ema_embedding.value)
+
+    def codebook(self) -> Float[Array, "k d"]:
+        """The codebook [K, d]."""
+        return self.embedding if self.ema_decay is None else self.ema_embedding.value
+
+    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Codebook rows of `indices`."""
+        return self.codebook()[indices]
+
+    def __call__(self, latents: Float[Array, "b h w d"]) -> Quantized:
+        latents = latents.astype(jnp.float32)
+        b, h, w, d = latents.shape
+        flat = latents.reshape(-1, d)
+        distances = squared_distances(jax.lax.stop_gradient(flat), self.codebook())
+        indices = jnp.argmin(distances, axis=1)
+        codes = self.lookup(indices).reshape(b, h, w, d)
+        counts = count_codes(indices, self.codebook_size)
+        return Quantized(
+            latents=latents + jax.lax.stop_gradient(codes - latents),
+            indices=indices.reshape(b, h * w),
+            loss=self._loss(latents, codes, flat, indices, counts),
+            perplexity=code_perplexity(counts),
+            code_counts=counts,
+            mean_distance=jnp.mean(distances),
+        )
+
+    def _loss(self, latents, codes, flat, indices, counts) -> Float[Array, ""]:
+        commitment = jnp.mean((latents - jax.lax.stop_gradient(codes)) ** 2)
+        if self.ema_decay is not None:
+            self._update_average(flat, indices, counts)
+            return self.beta * commitment
+        codebook = jnp.mean((jax.lax.stop_gradient(latents) - codes) ** 2)
+        if self.beta_on == "commitment":
+            return codebook + self.beta * commitment
+        return commitment + self.beta * codebook
+
+    def _update_average(self, flat, indices, counts):
+        if self.is_initializing() or not self.is_mutable_collection("codebook"):
+            return
+        decay, flat = self.ema_decay, jax.lax.stop_gradient(flat)
+        sums = jnp.zeros_like(self.ema_sums.value).at[indices].add(flat)
+        self.ema_counts.value = decay * self.ema_counts.value + (1 - decay) * counts
+        self.ema_sums.value = decay * self.ema_sums.value + (1 - decay) * sums
+        total = self.ema_counts.value.sum()
+        smoothed = (
+            (self.ema_counts.value + self.ema_epsilon)
+            / (total + self.codebook_size * self.ema_epsilon)
+            * total
+        )
+        self.ema_embedding.value = self.ema_sums.value / smoothed[:, None]
+
+
+class GumbelQuantizer(nn.Module):
+    """Codes drawn by Gumbel softmax from 1x1-conv logits (DALL-E style, as VQGAN offers it).
+
+    Noise is drawn only when an rng named 'gumbel' is given; without it the codes are the argmax.
+    The loss is kl_weight * KL(softmax(logits) || uniform), summed over codes, averaged over sites.
+
+    Attributes:
+        codebook_size: K.
+        embedding_dim: d.
+        straight_through: with noise, one-hot forward and soft gradient instead of a soft mixture.
+        temperature: of the softmax; a smaller one is closer to one-hot.
+        kl_weight: weight of the KL term.
+    """
+
+    codebook_size: int
+    embedding_dim: int
+    straight_through: bool = True
+    temperature: float = 1.0
+    kl_weight: float = 5e-4
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        self.proj = Conv(self.codebook_size, kernel_size=1, dtype=self.dtype)
+        self.embed = self.param(
+            "embed",
+            nn.initializers.normal(1.0),
+            (self.codebook_size, self.embedding_dim),
+            jnp.float32,
+        )
+
+    def codebook(self) -> Float[Array, "k d"]:
+        """The codebook [K, d]."""
+        return self.embed
+
+    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Codebook rows of `indices`."""
+        return self.embed[indices]
+
+    def __call__(self, latents: Float[Array, "b h w c"]) -> Quantized:
+        logits = self.proj(latents).astype(jnp.float32)
+        b, h, w, k = logits.shape
+        hard, noise = True, 0.0
+        if self.has_rng("gumbel"):
+            hard = self.straight_through
+            noise = jax.random.gumbel(self.make_rng("gumbel"), logits.shape)
+        soft = jax.nn.softmax((logits + noise) / self.temperature, axis=-1)
+        indices = jnp.argmax(soft, axis=-1)
+        weights = soft
+        if hard:
+            weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(indices, k) - soft)
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        kl = jnp.sum(probabilities * jnp.log(probabilities * k + 1e-10), axis=-1).mean()
+        counts = count_codes(indices, k)
+        return Quantized(
+            latents=jnp.matmul(weights, self.embed, precision=jax.lax.Precision.HIGHEST),
+            indices=indices.reshape(b, h * w),
+            loss=self.kl_weight * kl,
+            perplexity=code_perplexity(counts),
+            code_counts=counts,
+            mean_distance=jnp.zeros((), jnp.float32),
+            logits=logits,
+        )

@@ -1,0 +1,287 @@
+"""VQGAN as CodeFormer trains it (arXiv 2206.11253, section 3.1; 2012.09841).
+
+Encoder and generator keep all blocks in one flat list `blocks_{i}`, as PyTorch's names do.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from codeformer_jax.nn.layers import (
+    AttentionBlock,
+    Conv,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    Upsample,
+)
+from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+
+
+@flax.struct.dataclass
+class VQGANOutput:
+    """Reconstruction of images [b, h, w, 3] and what was measured on the way.
+
+    Attributes:
+        image: reconstruction [b, h, w, 3], trained to [-1, 1] but not clipped.
+        latents: encoder output before quantization [b, h / f, w / f, d].
+        indices: codes, row-major, [b, (h / f) * (w / f)].
+        codebook_loss: scalar, see the quantizer.
+        perplexity: scalar, see `code_perplexity`.
+        quantized: everything the quantizer returned.
+    """
+
+    image: Float[Array, "b h w 3"]
+    latents: Float[Array, "b h2 w2 d"]
+    indices: Int[Array, "b n"]
+    codebook_loss: Float[Array, ""]
+    perplexity: Float[Array, ""]
+    quantized: Quantized
+
+
+class Encoder(nn.Module):
+    """images [b, h, w, 3] -> (latents [b, h / f, w / f, emb_dim], {side: features of that level}).
+
+    `side` counts in pixels of an image of `image_size`; the features are those after the level's
+    last residual block, before its attention.
+    """
+
+    image_size: int
+    nf: int
+    ch_mult: Sequence[int]
+    res_blocks: int
+    attn_resolutions: Sequence[int]
+    emb_dim: int
+    norm_groups: int
+    dtype: DTypeLike
+
+    def setup(self):
+        groups, dtype = self.norm_groups, self.dtype
+        blocks, taps, side = [Conv(self.nf, dtype=dtype)], {}, self.image_size
+        for level, mult in enumerate(self.ch_mult):
+            width = self.nf * mult
+            for _ in range(self.res_blocks):
+                blocks.append(ResBlock(width, groups, dtype))
+                taps[side] = len(blocks) - 1
+                if side in self.attn_resolutions:
+                    blocks.append(AttentionBlock(groups, dtype))
+            if level < len(self.ch_mult) - 1:
+                blocks.append(Downsample(dtype))
+                side //= 2
+        blocks += [
+            ResBlock(width, groups, dtype),
+            AttentionBlock(groups, dtype),
+            ResBlock(width, groups, dtype),
+            GroupNorm(groups, dtype=dtype),
+            Conv(self.emb_dim, dtype=dtype),
+        ]
+        self.blocks = blocks
+        self.taps = {index: side for side, index in taps.items()}
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b h2 w2 d"], dict[int, Float[Array, "..."]]]:
+        x, features = images, {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taps:
+                features[self.taps[index]] = x
+        return x.astype(jnp.float32), features
+
+
+class Generator(nn.Module):
+    """quantized latents [b, h / f, w / f, emb_dim] -> images [b, h, w, 3].
+
+    `fuse(side, x)` may change the features after the first residual block of each level.
+    """
+
+    image_size: int
+    nf: int
+    ch_mult: Sequence[int]
+    res_blocks: int
+    attn_resolutions: Sequence[int]
+    norm_groups: int
+    dtype: DTypeLike
+
+    def setup(self):
+        groups, dtype = self.norm_groups, self.dtype
+        width = self.nf * self.ch_mult[-1]
+        side = self.image_size // 2 ** (len(self.ch_mult) - 1)
+        blocks = [
+            Conv(width, dtype=dtype),
+            ResBlock(width, groups, dtype),
+            AttentionBlock(groups, dtype),
+            ResBlock(width, groups, dtype),
+        ]
+        taps = {}
+        for level in reversed(range(len(self.ch_mult))):
+            taps[len(blocks)] = side
+            for _ in range(self.res_blocks):
+                blocks.append(ResBlock(self.nf * self.ch_mult[level], groups, dtype))
+                if side in self.attn_resolutions:
+                    blocks.append(AttentionBlock(groups, dtype))
+            if level > 0:
+                blocks.append(Upsample(dtype))
+                side *= 2
+        blocks += [GroupNorm(groups, dtype=dtype), Conv(3, dtype=dtype)]
+        self.blocks = blocks
+        self.taps = taps
+
+    def __call__(
+        self,
+        latents: Float[Array, "b h w d"],
+        fuse: Callable[[int, Float[Array, "b h3 w3 c"]], Float[Array, "b h3 w3 c"]] | None = None,
+    ) -> Float[Array, "b h2 w2 3"]:
+        x = latents
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if fuse is not None and index in self.taps:
+                x = fuse(self.taps[index], x)
+        return x.astype(jnp.float32)
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantizer and generator; images [b, h, w, 3] in [-1, 1].
+
+    The codebook's moving average is updated where the collection 'codebook' is mutable, Gumbel
+    noise is drawn where an rng 'gumbel' is given; otherwise the network is deterministic.
+    Images may have any sides that the downsampling factor divides; `image_size` is the size to
+    which `attn_resolutions` refers.
+
+    Attributes:
+        image_size: side of the training images in pixels.
+        nf: width of the first level.
+        ch_mult: width of each level in units of `nf`; one level less than that many halvings.
+        res_blocks: residual blocks per level.
+        attn_resolutions: sides of the feature maps that get attention after each residual block.
+        codebook_size: number of codes K.
+        emb_dim: length of a code d.
+        norm_groups: groups of every GroupNorm.
+        quantizer: 'nearest' or 'gumbel'.
+        beta, beta_on, ema_decay: see `VectorQuantizer`.
+        straight_through, kl_weight: see `GumbelQuantizer`.
+        dtype: dtype of the computation; parameters, codebook distances and norms are float32.
+
+    Raises:
+        ValueError: at construction, for sizes that do not divide, naming them.
+    """
+
+    image_size: int = 512
+    nf: int = 64
+    ch_mult: Sequence[int] = (1, 2, 2, 4, 4, 8)
+    res_blocks: int = 2
+    attn_resolutions: Sequence[int] = (16,)
+    codebook_size: int = 1024
+    emb_dim: int = 256
+    norm_groups: int = 32
+    quantizer: str = "nearest"
+    beta: float = 0.25
+    beta_on: str = "commitment"
+    ema_decay: float | None = None
+    straight_through: bool = True
+    kl_weight: float = 5e-4
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        # Sequences become tuples: modules are hashed, and lists come from JSON.
+        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+        object.__setattr__(self, "attn_resolutions", tuple(self.attn_resolutions))
+        self._check()
+        super().__post_init__()
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per code along each side, f."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def level_sides(self) -> tuple[int, ...]:
+        """Sides of the feature maps of an image of `image_size`, largest first."""
+        return tuple(self.image_size // 2**i for i in range(len(self.ch_mult)))
+
+    def _check(self):
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise ValueError(f"ch_mult must hold positive integers; got {self.ch_mult}")
+        for name in ("image_size", "nf", "res_blocks", "codebook_size", "emb_dim", "norm_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.image_size % self.downsampling:
+            raise ValueError(
+                f"image_size={self.image_size} is not divisible by {self.downsampling}, the "
+                f"downsampling of {len(self.ch_mult)} levels; change image_size or ch_mult"
+            )
+        for width in sorted({self.nf * m for m in self.ch_mult}):
+            if width % self.norm_groups:
+                raise ValueError(
+                    f"a level of width {width} does not divide into norm_groups="
+                    f"{self.norm_groups}; change nf={self.nf}, ch_mult or norm_groups"
+                )
+        _check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
+        if self.quantizer not in ("nearest", "gumbel"):
+            raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
+
+    def setup(self):
+        backbone = {
+            "image_size": self.image_size,
+            "nf": self.nf,
+            "ch_mult": self.ch_mult,
+            "res_blocks": self.res_blocks,
+            "attn_resolutions": self.attn_resolutions,
+            "norm_groups": self.norm_groups,
+            "dtype": self.dtype,
+        }
+        self.encoder = Encoder(emb_dim=self.emb_dim, **backbone)
+        self.generator = Generator(**backbone)
+        if self.quantizer == "nearest":
+            self.quantize = VectorQuantizer(
+                self.codebook_size, self.emb_dim, self.beta, self.beta_on, self.ema_decay
+            )
+        else:
+            self.quantize = GumbelQuantizer(
+                self.codebook_size,
+                self.emb_dim,
+                straight_through=self.straight_through,
+                kl_weight=self.kl_weight,
+            )
+
+    def check_images(self, images: Float[Array, "b h w 3"]):
+        """Raises ValueError where the images' sides are not multiples of the downsampling."""
+        if images.shape[1] % self.downsampling or images.shape[2] % self.downsampling:
+            raise ValueError(
+                f"images of {images.shape[1]}x{images.shape[2]} px cannot be halved "
+                f"{len(self.ch_mult) - 1} times; sides must be multiples of {self.downsampling}"
+            )
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> VQGANOutput:
+        self.check_images(images)
+        latents, _ = self.encoder(images)
+        quantized = self.quantize(latents)
+        return VQGANOutput(
+            image=self.generator(quantized.latents),
+            latents=latents,
+            indices=quantized.indices,
+            codebook_loss=quantized.loss,
+            perplexity=quantized.perplexity,
+            quantized=quantized,
+        )
+
+    def encode(self, images: Float[Array, "b h w 3"]) -> Quantized:
+        """Codes and quantized latents of images, without generating; `method='encode'`."""
+        self.check_images(images)
+        return self.quantize(self.encoder(images)[0])
+
+    def decode(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 3"]:
+        """Images of a map of codes; `method='decode'`."""
+        return self.generator(self.quantize.lookup(indices))
+
+
+def _check_sides(name: str, given: Sequence[int], sides: Sequence[int]):
+    unknown = [side for side in given if side not in sides]
+    if unknown:
+        raise ValueError(
+            f"{name} has {unknown}, but this network's feature maps have sides {sides}"
+        )
