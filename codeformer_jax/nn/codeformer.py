@@ -10,7 +10,10 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.layers import Conv, ResBlock
-from codeformer_jax.nn.vqgan import VQGAN, _check_sides
+from codeformer_jax.nn.vqgan import VQGAN, check_sides
+
+# PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
+_LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 @flax.struct.dataclass
@@ -64,7 +67,7 @@ class SelfAttention(nn.Module):
         q, k = jnp.split(queries_keys, 2, axis=-1)
         q, k, v = (x.reshape(b, n, self.n_head, d // self.n_head) for x in (q, k, values))
         y = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
-        return nn.Dense(d, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="out_proj")(y)
+        return nn.Dense(d, kernel_init=_LINEAR_INIT, dtype=self.dtype, name="out_proj")(y)
 
 
 class TransformerLayer(nn.Module):
@@ -81,17 +84,11 @@ class TransformerLayer(nn.Module):
         y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm1")(tokens)
         tokens = tokens + SelfAttention(self.n_head, self.dtype, name="self_attn")(y, positions)
         y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm2")(tokens)
-        y = nn.Dense(self.dim_mlp, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="linear1")(
-            y
-        )
+        y = nn.Dense(self.dim_mlp, kernel_init=_LINEAR_INIT, dtype=self.dtype, name="linear1")(y)
         y = nn.gelu(y, approximate=False)
         return tokens + nn.Dense(
-            tokens.shape[-1], kernel_init=_TRANSFORMER_INIT, dtype=self.dtype, name="linear2"
+            tokens.shape[-1], kernel_init=_LINEAR_INIT, dtype=self.dtype, name="linear2"
         )(y)
-
-
-# PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
-_TRANSFORMER_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Fusion(nn.Module):
@@ -157,7 +154,7 @@ class CodeFormer(VQGAN):
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         if self.dim_embd % self.n_head:
             raise ValueError(f"dim_embd={self.dim_embd} does not divide into n_head={self.n_head}")
-        _check_sides("connect_list", self.connect_list, self.level_sides)
+        check_sides("connect_list", self.connect_list, self.level_sides)
         if self.quantizer != "nearest" or self.ema_decay is not None:
             raise ValueError("CodeFormer looks codes up in a fixed codebook: quantizer='nearest'")
 
@@ -167,7 +164,7 @@ class CodeFormer(VQGAN):
         self.position_emb = self.param(
             "position_emb", nn.initializers.zeros, (grid**2, self.dim_embd), jnp.float32
         )
-        self.feat_emb = nn.Dense(self.dim_embd, kernel_init=_TRANSFORMER_INIT, dtype=self.dtype)
+        self.feat_emb = nn.Dense(self.dim_embd, kernel_init=_LINEAR_INIT, dtype=self.dtype)
         self.ft_layers = [
             TransformerLayer(self.n_head, 2 * self.dim_embd, self.dtype)
             for _ in range(self.n_layers)
@@ -177,7 +174,7 @@ class CodeFormer(VQGAN):
             nn.Dense(
                 self.codebook_size,
                 use_bias=False,
-                kernel_init=_TRANSFORMER_INIT,
+                kernel_init=_LINEAR_INIT,
                 dtype=self.dtype,
             ),
         ]

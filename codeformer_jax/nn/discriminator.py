@@ -5,8 +5,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.layers import Conv
-
 
 class PatchDiscriminator(nn.Module):
     """Scores overlapping patches: images [b, h, w, 3] in [-1, 1] -> logits [b, h', w', 1].

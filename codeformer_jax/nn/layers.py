@@ -86,7 +86,7 @@ class GroupNorm(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm, swish, conv, norm, swish, conv, plus the input (through a 1x1 conv when widths differ)."""
+    """norm, swish, conv, twice, plus the input (through a 1x1 conv where widths differ)."""
 
     features: int
     norm_groups: int = 32

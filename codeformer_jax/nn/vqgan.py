@@ -220,7 +220,7 @@ class VQGAN(nn.Module):
                     f"a level of width {width} does not divide into norm_groups="
                     f"{self.norm_groups}; change nf={self.nf}, ch_mult or norm_groups"
                 )
-        _check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
+        check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
         if self.quantizer not in ("nearest", "gumbel"):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
 
@@ -279,7 +279,8 @@ class VQGAN(nn.Module):
         return self.generator(self.quantize.lookup(indices))
 
 
-def _check_sides(name: str, given: Sequence[int], sides: Sequence[int]):
+def check_sides(name: str, given: Sequence[int], sides: Sequence[int]):
+    """Raises ValueError where a given side is not the side of a feature map."""
     unknown = [side for side in given if side not in sides]
     if unknown:
         raise ValueError(
