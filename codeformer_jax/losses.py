@@ -1,0 +1,54 @@
+"""Losses of the three stages as pure functions; scalars in float32 unless said otherwise."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def l1(images: Float[Array, "*s"], targets: Float[Array, "*s"]) -> Float[Array, ""]:
+    """Mean absolute difference."""
+    return jnp.mean(jnp.abs(images - targets))
+
+
+def mse(values: Float[Array, "*s"], targets: Float[Array, "*s"]) -> Float[Array, ""]:
+    """Mean squared difference."""
+    return jnp.mean(jnp.square(values - targets))
+
+
+def cross_entropy(logits: Float[Array, "b n k"], indices: Int[Array, "b n"]) -> Float[Array, ""]:
+    """Mean over sites of -log softmax(logits)[index] (CodeFormer, eq. 5)."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, indices[..., None], axis=-1))
+
+
+def hinge_generator(fake_logits: Float[Array, "*s"]) -> Float[Array, ""]:
+    """-mean(D(fake)): what the generator minimises."""
+    return -jnp.mean(fake_logits)
+
+
+def hinge_discriminator(
+    real_logits: Float[Array, "*s"], fake_logits: Float[Array, "*s"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """mean(relu(1 - D(real))) and mean(relu(1 + D(fake))): the discriminator minimises their sum.
+
+    Taming Transformers takes half of the sum.
+    """
+    return jnp.mean(jax.nn.relu(1 - real_logits)), jnp.mean(jax.nn.relu(1 + fake_logits))
+
+
+def adaptive_weight(
+    reconstruction_gradient: Float[Array, "*s"],
+    gan_gradient: Float[Array, "*s"],
+    *,
+    maximum: float = 1.0,
+    delta: float = 1e-4,
+) -> Float[Array, ""]:
+    """lambda = ||grad_L rec|| / (||grad_L gan|| + delta), clipped to [0, maximum] (VQGAN, eq. 7).
+
+    The arguments are the gradients of the two losses by the kernel of the last layer. The paper's
+    delta is 1e-6 and Taming's maximum 1e4; the defaults are those of the published CodeFormer.
+    """
+    ratio = jnp.linalg.norm(reconstruction_gradient.reshape(-1)) / (
+        jnp.linalg.norm(gan_gradient.reshape(-1)) + delta
+    )
+    return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, maximum))

@@ -1,0 +1,48 @@
+"""Stage II: encoder and transformer learn the clean image's codes from a degraded one (w = 0)."""
+
+import flax.struct
+import jax
+from jaxtyping import Array, Key, UInt8
+
+from codeformer_jax.degrade import Recipe
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.codes import CodeTask
+from codeformer_jax.tasks.state import PyTree, TrainState
+
+
+@flax.struct.dataclass
+class Phase:
+    """`recipe`: the ranges that degradations are drawn from."""
+
+    recipe: Recipe
+
+
+class CodePredictionTask(CodeTask):
+    """loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6).
+
+    `config`: model, codeformer, loss, optimizer, degradation.large, ema_decay, steps.
+    """
+
+    def phase(self, step: int) -> Phase:
+        return Phase(recipe=self.recipes["large"])
+
+    def train_step(
+        self,
+        state: TrainState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        key: Key[Array, ""],
+        phase: Phase,
+    ) -> tuple[TrainState, common.Metrics]:
+        real = common.from_uint8(images)
+        degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
+        targets = self.targets(frozen, real)
+
+        def loss(trained):
+            output = self.module.apply({"params": {**state.params, **trained}}, degraded, w=0.0)
+            total, metrics = self.code_loss(output, targets)
+            return total, (output, metrics | {"loss": total})
+
+        trained = common.select(state.params, self.trained)
+        gradients, (output, metrics) = jax.grad(loss, has_aux=True)(trained)
+        return self.advance(state, gradients, output, metrics)

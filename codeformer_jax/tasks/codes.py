@@ -1,0 +1,148 @@
+"""What stages II and III share: degraded inputs, codes of a frozen teacher, code losses."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Key, UInt8
+
+from codeformer_jax import losses
+from codeformer_jax.degrade import Recipe, degrade
+from codeformer_jax.metrics import psnr
+from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput, Quantized
+from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer, update_ema
+
+CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
+FROZEN_PATH = ("quantize", "generator")
+
+
+class CodeTask:
+    """Base of the tasks that train a CodeFormer against the codes of a frozen stage-I VQGAN.
+
+    `frozen['teacher']` holds that VQGAN's variables; its codebook and generator are also the
+    CodeFormer's own and are not trained.
+    """
+
+    network = "codeformer"
+    needs_teacher = True
+    trained: tuple[str, ...] = CODE_PATH
+    eval_weights: tuple[float, ...] = (0.0,)
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        self.config = config
+        backbone = common.network_fields(config.model)
+        # However the codebook was trained, here it is a parameter like any other.
+        backbone = {**backbone, "ema_decay": None}
+        self.teacher = VQGAN(**backbone)
+        self.module = CodeFormer(**backbone, **common.network_fields(config.codeformer))
+        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.recipes = {name: Recipe.create(**r) for name, r in config.degradation.items()}
+
+    def init(
+        self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
+    ) -> TrainState:
+        """A CodeFormer from `previous`: a VQGAN's variables or those of a CodeFormer.
+
+        What `previous` lacks (transformer, fusion) starts at random; without it, everything does.
+
+        Raises:
+            ValueError: where the shapes of `previous` are not those of the config.
+        """
+        real = common.from_uint8(images)[:1]
+        params = dict(self.module.init(key, real, w=0.0)["params"])
+        if previous is not None:
+            source = common.plain_codebook(previous)
+            known = [name for name in params if name in source]
+            params = common.transplant(params, source, {"encoder", *FROZEN_PATH, *known})
+        trained = common.select(params, self.trained)
+        size = self.module.codebook_size
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema_params=jax.tree.map(jnp.copy, trained),
+            opt_state=self.optimizer.init(trained),
+            collections={},
+            code_usage=jnp.full(size, 1 / size, jnp.float32),
+        )
+
+    def degrade(
+        self, real: Float[Array, "b h w 3"], keys: Key[Array, "b"], recipe: Recipe
+    ) -> Float[Array, "b h w 3"]:
+        """Degraded images in [-1, 1], one key per image."""
+        return degrade((real + 1) / 2, keys, recipe) * 2 - 1
+
+    def targets(self, frozen: dict[str, PyTree], real: Float[Array, "b h w 3"]) -> Quantized:
+        """The teacher's codes of clean images."""
+        return jax.lax.stop_gradient(self.teacher.apply(frozen["teacher"], real, method="encode"))
+
+    def code_loss(
+        self, output: CodeFormerOutput, targets: Quantized
+    ) -> tuple[Float[Array, ""], common.Metrics]:
+        """feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6)."""
+        feature = losses.mse(output.latents, jax.lax.stop_gradient(targets.latents))
+        entropy = losses.cross_entropy(output.logits, targets.indices)
+        weights = self.config.loss
+        total = weights.feature_weight * feature + weights.cross_entropy_weight * entropy
+        accuracy = jnp.mean(output.indices == targets.indices)
+        return total, {"feature": feature, "cross_entropy": entropy, "accuracy": accuracy}
+
+    def advance(
+        self,
+        state: TrainState,
+        gradients: PyTree,
+        output: CodeFormerOutput,
+        metrics: common.Metrics,
+    ) -> tuple[TrainState, common.Metrics]:
+        """Optimizer and moving averages, given the gradients of the trained parameters."""
+        trained, opt_state = self.optimizer.apply(
+            gradients, state.opt_state, common.select(state.params, self.trained), state.step
+        )
+        counts = count_codes(output.indices, self.module.codebook_size)
+        usage = common.update_usage(state.code_usage, counts)
+        metrics |= {
+            "perplexity": code_perplexity(counts),
+            "dead_codes": common.dead_codes(usage),
+            "learning_rate": jnp.asarray(self.optimizer.schedule(state.step), jnp.float32),
+        }
+        ema = update_ema(
+            state.ema_params,
+            trained,
+            state.step,
+            decay=self.config.ema_decay,
+            warmup=self.config.ema_warmup,
+        )
+        return state.replace(
+            step=state.step + 1,
+            params={**state.params, **trained},
+            ema_params=ema,
+            opt_state=opt_state,
+            code_usage=usage,
+        ), metrics
+
+    def eval_step(
+        self,
+        state: TrainState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        keys: Key[Array, "b"],
+    ) -> common.Evaluated:
+        real = common.from_uint8(images)
+        degraded = self.degrade(real, keys, self.recipes[self.config.eval.recipe])
+        targets = self.targets(frozen, real)
+        panels, metrics = {"image": real, "degraded": degraded}, {}
+        metrics["psnr_degraded"] = psnr(common.to_unit(degraded), common.to_unit(real))
+        for w in self.eval_weights:
+            output = self.module.apply(state.variables(), degraded, w=w)
+            panels[f"w = {w:g}"] = output.image
+            metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
+        metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)
+        metrics["psnr"] = metrics[f"psnr_w{self.eval_weights[-1]:g}"]
+        counts = count_codes(output.indices, self.module.codebook_size)
+        return common.Evaluated(metrics=metrics, panels=panels, code_counts=counts)
+
+    def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
+        """PSNR in dB of the teacher's reconstructions of clean images, one per image."""
+        real = common.from_uint8(images)
+        output = self.teacher.apply(teacher, real)
+        return psnr(common.to_unit(output.image), common.to_unit(real))

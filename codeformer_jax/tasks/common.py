@@ -1,0 +1,250 @@
+"""What the tasks share: image ranges, parameter subsets, codebook health, adversarial steps."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Key, UInt8
+
+from codeformer_jax import losses
+from codeformer_jax.nn import LPIPS, PatchDiscriminator
+from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+USAGE_DECAY = 0.99
+DEAD_SHARE = 0.01
+
+
+@flax.struct.dataclass
+class Evaluated:
+    """What a task measures on a batch of held-out images.
+
+    Attributes:
+        metrics: name -> one value per image, [b].
+        panels: name -> images [b, h, w, 3] in [-1, 1], in the order of a picture's columns.
+        code_counts: use of each code over the batch, [K].
+    """
+
+    metrics: dict[str, Float[Array, "b"]]
+    panels: dict[str, Float[Array, "b h w 3"]]
+    code_counts: Float[Array, "k"]
+
+
+class Task(Protocol):
+    """A training task: pure functions of arrays, made once from the config.
+
+    `frozen` holds the variables of networks that are not trained: 'teacher' and 'lpips' where
+    the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
+    the compiled variant, its arrays do not recompile).
+    """
+
+    network: str
+    module: Any
+    needs_teacher: bool
+
+    def init(
+        self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
+    ) -> TrainState: ...
+
+    def phase(self, step: int) -> Any: ...
+
+    def train_step(
+        self,
+        state: TrainState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        key: Key[Array, ""],
+        phase: Any,
+    ) -> tuple[TrainState, Metrics]: ...
+
+    def eval_step(
+        self,
+        state: TrainState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        keys: Key[Array, "b"],
+    ) -> Evaluated: ...
+
+
+def from_uint8(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """0..255 to [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """[-1, 1] to [0, 1], clipped: what a file would hold, but for rounding."""
+    return jnp.clip((images + 1) / 2, 0, 1)
+
+
+def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A config section as keyword arguments of a module; the dtype's name becomes a dtype."""
+    fields = config.to_dict()
+    if "dtype" in fields:
+        fields["dtype"] = jnp.dtype(fields["dtype"])
+    return fields
+
+
+def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:
+    """The top-level entries of `params` whose name starts with one of `prefixes`."""
+    return {name: value for name, value in params.items() if name.startswith(tuple(prefixes))}
+
+
+def transplant(params: PyTree, source: PyTree, names: Iterable[str]) -> PyTree:
+    """`params` with the top-level entries `names` taken from `source`.
+
+    Raises:
+        ValueError: lists every name that `source` lacks and every shape that differs.
+    """
+    names = set(names)
+    faults = [f"{name}: missing" for name in names - source.keys()]
+    for name in names & source.keys():
+        want = flatten_dict({name: params[name]}, sep="/")
+        have = flatten_dict({name: source[name]}, sep="/")
+        faults += [f"{path}: missing" for path in want.keys() - have.keys()]
+        faults += [f"{path}: unexpected" for path in have.keys() - want.keys()]
+        faults += [
+            f"{path}: shape {have[path].shape}, expected {want[path].shape}"
+            for path in want.keys() & have.keys()
+            if want[path].shape != have[path].shape
+        ]
+    if faults:
+        listed = "\n  ".join(sorted(faults)[:20])
+        raise ValueError(
+            f"the network to start from does not fit this config ({len(faults)} differences):\n"
+            f"  {listed}\nUse the same model settings as the run or file it comes from."
+        )
+    return {**params, **{name: source[name] for name in names}}
+
+
+def plain_codebook(variables: PyTree) -> PyTree:
+    """Parameters of a VQGAN with its codebook among them, also where it is a moving average."""
+    params = dict(variables["params"])
+    if "codebook" in variables:
+        params["quantize"] = {"embedding": variables["codebook"]["quantize"]["embedding"]}
+    return params
+
+
+def update_usage(usage: Float[Array, "k"], counts: Float[Array, "k"]) -> Float[Array, "k"]:
+    """Moving average (decay 0.99) of each code's share of a batch."""
+    return USAGE_DECAY * usage + (1 - USAGE_DECAY) * counts / jnp.maximum(counts.sum(), 1.0)
+
+
+def dead_codes(usage: Float[Array, "k"]) -> Float[Array, ""]:
+    """Number of codes whose share stays under 1 % of an equal share."""
+    return jnp.sum(usage < DEAD_SHARE / usage.shape[0]).astype(jnp.float32)
+
+
+def init_discriminator(
+    discriminator: PatchDiscriminator,
+    optimizer: Optimizer,
+    key: Key[Array, ""],
+    images: Float[Array, "b h w 3"],
+) -> DiscriminatorState:
+    """A new discriminator for images of this size."""
+    variables = discriminator.init(key, images[:1], train=False)
+    return DiscriminatorState(
+        params=variables["params"],
+        opt_state=optimizer.init(variables["params"]),
+        batch_stats=variables["batch_stats"],
+    )
+
+
+@dataclass(frozen=True)
+class ImageLoss:
+    """pixel * L1 + perceptual * LPIPS + gan * lambda * hinge on generated images.
+
+    Both parts are differentiated at the image; lambda needs of each only the gradient of the last
+    layer, which the caller takes from its one linearisation of the generator. The sum of the
+    cotangents is then pulled back once.
+    """
+
+    config: ml_collections.ConfigDict
+    lpips: LPIPS
+    discriminator: PatchDiscriminator
+
+    def __call__(
+        self,
+        fake: Float[Array, "b h w 3"],
+        real: Float[Array, "b h w 3"],
+        frozen: dict[str, PyTree],
+        discriminator: DiscriminatorState | None,
+        last_layer_gradient: Callable[[Float[Array, "b h w 3"]], Array],
+    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "b h w 3"], DiscriminatorState | None]:
+        """Loss, its parts, its cotangent at `fake` and the discriminator with new statistics.
+
+        `discriminator` None leaves the adversarial part out.
+        """
+        (total, metrics), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
+            fake, real, frozen
+        )
+        if discriminator is None:
+            return total, metrics, cotangent, None
+        (gan, batch_stats), gan_cotangent = jax.value_and_grad(self._adversarial, has_aux=True)(
+            fake, discriminator
+        )
+        adaptive = losses.adaptive_weight(
+            last_layer_gradient(cotangent),
+            last_layer_gradient(gan_cotangent),
+            maximum=self.config.adaptive_maximum,
+        )
+        weight = self.config.gan_weight * adaptive
+        metrics |= {"gan": gan, "adaptive_weight": adaptive}
+        cotangent = cotangent + weight * gan_cotangent
+        return (
+            total + weight * gan,
+            metrics,
+            cotangent,
+            discriminator.replace(batch_stats=batch_stats),
+        )
+
+    def _reconstruction(self, fake, real, frozen):
+        pixel = losses.l1(fake, real)
+        total, metrics = self.config.pixel_weight * pixel, {"l1": pixel}
+        if self.config.perceptual_weight:
+            perceptual = jnp.mean(self.lpips.apply(frozen["lpips"], fake, real))
+            total += self.config.perceptual_weight * perceptual
+            metrics["perceptual"] = perceptual
+        return total, metrics
+
+    def _adversarial(self, fake, discriminator):
+        logits, updated = self.discriminator.apply(
+            {"params": discriminator.params, "batch_stats": discriminator.batch_stats},
+            fake,
+            train=True,
+            mutable="batch_stats",
+        )
+        return losses.hinge_generator(logits), updated["batch_stats"]
+
+
+def discriminator_step(
+    discriminator: PatchDiscriminator,
+    optimizer: Optimizer,
+    state: DiscriminatorState,
+    real: Float[Array, "b h w 3"],
+    fake: Float[Array, "b h w 3"],
+    step: Array,
+) -> tuple[DiscriminatorState, Metrics, PyTree]:
+    """One hinge step on real and generated images; also returns the gradients."""
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        real_logits, stats = discriminator.apply(variables, real, train=True, mutable="batch_stats")
+        variables = {"params": params, **stats}
+        fake_logits, stats = discriminator.apply(variables, fake, train=True, mutable="batch_stats")
+        real_loss, fake_loss = losses.hinge_discriminator(real_logits, fake_logits)
+        metrics = {
+            "d_real": real_loss,
+            "d_fake": fake_loss,
+            "d_logit_real": jnp.mean(real_logits),
+            "d_logit_fake": jnp.mean(fake_logits),
+        }
+        return real_loss + fake_loss, (stats["batch_stats"], metrics)
+
+    gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
+    params, opt_state = optimizer.apply(gradients, state.opt_state, state.params, step)
+    return DiscriminatorState(params, opt_state, batch_stats), metrics, gradients

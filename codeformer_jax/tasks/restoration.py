@@ -1,0 +1,164 @@
+"""Stage III: the fusion blocks learn to carry detail of the input at a fidelity weight w."""
+
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Key, UInt8
+
+from codeformer_jax.degrade import Recipe
+from codeformer_jax.nn import LPIPS, PatchDiscriminator
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
+from codeformer_jax.tasks.state import PyTree, TrainState
+
+
+@flax.struct.dataclass
+class Phase:
+    """What the schedule says of one step.
+
+    Attributes:
+        w: fidelity weight.
+        recipe: the ranges that degradations are drawn from.
+        image_losses: whether the restored image is compared, or the codes alone.
+        gan: whether the discriminator trains and the generator sees it.
+    """
+
+    w: Array | float
+    recipe: Recipe
+    image_losses: bool = flax.struct.field(pytree_node=False)
+    gan: bool = flax.struct.field(pytree_node=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the stage III schedule: steps before `until` that no row above has taken.
+
+    With `every` = n > 0 the row takes only each n-th step (n, 2n, ... counted from 1) and leaves
+    the others to the rows below it. `w` = 0 excludes image losses: the adaptive weight needs the
+    gradient of a fusion layer, which such a step does not have.
+    """
+
+    until: int
+    w: float
+    recipe: str
+    image_losses: bool
+    every: int = 0
+
+    def __post_init__(self):
+        if self.image_losses and not self.w > 0:
+            raise ValueError(
+                f"schedule row {self}: image losses train the fusion blocks, which w = 0 leaves "
+                "out; give w > 0 or image_losses=False"
+            )
+        if self.w < 0 or self.every < 0:
+            raise ValueError(f"schedule row {self}: w and every must not be negative")
+
+    def takes(self, step: int) -> bool:
+        """Whether this row describes the step, counted from 0."""
+        return step < self.until and (not self.every or (step + 1) % self.every == 0)
+
+
+class RestorationTask(CodeTask):
+    """loss = code losses + L1 + perceptual + gan_weight * lambda * hinge (section 3.3).
+
+    Image losses reach the fusion blocks only; code losses train encoder and transformer.
+
+    `config`: model, codeformer, discriminator, loss, optimizer, degradation, schedule, ema_decay,
+    steps.
+    """
+
+    trained = (*CODE_PATH, "fuse_convs_dict_")
+    eval_weights = (0.0, 1.0)
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        super().__init__(config)
+        self.discriminator = PatchDiscriminator(**common.network_fields(config.discriminator))
+        self.lpips = LPIPS(normalize_twice=config.loss.lpips_normalize_twice)
+        self.schedule = [Row(**row) for row in config.schedule]
+        if not self.module.connect_list:
+            raise ValueError("stage III trains fusion blocks: codeformer.connect_list is empty")
+        for row in self.schedule:
+            if row.recipe not in self.recipes:
+                raise ValueError(f"{row}: unknown recipe; config.degradation has {[*self.recipes]}")
+        if not self.schedule or max(r.until for r in self.schedule if not r.every) < config.steps:
+            raise ValueError(f"the schedule ends before config.steps = {config.steps}")
+
+    def init(
+        self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
+    ) -> TrainState:
+        """As `CodeTask.init`, with a new discriminator; `previous` must hold a transformer.
+
+        Raises:
+            ValueError: where `previous` is a stage-I VQGAN.
+        """
+        if previous is not None and "feat_emb" not in previous["params"]:
+            raise ValueError(
+                "stage III starts from a CodeFormer, but init_from holds a VQGAN without a "
+                "transformer: train stage II (code_prediction) first"
+            )
+        key, discriminator_key = jax.random.split(key)
+        state = super().init(key, images, previous)
+        discriminator = common.init_discriminator(
+            self.discriminator, self.optimizer, discriminator_key, common.from_uint8(images)
+        )
+        return state.replace(discriminator=discriminator)
+
+    def phase(self, step: int) -> Phase:
+        row = next(row for row in self.schedule if row.takes(step))
+        gan = row.image_losses and step >= self.config.loss.gan_start
+        return Phase(
+            w=row.w,
+            recipe=self.recipes[row.recipe],
+            image_losses=row.image_losses,
+            gan=gan and self.config.loss.gan_weight > 0,
+        )
+
+    def train_step(
+        self,
+        state: TrainState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        key: Key[Array, ""],
+        phase: Phase,
+    ) -> tuple[TrainState, common.Metrics]:
+        real = common.from_uint8(images)
+        degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
+        targets = self.targets(frozen, real)
+
+        def forward(trained):
+            variables = {"params": {**state.params, **trained}}
+            output = self.module.apply(variables, degraded, w=phase.w)
+            code_loss, metrics = self.code_loss(output, targets)
+            return (output.image, code_loss), (output, metrics)
+
+        trained = common.select(state.params, self.trained)
+        (fake, loss), pullback, (output, metrics) = jax.vjp(forward, trained, has_aux=True)
+        cotangent, discriminator = jnp.zeros_like(fake), None
+        if phase.image_losses:
+            image_loss = common.ImageLoss(self.config.loss, self.lpips, self.discriminator)
+            total, image_metrics, cotangent, discriminator = image_loss(
+                fake,
+                real,
+                frozen,
+                state.discriminator if phase.gan else None,
+                last_layer_gradient=lambda g: self._last_kernel(pullback((g, jnp.zeros(())))[0]),
+            )
+            loss += total
+            metrics |= image_metrics
+        (gradients,) = pullback((cotangent, jnp.ones(())))
+        state, metrics = self.advance(state, gradients, output, metrics | {"loss": loss})
+        if discriminator is not None:
+            discriminator, gan_metrics, _ = common.discriminator_step(
+                self.discriminator, self.optimizer, discriminator, real, fake, state.step - 1
+            )
+            metrics |= gan_metrics
+            state = state.replace(discriminator=discriminator)
+        return state, metrics
+
+    def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c c"]:
+        """Of the last convolution of the largest fusion block's shift."""
+        largest = max(self.module.connect_list)
+        return gradients[f"fuse_convs_dict_{largest}"]["shift_2"]["kernel"]

@@ -1,0 +1,120 @@
+"""Everything that a training step changes, and the optimizer that changes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jaxtyping import Array, Int
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class DiscriminatorState:
+    """The discriminator's parameters, optimizer state and batch statistics."""
+
+    params: PyTree
+    opt_state: PyTree
+    batch_stats: PyTree
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run: a checkpoint holds this and nothing else.
+
+    Attributes:
+        step: number of steps taken.
+        params: parameters of the whole network, trained or not.
+        ema_params: moving average of the trained ones, keyed as in `params`.
+        opt_state: optimizer state of the trained ones.
+        collections: mutable variables of the network: 'codebook' where it is a moving average.
+        code_usage: moving average of each code's share of the batch, [K].
+        discriminator: None in tasks that have none.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema_params: PyTree
+    opt_state: PyTree
+    collections: PyTree
+    code_usage: Array
+    discriminator: DiscriminatorState | None = None
+
+    def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
+        """The network's variables for inference: averaged parameters, or the trained ones."""
+        params = {**self.params, **self.ema_params} if ema else self.params
+        return {"params": params, **self.collections}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optax transformation whose learning rate follows the run's step, not its own count.
+
+    So the discriminator, which starts late, sees the same rate as the generator.
+    """
+
+    transform: optax.GradientTransformation
+    schedule: Callable[[Any], Any]
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.transform.init(params)
+
+    def apply(
+        self, gradients: PyTree, opt_state: PyTree, params: PyTree, step: Int[Array, ""]
+    ) -> tuple[PyTree, PyTree]:
+        """New parameters and optimizer state after one step."""
+        updates, opt_state = self.transform.update(gradients, opt_state, params)
+        rate = jnp.asarray(self.schedule(step), jnp.float32)
+        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+
+
+def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
+    """Adam with optional global-norm clipping and the schedule that `config` names.
+
+    Args:
+        config: learning_rate, betas, clip_norm (0 is off), warmup_steps and schedule, one of
+            'constant', 'cosine' (to final_learning_rate at `steps`), 'multistep' (times `gamma`
+            at each of `milestones`).
+        steps: length of the run.
+
+    Raises:
+        ValueError: for an unknown schedule.
+    """
+    rate = config.learning_rate
+    if config.schedule == "constant":
+        schedule = optax.constant_schedule(rate)
+    elif config.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, steps, config.final_learning_rate / rate)
+    elif config.schedule == "multistep":
+        schedule = optax.piecewise_constant_schedule(
+            rate, {int(m): config.gamma for m in config.milestones}
+        )
+    else:
+        raise ValueError(
+            f"optimizer.schedule is {config.schedule!r}; expected 'constant', 'cosine' or "
+            "'multistep'"
+        )
+    if config.warmup_steps:
+        warmup, after = config.warmup_steps, schedule
+        schedule = lambda step: after(step) * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    b1, b2 = config.betas
+    return Optimizer(optax.chain(*clip, optax.scale_by_adam(b1, b2)), schedule)
+
+
+def update_ema(
+    ema: PyTree, params: PyTree, step: Int[Array, ""], *, decay: float, warmup: bool
+) -> PyTree:
+    """decay * ema + (1 - decay) * params.
+
+    With `warmup` the decay of step s is at most (1 + s) / (10 + s), so that short runs do not
+    average over their random start.
+    """
+    if warmup:
+        decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
+    return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)

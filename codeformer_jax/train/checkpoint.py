@@ -1,0 +1,171 @@
+"""Checkpoints of a run, and the trained network that a workdir or a model file holds."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from codeformer_jax import convert
+from codeformer_jax.tasks import Task, make_task
+from codeformer_jax.tasks.state import TrainState
+
+CONFIG_FILE = "config.json"
+TEACHER_FILE = "teacher.safetensors"
+BEST_METRIC = "psnr"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its variables, and the teacher it was trained against, if any.
+
+    `network` is the name that `convert` uses; `step` is None for a model file.
+    """
+
+    network: str
+    module: Any
+    variables: Any
+    teacher: tuple[Any, Any] | None = None
+    config: ml_collections.ConfigDict | None = None
+    step: int | None = None
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the latest and the best by validation PSNR are kept."""
+
+    def __init__(self, workdir: Path):
+        policy = AnyPreservationPolicy(
+            [LatestN(1), BestN(get_metric_fn=lambda m: m[BEST_METRIC], n=1)]
+        )
+        self._manager = ocp.CheckpointManager(
+            (Path(workdir) / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy, cleanup_tmp_directories=True
+            ),
+        )
+
+    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Saves in the background; a step that is already there is left as it is."""
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            best = {BEST_METRIC: float(metrics[BEST_METRIC])}
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=best)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What `save` was given at `step`."""
+        return dict(self._manager.metrics(step))
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """The state at `step` (the latest one by default), placed as `abstract` says."""
+        step = self.latest_step() if step is None else step
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The configuration that a run wrote into its workdir.
+
+    Raises:
+        FileNotFoundError: where the folder is not a workdir.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
+        )
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
+
+
+def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
+    """Shapes and dtypes of the task's state, without computing it."""
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
+
+    return jax.eval_shape(
+        lambda key, images: task.init(key, images, None), jax.random.key(0), images
+    )
+
+
+def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
+    """The averaged network of a workdir (latest or best checkpoint, or a step) or a model file.
+
+    Raises:
+        FileNotFoundError: where there is no such file, workdir or checkpoint.
+        ValueError: where `which` is something else.
+    """
+    path = Path(path)
+    if path.is_file():
+        return Trained(*convert.load_model(path))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
+    config = read_config(path)
+    task = make_task(config)
+    step = _find_step(path, which)
+    abstract = abstract_state(task, config)
+    wanted = {
+        name: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            ),
+            getattr(abstract, name),
+        )
+        for name in ("params", "ema_params", "collections")
+    }
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore(
+            path.absolute() / "checkpoints" / str(step) / "default",
+            args=ocp.args.PyTreeRestore(
+                item=wanted,
+                partial_restore=True,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            ),
+        )
+    variables = {
+        "params": {**restored["params"], **restored["ema_params"]},
+        **restored["collections"],
+    }
+    return Trained(task.network, task.module, variables, load_teacher(path), config, step)
+
+
+def load_teacher(workdir: Path) -> tuple[Any, Any] | None:
+    """Module and variables of the teacher that a run keeps beside its checkpoints."""
+    path = Path(workdir) / TEACHER_FILE
+    return convert.load_model(path)[1:] if path.is_file() else None
+
+
+def _find_step(workdir: Path, which: str | int) -> int:
+    folder = workdir / "checkpoints"
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not steps:
+        raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        return max(steps, key=lambda step: _metric(folder / str(step)))
+    if not str(which).isdigit():
+        raise ValueError(f"checkpoint is {which!r}; expected 'latest', 'best' or a step")
+    if int(which) not in steps:
+        raise FileNotFoundError(f"{workdir} has checkpoints {steps}, not {which}")
+    return int(which)
+
+
+def _metric(checkpoint: Path) -> float:
+    path = checkpoint / "metrics" / "metrics"
+    if not path.is_file():
+        logging.warning("%s has no metrics; it counts as the worst", checkpoint)
+        return float("-inf")
+    return json.loads(path.read_text())[BEST_METRIC]

@@ -1,0 +1,67 @@
+"""Mesh and shardings: `jit` with NamedSharding over the axes `data` and `fsdp`."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Arrays below this many elements are not worth the communication of sharding.
+MIN_SHARDED_SIZE = 2**16
+
+
+def make_mesh(description: str) -> Mesh:
+    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
+
+    Raises:
+        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
+            than all are taken only where no axis is -1).
+    """
+    sizes = {"data": 1, "fsdp": 1}
+    for part in description.split(","):
+        name, _, size = part.strip().partition(":")
+        if name not in sizes or not size.lstrip("-").isdigit() or int(size) == 0:
+            raise ValueError(f"mesh is {description!r}; expected e.g. 'data:-1' or 'data:4,fsdp:2'")
+        sizes[name] = int(size)
+    devices = jax.devices()
+    free = [name for name, size in sizes.items() if size == -1]
+    known = math.prod(size for size in sizes.values() if size > 0)
+    if len(free) == 1 and len(devices) % known == 0:
+        sizes[free[0]] = len(devices) // known
+    elif free or known > len(devices):
+        raise ValueError(f"mesh {description!r} does not fit {len(devices)} devices")
+    count = math.prod(sizes.values())
+    return Mesh(
+        np.asarray(devices[:count]).reshape(tuple(sizes.values())),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The batch is split over every axis of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(mesh: Mesh, tree: Any) -> Any:
+    """Shardings of a tree of arrays or ShapeDtypeStructs: large ones over `fsdp`.
+
+    The one rule: an array of at least 65,536 elements is split along its longest axis that
+    `fsdp` divides; everything else is replicated.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def rule(x) -> NamedSharding:
+        axes = [i for i, n in enumerate(x.shape) if n % parts == 0]
+        if parts == 1 or math.prod(x.shape) < MIN_SHARDED_SIZE or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda i: x.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(rule, tree)

@@ -1,0 +1,181 @@
+"""What a run starts from: an earlier stage, its teacher, LPIPS weights, and its own config."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from codeformer_jax import convert
+from codeformer_jax.tasks import Task, common
+from codeformer_jax.tasks.state import PyTree
+from codeformer_jax.train.checkpoint import (
+    CONFIG_FILE,
+    TEACHER_FILE,
+    Trained,
+    load_teacher,
+    load_trained,
+    read_config,
+)
+
+# A checkpoint of another value of these is another model.
+MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
+LPIPS_HELP = (
+    "make one with\n"
+    '  python -c "import lpips, torch; '
+    "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
+    "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
+    "or train without it: --config.loss.perceptual_weight=0.0"
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Variables that a run starts from, and those that it never changes.
+
+    Attributes:
+        previous: variables of the network that `task.init` starts from, or None.
+        frozen: 'teacher' and 'lpips', where the task uses them.
+        teacher: module and variables of the teacher, to be kept beside the checkpoints.
+    """
+
+    previous: PyTree | None
+    frozen: dict[str, PyTree]
+    teacher: tuple[Any, PyTree] | None
+
+    def write(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
+        """Writes the config and the teacher, so that the workdir can go on by itself."""
+        workdir.mkdir(parents=True, exist_ok=True)
+        if self.teacher is not None and not (workdir / TEACHER_FILE).exists():
+            convert.save_model(workdir / TEACHER_FILE, "vqgan", *self.teacher)
+        temporary = workdir / f".{CONFIG_FILE}.tmp"
+        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        temporary.replace(workdir / CONFIG_FILE)
+
+
+def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Start:
+    """Reads everything that the run starts from; writes nothing.
+
+    Raises:
+        ValueError: where the workdir belongs to another model, or no teacher was given.
+        FileNotFoundError: where a given file or workdir does not exist.
+    """
+    resuming = (workdir / "checkpoints").is_dir()
+    if (workdir / CONFIG_FILE).exists():
+        _compare(read_config(workdir), config, workdir)
+    origin = None
+    if config.init_from and not resuming:
+        origin = load_trained(config.init_from)
+        if origin.network not in (task.network, "vqgan"):
+            raise ValueError(
+                f"init_from={config.init_from} holds a {origin.network}; task {config.task!r} "
+                f"starts from a {task.network} or a vqgan"
+            )
+    teacher = _find_teacher(config, workdir, origin) if task.needs_teacher else None
+    frozen = {} if teacher is None else {"teacher": teacher[1]}
+    if config.loss.get("perceptual_weight"):
+        frozen["lpips"] = _load_lpips(config.loss.lpips)
+    return Start(origin and origin.variables, frozen, teacher)
+
+
+def check_teacher(
+    reconstruct: Callable[[PyTree], jax.Array],
+    teacher: PyTree,
+    codebook: np.ndarray,
+    minimum: float,
+) -> float:
+    """Refuses a teacher that cannot teach; returns its PSNR in dB.
+
+    The published stage II and III configurations draw their targets from a VQGAN with random
+    weights; such a run trains for days and learns nothing.
+
+    Args:
+        reconstruct: variables -> PSNR of the teacher's reconstructions of some images.
+        teacher: the teacher's variables.
+        codebook: the codebook of the network in training.
+        minimum: the PSNR floor in dB.
+
+    Raises:
+        ValueError: for another codebook than the student's, or a PSNR under the floor.
+    """
+    own = np.asarray(teacher["params"]["quantize"]["embedding"])
+    if own.shape != codebook.shape or not np.allclose(own, codebook, atol=1e-6):
+        raise ValueError(
+            "the teacher's codebook is not the one of the network in training, so its codes mean "
+            "nothing to it: give the stage-I run that the network comes from as --config.teacher"
+        )
+    psnr = float(np.mean(reconstruct(teacher)))
+    if not psnr >= minimum:
+        raise ValueError(
+            f"the teacher reconstructs clean images at {psnr:.2f} dB, under the floor of "
+            f"{minimum:g} dB: it is untrained or made for other images. Train stage I longer, or "
+            "lower --config.teacher_min_psnr if you mean it"
+        )
+    return psnr
+
+
+def _find_teacher(
+    config: ml_collections.ConfigDict, workdir: Path, origin: Trained | None
+) -> tuple[Any, PyTree]:
+    kept = load_teacher(workdir)
+    if kept is not None:
+        return kept
+    if config.teacher:
+        origin = load_trained(config.teacher)
+    if origin is None:
+        raise ValueError(
+            f"task {config.task!r} learns the codes of a trained stage-I VQGAN and none was given: "
+            "pass its workdir or model file as --config.init_from=PATH or --config.teacher=PATH"
+        )
+    if origin.network == "vqgan":
+        module = origin.module.clone(ema_decay=None)
+        return module, {"params": common.plain_codebook(origin.variables)}
+    if origin.teacher is None:
+        raise ValueError(
+            f"the {origin.network} to start from comes without the stage-I VQGAN that it was "
+            "trained against: pass that as --config.teacher=PATH"
+        )
+    return origin.teacher
+
+
+def _load_lpips(path: str | None) -> PyTree:
+    if not path:
+        raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no LPIPS weights at {path}; {LPIPS_HELP}")
+    network, _, variables = convert.load_model(path)
+    if network != "lpips":
+        raise ValueError(f"{path} holds a {network}, not LPIPS weights")
+    return variables
+
+
+def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Logs what changed since the run began; raises where it would be another model."""
+    old, new = _flat(json.loads(old.to_json())), _flat(json.loads(new.to_json()))
+    changed = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+    lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
+    if any(key.split(".")[0] in MODEL_SECTIONS for key in changed):
+        raise ValueError(
+            f"{workdir} holds a run of another model; its settings and the given ones:\n"
+            + "\n".join(lines)
+            + "\nUse another --workdir, or the settings that it was started with."
+        )
+    if changed:
+        logging.warning("settings changed since this run began:\n%s", "\n".join(lines))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

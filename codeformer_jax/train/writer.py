@@ -1,0 +1,115 @@
+"""What a run shows: metrics.jsonl, TensorBoard, a progress bar, pictures of held-out images."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image, ImageDraw
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+LABEL_HEIGHT = 14
+
+
+class Writer:
+    """Collects the metrics of steps on the device and fetches them every `log_every` steps."""
+
+    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict):
+        self._workdir, self._config = workdir, config
+        (workdir / "images").mkdir(parents=True, exist_ok=True)
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, step)
+        self._board = SummaryWriter(str(workdir), purge_step=step)
+        self._bar = tqdm(
+            total=config.steps, initial=step, desc=config.task, unit="step", dynamic_ncols=True
+        )
+        self._pending: list[dict[str, jax.Array]] = []
+        self._since = time.perf_counter()
+
+    def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step that ended at `step` without waiting for it."""
+        self._pending.append(metrics)
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            self._flush(step)
+
+    def _flush(self, step: int) -> None:
+        count = len(self._pending)
+        fetched, self._pending = jax.device_get(self._pending), []
+        names = {name for metrics in fetched for name in metrics}
+        means = {
+            name: float(np.mean([m[name] for m in fetched if name in m])) for name in sorted(names)
+        }
+        seconds = time.perf_counter() - self._since
+        means["images_per_second"] = count * self._config.data.batch_size / seconds
+        self._write(step, {f"train/{name}": value for name, value in means.items()})
+        self._bar.set_postfix_str(
+            f"{means['images_per_second']:.1f} images/s, loss {means['loss']:.4f}", refresh=False
+        )
+        self._bar.update(count)
+        self._since = time.perf_counter()
+
+    def eval_metrics(
+        self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
+    ) -> None:
+        """Writes held-out scores and a picture whose columns are the panels."""
+        self._write(step, {f"eval/{name}": value for name, value in scores.items()})
+        picture = draw_panels(panels)
+        Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
+        self._board.add_image("eval/images", picture, step, dataformats="HWC")
+        text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        tqdm.write(f"step {step}: {text}")
+        self._since = time.perf_counter()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        # JSON has no NaN or infinity.
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Ends the bar and writes what TensorBoard still holds."""
+        self._bar.close()
+        self._board.close()
+
+
+def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
+    """A labelled picture, uint8 [h, w, 3]: a row per image, a column per panel.
+
+    Args:
+        panels: label -> images [b, h, w, 3] in [-1, 1].
+        rows: at most this many images.
+    """
+    columns = []
+    for label, images in panels.items():
+        pixels = np.asarray(images[:rows])
+        pixels = np.clip((pixels + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        repeat = max(1, 128 // pixels.shape[2])
+        pixels = pixels.repeat(repeat, axis=1).repeat(repeat, axis=2)
+        header = Image.new("RGB", (pixels.shape[2], LABEL_HEIGHT), "white")
+        ImageDraw.Draw(header).text((3, 1), label, fill="black")
+        columns.append(np.concatenate([np.asarray(header), *pixels]))
+    return np.concatenate(columns, axis=1)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Removes lines of steps that a resumed run will take again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # The line that was being written when the run was killed.
+        if entry["step"] <= step:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept))
+    temporary.replace(path)
