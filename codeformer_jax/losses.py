@@ -36,19 +36,16 @@ def hinge_discriminator(
     return jnp.mean(jax.nn.relu(1 - real_logits)), jnp.mean(jax.nn.relu(1 + fake_logits))
 
 
-def adaptive_weight(
+def gradient_ratio(
     reconstruction_gradient: Float[Array, "*s"],
     gan_gradient: Float[Array, "*s"],
     *,
-    maximum: float = 1.0,
     delta: float = 1e-4,
 ) -> Float[Array, ""]:
-    """lambda = ||grad_L rec|| / (||grad_L gan|| + delta), clipped to [0, maximum] (VQGAN, eq. 7).
+    """lambda = ||grad_L rec|| / (||grad_L gan|| + delta), before clipping (VQGAN, eq. 7).
 
-    The arguments are the gradients of the two losses by the kernel of the last layer. The paper's
-    delta is 1e-6 and Taming's maximum 1e4; the defaults are those of the published CodeFormer.
+    The arguments are the gradients of the two losses by the kernel of the last layer L. The
+    paper's delta is 1e-6; the default is that of the published code.
     """
-    ratio = jnp.linalg.norm(reconstruction_gradient.reshape(-1)) / (
-        jnp.linalg.norm(gan_gradient.reshape(-1)) + delta
-    )
-    return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, maximum))
+    norms = [jnp.linalg.norm(g.reshape(-1)) for g in (reconstruction_gradient, gan_gradient)]
+    return jax.lax.stop_gradient(norms[0] / (norms[1] + delta))

@@ -103,7 +103,7 @@ class CodeTask:
         metrics |= {
             "perplexity": code_perplexity(counts),
             "dead_codes": common.dead_codes(usage),
-            "learning_rate": jnp.asarray(self.optimizer.schedule(state.step), jnp.float32),
+            "learning_rate": self.optimizer.learning_rate(state.step),
         }
         ema = update_ema(
             state.ema_params,

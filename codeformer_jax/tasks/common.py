@@ -187,13 +187,12 @@ class ImageLoss:
         (gan, batch_stats), gan_cotangent = jax.value_and_grad(self._adversarial, has_aux=True)(
             fake, discriminator
         )
-        adaptive = losses.adaptive_weight(
-            last_layer_gradient(cotangent),
-            last_layer_gradient(gan_cotangent),
-            maximum=self.config.adaptive_maximum,
+        ratio = losses.gradient_ratio(
+            last_layer_gradient(cotangent), last_layer_gradient(gan_cotangent)
         )
+        adaptive = jnp.clip(ratio, 0.0, self.config.adaptive_maximum)
         weight = self.config.gan_weight * adaptive
-        metrics |= {"gan": gan, "adaptive_weight": adaptive}
+        metrics |= {"gan": gan, "adaptive_weight": adaptive, "adaptive_ratio": ratio}
         cotangent = cotangent + weight * gan_cotangent
         return (
             total + weight * gan,

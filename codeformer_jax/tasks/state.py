@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 PyTree = Any
 
@@ -64,12 +64,16 @@ class Optimizer:
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)
 
+    def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The rate of step number `step`, counted from 0."""
+        return jnp.asarray(self.schedule(step.astype(jnp.float32)), jnp.float32)
+
     def apply(
         self, gradients: PyTree, opt_state: PyTree, params: PyTree, step: Int[Array, ""]
     ) -> tuple[PyTree, PyTree]:
         """New parameters and optimizer state after one step."""
         updates, opt_state = self.transform.update(gradients, opt_state, params)
-        rate = jnp.asarray(self.schedule(step), jnp.float32)
+        rate = self.learning_rate(step)
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
 
 
@@ -116,5 +120,6 @@ def update_ema(
     average over their random start.
     """
     if warmup:
-        decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
+        taken = step.astype(jnp.float32)
+        decay = jnp.minimum(decay, (1 + taken) / (10 + taken))
     return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)

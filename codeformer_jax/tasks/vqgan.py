@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Key, UInt8
 
-from codeformer_jax import losses
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator
 from codeformer_jax.tasks import common
@@ -123,7 +122,7 @@ class VQGANTask:
             "codebook_loss": codebook_loss,
             "perplexity": output.perplexity,
             "dead_codes": common.dead_codes(usage),
-            "learning_rate": jnp.asarray(self.optimizer.schedule(state.step), jnp.float32),
+            "learning_rate": self.optimizer.learning_rate(state.step),
         }
         config = self.config
         return TrainState(

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -59,25 +58,25 @@ class _Run:
         config = self.config
         checkpoints = Checkpoints(self.workdir)
         state, scores = self._restore_or_init(checkpoints)
-        step = int(state.step)
+        start = int(state.step)
         self._check_teacher(state)
         self.start.write(config, self.workdir)
         loader = batches(
             self.source,
             batch_size=config.data.batch_size,
             seed=config.seed,
-            start_step=step,
+            start_step=start,
             flip=config.data.flip,
             workers=config.data.workers,
         )
         with (
             contextlib.closing(checkpoints),
             contextlib.closing(loader),
-            contextlib.closing(Writer(self.workdir, step, config)) as writer,
+            contextlib.closing(Writer(self.workdir, start, config)) as writer,
             _interrupt_flag() as interrupted,
         ):
             train_step = self._compile()
-            for step in itertools.count(step):
+            for step in itertools.count(start):
                 last = step >= config.steps or interrupted()
                 if step % config.eval_every == 0 or step >= config.steps:
                     scores = self._evaluate(state, step, writer)

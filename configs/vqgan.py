@@ -1,0 +1,90 @@
+"""Stage I at the published setting: VQGAN at 512 px, 1024 codes, downsampling 32 (63.7 M parameters).
+
+    python train.py --config=configs/vqgan.py --workdir=runs/vqgan --config.data.path=FFHQ_DIR \
+        --config.loss.lpips=weights/lpips.safetensors
+
+Hardware: the published run takes 8 GPUs of 32 GB, batch 32 in all, 1.6 M steps, about ten days.
+Expected: paper and release give no reconstruction score; look for a perplexity of several hundred
+and reconstructions near 24 dB. Corrected faults: `beta` weights the commitment term, LPIPS inputs
+are normalised once, codes start from encoder outputs; `configs/reference/` has the published values.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.task = "vqgan"
+    config.seed = 0
+    config.steps = 1_600_000
+    # Workdir or model file of an earlier run whose network this one starts from.
+    config.init_from = config_dict.placeholder(str)
+    config.mesh = "data:-1"
+    config.ema_decay = 0.995
+    config.ema_warmup = True
+    config.codebook_init = "latents"  # or 'uniform', as published
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.checkpoint_every = 5_000
+
+    config.model = ml_collections.ConfigDict()
+    config.model.image_size = 512
+    config.model.nf = 64
+    config.model.ch_mult = (1, 2, 2, 4, 4, 8)
+    config.model.res_blocks = 2
+    config.model.attn_resolutions = (16,)
+    config.model.codebook_size = 1024
+    config.model.emb_dim = 256
+    config.model.norm_groups = 32
+    config.model.quantizer = "nearest"  # or 'gumbel'
+    config.model.beta = 0.25
+    config.model.beta_on = "commitment"  # or 'codebook', as published
+    config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
+    config.model.dtype = "float32"  # or 'bfloat16'
+
+    config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.ndf = 64
+    config.discriminator.n_layers = 4
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.pixel_weight = 1.0
+    config.loss.perceptual_weight = 1.0
+    config.loss.lpips = config_dict.placeholder(str)
+    config.loss.lpips_normalize_twice = False  # True as published
+    config.loss.gan_weight = 0.8
+    config.loss.gan_start = 30_000
+    config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 7e-5
+    config.optimizer.betas = (0.9, 0.99)
+    config.optimizer.schedule = "cosine"
+    config.optimizer.final_learning_rate = 6e-5
+    config.optimizer.warmup_steps = 0
+    config.optimizer.clip_norm = 0.0
+
+    config.data = ml_collections.ConfigDict()
+    # A folder of images; without it, synthetic faces.
+    config.data.path = config_dict.placeholder(str)
+    config.data.image_size = 512
+    config.data.batch_size = 32
+    config.data.flip = True
+    config.data.workers = 8
+    config.data.cache = False
+    config.data.heldout_fraction = 0.01
+    config.data.max_unreadable = 100
+    config.data.synthetic_length = 70_000
+    config.data.heldout_length = 256
+
+    config.eval = ml_collections.ConfigDict()
+    # A folder of held-out images; without it, the held-out part of the training data.
+    config.eval.path = config_dict.placeholder(str)
+    config.eval.batch_size = 8
+    config.eval.batches = 8
+    config.eval.recipe = "small"
+    config.eval.weights = (0.0, 0.5, 1.0)
+    config.eval.limit = config_dict.placeholder(int)
+    config.eval.lpips = config_dict.placeholder(str)
+    config.eval.checkpoint = "latest"
+    return config.lock()
