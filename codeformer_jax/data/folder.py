@@ -1,0 +1,218 @@
+"""A folder of images as a random-access source of square 8-bit RGB pictures."""
+
+import hashlib
+import logging
+import os
+import pathlib
+import threading
+import unicodedata
+from collections.abc import Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+from codeformer_jax.data.images import (
+    SUFFIXES,
+    UnreadableImage,
+    image_size,
+    read_image,
+    resize_image,
+)
+
+SPLITS = ("train", "heldout", "all")
+
+_log = logging.getLogger(__name__)
+_SCAN_THREADS = 16  # Opening files waits for the disk or network, not for the processor.
+_LISTED = 20
+_report_lock = threading.Lock()  # Global, so that sources stay picklable for worker processes.
+
+
+class TooManyUnreadable(RuntimeError):
+    """More files of a folder were unreadable than `max_unreadable`; the message lists them."""
+
+
+class ImageFolder:
+    """Images below `root`, at any depth, as `{'image': uint8 [size, size, 3], 'name', 'index'}`.
+
+    Pictures are cropped to their centred square and resized. `name` is the path relative to `root`,
+    with slashes; the order is that of the names. Hidden files and folders are ignored, links are
+    followed.
+
+    Opening the source reads each file's header: a file with a bad one, or with a shorter side below
+    `min_size`, is left out of the list. A file that only fails when it is decoded keeps its place,
+    so the others keep theirs, and is replaced by the next readable one, whose `name` and `index`
+    the element then carries. Both kinds are logged once by name and together must not exceed
+    `max_unreadable`; worker processes log and count for themselves what they decode.
+
+    Args:
+      root: the folder.
+      size: side of the pictures in pixels.
+      split: 'train', 'heldout' or 'all'. A file's split follows from its name alone, so adding
+        files never moves one from one split to the other.
+      heldout_fraction: share of names in 'heldout', 0..1.
+      min_size: smallest accepted shorter side in pixels; None is half of `size`, 0 accepts all.
+      max_unreadable: None is one in a hundred files, and at least 10.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError: `root` is missing or a file.
+      ValueError: no images, a split without images, or an option out of range.
+      TooManyUnreadable: here or when an element is read.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        size: int,
+        split: str = "train",
+        *,
+        heldout_fraction: float = 0.1,
+        min_size: int | None = None,
+        max_unreadable: int | None = None,
+    ):
+        _check_options(size, split, heldout_fraction)
+        self.root = pathlib.Path(root)
+        self.size = size
+        self.split = split
+        self.min_size = size // 2 if min_size is None else min_size
+        everything = _image_names(self.root)
+        names = [name for name in everything if in_split(name, split, heldout_fraction)]
+        if not names:
+            raise ValueError(
+                f"split '{split}' of '{self.root}' is empty: none of its {len(everything)} images "
+                f"falls into it with heldout_fraction={heldout_fraction}; add images, change "
+                "heldout_fraction, or use split='all' with a folder of its own"
+            )
+        self.max_unreadable = (
+            max(10, len(names) // 100) if max_unreadable is None else max_unreadable
+        )
+        with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
+            problems = dict(zip(names, pool.map(self._header_problem, names), strict=True))
+        self.names = tuple(name for name in names if problems[name] is None)
+        self.skipped = {name: problem for name, problem in problems.items() if problem is not None}
+        self._check_limit()
+        for name, problem in self.skipped.items():
+            self._warn(name, problem)
+        if not self.names:
+            raise TooManyUnreadable(self._describe("none of the images can be used"))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self.names):
+            raise IndexError(f"index {index} is outside 0..{len(self.names) - 1}")
+        for offset in range(len(self.names)):
+            at = (index + offset) % len(self.names)
+            name = self.names[at]
+            if name in self.skipped:
+                continue
+            try:
+                pixels = read_image(self.root / name).pixels
+            except UnreadableImage as error:
+                self._report(name, error.reason)
+                continue
+            return {"image": resize_image(pixels, self.size), "name": name, "index": at}
+        raise TooManyUnreadable(self._describe("no image is left that can be decoded"))
+
+    def __repr__(self) -> str:
+        return f"ImageFolder('{self.root}', size={self.size}, split='{self.split}')"
+
+    def _header_problem(self, name: str) -> str | None:
+        try:
+            height, width = image_size(self.root / name)
+        except UnreadableImage as error:
+            return error.reason
+        if min(height, width) < self.min_size:
+            return (
+                f"too small: {width}x{height} pixels (w x h), its shorter side must be at least "
+                f"{self.min_size}"
+            )
+        return None
+
+    def _report(self, name: str, reason: str) -> None:
+        with _report_lock:  # Several reading threads may meet the same file.
+            if name in self.skipped:
+                return
+            self.skipped[name] = reason
+        self._warn(name, reason)
+        self._check_limit()
+
+    def _warn(self, name: str, reason: str) -> None:
+        _log.warning("skipped '%s' in '%s': %s", name, self.root, reason)
+
+    def _check_limit(self) -> None:
+        if len(self.skipped) > self.max_unreadable:
+            raise TooManyUnreadable(
+                self._describe(f"more than max_unreadable={self.max_unreadable} files are unusable")
+            )
+
+    def _describe(self, what: str) -> str:
+        skipped = sorted(self.skipped.items())
+        lines = [f"  {name}: {reason}" for name, reason in skipped[:_LISTED]]
+        if len(skipped) > _LISTED:
+            lines.append(f"  and {len(skipped) - _LISTED} more")
+        return "\n".join(
+            [
+                f"'{self.root}': {what} ({len(skipped)} so far). Repair or remove these files, "
+                "lower min_size, or raise max_unreadable:",
+                *lines,
+            ]
+        )
+
+
+def in_split(name: str, split: str, heldout_fraction: float) -> bool:
+    """Whether the image called `name` (relative path with slashes) belongs to `split`.
+
+    A hash of the name decides, in Unicode form C because file systems store accents differently.
+    """
+    if split == "all":
+        return True
+    normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(normal, digest_size=8).digest()
+    heldout = int.from_bytes(digest, "big") < heldout_fraction * 2**64
+    return heldout == (split == "heldout")
+
+
+def _check_options(size: int, split: str, heldout_fraction: float) -> None:
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+    if not 0 <= heldout_fraction <= 1:
+        raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
+
+
+def _image_names(root: pathlib.Path) -> list[str]:
+    """Sorted relative names of the image files below `root`; at least one."""
+    if not root.exists():
+        raise FileNotFoundError(
+            f"no image folder '{root}'; give an existing folder, or leave the path empty for "
+            "synthetic faces"
+        )
+    if not root.is_dir():
+        raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
+    files = sorted(_visible_files(root))
+    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    if not names:
+        found = f"{len(files)} other files, such as '{files[0]}'" if files else "no files at all"
+        raise ValueError(
+            f"no images in '{root}': found {found}; expected files ending in "
+            f"{', '.join(SUFFIXES)}, in the folder itself or at any depth below it"
+        )
+    return names
+
+
+def _visible_files(root: pathlib.Path) -> Iterator[str]:
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        # In place: os.walk descends into what is left. Each folder counts once, or a loop of links
+        # never ends.
+        kept = []
+        for subfolder in sorted(subfolders):
+            target = os.path.realpath(os.path.join(folder, subfolder))
+            if not subfolder.startswith(".") and target not in seen:
+                seen.add(target)
+                kept.append(subfolder)
+        subfolders[:] = kept
+        for file in files:
+            if not file.startswith("."):
+                yield pathlib.Path(folder, file).relative_to(root).as_posix()

@@ -1,0 +1,293 @@
+"""The pipeline: a batch is a pure function of (seed, step) for any workers, start and hosts."""
+
+import contextlib
+import itertools
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+from ml_collections import config_dict
+from PIL import Image
+
+from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
+from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches, open_source
+
+
+class Numbered:
+    """Tells in the pixels which example it is, and whether it is mirrored; counts reads."""
+
+    def __init__(self, length):
+        self.length = length
+        self.reads = 0
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.reads += 1
+        image = np.full((4, 6, 3), index, np.uint8)
+        image[:, 0, 1] = 255
+        return {"image": image, "name": f"n{index}"}
+
+
+class Replacing(Numbered):
+    """Example 1 is broken: the source gives the next one."""
+
+    def __getitem__(self, index):
+        actual = 2 if index == 1 else index
+        return super().__getitem__(actual) | {"index": actual}
+
+
+def take(stream, count=None):
+    with contextlib.closing(stream):
+        return list(itertools.islice(stream, count))
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def indices(steps):
+    return np.stack([step["index"] for step in steps])
+
+
+def mirrored(steps):
+    return np.stack([step["image"][:, 0, -1, 1] == 255 for step in steps])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    return ImageFolder(tmp_path, 8, "all")
+
+
+def test_contents_of_a_batch():
+    (step,) = take(batches(Numbered(10), batch_size=4, seed=0), 1)
+    assert step.keys() == {"image", "index", "name"}
+    assert step["image"].shape == (4, 4, 6, 3)
+    assert step["image"].dtype == np.uint8
+    assert step["index"].dtype == np.int32
+    np.testing.assert_array_equal(step["image"][:, 0, 2, 0], step["index"])
+    assert step["name"].tolist() == [f"n{index}" for index in step["index"]]
+
+
+def test_same_seed_same_stream_other_seed_another():
+    streams = [take(batches(Numbered(50), batch_size=4, seed=seed), 9) for seed in (3, 3, 4)]
+    assert_equal(streams[0], streams[1])
+    assert (indices(streams[0]) != indices(streams[2])).mean() > 0.8
+    assert (mirrored(streams[0]) != mirrored(streams[2])).mean() > 0.2
+
+
+def test_a_stream_started_later_continues_the_one_from_the_start():
+    whole = take(batches(Numbered(10), batch_size=4, seed=1), 22)
+    assert_equal(take(batches(Numbered(10), batch_size=4, seed=1, start_step=17), 5), whole[17:])
+
+
+def test_worker_processes_give_the_same_stream(folder):
+    whole = take(batches(folder, batch_size=4, seed=1), 22)
+    assert not np.array_equal(whole[0]["image"], whole[1]["image"])
+    spread = take(batches(folder, batch_size=4, seed=1, start_step=17, workers=2), 5)
+    assert_equal(spread, whole[17:])
+
+
+def test_every_epoch_holds_every_example_once_in_a_new_order():
+    epochs = indices(take(batches(Numbered(12), batch_size=4, seed=0), 9)).reshape(3, 12)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
+    assert (epochs[0] != epochs[1]).any()
+    assert (epochs[1] != epochs[2]).any()
+
+
+def test_without_shuffle_and_flip_the_source_comes_as_it_is():
+    steps = take(batches(Numbered(5), batch_size=2, seed=0, shuffle=False, flip=False), 5)
+    assert indices(steps).ravel().tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    assert not mirrored(steps).any()
+
+
+def test_flips_mirror_half_of_the_examples_anew_every_epoch():
+    steps = take(batches(Numbered(64), batch_size=64, seed=0, shuffle=False), 20)
+    flips = mirrored(steps)
+    assert 0.45 < flips.mean() < 0.55
+    assert 0.4 < (flips[0] != flips[1:]).mean() < 0.6
+    plain = Numbered(64)
+    for index, flip in enumerate(flips[0]):
+        image = plain[index]["image"]
+        np.testing.assert_array_equal(steps[0]["image"][index], image[:, ::-1] if flip else image)
+
+
+def test_hosts_share_the_global_batch_and_draw_different_flips():
+    whole = take(batches(Numbered(100), batch_size=8, seed=2), 20)
+    parts = [
+        take(batches(Numbered(100), batch_size=8, seed=2, host=host, hosts=2), 20)
+        for host in range(2)
+    ]
+    for step, even, odd in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(step["image"][0::2], even["image"])
+        np.testing.assert_array_equal(step["image"][1::2], odd["image"])
+    assert 0.3 < (mirrored(parts[0]) != mirrored(parts[1])).mean() < 0.7
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(1, 4), (3, 8)])
+def test_batches_larger_than_the_source_repeat_examples(length, batch_size):
+    steps = take(batches(Numbered(length), batch_size=batch_size, seed=0), 6)
+    counts = np.bincount(indices(steps).ravel(), minlength=length)
+    assert counts.sum() == 6 * batch_size
+    assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_one_epoch_drops_the_remainder_alike_on_every_host(host):
+    options = {"batch_size": 4, "seed": 0, "repeat": False, "host": host, "hosts": 2}
+    # 11 examples: dealt to two hosts they are 6 and 5, that is 3 batches of two and 2.
+    steps = take(batches(Numbered(11), **options))
+    assert indices(steps).shape == (2, 2)
+    assert_equal(take(batches(Numbered(11), **options, start_step=1)), steps[1:])
+    assert take(batches(Numbered(11), **options, start_step=9)) == []
+
+
+def test_evaluation_takes_every_example_once_and_pads_the_last_batch():
+    steps = take(evaluation_batches(Numbered(10), batch_size=4))
+    assert indices(steps).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    assert [step["valid"].tolist() for step in steps] == [
+        [True] * 4,
+        [True] * 4,
+        [True, True, False, False],
+    ]
+    assert steps[0]["valid"].dtype == bool
+    assert not mirrored(steps).any()
+
+
+def test_evaluation_of_fewer_examples_than_a_batch():
+    (step,) = take(evaluation_batches(Numbered(2), batch_size=5))
+    assert step["valid"].tolist() == [True, True, False, False, False]
+    assert step["image"].shape == (5, 4, 6, 3)
+
+
+def test_evaluation_gives_every_host_as_many_batches():
+    steps = [
+        take(evaluation_batches(Numbered(5), batch_size=4, host=host, hosts=4)) for host in range(4)
+    ]
+    assert [len(part) for part in steps] == [2] * 4
+    valid = np.concatenate([step["valid"] for part in steps for step in part])
+    seen = np.concatenate([step["index"] for part in steps for step in part])
+    assert sorted(seen[valid].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_evaluation_does_not_count_a_replacement_twice():
+    (step,) = take(evaluation_batches(Replacing(4), batch_size=4))
+    assert step["index"].tolist() == [0, 2, 2, 3]
+    assert step["valid"].tolist() == [True, False, True, True]
+
+
+def test_evaluation_with_worker_processes(folder):
+    assert_equal(
+        take(evaluation_batches(folder, batch_size=4, workers=2)),
+        take(evaluation_batches(folder, batch_size=4)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length": 0}, "the source is empty"),
+        ({"batch_size": 6, "repeat": False}, "batch_size=6 is more than the 5 examples"),
+        ({"batch_size": 0}, "batch_size=0 must be a positive multiple"),
+        ({"hosts": 3}, "batch_size=4 must be a positive multiple of hosts=3"),
+        ({"host": 2, "hosts": 2}, "host=2 of hosts=2"),
+        ({"workers": -1}, r"workers must be 0 \(threads\) or more, got -1"),
+        ({"start_step": -1}, "start_step must not be negative, got -1"),
+        ({"seed": -1}, "seed must be within"),
+        ({"seed": 2**32}, "seed must be within"),
+    ],
+)
+def test_bad_arguments(options, message):
+    options = {"length": 5, "batch_size": 4, "seed": 0} | options
+    with pytest.raises(ValueError, match=message):
+        batches(Numbered(options.pop("length")), **options)
+
+
+def test_errors_of_the_source_reach_the_reader(tmp_path, folder):
+    for name in folder.names:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
+    stream = batches(folder, batch_size=4, seed=0)
+    with pytest.raises(RuntimeError, match="no image is left that can be decoded"):
+        take(stream, 1)
+
+
+def test_cache_reads_each_example_once_and_changes_nothing():
+    source = Numbered(10)
+    cached = CachedSource(source)
+    assert_equal(
+        take(batches(cached, batch_size=5, seed=0), 6),
+        take(batches(Numbered(10), batch_size=5, seed=0), 6),
+    )
+    reads = source.reads
+    for index in range(10):
+        cached[index]
+    assert source.reads == reads
+    with pytest.raises(ValueError, match="read-only"):
+        cached[0]["image"][:] = 0
+
+
+def test_cache_goes_empty_to_worker_processes():
+    cached = CachedSource(Numbered(200))
+    for index in range(200):
+        cached[index]
+    assert len(pickle.dumps(cached)) < 500
+
+
+def test_cache_limit_is_checked_when_opened():
+    with pytest.raises(ValueError, match=r"caching 10 pictures takes 720 bytes.*data\.cache=False"):
+        CachedSource(Numbered(10), max_bytes=719)
+    assert len(CachedSource(Numbered(10), max_bytes=720)) == 10
+
+
+def data_config(**values):
+    config = config_dict.ConfigDict({"image_size": 8, "synthetic_length": 30, "heldout_length": 6})
+    config.path = config_dict.placeholder(str)
+    config.update(values)
+    return config
+
+
+@pytest.fixture
+def faces(monkeypatch):
+    """Stands in for the renderer, and remembers how it was asked."""
+
+    class SyntheticFaces(Numbered):
+        def __init__(self, split, size, length, seed):
+            super().__init__(length)
+            self.asked = (split, size, length, seed)
+
+    module = types.ModuleType("codeformer_jax.data.synthetic")
+    module.SyntheticFaces = SyntheticFaces
+    monkeypatch.setitem(sys.modules, "codeformer_jax.data.synthetic", module)
+
+
+@pytest.mark.usefixtures("faces")
+def test_open_source_without_path_gives_synthetic_faces():
+    assert open_source(data_config(), "train").asked == ("train", 8, 30, 0)
+    assert open_source(data_config(seed=5), "heldout").asked == ("heldout", 8, 6, 5)
+    assert isinstance(open_source(data_config(cache=True), "train"), CachedSource)
+    with pytest.raises(ValueError, match=r"'train' and 'heldout', got 'all'.*data\.path"):
+        open_source(data_config(), "all")
+
+
+def test_open_source_with_path_gives_the_folder(tmp_path, folder):
+    source = open_source(data_config(path=str(tmp_path)), "all")
+    assert isinstance(source, ImageFolder)
+    assert source.names == folder.names
+    half = open_source(data_config(path=str(tmp_path), heldout_fraction=0.5), "heldout")
+    assert half.names == ImageFolder(tmp_path, 8, "heldout", heldout_fraction=0.5).names
+    cached = open_source(data_config(path=str(tmp_path), cache=True), "all")
+    assert cached[3]["name"] == "3.png"
+    with pytest.raises(ValueError, match="more than the limit of 100"):
+        open_source(data_config(path=str(tmp_path), cache=True, cache_bytes=100), "all")
+    with pytest.raises(TooManyUnreadable):
+        open_source(data_config(path=str(tmp_path), min_size=9, max_unreadable=0), "all")
