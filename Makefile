@@ -9,6 +9,7 @@ DEMO_ARGS ?= --workdir=$(DEMO_DIR) $(if $(SHORT),--short)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
+INSTALL := $(PIP) install -qq --constraint constraints.txt
 # One stamp per set of extras: another set, or a change of the ranges or pins, installs again.
 INSTALLED := $(VENV)/installed-$(EXTRAS)
 
@@ -46,8 +47,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "Making $(VENV) with $$found"; \
 	  "$$found" -m venv --clear $(VENV); \
 	fi
-	$(PIP) install --quiet --constraint constraints.txt pip setuptools
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+	@echo 'Installing the packages of constraints.txt into $(VENV) (a minute, more if they are not cached)'
+	@$(INSTALL) pip setuptools
+	@$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 test: lint
