@@ -1,0 +1,71 @@
+# `make` lists the targets. Everything is installed into .venv from the exact pins of constraints.txt.
+
+VENV := .venv
+EXTRAS ?= test
+JOBS ?= 2
+PYTEST_ARGS ?= -n $(JOBS) --dist loadscope
+DEMO_DIR ?= demo
+DEMO_ARGS ?= --workdir=$(DEMO_DIR) $(if $(SHORT),--short)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+INSTALL := $(PIP) install -qq --constraint constraints.txt
+# One stamp per set of extras: another set, or a change of the ranges or pins, installs again.
+INSTALLED := $(VENV)/installed-$(EXTRAS)
+
+# Most of a JAX test is compilation; the second run of anything reads it from here.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
+
+.PHONY: help env test lint format demo clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo     train the three stages on synthetic faces, evaluate, restore, write a report'
+	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps]'
+	@echo 'make test     check the style, then run every test'
+	@echo '              [ARGS="-k jpeg"] [JOBS=2: worker processes, 0: none]'
+	@echo 'make env      install into $(VENV) [EXTRAS=test,torch] [PYTHON=/path/to/python3.12]'
+	@echo 'make lint     check the style'
+	@echo 'make format   mend the style'
+	@echo 'make clean    remove $(VENV) and the caches; runs and reports stay'
+
+env: $(INSTALLED)
+
+# A command named python3.12 may be a launcher that fails, or lack venv: only running it tells.
+$(INSTALLED): pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(PIP) --version >/dev/null 2>&1; then \
+	  for python in $(or $(PYTHON),python3.12 python3.11 python3); do \
+	    if "$$python" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	      >/dev/null 2>&1; then found="$$python"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo 'No Python 3.11 or 3.12 with venv was found among: $(or $(PYTHON),python3.12 python3.11 python3).' >&2; \
+	    echo 'Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$found"; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo 'Installing the packages of constraints.txt into $(VENV) (a minute, more if they are not cached)'
+	@$(INSTALL) pip setuptools
+	@$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: env
+	$(BIN)/codeformer-jax demo $(DEMO_ARGS)
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""The exact pins of constraints.txt agree with the ranges of pyproject.toml and are complete."""
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PYTHONS = ("3.11", "3.12")
+
+
+def read_pins(python):
+    """{normalised name: version} that constraints.txt gives to one Python version."""
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        if pin.marker and not pin.marker.evaluate({"python_version": python}):
+            continue
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==", line
+        assert canonicalize_name(pin.name) not in pins, f"pinned twice on Python {python}: {line}"
+        pins[canonicalize_name(pin.name)] = specifier.version
+    return pins
+
+
+def out_of_range(requirements, pins):
+    return [
+        f"{requirement}: pinned to {pins.get(canonicalize_name(requirement.name))}"
+        for requirement in map(Requirement, requirements)
+        if not requirement.specifier.contains(
+            pins.get(canonicalize_name(requirement.name), "0.dev0")
+        )
+    ]
+
+
+def installed_closure(requirements):
+    """Names of all installed distributions that the requirements lead to."""
+    names, todo = set(), [(Requirement(text), "") for text in requirements]
+    while todo:
+        requirement, extra = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        seen = {(name, wanted) for wanted in ("", *requirement.extras)} - names
+        names |= seen
+        for _, wanted in seen:
+            todo += [(Requirement(text), wanted) for text in metadata.requires(name) or []]
+    return {name for name, _ in names}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_pin_lies_in_its_range(python):
+    requirements = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["torch"]]
+    assert not out_of_range(requirements, read_pins(python))
+
+
+def test_a_pin_out_of_range_or_missing_is_found():
+    pins = {"jax": "0.9.2", "array-record": "0.8.6"}
+    problems = out_of_range(["jax>=0.10", "array_record>=0.8.6", "flax>=0.12"], pins)
+    assert [problem.split(":")[0] for problem in problems] == ["jax>=0.10", "flax>=0.12"]
+
+
+def test_everything_that_an_installation_pulls_in_is_pinned():
+    # PyTorch is left out: on some machines its builds bring accelerator libraries, which it pins.
+    needed = installed_closure([*PROJECT["dependencies"], *EXTRAS["test"]])
+    assert {"jax", "jaxlib", "pytest", "promise"} <= needed
+    assert not needed - read_pins(PYTHONS[0]).keys()
+    assert not needed - read_pins(PYTHONS[1]).keys()
+
+
+def test_the_build_is_pinned():
+    (setuptools,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert not out_of_range([setuptools, "pip"], read_pins(PYTHONS[0]))
+
+
+def test_supported_pythons_are_those_of_the_pins():
+    requires = Requirement(f"python{PROJECT['requires-python']}").specifier
+    minors = [f"3.{minor}" for minor in range(8, 20)]
+    assert tuple(python for python in minors if python in requires) == PYTHONS
