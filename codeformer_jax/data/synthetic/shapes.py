@@ -1,0 +1,147 @@
+"""Anti-aliased shapes on a pixel grid: signed distances, coverage and compositing.
+
+Lengths are fractions of the image side, so a shape is the same at every size. Distances are
+negative inside. Pictures are float32 planes [3, rows, columns] in [0, 1].
+"""
+
+import dataclasses
+
+import numpy as np
+
+Window = tuple[slice, slice]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Pixel centres of an image in a turned and moved frame.
+
+    x, y: [rows, columns] coordinates; px: the side of a pixel; origin and roll: the frame's place
+    in the image (fractions) and its angle (radians).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    px: float
+    origin: tuple[float, float]
+    roll: float
+
+    @classmethod
+    def make(cls, size: int, origin: tuple[float, float], roll: float = 0.0) -> "Grid":
+        centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+        x, y = centres[None, :] - np.float32(origin[0]), centres[:, None] - np.float32(origin[1])
+        cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
+        return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
+
+    def window(self, left: float, top: float, right: float, bottom: float) -> Window:
+        """The pixels that a box of this frame can touch."""
+        cos, sin = np.cos(self.roll), np.sin(self.roll)
+        corners = [(x, y) for x in (left, right) for y in (top, bottom)]
+        columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
+        rows = [self.origin[1] + sin * x + cos * y for x, y in corners]
+        size = round(1 / self.px)
+
+        def span(values: list[float]) -> slice:
+            low = int(np.floor(min(values) * size)) - 1
+            high = int(np.ceil(max(values) * size)) + 1
+            return slice(min(max(low, 0), size), min(max(high, 0), size))
+
+        return span(rows), span(columns)
+
+    def at(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        return self.x[window], self.y[window]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """A closed, star-shaped curve: radii [n] at equal angles from straight down, around (x, y)."""
+
+    x: float
+    y: float
+    radii: np.ndarray
+    slopes: np.ndarray
+
+    @classmethod
+    def through(cls, points: list[tuple[float, float]], centre_y: float, smooth: float = 9.0):
+        """A smooth curve near the points of its right half, listed from bottom to top."""
+        angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
+        radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
+        turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
+        return cls.from_radii(0.0, centre_y, np.interp(np.abs(turn), angles, radii), smooth)
+
+    @classmethod
+    def from_radii(cls, x: float, y: float, radii: np.ndarray, smooth: float = 0.0) -> "Outline":
+        if smooth:
+            orders = np.fft.rfftfreq(256, 1 / 256)
+            low_pass = np.exp(-((orders * np.pi / 180 * smooth) ** 2) / 2)
+            radii = np.fft.irfft(np.fft.rfft(radii) * low_pass, 256)
+        slopes = (np.roll(radii, -1) - np.roll(radii, 1)) * (256 / (4 * np.pi)) / radii
+        steep = 1 / np.sqrt(1 + slopes**2)
+        return cls(x, y, radii.astype(np.float32), steep.astype(np.float32))
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        dx, dy = x - np.float32(self.x), y - np.float32(self.y)
+        place = (np.arctan2(dx, dy) + np.float32(np.pi)) * np.float32(256 / (2 * np.pi))
+        low = place.astype(np.int32)
+        part = place - low
+        low &= 255
+        high = (low + 1) & 255
+        radius = self.radii[low] * (1 - part) + self.radii[high] * part
+        return (np.sqrt(dx * dx + dy * dy) - radius) * self.slopes[low]
+
+
+def cover(distance: np.ndarray, px: float, soft: float = 0.0) -> np.ndarray:
+    """How much of a pixel lies inside; `soft` widens the edge by a length."""
+    return np.clip(np.float32(0.5) - distance / np.float32(max(px, soft)), 0, 1)
+
+
+def band(distance: np.ndarray, half: np.ndarray | float, px: float, soft: float = 0.0):
+    """How much of a pixel a line of half width `half` around distance 0 covers."""
+    edge = np.float32(max(px, soft))
+    inner = np.clip((half - distance) / edge + np.float32(0.5), 0, 1)
+    return inner + np.clip((half + distance) / edge + np.float32(0.5), 0, 1) - 1
+
+
+def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[float, float]]) -> np.ndarray:
+    """Distance to a convex polygon whose corners run clockwise on the screen."""
+    sides = []
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
+        length = np.hypot(bx - ax, by - ay)
+        nx, ny = np.float32((by - ay) / length), np.float32((ax - bx) / length)
+        sides.append((x - np.float32(ax)) * nx + (y - np.float32(ay)) * ny)
+    return np.maximum.reduce(sides)
+
+
+def melt(first: np.ndarray, second: np.ndarray, radius: float) -> np.ndarray:
+    """The union of two shapes with a rounded seam (Quilez' polynomial smooth minimum)."""
+    near = np.maximum(np.float32(radius) - np.abs(first - second), 0)
+    return np.minimum(first, second) - near * near * np.float32(0.25 / radius)
+
+
+def step(low: float, high: float, value: np.ndarray) -> np.ndarray:
+    """0 below `low`, 1 above `high`, smooth between; `low` may be the larger one."""
+    t = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def blob(
+    x: np.ndarray, y: np.ndarray, centre: tuple[float, float], sx: float, sy: float
+) -> np.ndarray:
+    """A soft spot of height 1: exp(-(dx/sx)^2 - (dy/sy)^2)."""
+    dx = (x - np.float32(centre[0])) * np.float32(1 / sx)
+    dy = (y - np.float32(centre[1])) * np.float32(1 / sy)
+    return np.exp(-(dx * dx + dy * dy))
+
+
+def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
+    """Lay a colour ([3], or planes of the window) over the window with opacity `alpha`."""
+    target = planes[(slice(None), *window)]
+    paint = np.asarray(colour, np.float32)
+    if paint.ndim == 1:
+        paint = paint[:, None, None]
+    target += alpha * (paint - target)
+
+
+def darken(planes: np.ndarray, window: Window, amount: np.ndarray, tint=(1.0, 1.1, 1.15)) -> None:
+    """Multiply by 1 - amount * tint: the default tint leaves shadows on skin warm."""
+    target = planes[(slice(None), *window)]
+    target *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]

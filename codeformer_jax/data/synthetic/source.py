@@ -1,0 +1,58 @@
+"""A random-access source of synthetic faces, in the form that grain reads."""
+
+import dataclasses
+import operator
+from typing import SupportsIndex
+
+from codeformer_jax.data.synthetic.render import check_size, render_face
+
+FACES_PER_SEED = 2**20
+
+# Even identities train, odd ones are held out: whatever the seeds and lengths, they never meet.
+_PARITY = {"train": 0, "heldout": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticFaces:
+    """Faces of one split, drawn when they are read.
+
+    split: 'train' or 'heldout'; no face is in both, at any seed.
+    size: side in pixels, at least 16.
+    length: how many faces, at most FACES_PER_SEED (the default, None).
+    seed: which FACES_PER_SEED faces of the split; different seeds share none.
+
+    `source[i]` is {'image': uint8 [size, size, 3] sRGB, 'name': 'synthetic/train/00000012'};
+    a name stands for one face, whatever the size. Raises ValueError for a bad field and
+    IndexError for an index outside 0..len-1.
+    """
+
+    split: str
+    size: int
+    length: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.split not in _PARITY:
+            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_PARITY)}")
+        check_size(self.size)
+        if self.length is not None and not 0 <= operator.index(self.length) <= FACES_PER_SEED:
+            raise ValueError(
+                f"length is {self.length}; give 0 to {FACES_PER_SEED}, or None for all of them"
+            )
+        if operator.index(self.seed) < 0:
+            raise ValueError(f"seed is {self.seed}; give an integer of 0 or more")
+
+    def __len__(self) -> int:
+        return FACES_PER_SEED if self.length is None else operator.index(self.length)
+
+    def identity(self, index: SupportsIndex) -> int:
+        """The identity that `render_face` takes, of the face at an index."""
+        place = operator.index(index)
+        if not 0 <= place < len(self):
+            raise IndexError(f"index is {place}; this source has faces 0 to {len(self) - 1}")
+        return 2 * (self.seed * FACES_PER_SEED + place) + _PARITY[self.split]
+
+    def __getitem__(self, index: SupportsIndex) -> dict:
+        identity = self.identity(index)
+        name = f"synthetic/{self.split}/{identity // 2:08d}"
+        return {"image": render_face(identity, self.size), "name": name}
