@@ -1,0 +1,95 @@
+"""Bilinear resizing as OpenCV does it, to sizes that are only known at run time.
+
+Layout: [b, h, w, c], any value range, float32. An image of traced size lives in the top-left corner
+of a *canvas* of static size; its `height` and `width` are traced integers, one per image, and what
+the canvas holds elsewhere is ignored. Pixel centres are at half-integers, coordinates are clamped at
+the borders, and nothing is antialiased: cv2.resize with INTER_LINEAR.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Float, Int
+
+Method = Literal["auto", "matmul", "gather"]
+
+# Two cores of a CPU: 16 images of 64 px take 1.2 ms by matrices and 2.8 ms by gathers; at 128 px
+# they are level; at 512 px matrices take six times as long.
+_LARGEST_SIDE_BY_MATMUL = 96
+
+
+def resize_bilinear(
+    images: Float[Array, "b h w c"],
+    source_height: Int[Array, "b"],
+    source_width: Int[Array, "b"],
+    target_height: Int[Array, "b"],
+    target_width: Int[Array, "b"],
+    *,
+    canvas: tuple[int, int] | None = None,
+    method: Method = "auto",
+) -> Float[Array, "b out_h out_w c"]:
+    """Resize the valid corner of every canvas to its own target size.
+
+    Args:
+      images: canvases; the image is `[i, :source_height[i], :source_width[i]]`.
+      source_height, source_width: 1 to h and w.
+      target_height, target_width: 1 to the sides of the output canvas.
+      canvas: static (height, width) of the output; the input's by default.
+      method: 'matmul' (two products with hat-function weights; best up to about 96 px on a CPU),
+        'gather', or 'auto'.
+
+    Returns:
+      Canvases with the resized images in the corner; beyond it the edge pixels go on.
+
+    Raises:
+      ValueError: unknown method, empty canvas.
+    """
+    canvas = images.shape[1:3] if canvas is None else canvas
+    if len(canvas) != 2 or min(canvas) < 1:
+        raise ValueError(f"canvas is {canvas}: expected (height, width) of at least one pixel.")
+    if method not in get_args(Method):
+        raise ValueError(f"method is {method!r}: expected one of {get_args(Method)}.")
+    rows = jax.vmap(lambda s, t: _positions(s, t, canvas[0]))(source_height, target_height)
+    columns = jax.vmap(lambda s, t: _positions(s, t, canvas[1]))(source_width, target_width)
+    small = max(*images.shape[1:3], *canvas) <= _LARGEST_SIDE_BY_MATMUL
+    if method == "matmul" or (method == "auto" and small):
+        down = jax.vmap(lambda i, f: _hat(i, f, images.shape[1]))(*rows)
+        across = jax.vmap(lambda i, f: _hat(i, f, images.shape[2]))(*columns)
+        pattern = "byi,bijc,bxj->byxc"
+        return jnp.einsum(pattern, down, images, across, precision=Precision.HIGHEST)
+    return jax.vmap(_interpolate)(images, rows, columns)
+
+
+def _positions(source: Array, target: Array, length: int) -> tuple[Array, Array]:
+    """Index of the pixel before each of `length` output centres, and the distance past its centre.
+
+    Whole-number arithmetic: (i + 0.5) * source / target - 0.5 in float32 would be off by up to 3e-5
+    pixels at 512 px, and could step to the wrong pixel.
+    """
+    source, target = source.astype(jnp.int32), target.astype(jnp.int32)
+    # Outputs beyond the target repeat its last pixel.
+    output = jnp.minimum(jnp.arange(length, dtype=jnp.int32), target - 1)
+    numerator = jnp.clip((2 * output + 1) * source - target, 0, 2 * target * (source - 1))
+    index = numerator // (2 * target)
+    remainder = numerator - index * 2 * target
+    return index, remainder.astype(jnp.float32) / (2 * target).astype(jnp.float32)
+
+
+def _hat(index: Array, fraction: Array, length: int) -> Array:
+    """Rows of a matrix [output, input] with 1 - fraction at `index` and fraction after it."""
+    pixel = jnp.arange(length, dtype=jnp.int32)[None, :]
+    before = jnp.where(pixel == index[:, None], 1.0 - fraction[:, None], 0.0)
+    return before + jnp.where(pixel == index[:, None] + 1, fraction[:, None], 0.0)
+
+
+def _interpolate(image: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Array:
+    index, fraction = rows
+    fraction = fraction[:, None, None]
+    following = jnp.minimum(index + 1, image.shape[0] - 1)
+    image = image[index] * (1.0 - fraction) + image[following] * fraction
+    index, fraction = columns
+    fraction = fraction[None, :, None]
+    following = jnp.minimum(index + 1, image.shape[1] - 1)
+    return image[:, index] * (1.0 - fraction) + image[:, following] * fraction
