@@ -1,0 +1,120 @@
+"""Model files: one safetensors file with a network's variables and what builds its module.
+
+Tensors are named by their Linen paths, 'params/encoder/blocks_0/kernel'. The metadata hold the
+format's version, the network and its hyperparameters as JSON.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.convert.errors import ConversionError, ModelFileError
+from codeformer_jax.convert.names import flatten
+from codeformer_jax.convert.networks import (
+    Module,
+    build_module,
+    check_module,
+    expected_variables,
+    module_fields,
+)
+
+FORMAT = "codeformer-jax"
+FORMAT_VERSION = 1
+
+
+def save_model(
+    path: str | os.PathLike, network: str, module: Module, variables: Mapping[str, Any]
+) -> None:
+    """Writes a model file; an existing one is replaced only once the new one is complete.
+
+    Raises:
+        ConversionError: `variables` are not those of `module`; nothing is written.
+    """
+    check_module(network, module)
+    flat = {"/".join(p): np.asarray(jax.device_get(v)) for p, v in flatten(variables).items()}
+    if problems := _differences(flat, network, module):
+        raise ConversionError(f"these variables are not those of the module:\n{problems}")
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "network": network,
+        "hyperparameters": json.dumps(module_fields(module)),
+    }
+    # safetensors writes the memory of an array as it lies, so a transposed view comes out wrong.
+    flat = {name: np.asarray(array, order="C") for name, array in flat.items()}
+    with atomic_path(path) as temporary:
+        safetensors.numpy.save_file(flat, temporary, metadata)
+
+
+def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
+    """(network, module, variables) of a model file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelFileError: not a model file, damaged, or written by a newer version.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        raise ModelFileError(
+            f"{path}: this is a PyTorch file; convert it first: "
+            f"codeformer-jax convert {path.name} {path.stem}.safetensors"
+        )
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    try:
+        network = metadata["network"]
+        module = build_module(network, json.loads(metadata["hyperparameters"]))
+    except (KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: its description cannot be used: {error}") from error
+    if problems := _differences(flat, network, module):
+        raise ModelFileError(f"{path}: its tensors are not those of its network:\n{problems}")
+    tree = flax.traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
+    return network, module, jax.tree.map(jnp.asarray, tree)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: a safetensors file of another program (no format '{FORMAT}' in its "
+            "metadata); model files are written by `codeformer-jax convert`"
+        )
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path}: format version {version or 'missing'}; this version reads {FORMAT_VERSION}: "
+            "update codeformer-jax, or convert the weights again"
+        )
+
+
+def _differences(flat: Mapping[str, np.ndarray], network: str, module: Module) -> str:
+    """Lines that say where arrays differ from the module's variables; empty where they do not."""
+    expected = {"/".join(p): v for p, v in flatten(expected_variables(network, module)).items()}
+
+    def kind(array):
+        return f"{array.dtype}{list(array.shape)}"
+
+    lines = [f"  missing: {n} {kind(v)}" for n, v in expected.items() if n not in flat]
+    lines += [f"  unexpected: {n} {kind(v)}" for n, v in flat.items() if n not in expected]
+    lines += [
+        f"  {n} is {kind(flat[n])}, expected {kind(v)}"
+        for n, v in expected.items()
+        if n in flat and kind(flat[n]) != kind(v)
+    ]
+    return "\n".join(lines)

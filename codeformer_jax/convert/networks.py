@@ -1,0 +1,228 @@
+"""`from_torch` and `to_torch`: the networks, their modules and how each is recognised."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codeformer_jax.convert import hyperparameters, names
+from codeformer_jax.convert.errors import ConversionError
+from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer, PatchDiscriminator
+
+Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS
+Table = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """What conversion knows of a network.
+
+    Attributes:
+        module: its class.
+        inputs: (args, kwargs) for `init`, as shapes, of a module.
+        marks: PyTorch names start with one of each group.
+        read: fields read off names and shapes, given the overrides.
+        rename: other packages' names -> the ones converted here.
+        key: where published files keep such a table; None at the top.
+    """
+
+    module: type
+    inputs: Callable[[Any], tuple[tuple, dict]]
+    marks: tuple[tuple[str, ...], ...]
+    read: Callable[..., dict[str, Any]] = lambda shapes, given: {}
+    rename: Callable[[Table], Table] = lambda table: table
+    key: str | None = "params_ema"
+
+
+def _image(side: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+
+
+def _rename_lpips(table: Table) -> Table:
+    """torchvision's VGG16 and `lpips` heads, or the `lpips` package's own file, as one naming."""
+    renamed = {}
+    for name, array in table.items():
+        # The package lists its heads twice and keeps its input scaling as a buffer; torchvision's
+        # file has a classifier, which LPIPS does not use.
+        if name.startswith(("lins.", "scaling_layer.", "classifier.")):
+            continue
+        renamed[re.sub(r"^net\.slice\d\.", "features.", name)] = array
+    return renamed
+
+
+_NETWORKS = {
+    "codeformer": _Network(
+        CodeFormer,
+        lambda module: ((_image(module.image_size),), {"w": 0.0}),
+        (("position_emb", "ft_layers.", "idx_pred_layer.", "fuse_convs_dict."), ("encoder.",)),
+        hyperparameters.read_codeformer,
+    ),
+    "vqgan": _Network(
+        VQGAN,
+        lambda module: ((_image(module.image_size),), {}),
+        (("encoder.blocks.",), ("generator.blocks.",), ("quantize.",)),
+        hyperparameters.read_vqgan,
+    ),
+    "discriminator": _Network(
+        PatchDiscriminator,
+        lambda module: ((_image(module.min_size()),), {"train": False}),
+        (("main.0.",), ("main.2.",)),
+        hyperparameters.read_discriminator,
+        key="params_d",
+    ),
+    "lpips": _Network(
+        LPIPS,
+        lambda module: ((_image(64), _image(64)), {}),
+        (("features.0.",), ("lin0.",)),
+        rename=_rename_lpips,
+        key=None,
+    ),
+}
+NETWORKS = tuple(_NETWORKS)
+
+
+def from_torch(
+    network: str, state_dict: Mapping[str, Any], **overrides: Any
+) -> tuple[Module, dict[str, Any]]:
+    """A PyTorch state dict {name: array or CPU tensor} as (module, variables).
+
+    Hyperparameters are read off names and shapes where they show; the others (n_head, beta,
+    norm_groups, a VQGAN's image_size, ...) have their published defaults. `overrides` are fields
+    of the module and go before both.
+
+    Raises:
+        ConversionError: unknown network or field, impossible sizes, or names that are missing,
+            left over or of another shape; all of them are listed.
+    """
+    spec = _lookup(network)
+    table = {name: np.asarray(array) for name, array in state_dict.items()}
+    table = spec.rename(_without_wrapper(table))
+    _check_fields(spec.module, network, overrides)
+    shapes = {name: tuple(array.shape) for name, array in table.items()}
+    fields = {**spec.read(shapes, overrides), **overrides}
+    module = build_module(network, fields)
+    variables = names.load_table(table, expected_variables(network, module), network)
+    return module, jax.tree.map(jnp.asarray, variables)
+
+
+def to_torch(network: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Variables as {PyTorch name: array}; such a dict loads strictly in PyTorch.
+
+    Raises:
+        ConversionError: unknown network, variables without PyTorch names, or variables without
+            the batch statistics that a strict load needs.
+    """
+    _lookup(network)
+    if "params" not in variables:
+        raise ConversionError(
+            f"variables have the collections {sorted(variables)}; expected 'params' among them"
+        )
+    if network == "discriminator" and "batch_stats" not in variables:
+        raise ConversionError("a discriminator's variables need the collection 'batch_stats' too")
+    return names.dump_table(variables)
+
+
+def detect_network(state_dict: Mapping[str, Any]) -> str:
+    """The network that a PyTorch table belongs to, by its names.
+
+    Raises:
+        ConversionError: no known network; the message shows the first names.
+    """
+    for network, spec in _NETWORKS.items():
+        table = spec.rename(_without_wrapper(state_dict))
+        if all(any(name.startswith(group) for name in table) for group in spec.marks):
+            return network
+    first = ", ".join(list(state_dict)[:5])
+    raise ConversionError(
+        f"cannot tell the network from {len(state_dict)} names ({first}, ...); "
+        f"say which of {', '.join(NETWORKS)} it is"
+    )
+
+
+def torch_key(network: str) -> str | None:
+    """Where published files keep this network's table ('params_ema', ...); None: at the top."""
+    return _lookup(network).key
+
+
+def build_module(network: str, fields: Mapping[str, Any]) -> Module:
+    """The network's module with these fields; dtypes may be names such as 'bfloat16'.
+
+    Raises:
+        ConversionError: unknown fields, or values that the module refuses.
+    """
+    spec = _lookup(network)
+    _check_fields(spec.module, network, fields)
+    fields = dict(fields)
+    if "dtype" in fields:
+        fields["dtype"] = _scalar_type(fields["dtype"])
+    try:
+        return spec.module(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConversionError(
+            f"no network '{network}' can be built with these hyperparameters: {error}"
+        ) from error
+
+
+def module_fields(module: Module) -> dict[str, Any]:
+    """The module's hyperparameters as JSON-ready values, dtype by name."""
+    fields = {name: getattr(module, name) for name in _field_names(type(module))}
+    if "dtype" in fields:
+        fields["dtype"] = jnp.dtype(fields["dtype"]).name
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def expected_variables(network: str, module: Module) -> dict[str, Any]:
+    """Shapes and dtypes of the module's variables; nothing is computed."""
+    args, kwargs = _lookup(network).inputs(module)
+
+    def init(key, *args):
+        return module.init(key, *args, **kwargs)
+
+    return jax.eval_shape(init, jax.random.key(0), *args)
+
+
+def check_module(network: str, module: Any) -> None:
+    """Raises ConversionError where `module` is not of the network's class."""
+    expected = _lookup(network).module
+    if type(module) is not expected:
+        raise ConversionError(
+            f"network '{network}' is a {expected.__name__}; got a {type(module).__name__}"
+        )
+
+
+def _lookup(network: str) -> _Network:
+    if network not in _NETWORKS:
+        raise ConversionError(f"unknown network {network!r}; expected one of {', '.join(NETWORKS)}")
+    return _NETWORKS[network]
+
+
+def _field_names(module_class: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(module_class) if f.name not in ("parent", "name")]
+
+
+def _check_fields(module_class: type, network: str, fields: Mapping[str, Any]) -> None:
+    known = _field_names(module_class)
+    if unknown := sorted(set(fields) - set(known)):
+        raise ConversionError(
+            f"network '{network}' has no hyperparameter {', '.join(unknown)}; "
+            f"it has {', '.join(known)}"
+        )
+
+
+def _scalar_type(dtype: Any) -> Any:
+    # jnp.float32 and np.dtype('float32') are equal but hash differently; modules keep the former.
+    try:
+        return getattr(jnp, jnp.dtype(dtype).name)
+    except TypeError:
+        raise ConversionError(f"dtype is {dtype!r}; expected a name such as 'float32'") from None
+
+
+def _without_wrapper(table: Table) -> Table:
+    """Names without the 'module.' that PyTorch's DataParallel puts before all of them."""
+    if table and all(name.startswith("module.") for name in table):
+        return {name.removeprefix("module."): array for name, array in table.items()}
+    return table

@@ -1,0 +1,306 @@
+"""PyTorch's `.pth` files read without PyTorch, and without running what a pickle may ask for.
+
+Two containers exist: a zip archive with `data.pkl` and one member per storage (PyTorch 1.6 and
+later), and the older stream of pickles followed by raw storages. Both hold a pickle that may name
+any Python function; here only the handful that rebuild tensors are known, the rest is refused.
+"""
+
+import collections
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from codeformer_jax.convert.errors import ConversionError, PthError, UnsafePickleError
+
+STORAGE_DTYPES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_MAX_DEPTH = 50
+
+
+def read_pth(path: str | os.PathLike) -> Any:
+    """Contents of a `.pth` file: nested dicts, lists, numbers and strings with NumPy arrays.
+
+    Arrays keep shape and dtype (bfloat16 by ml_dtypes) and are read-only; nothing in the file is
+    executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UnsafePickleError: the pickle names something that is not part of a tensor.
+        PthError: not a `.pth` file, truncated or corrupt; the message names the file.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        head = file.read(64)
+        file.seek(0)
+        try:
+            if head.startswith(b"PK\x03\x04"):
+                tree = _read_zip(file)
+            elif head.startswith(b"\x80"):
+                tree = _read_legacy(file)
+            else:
+                raise PthError(_describe_foreign(head))
+            return _plain(tree, {}, 0)
+        except PthError as error:
+            raise type(error)(f"{path}: {error}") from error.__cause__
+        except Exception as error:
+            # A damaged pickle or archive can raise nearly anything.
+            raise PthError(
+                f"{path}: truncated or corrupt PyTorch file ({type(error).__name__}: {error}); "
+                "fetch it again"
+            ) from error
+
+
+def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray]:
+    """The {name: array} table of a file's contents.
+
+    Without `key`, the first of 'params_ema', 'params', 'params_d', 'state_dict' that is there,
+    else the whole tree if it is such a table itself.
+
+    Raises:
+        ConversionError: no such table; the message lists what there is.
+    """
+    if not isinstance(tree, dict):
+        raise ConversionError(f"expected a dict of tensors; the file holds a {type(tree).__name__}")
+    if key is None:
+        found = [k for k in STATE_DICT_KEYS if isinstance(tree.get(k), dict)]
+        table = tree[found[0]] if found else tree
+    elif isinstance(tree.get(key), dict):
+        table = tree[key]
+    else:
+        raise ConversionError(f"no table of tensors under {key!r}; the file has {_contents(tree)}")
+    others = [str(k) for k, v in table.items() if not isinstance(v, np.ndarray)]
+    if others or not table:
+        raise ConversionError(
+            f"no table of tensors (looked under {', '.join(STATE_DICT_KEYS)} and at the top); "
+            f"the file has {_contents(table)}"
+        )
+    return {str(k): v for k, v in table.items()}
+
+
+def _contents(tree: dict) -> str:
+    def kind(value):
+        if isinstance(value, np.ndarray):
+            return f"tensor {list(value.shape)}"
+        return f"{type(value).__name__}" + (
+            f" of {len(value)}" if hasattr(value, "__len__") else ""
+        )
+
+    shown = [f"{k!r} ({kind(v)})" for k, v in list(tree.items())[:20]]
+    more = len(tree) - len(shown)
+    return (", ".join(shown) or "nothing") + (f" and {more} more" if more else "")
+
+
+def _describe_foreign(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty; fetch it again"
+    if text.startswith((b"<!doctype", b"<html")):
+        return "this is a web page, not weights; fetch the file from its direct address"
+    if text.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not weights; run `git lfs pull`"
+    return f"not a PyTorch file (it starts with {head[:8]!r}; expected a zip archive or a pickle)"
+
+
+class _Storage:
+    """Flat array of one storage; in the older format its values arrive after the tensors."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+
+class _StorageType:
+    """Stand-in for `torch.FloatStorage` and its kin: carries the dtype, cannot be called."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+
+
+class _RebuildTensor:
+    """Stand-in for `torch._utils._rebuild_tensor_v2`: a strided view of a storage.
+
+    A class with empty slots, so that a pickle cannot set attributes on it.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, storage, offset, size, stride, *_) -> np.ndarray:
+        if not isinstance(storage, _Storage):
+            raise PthError("corrupt: a tensor without a storage")
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise PthError(f"corrupt: a tensor of size {size}, stride {stride}, offset {offset}")
+        flat = storage.array
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        if 0 in size:
+            return np.zeros(size, flat.dtype)
+        if last >= flat.size:
+            raise PthError(
+                f"corrupt: a tensor of size {tuple(size)}, stride {tuple(stride)} and offset "
+                f"{offset} reaches outside its storage of {flat.size} elements"
+            )
+        strides = tuple(s * flat.itemsize for s in stride)
+        return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
+
+
+class _RebuildParameter:
+    """Stand-in for `torch._utils._rebuild_parameter`: the tensor itself."""
+
+    __slots__ = ()
+
+    def __call__(self, data, *_) -> np.ndarray:
+        if not isinstance(data, np.ndarray):
+            raise PthError("corrupt: a parameter that holds no tensor")
+        return data
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Knows tensors, storages and OrderedDict; refuses every other global."""
+
+    def __init__(self, file: BinaryIO, load_storage: Callable[..., _Storage]):
+        super().__init__(file, encoding="utf-8")
+        self._load_storage = load_storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _RebuildTensor()
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _RebuildParameter()
+        if module == "torch" and name in STORAGE_DTYPES:
+            return _StorageType(STORAGE_DTYPES[name])
+        raise UnsafePickleError(
+            f"refused: the pickle names '{module}.{name}', which is not part of a tensor, and "
+            "loading it could run code. If you trust the file, load it with PyTorch and save its "
+            "state dict alone"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise UnsafePickleError(f"refused: a persistent object that is not a storage: {pid!r}")
+        _, kind, key, _, count, *view = pid
+        if not isinstance(kind, _StorageType) or type(count) is not int or count < 0:
+            raise PthError(f"corrupt: a storage described as {pid[2:]!r}")
+        if any(v is not None for v in view):
+            raise PthError(
+                "a storage that is a view of another one (PyTorch before 0.4); save it anew"
+            )
+        return self._load_storage(kind.dtype, str(key), count)
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        roots = [n for n in members if n.endswith("data.pkl") and n.count("/") <= 1]
+        if len(roots) != 1:
+            raise PthError("a zip archive without 'data.pkl': not a PyTorch checkpoint")
+        prefix = roots[0].removesuffix("data.pkl")
+        order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
+        raw: dict[str, bytes] = {}
+
+        def load_storage(dtype: np.dtype, key: str, count: int) -> _Storage:
+            info = members.get(f"{prefix}data/{key}")
+            if info is None:
+                raise PthError(f"corrupt: storage {key!r} is not in the archive")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise PthError(f"storage {key!r} is compressed, which PyTorch does not write")
+            if info.file_size != count * dtype.itemsize:
+                raise PthError(
+                    f"corrupt: storage {key!r} has {info.file_size} bytes; expected "
+                    f"{count} x {dtype.itemsize}"
+                )
+            if key not in raw:
+                raw[key] = archive.read(info)
+            array = np.frombuffer(raw[key], dtype)
+            return _Storage(array.byteswap() if order.strip() == b"big" else array)
+
+        if members[roots[0]].compress_type != zipfile.ZIP_STORED:
+            raise PthError("'data.pkl' is compressed, which PyTorch does not write")
+        with archive.open(roots[0]) as stream:
+            return _TensorUnpickler(stream, load_storage).load()
+
+
+def _read_legacy(file: BinaryIO) -> Any:
+    total = os.fstat(file.fileno()).st_size
+    storages: dict[str, np.ndarray] = {}
+
+    def load_storage(dtype: np.dtype, key: str, count: int) -> _Storage:
+        if key not in storages:
+            used = sum(a.nbytes for a in storages.values())
+            if used + count * dtype.itemsize > total:
+                raise PthError(f"truncated: storage {key!r} of {count} elements is not in the file")
+            storages[key] = np.zeros(count, dtype)
+        if storages[key].dtype != dtype or storages[key].size != count:
+            raise PthError(f"corrupt: storage {key!r} is described in two ways")
+        return _Storage(storages[key])
+
+    def load() -> Any:
+        return _TensorUnpickler(file, load_storage).load()
+
+    if load() != _LEGACY_MAGIC:
+        raise PthError("a pickle, but not one that PyTorch wrote")
+    if (protocol := load()) != _LEGACY_PROTOCOL:
+        raise PthError(f"protocol version {protocol!r}; expected {_LEGACY_PROTOCOL}")
+    system = load()
+    if not isinstance(system, dict) or not system.get("little_endian", True):
+        raise PthError("written on a big-endian machine, which is not supported; save it anew")
+    tree = load()
+    for key in load():
+        array = storages.get(key)
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        if array is None or count != array.size:
+            raise PthError(
+                f"corrupt: storage {key!r} holds {count} elements, not what was declared"
+            )
+        if file.readinto(array.view(np.uint8)) != array.nbytes:
+            raise PthError(f"truncated in storage {key!r}; fetch the file again")
+        storages.pop(key)
+    if storages:
+        raise PthError(f"truncated: no values for storages {', '.join(sorted(storages))}")
+    return tree
+
+
+def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """`value` as plain containers; anything that is neither data nor a tensor is refused."""
+    if depth > _MAX_DEPTH:
+        raise PthError(f"containers nested more than {_MAX_DEPTH} deep")
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, np.ndarray):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, dict):
+        # dict.items: a pickle can put an attribute 'items' on an OrderedDict.
+        keys = list(dict.keys(value))
+        if not all(isinstance(k, str | int) for k in keys):
+            raise PthError("a dict whose keys are neither strings nor integers")
+        plain = {k: _plain(v, done, depth + 1) for k, v in dict.items(value)}
+    elif type(value) in (list, tuple):
+        plain = type(value)(_plain(v, done, depth + 1) for v in value)
+    else:
+        raise UnsafePickleError(f"refused: it holds a {type(value).__name__}, which is not data")
+    done[id(value)] = plain
+    return plain
