@@ -41,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.beta = 0.25
     config.model.beta_on = "commitment"  # or 'codebook', as published
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
+    config.model.restart_below = 0.0  # 0.1 with ema_decay: dead codes restart from latents
     config.model.dtype = "float32"  # or 'bfloat16'
 
     config.discriminator = ml_collections.ConfigDict()

@@ -72,6 +72,8 @@ class VectorQuantizer(nn.Module):
             latents assigned to each code (VQ-VAE, appendix A.1), kept in the collection
             'codebook', updated whenever that is mutable, and only the commitment term remains.
         ema_epsilon: Laplace smoothing of the counts.
+        restart_below: with a moving average, a code whose average count per batch falls below
+            this is replaced by a latent of the batch, drawn with the rng 'codes'; 0 is off.
     """
 
     codebook_size: int
@@ -80,6 +82,7 @@ class VectorQuantizer(nn.Module):
     beta_on: str = "commitment"
     ema_decay: float | None = None
     ema_epsilon: float = 1e-5
+    restart_below: float = 0.0
 
     def __post_init__(self):
         if self.beta_on not in ("commitment", "codebook"):
@@ -144,15 +147,17 @@ class VectorQuantizer(nn.Module):
             return
         decay, flat = self.ema_decay, jax.lax.stop_gradient(flat)
         sums = jnp.zeros_like(self.ema_sums.value).at[indices].add(flat)
-        self.ema_counts.value = decay * self.ema_counts.value + (1 - decay) * counts
-        self.ema_sums.value = decay * self.ema_sums.value + (1 - decay) * sums
-        total = self.ema_counts.value.sum()
-        smoothed = (
-            (self.ema_counts.value + self.ema_epsilon)
-            / (total + self.codebook_size * self.ema_epsilon)
-            * total
-        )
-        self.ema_embedding.value = self.ema_sums.value / smoothed[:, None]
+        sums = decay * self.ema_sums.value + (1 - decay) * sums
+        counts = decay * self.ema_counts.value + (1 - decay) * counts
+        if self.restart_below:
+            dead = counts < self.restart_below
+            drawn = jax.random.choice(self.make_rng("codes"), flat, dead.shape)
+            sums = jnp.where(dead[:, None], drawn, sums)
+            counts = jnp.where(dead, 1.0, counts)
+        total = counts.sum()
+        smoothing = total / (total + self.codebook_size * self.ema_epsilon)
+        self.ema_sums.value, self.ema_counts.value = sums, counts
+        self.ema_embedding.value = sums / ((counts + self.ema_epsilon) * smoothing)[:, None]
 
 
 class GumbelQuantizer(nn.Module):

@@ -162,7 +162,7 @@ class VQGAN(nn.Module):
         emb_dim: length of a code d.
         norm_groups: groups of every GroupNorm.
         quantizer: 'nearest' or 'gumbel'.
-        beta, beta_on, ema_decay: see `VectorQuantizer`.
+        beta, beta_on, ema_decay, restart_below: see `VectorQuantizer`.
         straight_through, kl_weight: see `GumbelQuantizer`.
         dtype: dtype of the computation; parameters, codebook distances and norms are float32.
 
@@ -182,6 +182,7 @@ class VQGAN(nn.Module):
     beta: float = 0.25
     beta_on: str = "commitment"
     ema_decay: float | None = None
+    restart_below: float = 0.0
     straight_through: bool = True
     kl_weight: float = 5e-4
     dtype: DTypeLike = jnp.float32
@@ -238,7 +239,12 @@ class VQGAN(nn.Module):
         self.generator = Generator(**backbone)
         if self.quantizer == "nearest":
             self.quantize = VectorQuantizer(
-                self.codebook_size, self.emb_dim, self.beta, self.beta_on, self.ema_decay
+                self.codebook_size,
+                self.emb_dim,
+                self.beta,
+                self.beta_on,
+                self.ema_decay,
+                restart_below=self.restart_below,
             )
         else:
             self.quantize = GumbelQuantizer(

@@ -92,7 +92,7 @@ class VQGANTask:
                 {"params": params, **state.collections},
                 real,
                 mutable=list(state.collections),
-                rngs={"gumbel": key},
+                rngs={"gumbel": key, "codes": key},
             )
             return (output.image, output.codebook_loss), (output, collections)
 
