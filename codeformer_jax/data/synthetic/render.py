@@ -1,5 +1,8 @@
 """From an identity to a picture: the layers, back to front."""
 
+import operator
+from typing import SupportsIndex
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -13,7 +16,7 @@ SMALLEST = 16
 EYES_AT = (0.5, 0.47)
 
 
-def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarray, "size size 3"]:
     """Draw the face of an identity.
 
     The identity (0 or more) fixes the look completely; `size` (16 or more pixels) only the
@@ -21,10 +24,10 @@ def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
     Raises ValueError for a negative identity or a size that is too small or not an integer.
     """
     check_size(size)
-    if isinstance(identity, bool) or not isinstance(identity, int | np.integer) or identity < 0:
-        raise ValueError(f"identity is {identity!r}; give an integer of 0 or more")
-    size = int(size)
-    face = draw_face(int(identity))
+    identity, size = operator.index(identity), operator.index(size)
+    if identity < 0:
+        raise ValueError(f"identity is {identity}; give an integer of 0 or more")
+    face = draw_face(identity)
     planes = np.empty((3, size, size), np.float32)
     scene.paint_background(planes, Grid.make(size, (0.5, 0.5)), face.background, face.light)
     upright = Grid.make(size, EYES_AT)
@@ -52,7 +55,7 @@ def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
     return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
 
-def check_size(size: int) -> None:
+def check_size(size: object) -> None:
     """Raises ValueError unless `size` is an integer of at least SMALLEST."""
     whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
     if not whole or size < SMALLEST:

@@ -49,7 +49,8 @@ class SyntheticFaces:
         """The identity that `render_face` takes, of the face at an index."""
         place = operator.index(index)
         if not 0 <= place < len(self):
-            raise IndexError(f"index is {place}; this source has faces 0 to {len(self) - 1}")
+            holds = f"has faces 0 to {len(self) - 1}" if len(self) else "is empty"
+            raise IndexError(f"index is {place}; this source {holds}")
         return 2 * (self.seed * FACES_PER_SEED + place) + _PARITY[self.split]
 
     def __getitem__(self, index: SupportsIndex) -> dict:
