@@ -194,4 +194,8 @@ def shade_under_hair(head: HeadMap, hair: HairMap, grid: Grid, face: Face) -> np
     full[hair.window] = hair.opening
     near = full[head.window]
     depth = 0.02 if face.hair.style == "buzz" else 0.05
-    return 0.3 * step(-depth, 0.005, near)
+    shadow = 0.3 * step(-depth, 0.005, near)
+    if not face.hair.length:
+        # The opening widens abruptly where sideburns end; the shadow must not.
+        shadow = shadow * step(0.055, -0.02, head.y)
+    return shadow

@@ -1,6 +1,5 @@
 """From an identity to a picture: the layers, back to front."""
 
-import operator
 from typing import SupportsIndex
 
 import numpy as np
@@ -24,10 +23,10 @@ def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarra
     Raises ValueError for a negative identity or a size that is too small or not an integer.
     """
     check_size(size)
-    identity, size = operator.index(identity), operator.index(size)
-    if identity < 0:
-        raise ValueError(f"identity is {identity}; give an integer of 0 or more")
-    face = draw_face(identity)
+    if not is_whole(identity) or identity < 0:
+        raise ValueError(f"identity is {identity!r}; give an integer of 0 or more")
+    size = int(size)
+    face = draw_face(int(identity))
     planes = np.empty((3, size, size), np.float32)
     scene.paint_background(planes, Grid.make(size, (0.5, 0.5)), face.background, face.light)
     upright = Grid.make(size, EYES_AT)
@@ -57,6 +56,10 @@ def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarra
 
 def check_size(size: object) -> None:
     """Raises ValueError unless `size` is an integer of at least SMALLEST."""
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or size < SMALLEST:
+    if not is_whole(size) or size < SMALLEST:
         raise ValueError(f"size is {size!r}; give the side in pixels, an integer >= {SMALLEST}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, of Python or NumPy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
