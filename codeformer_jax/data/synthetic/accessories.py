@@ -3,7 +3,7 @@
 import numpy as np
 
 from codeformer_jax.data.synthetic.look import Face
-from codeformer_jax.data.synthetic.shapes import Grid, Outline, band, cover, over, step
+from codeformer_jax.data.synthetic.shapes import Grid, Number, Outline, band, cover, over, step
 from codeformer_jax.data.synthetic.skin import HeadMap
 
 
@@ -29,7 +29,7 @@ def paint_beard(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> No
     over(planes, window, np.clip(colour, 0, 1), alpha)
 
 
-def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: float) -> np.ndarray:
+def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
     beard, mouth = face.beard, face.mouth
     side = np.abs(x)
     my, w = mouth.y + 0.004 * face.pose.pitch, mouth.half_width
@@ -51,7 +51,9 @@ def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: float) -> np.ndarray:
         jaw = cover(ring * np.float32(0.09), px, soft)
     else:
         cheek = my - 0.01 - 7.0 * np.maximum(side - 0.085, 0) ** 2
-        jaw = cover(cheek - y, px, soft)
+        # Sideburns fade in, so that no edge shows where the hair ends.
+        fade = 0.06 if beard.kind == "stubble" else 0.03
+        jaw = cover(cheek - y, px, soft) * step(0.03, 0.05 + fade, y)
     lips = np.hypot(x / (w * 1.05), (y - 0.5 * (lip_top + low) - 0.002) / (0.5 * (low - lip_top)))
     clear = cover((1 - lips) * np.float32(0.035), px, 0.012)
     return np.maximum(jaw * clear, moustache)
@@ -72,9 +74,9 @@ def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
         rim = np.hypot(dx, y) - np.float32(0.5 * (hw + hh))
     else:
         # A rounded box; aviators taper towards the cheek.
-        taper = 0.25 * (y + hh) if glasses.kind == "aviator" else 0.0
+        taper = 0.25 * (y + hh) if glasses.kind == "aviator" else np.float32(0)
         corner = np.float32(0.045 if glasses.kind == "aviator" else 0.022)
-        qx = np.abs(dx + 0.3 * np.asarray(taper)) - (hw - corner - 0.3 * np.asarray(taper))
+        qx = np.abs(dx + 0.3 * taper) - (hw - corner - 0.3 * taper)
         qy = np.abs(y) - (hh - corner)
         outside = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0))
         rim = outside + np.minimum(np.maximum(qx, qy), 0) - corner
@@ -86,7 +88,7 @@ def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
     shadow = band(rim - 0.006, thick, px, 0.014) * (y > 0)
     over(planes, window, (0.15, 0.08, 0.06), 0.16 * shadow)
     frame = band(rim, thick, px)
-    gap = np.maximum(cx - hw, 0.012)
+    gap = max(cx - hw, 0.012)
     bridge = band(y + 0.018 - 1.2 * side * side, thick * 0.9, px) * cover(side - gap, px)
     temple = band(y + 0.03, thick * 0.9, px) * cover(cx + hw - side, px)
     temple = temple * cover(np.abs(x + 0.03 * face.pose.yaw) - face.head.width, px)

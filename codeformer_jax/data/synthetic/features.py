@@ -3,7 +3,7 @@
 import numpy as np
 
 from codeformer_jax.data.synthetic.look import Face
-from codeformer_jax.data.synthetic.shapes import Grid, band, blob, cover, darken, over, step
+from codeformer_jax.data.synthetic.shapes import Grid, Number, band, blob, cover, darken, over, step
 
 
 def paint_eyes(planes: np.ndarray, grid: Grid, face: Face) -> None:
@@ -11,7 +11,7 @@ def paint_eyes(planes: np.ndarray, grid: Grid, face: Face) -> None:
         _eye(planes, grid, face, side)
 
 
-def _eye(planes: np.ndarray, grid: Grid, face: Face, side: float) -> None:
+def _eye(planes: np.ndarray, grid: Grid, face: Face, side: Number) -> None:
     eyes, px = face.eyes, grid.px
     # The eye on the side that yaw turns away is foreshortened.
     w = eyes.half_width * (1 - 0.1 * side * face.pose.yaw)
@@ -189,7 +189,7 @@ def paint_mouth(planes: np.ndarray, grid: Grid, face: Face) -> None:
     darken(planes, window, 0.42 * corners)
 
 
-def _gap(y: np.ndarray, top: np.ndarray, low: np.ndarray, px: float) -> np.ndarray:
+def _gap(y: np.ndarray, top: np.ndarray, low: np.ndarray, px: Number) -> np.ndarray:
     """Coverage of what lies between two curves, right for gaps thinner than a pixel too."""
     return np.maximum(band(y - 0.5 * (top + low), 0.5 * (low - top), px), 0)
 

@@ -8,6 +8,7 @@ from codeformer_jax.data.synthetic import palette
 from codeformer_jax.data.synthetic.look import Face, Hair
 from codeformer_jax.data.synthetic.shapes import (
     Grid,
+    Number,
     Outline,
     Window,
     band,
@@ -67,7 +68,7 @@ def _silhouette(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face) -> np.ndar
     return distance
 
 
-def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: float) -> np.ndarray:
+def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: Number) -> np.ndarray:
     """Hair that hangs from the temples down to `length`."""
     sway = hair.wave * np.sin(y * 24 + 3 * float(hair.strands[1]))
     side = np.abs(x) + sway
@@ -160,7 +161,7 @@ def _colour(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face, shapes) -> np.
     return np.clip(base * (1.25 * shade) + gloss * tint + 0.015, 0, 1)
 
 
-def _strands(s: np.ndarray, table: np.ndarray, px: float) -> np.ndarray:
+def _strands(s: np.ndarray, table: np.ndarray, px: Number) -> np.ndarray:
     """Smooth noise over s in about [-1, 1]; octaves finer than a pixel or two fade out."""
     total = np.zeros_like(s)
     knots = np.arange(256)
@@ -193,4 +194,8 @@ def shade_under_hair(head: HeadMap, hair: HairMap, grid: Grid, face: Face) -> np
     full[hair.window] = hair.opening
     near = full[head.window]
     depth = 0.02 if face.hair.style == "buzz" else 0.05
-    return 0.3 * step(-depth, 0.005, near)
+    shadow = 0.3 * step(-depth, 0.005, near)
+    if not face.hair.length:
+        # The opening widens abruptly where sideburns end; the shadow must not.
+        shadow = shadow * step(0.055, -0.02, head.y)
+    return shadow

@@ -20,6 +20,7 @@ from codeformer_jax.data.synthetic.look import (
     Pose,
     Skin,
 )
+from codeformer_jax.data.synthetic.shapes import Number
 
 # Separates these draws from any other generator that is seeded with a small integer.
 _STREAM = 0xFACE
@@ -31,14 +32,14 @@ class Dice:
     def __init__(self, identity: int):
         self._random = np.random.Generator(np.random.PCG64([_STREAM, identity])).random
 
-    def between(self, low: float, high: float) -> float:
+    def between(self, low: Number, high: Number) -> float:
         return low + (high - low) * self._random()
 
-    def bell(self, low: float, high: float) -> float:
+    def bell(self, low: Number, high: Number) -> float:
         """A value in [low, high] that prefers the middle."""
         return low + (high - low) * float(self._random(3).mean())
 
-    def chance(self, probability: float) -> bool:
+    def chance(self, probability: Number) -> bool:
         return bool(self._random() < probability)
 
     def pick(self, weights: dict):
@@ -50,7 +51,7 @@ class Dice:
     def table(self, entries: int) -> np.ndarray:
         return self._random(entries).astype(np.float32) * 2 - 1
 
-    def mix(self, colours: tuple[Colour, ...], place: float, jitter: float) -> Colour:
+    def mix(self, colours: tuple[Colour, ...], place: Number, jitter: Number) -> Colour:
         """The colour at `place` in [0, 1] along a row of colours, moved by up to `jitter`."""
         stops = np.linspace(0, 1, len(colours))
         channels = np.array(colours).T
@@ -150,7 +151,7 @@ def _mouth(dice: Dice, stage: str, feminine: bool, skin: Skin) -> Mouth:
     )
 
 
-def _eyes(dice: Dice, stage: str, feminine: bool, tone: float, smile: float) -> Eyes:
+def _eyes(dice: Dice, stage: str, feminine: bool, tone: Number, smile: Number) -> Eyes:
     dark = dice.between(0, 1) < 0.25 + tone * 1.2
     iris = palette.IRIS_DARK if dark else palette.IRIS_LIGHT
     makeup = feminine and stage != "child" and dice.chance(0.65)
@@ -183,7 +184,7 @@ def _brows(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Brows:
     )
 
 
-def _hair(dice: Dice, stage: str, feminine: bool, tone: float) -> Hair:
+def _hair(dice: Dice, stage: str, feminine: bool, tone: Number) -> Hair:
     styles = dict(palette.STYLES_LONG if feminine else palette.STYLES_SHORT)
     if stage in ("child", "young"):
         styles.pop("bald", None)

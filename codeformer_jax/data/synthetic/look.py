@@ -8,91 +8,93 @@ import dataclasses
 
 import numpy as np
 
-Colour = tuple[float, float, float]
+from codeformer_jax.data.synthetic.shapes import Number
+
+Colour = tuple[Number, Number, Number]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    yaw: float
-    pitch: float
-    roll: float
+    yaw: Number
+    pitch: Number
+    roll: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Light:
     direction: Colour
-    ambient: float
-    strength: float
+    ambient: Number
+    strength: Number
     tint: Colour
 
 
 @dataclasses.dataclass(frozen=True)
 class Skin:
     colour: Colour
-    tone: float
-    blush: float
-    shine: float
-    age: float
-    wrinkles: float
-    freckles: float
+    tone: Number
+    blush: Number
+    shine: Number
+    age: Number
+    wrinkles: Number
+    freckles: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    width: float
-    jaw: float
-    chin: float
-    chin_y: float
-    crown_y: float
-    ear: float
-    neck: float
+    width: Number
+    jaw: Number
+    chin: Number
+    chin_y: Number
+    crown_y: Number
+    ear: Number
+    neck: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Eyes:
-    apart: float
-    half_width: float
-    upper: float
-    lower: float
-    tilt: float
+    apart: Number
+    half_width: Number
+    upper: Number
+    lower: Number
+    tilt: Number
     iris: Colour
-    iris_size: float
-    gaze: tuple[float, float]
-    crease: float
-    liner: float
+    iris_size: Number
+    gaze: tuple[Number, Number]
+    crease: Number
+    liner: Number
     shadow: Colour
-    shadow_alpha: float
+    shadow_alpha: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Brows:
     colour: Colour
-    y: float
-    arch: float
-    tilt: float
-    thickness: float
-    length: float
-    alpha: float
+    y: Number
+    arch: Number
+    tilt: Number
+    thickness: Number
+    length: Number
+    alpha: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Nose:
-    tip_y: float
-    width: float
-    bridge: float
-    height: float
+    tip_y: Number
+    width: Number
+    bridge: Number
+    height: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Mouth:
-    y: float
-    half_width: float
-    upper: float
-    lower: float
-    smile: float
-    open: float
+    y: Number
+    half_width: Number
+    upper: Number
+    lower: Number
+    smile: Number
+    open: Number
     colour: Colour
-    alpha: float
+    alpha: Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +102,19 @@ class Hair:
     style: str
     colour: Colour
     roots: Colour
-    lift: float
-    side: float
-    length: float
-    spread: float
-    curl: float
-    wave: float
-    hairline: float
-    part: float
-    left: float
-    right: float
-    recede: float
-    side_opening: float
-    gloss: float
+    lift: Number
+    side: Number
+    length: Number
+    spread: Number
+    curl: Number
+    wave: Number
+    hairline: Number
+    part: Number
+    left: Number
+    right: Number
+    recede: Number
+    side_opening: Number
+    gloss: Number
     cloth: Colour
     strands: np.ndarray
 
@@ -121,18 +123,18 @@ class Hair:
 class Beard:
     kind: str
     colour: Colour
-    alpha: float
-    extra: float
+    alpha: Number
+    extra: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class Glasses:
     kind: str
     colour: Colour
-    rim: float
-    half_width: float
-    half_height: float
-    tint: float
+    rim: Number
+    half_width: Number
+    half_height: Number
+    tint: Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +142,9 @@ class Clothes:
     neckline: str
     colour: Colour
     second: Colour
-    slope: float
-    shoulder_y: float
-    depth: float
+    slope: Number
+    shoulder_y: Number
+    depth: Number
     earrings: bool
 
 
@@ -151,7 +153,7 @@ class Background:
     kind: str
     first: Colour
     second: Colour
-    angle: float
+    angle: Number
     phases: np.ndarray
 
 

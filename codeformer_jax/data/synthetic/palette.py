@@ -1,7 +1,7 @@
 """Colours (sRGB in [0, 1]), hair styles and how often each is chosen."""
 
 
-def _rows(*codes: str) -> tuple[tuple[float, float, float], ...]:
+def _rows(*codes: str) -> tuple:
     return tuple(tuple(byte / 255 for byte in bytes.fromhex(code)) for code in codes)
 
 

@@ -1,5 +1,7 @@
 """From an identity to a picture: the layers, back to front."""
 
+from typing import SupportsIndex
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -13,7 +15,7 @@ SMALLEST = 16
 EYES_AT = (0.5, 0.47)
 
 
-def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarray, "size size 3"]:
     """Draw the face of an identity.
 
     The identity (0 or more) fixes the look completely; `size` (16 or more pixels) only the
@@ -21,7 +23,7 @@ def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
     Raises ValueError for a negative identity or a size that is too small or not an integer.
     """
     check_size(size)
-    if isinstance(identity, bool) or not isinstance(identity, int | np.integer) or identity < 0:
+    if not is_whole(identity) or identity < 0:
         raise ValueError(f"identity is {identity!r}; give an integer of 0 or more")
     size = int(size)
     face = draw_face(int(identity))
@@ -52,8 +54,12 @@ def render_face(identity: int, size: int) -> UInt8[np.ndarray, "size size 3"]:
     return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
 
-def check_size(size: int) -> None:
+def check_size(size: object) -> None:
     """Raises ValueError unless `size` is an integer of at least SMALLEST."""
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    if not whole or size < SMALLEST:
+    if not is_whole(size) or size < SMALLEST:
         raise ValueError(f"size is {size!r}; give the side in pixels, an integer >= {SMALLEST}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, of Python or NumPy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -5,6 +5,7 @@ import numpy as np
 from codeformer_jax.data.synthetic.look import Background, Face
 from codeformer_jax.data.synthetic.shapes import (
     Grid,
+    Number,
     band,
     blob,
     cover,
@@ -93,7 +94,7 @@ def paint_body(planes: np.ndarray, grid: Grid, face: Face) -> None:
         darken(planes, window, 0.3 * rim, (1, 1, 1))
 
 
-def _neck_width(y: np.ndarray, width: float) -> np.ndarray:
+def _neck_width(y: np.ndarray, width: Number) -> np.ndarray:
     return width + 0.9 * np.maximum(y - 0.4, 0) ** 1.5 + 0.15 * np.maximum(y - 0.46, 0)
 
 
@@ -114,7 +115,7 @@ def _neck(planes: np.ndarray, window, grid: Grid, face: Face) -> None:
     over(planes, window, colour, cover(inside, px))
 
 
-def _shirt_collar(planes: np.ndarray, window, px: float, frame, clothes) -> None:
+def _shirt_collar(planes: np.ndarray, window, px: Number, frame, clothes) -> None:
     x, y, shade, width = frame
     corners = [(width + 0.005, 0.345), (width + 0.05, 0.41), (0.095, 0.56), (0.01, 0.495)]
     flap = polygon(np.abs(x), y, corners)

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+Number = float | int | np.floating
 Window = tuple[slice, slice]
 
 
@@ -21,18 +22,18 @@ class Grid:
 
     x: np.ndarray
     y: np.ndarray
-    px: float
-    origin: tuple[float, float]
-    roll: float
+    px: Number
+    origin: tuple[Number, Number]
+    roll: Number
 
     @classmethod
-    def make(cls, size: int, origin: tuple[float, float], roll: float = 0.0) -> "Grid":
+    def make(cls, size: int, origin: tuple[Number, Number], roll: Number = 0.0) -> "Grid":
         centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         x, y = centres[None, :] - np.float32(origin[0]), centres[:, None] - np.float32(origin[1])
         cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
         return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
-    def window(self, left: float, top: float, right: float, bottom: float) -> Window:
+    def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
         """The pixels that a box of this frame can touch."""
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
@@ -40,7 +41,7 @@ class Grid:
         rows = [self.origin[1] + sin * x + cos * y for x, y in corners]
         size = round(1 / self.px)
 
-        def span(values: list[float]) -> slice:
+        def span(values: list[Number]) -> slice:
             low = int(np.floor(min(values) * size)) - 1
             high = int(np.ceil(max(values) * size)) + 1
             return slice(min(max(low, 0), size), min(max(high, 0), size))
@@ -55,13 +56,13 @@ class Grid:
 class Outline:
     """A closed, star-shaped curve: radii [n] at equal angles from straight down, around (x, y)."""
 
-    x: float
-    y: float
+    x: Number
+    y: Number
     radii: np.ndarray
     slopes: np.ndarray
 
     @classmethod
-    def through(cls, points: list[tuple[float, float]], centre_y: float, smooth: float = 9.0):
+    def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
         """A smooth curve near the points of its right half, listed from bottom to top."""
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
@@ -69,7 +70,7 @@ class Outline:
         return cls.from_radii(0.0, centre_y, np.interp(np.abs(turn), angles, radii), smooth)
 
     @classmethod
-    def from_radii(cls, x: float, y: float, radii: np.ndarray, smooth: float = 0.0) -> "Outline":
+    def from_radii(cls, x: Number, y: Number, radii: np.ndarray, smooth: Number = 0.0) -> "Outline":
         if smooth:
             orders = np.fft.rfftfreq(256, 1 / 256)
             low_pass = np.exp(-((orders * np.pi / 180 * smooth) ** 2) / 2)
@@ -82,26 +83,31 @@ class Outline:
         dx, dy = x - np.float32(self.x), y - np.float32(self.y)
         place = (np.arctan2(dx, dy) + np.float32(np.pi)) * np.float32(256 / (2 * np.pi))
         low = place.astype(np.int32)
-        part = place - low
+        part = place - low.astype(np.float32)
         low &= 255
         high = (low + 1) & 255
         radius = self.radii[low] * (1 - part) + self.radii[high] * part
         return (np.sqrt(dx * dx + dy * dy) - radius) * self.slopes[low]
 
 
-def cover(distance: np.ndarray, px: float, soft: float = 0.0) -> np.ndarray:
+def _unit(value: np.ndarray) -> np.ndarray:
+    # Half the overhead of np.clip, which shows in small windows.
+    return np.minimum(np.maximum(value, 0), 1)
+
+
+def cover(distance: np.ndarray, px: Number, soft: Number = 0.0) -> np.ndarray:
     """How much of a pixel lies inside; `soft` widens the edge by a length."""
-    return np.clip(np.float32(0.5) - distance / np.float32(max(px, soft)), 0, 1)
+    return _unit(np.float32(0.5) - distance * np.float32(1 / max(px, soft)))
 
 
-def band(distance: np.ndarray, half: np.ndarray | float, px: float, soft: float = 0.0):
+def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Number = 0.0):
     """How much of a pixel a line of half width `half` around distance 0 covers."""
-    edge = np.float32(max(px, soft))
-    inner = np.clip((half - distance) / edge + np.float32(0.5), 0, 1)
-    return inner + np.clip((half + distance) / edge + np.float32(0.5), 0, 1) - 1
+    sharp = np.float32(1 / max(px, soft))
+    distance, half = distance * sharp, half * sharp + np.float32(0.5)
+    return _unit(half - distance) + _unit(half + distance) - 1
 
 
-def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[float, float]]) -> np.ndarray:
+def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[Number, Number]]) -> np.ndarray:
     """Distance to a convex polygon whose corners run clockwise on the screen."""
     sides = []
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
@@ -111,20 +117,20 @@ def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[float, float]]) -> 
     return np.maximum.reduce(sides)
 
 
-def melt(first: np.ndarray, second: np.ndarray, radius: float) -> np.ndarray:
+def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
     """The union of two shapes with a rounded seam (Quilez' polynomial smooth minimum)."""
     near = np.maximum(np.float32(radius) - np.abs(first - second), 0)
     return np.minimum(first, second) - near * near * np.float32(0.25 / radius)
 
 
-def step(low: float, high: float, value: np.ndarray) -> np.ndarray:
+def step(low: Number, high: Number, value: np.ndarray) -> np.ndarray:
     """0 below `low`, 1 above `high`, smooth between; `low` may be the larger one."""
-    t = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
+    t = _unit((value - np.float32(low)) * np.float32(1 / (high - low)))
     return t * t * (3 - 2 * t)
 
 
 def blob(
-    x: np.ndarray, y: np.ndarray, centre: tuple[float, float], sx: float, sy: float
+    x: np.ndarray, y: np.ndarray, centre: tuple[Number, Number], sx: Number, sy: Number
 ) -> np.ndarray:
     """A soft spot of height 1: exp(-(dx/sx)^2 - (dy/sy)^2)."""
     dx = (x - np.float32(centre[0])) * np.float32(1 / sx)

@@ -7,6 +7,7 @@ import numpy as np
 from codeformer_jax.data.synthetic.look import Face
 from codeformer_jax.data.synthetic.shapes import (
     Grid,
+    Number,
     Outline,
     Window,
     band,
@@ -24,14 +25,14 @@ class HeadMap:
     window: Window
     x: np.ndarray
     y: np.ndarray
-    axis: float
+    axis: Number
     outline: Outline
     distance: np.ndarray
     shade: np.ndarray
     gloss: np.ndarray
 
 
-def head_outline(face: Face, grow_top: float = 0.0, grow_side: float = 0.0) -> Outline:
+def head_outline(face: Face, grow_top: Number = 0.0, grow_side: Number = 0.0) -> Outline:
     """The head's silhouette in its own frame; the two lengths grow it, for hair."""
     head = face.head
     w, chin = head.width, head.chin_y
@@ -75,7 +76,7 @@ def map_head(grid: Grid, face: Face) -> HeadMap:
     return HeadMap(window, x, y, axis, outline, distance, shade * (1 - 0.18 * edge), gloss)
 
 
-def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: float):
+def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: Number):
     """Slopes of the surface: an egg, plus soft bumps for the relief of the face."""
     head, nose = face.head, face.nose
     cy = 0.5 * (head.chin_y + head.crown_y)
@@ -117,7 +118,7 @@ def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: float):
     return slope_x, slope_y
 
 
-def _rows_near(y: np.ndarray, low: float, high: float) -> slice:
+def _rows_near(y: np.ndarray, low: Number, high: Number) -> slice:
     """Rows of a slightly turned window that can hold a y in [low, high]."""
     nearest, farthest = y.min(axis=1), y.max(axis=1)
     first = int(np.searchsorted(farthest, low))
@@ -154,7 +155,7 @@ def paint_skin(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> Non
     over(planes, head.window, colour, cover(head.distance, grid.px))
 
 
-def _wrinkles(x: np.ndarray, y: np.ndarray, face: Face, px: float) -> np.ndarray:
+def _wrinkles(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
     smile, amount = max(face.mouth.smile, 0.0), face.skin.wrinkles
     side = np.abs(x)
     # The fold from the wing of the nose past the corner of the mouth.
@@ -176,7 +177,7 @@ def _wrinkles(x: np.ndarray, y: np.ndarray, face: Face, px: float) -> np.ndarray
     return total
 
 
-def _between(value: np.ndarray, low: float, high: float, soft: float) -> np.ndarray:
+def _between(value: np.ndarray, low: Number, high: Number, soft: Number) -> np.ndarray:
     return step(low - soft, low + soft, value) * (1 - step(high - soft, high + soft, value))
 
 
@@ -186,7 +187,7 @@ def _freckles(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
         cx, cy = 0.19 * float(dx), 0.11 + 0.055 * float(dy) - 0.03 * float(dx) ** 2
         near = _rows_near(y, cy - 0.012, cy + 0.012)
         total[near] += blob(x[near], y[near], (cx, cy), 0.0045, 0.0045)
-    return np.float32(0.13 * face.skin.freckles) * np.minimum(total, 1)
+    return np.float32(0.1 * face.skin.freckles) * np.minimum(total, 1)
 
 
 def _grain(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from typing import SupportsIndex
 
-from codeformer_jax.data.synthetic.render import check_size, render_face
+from codeformer_jax.data.synthetic.render import check_size, is_whole, render_face
 
 FACES_PER_SEED = 2**20
 
@@ -35,22 +35,26 @@ class SyntheticFaces:
         if self.split not in _PARITY:
             raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_PARITY)}")
         check_size(self.size)
-        if self.length is not None and not 0 <= operator.index(self.length) <= FACES_PER_SEED:
+        if self.length is not None and not (
+            is_whole(self.length) and 0 <= self.length <= FACES_PER_SEED
+        ):
             raise ValueError(
-                f"length is {self.length}; give 0 to {FACES_PER_SEED}, or None for all of them"
+                f"length is {self.length!r}; give an integer from 0 to {FACES_PER_SEED}, "
+                "or None for all of them"
             )
-        if operator.index(self.seed) < 0:
-            raise ValueError(f"seed is {self.seed}; give an integer of 0 or more")
+        if not is_whole(self.seed) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more")
 
     def __len__(self) -> int:
-        return FACES_PER_SEED if self.length is None else operator.index(self.length)
+        return FACES_PER_SEED if self.length is None else int(self.length)
 
     def identity(self, index: SupportsIndex) -> int:
         """The identity that `render_face` takes, of the face at an index."""
         place = operator.index(index)
         if not 0 <= place < len(self):
-            raise IndexError(f"index is {place}; this source has faces 0 to {len(self) - 1}")
-        return 2 * (self.seed * FACES_PER_SEED + place) + _PARITY[self.split]
+            holds = f"has faces 0 to {len(self) - 1}" if len(self) else "is empty"
+            raise IndexError(f"index is {place}; this source {holds}")
+        return 2 * (int(self.seed) * FACES_PER_SEED + place) + _PARITY[self.split]
 
     def __getitem__(self, index: SupportsIndex) -> dict:
         identity = self.identity(index)
