@@ -279,6 +279,16 @@ def test_open_source_without_path_gives_synthetic_faces():
         open_source(data_config(), "all")
 
 
+def test_synthetic_faces_of_both_splits_go_through_the_pipeline():
+    config = data_config(image_size=32, synthetic_length=6, heldout_length=3, cache=True)
+    (step,) = take(batches(open_source(config, "train"), batch_size=6, seed=0), 1)
+    (heldout,) = take(evaluation_batches(open_source(config, "heldout"), batch_size=4))
+    assert step["image"].shape == (6, 32, 32, 3)
+    assert len(set(step["name"].tolist())) == 6
+    assert heldout["valid"].tolist() == [True, True, True, False]
+    assert not set(step["name"].tolist()) & set(heldout["name"].tolist())
+
+
 def test_open_source_with_path_gives_the_folder(tmp_path, folder):
     source = open_source(data_config(path=str(tmp_path)), "all")
     assert isinstance(source, ImageFolder)
