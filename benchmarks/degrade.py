@@ -2,8 +2,8 @@
 
     python benchmarks/degrade.py [--rounds 7] [--sizes 64:16 512:2]
 
-Both are given the same drawn parameters; both draw their own noise. Rounds of the two alternate, and
-the ratio is the median of the rounds' ratios. Prints one JSON object.
+Both are given the same drawn parameters; both draw their own noise. Rounds of the two alternate,
+and the ratio is the median of the rounds' ratios. Prints one JSON object.
 """
 
 import argparse

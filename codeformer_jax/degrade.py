@@ -1,14 +1,14 @@
 """The degradation that training images go through: blur, downsample, noise, JPEG, upsample.
 
-`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253, section 4.1).
+`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253).
 
-Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static shapes:
-the small image is the top-left corner of a canvas as large as the image. Blur widths are in pixels
-of the image given and r divides its side, at any size: nothing is scaled to 512 px behind the
-caller's back. One key per image: what becomes of an image depends on its key and pixels only.
+Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static
+shapes: the small image is the top-left corner of a canvas as large as the image. Blur widths are in
+pixels of the image given and r divides its side, at any size: nothing is scaled to 512 px behind
+the caller's back. One key per image: what becomes of an image depends on its key and pixels only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,11 +61,11 @@ class Recipe:
     def create(
         cls,
         *,
-        blur_sigma: tuple[float, float],
-        downsample: tuple[float, float],
-        noise: tuple[float, float],
-        jpeg_quality: tuple[float, float],
-        anisotropic: float = 0.5,
+        blur_sigma: Sequence[float | int],
+        downsample: Sequence[float | int],
+        noise: Sequence[float | int],
+        jpeg_quality: Sequence[float | int],
+        anisotropic: float | int = 0.5,
     ) -> "Recipe":
         """A recipe from (low, high) pairs; low == high fixes a value.
 
@@ -100,8 +100,8 @@ class Recipe:
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
-        """A recipe from a mapping (ml_collections included) with the arguments of `create`.
+    def from_config(cls, config: Any) -> "Recipe":
+        """A recipe from a dict or ConfigDict with the arguments of `create`.
 
         Raises ValueError that lists missing and unknown names.
         """
@@ -212,7 +212,8 @@ def degrade(
 ) -> Float[Array, "b s s 3"]:
     """Degrade a batch [b, s, s, 3] with parameters and noise drawn from one key per image.
 
-    See `apply` for ranges and errors. The result for an image does not depend on the others.
+    See `apply` for ranges and errors. The result for an image depends on neither the others nor its
+    place; a batch of another size is compiled anew, which may move a few pixels by a rounding.
     """
     _check_images(images)
     if keys.shape != images.shape[:1]:

@@ -1,7 +1,7 @@
 """Gaussian kernels, one per image, and the filter that applies them as cv2.filter2D does.
 
-Layout: images [b, h, w, c], kernels [b, k, k]. Any value range; float32. Sigmas in pixels, angles in
-radians. The border is reflect-101 (the edge pixel is not repeated).
+Layout: images [b, h, w, c], kernels [b, k, k]. Any value range; float32. Sigmas in pixels, angles
+in radians. The border is reflect-101 (the edge pixel is not repeated).
 """
 
 from typing import Literal, get_args
@@ -99,9 +99,9 @@ def _filter_by_matmul(images: Array, kernels: Array, symmetric: bool) -> Array:
     """Filter in the cosine basis of the reflected image.
 
     A reflect-101 image is even with period 2(n-1), so it is a sum of cosines cos(w y) cos(v x).
-    Correlation with a tap at (a, c) turns cos(w y) into cos(w y) cos(w a) - sin(w y) sin(w a), so the
-    kernel acts on each coefficient through its four cosine and sine sums; the two mixed ones vanish
-    for a kernel that is symmetric under a half turn.
+    Correlation with a tap at (a, c) turns cos(w y) into cos(w y) cos(w a) - sin(w y) sin(w a), so
+    the kernel acts on each coefficient through its four cosine and sine sums; the two mixed ones
+    vanish for a kernel that is symmetric under a half turn.
     """
     rows = _Basis(images.shape[1], kernels.shape[1])
     columns = _Basis(images.shape[2], kernels.shape[1])
@@ -120,7 +120,7 @@ def _filter_by_matmul(images: Array, kernels: Array, symmetric: bool) -> Array:
 
 
 class _Basis:
-    """Matrices [frequency, pixel] in, [pixel, frequency] out, and [2, frequency, tap] for kernels."""
+    """Matrices [frequency, pixel] in, [pixel, frequency] out, [2, frequency, tap] for kernels."""
 
     def __init__(self, side: int, kernel_size: int):
         period = max(2 * (side - 1), 1)

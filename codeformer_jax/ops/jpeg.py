@@ -1,10 +1,10 @@
-"""What a JPEG file does to an image: libjpeg's encoder and decoder with 4:2:0 chroma, on the device.
+"""What a JPEG file does to an image: libjpeg's encoder and decoder, 4:2:0 chroma, on the device.
 
-Layout: [b, h, w, 3] RGB in [0, 1], float32. As in `resize`, an image may be the top-left corner of a
-canvas, with traced height and width. The entropy coding is lossless and is left out. Colours,
+Layout: [b, h, w, 3] RGB in [0, 1], float32. As in `resize`, an image may be the top-left corner of
+a canvas, with traced height and width. The entropy coding is lossless and is left out. Colours,
 subsampling, padding and chroma interpolation equal libjpeg's to the bit. Its 32-bit integer DCT is
-done in float32 with the same constants and the same roundings between passes; sums beyond 2**24 lose
-their last bits, which may move a pixel by one level, rarely.
+done in float32 with the same constants and the same roundings between passes; sums beyond 2**24
+lose their last bits, which may move a pixel by one level, rarely.
 """
 
 import jax
@@ -37,8 +37,8 @@ _CHROMA = (
     (99, 99, 99, 99, 99, 99, 99, 99),
     (99, 99, 99, 99, 99, 99, 99, 99),
 )
-# sqrt(8) times the orthonormal DCT-II [frequency, pixel] in 13-bit fixed point, with the rounding of
-# the constants of Loeffler, Ligtenberg and Moschytz's factorisation (ICASSP 1989) that libjpeg has.
+# sqrt(8) times the orthonormal DCT-II [frequency, pixel] in 13-bit fixed point, with the rounding
+# of the constants of Loeffler, Ligtenberg and Moschytz's factorisation (ICASSP 1989) in libjpeg.
 _DCT = np.array(
     [
         [8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192],
@@ -96,8 +96,8 @@ def jpeg(
     tables = quantization_tables(quality)
     luma = _code_blocks(ycbcr[:, :1], tables[:, :1], gradient)
     chroma_height, chroma_width = (height + 1) // 2, (width + 1) // 2
-    # libjpeg pads columns before subsampling but rows after it, each chroma row being the mean of two
-    # true rows (or of the last one twice).
+    # libjpeg pads columns before subsampling but rows after it, each chroma row being the mean of
+    # two true rows (or of the last one twice).
     chroma = _extend(_subsample(ycbcr[:, 1:], gradient), chroma_height, axis=2)
     chroma = _code_blocks(chroma, tables[:, 1:], gradient)
     chroma = _extend(_extend(chroma, chroma_height, axis=2), chroma_width, axis=3)

@@ -2,8 +2,8 @@
 
 Layout: [b, h, w, c], any value range, float32. An image of traced size lives in the top-left corner
 of a *canvas* of static size; its `height` and `width` are traced integers, one per image, and what
-the canvas holds elsewhere is ignored. Pixel centres are at half-integers, coordinates are clamped at
-the borders, and nothing is antialiased: cv2.resize with INTER_LINEAR.
+the canvas holds elsewhere is ignored. Pixel centres are at half-integers, coordinates are clamped
+at the borders, and nothing is antialiased: cv2.resize with INTER_LINEAR.
 """
 
 from typing import Literal, get_args
