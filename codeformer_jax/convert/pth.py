@@ -5,31 +5,17 @@ later), and the older stream of pickles followed by raw storages. Both hold a pi
 any Python function; here only the handful that rebuild tensors are known, the rest is refused.
 """
 
-import collections
+import io
 import os
-import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from codeformer_jax.convert.errors import ConversionError, PthError, UnsafePickleError
+from codeformer_jax.convert.unpickle import Storage, TensorUnpickler
 
-STORAGE_DTYPES = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
 STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -121,98 +107,7 @@ def _describe_foreign(head: bytes) -> str:
     return f"not a PyTorch file (it starts with {head[:8]!r}; expected a zip archive or a pickle)"
 
 
-class _Storage:
-    """Flat array of one storage; in the older format its values arrive after the tensors."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
-
-
-class _StorageType:
-    """Stand-in for `torch.FloatStorage` and its kin: carries the dtype, cannot be called."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: np.dtype):
-        self.dtype = dtype
-
-
-class _RebuildTensor:
-    """Stand-in for `torch._utils._rebuild_tensor_v2`: a strided view of a storage.
-
-    A class with empty slots, so that a pickle cannot set attributes on it.
-    """
-
-    __slots__ = ()
-
-    def __call__(self, storage, offset, size, stride, *_) -> np.ndarray:
-        if not isinstance(storage, _Storage):
-            raise PthError("corrupt: a tensor without a storage")
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise PthError(f"corrupt: a tensor of size {size}, stride {stride}, offset {offset}")
-        flat = storage.array
-        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-        if 0 in size:
-            return np.zeros(size, flat.dtype)
-        if last >= flat.size:
-            raise PthError(
-                f"corrupt: a tensor of size {tuple(size)}, stride {tuple(stride)} and offset "
-                f"{offset} reaches outside its storage of {flat.size} elements"
-            )
-        strides = tuple(s * flat.itemsize for s in stride)
-        return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
-
-
-class _RebuildParameter:
-    """Stand-in for `torch._utils._rebuild_parameter`: the tensor itself."""
-
-    __slots__ = ()
-
-    def __call__(self, data, *_) -> np.ndarray:
-        if not isinstance(data, np.ndarray):
-            raise PthError("corrupt: a parameter that holds no tensor")
-        return data
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Knows tensors, storages and OrderedDict; refuses every other global."""
-
-    def __init__(self, file: BinaryIO, load_storage: Callable[..., _Storage]):
-        super().__init__(file, encoding="utf-8")
-        self._load_storage = load_storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _RebuildParameter()
-        if module == "torch" and name in STORAGE_DTYPES:
-            return _StorageType(STORAGE_DTYPES[name])
-        raise UnsafePickleError(
-            f"refused: the pickle names '{module}.{name}', which is not part of a tensor, and "
-            "loading it could run code. If you trust the file, load it with PyTorch and save its "
-            "state dict alone"
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise UnsafePickleError(f"refused: a persistent object that is not a storage: {pid!r}")
-        _, kind, key, _, count, *view = pid
-        if not isinstance(kind, _StorageType) or type(count) is not int or count < 0:
-            raise PthError(f"corrupt: a storage described as {pid[2:]!r}")
-        if any(v is not None for v in view):
-            raise PthError(
-                "a storage that is a view of another one (PyTorch before 0.4); save it anew"
-            )
-        return self._load_storage(kind.dtype, str(key), count)
-
-
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: io.BufferedIOBase) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         roots = [n for n in members if n.endswith("data.pkl") and n.count("/") <= 1]
@@ -222,7 +117,7 @@ def _read_zip(file: BinaryIO) -> Any:
         order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
         raw: dict[str, bytes] = {}
 
-        def load_storage(dtype: np.dtype, key: str, count: int) -> _Storage:
+        def load_storage(dtype: np.dtype, key: str, count: int) -> Storage:
             info = members.get(f"{prefix}data/{key}")
             if info is None:
                 raise PthError(f"corrupt: storage {key!r} is not in the archive")
@@ -236,19 +131,18 @@ def _read_zip(file: BinaryIO) -> Any:
             if key not in raw:
                 raw[key] = archive.read(info)
             array = np.frombuffer(raw[key], dtype)
-            return _Storage(array.byteswap() if order.strip() == b"big" else array)
+            return Storage(array.byteswap() if order.strip() == b"big" else array)
 
         if members[roots[0]].compress_type != zipfile.ZIP_STORED:
             raise PthError("'data.pkl' is compressed, which PyTorch does not write")
-        with archive.open(roots[0]) as stream:
-            return _TensorUnpickler(stream, load_storage).load()
+        return TensorUnpickler(io.BytesIO(archive.read(roots[0])), load_storage).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BufferedIOBase) -> Any:
     total = os.fstat(file.fileno()).st_size
     storages: dict[str, np.ndarray] = {}
 
-    def load_storage(dtype: np.dtype, key: str, count: int) -> _Storage:
+    def load_storage(dtype: np.dtype, key: str, count: int) -> Storage:
         if key not in storages:
             used = sum(a.nbytes for a in storages.values())
             if used + count * dtype.itemsize > total:
@@ -256,10 +150,10 @@ def _read_legacy(file: BinaryIO) -> Any:
             storages[key] = np.zeros(count, dtype)
         if storages[key].dtype != dtype or storages[key].size != count:
             raise PthError(f"corrupt: storage {key!r} is described in two ways")
-        return _Storage(storages[key])
+        return Storage(storages[key])
 
     def load() -> Any:
-        return _TensorUnpickler(file, load_storage).load()
+        return TensorUnpickler(file, load_storage).load()
 
     if load() != _LEGACY_MAGIC:
         raise PthError("a pickle, but not one that PyTorch wrote")
@@ -293,11 +187,9 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, dict):
-        # dict.items: a pickle can put an attribute 'items' on an OrderedDict.
-        keys = list(dict.keys(value))
-        if not all(isinstance(k, str | int) for k in keys):
+        if not all(isinstance(k, str | int) for k in value):
             raise PthError("a dict whose keys are neither strings nor integers")
-        plain = {k: _plain(v, done, depth + 1) for k, v in dict.items(value)}
+        plain = {k: _plain(v, done, depth + 1) for k, v in value.items()}
     elif type(value) in (list, tuple):
         plain = type(value)(_plain(v, done, depth + 1) for v in value)
     else:
