@@ -1,0 +1,20 @@
+"""Image and code metrics: pure functions, one number per image; callers reduce."""
+
+from codeformer_jax.metrics.codes import (
+    CodebookUsage,
+    code_accuracy,
+    code_cross_entropy,
+    codebook_usage,
+)
+from codeformer_jax.metrics.images import PSNR_CEILING, psnr, psnr_y, ssim
+
+__all__ = [
+    "PSNR_CEILING",
+    "CodebookUsage",
+    "code_accuracy",
+    "code_cross_entropy",
+    "codebook_usage",
+    "psnr",
+    "psnr_y",
+    "ssim",
+]

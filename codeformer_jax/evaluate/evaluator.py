@@ -1,0 +1,238 @@
+"""Runs a network over a set of images and scores what it makes of them.
+
+An image's degradation depends on the seed and its place in the source, never on the batch, so
+that anyone can reproduce the scores of a single image.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from codeformer_jax.evaluate.collect import Collector
+from codeformer_jax.evaluate.evaluation import Evaluation
+from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
+from codeformer_jax.nn import VQGAN, CodeFormer
+
+Variables = Mapping[str, Any]
+
+
+class Source(Protocol):
+    """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
+
+    An `index` in the element says which image it really is where a source replaces broken ones;
+    such stand-ins are left out.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+def evaluate(
+    module: VQGAN,
+    variables: Variables,
+    images_source: Source,
+    *,
+    teacher: tuple[VQGAN, Variables] | None = None,
+    recipe: Any = None,
+    seed: int = 0,
+    weights: Sequence[float] = (0.0, 0.5, 1.0),
+    adain: bool = False,
+    batch_size: int = 8,
+    lpips: tuple[Any, Variables] | None = None,
+    limit: int | None = None,
+    progress: bool = True,
+    degrade_fn: DegradeFn | None = None,
+) -> Evaluation:
+    """Scores a CodeFormer's restorations, or a VQGAN's reconstructions, of clean images.
+
+    Args:
+        module, variables: a `CodeFormer`, or a `VQGAN`: then nothing is degraded, and `recipe`,
+            `seed`, `weights` and `adain` play no part.
+        images_source: clean images, see `Source`.
+        teacher: the VQGAN whose codes of the clean images are the truth, and its variables; its
+            reconstructions show what perfect codes would give.
+        recipe: a `codeformer_jax.degrade.Recipe`.
+        seed: of the degradation.
+        weights: fidelity weights w; the scores at the largest decide which images are worst.
+        adain: see `CodeFormer`.
+        batch_size: images per call; it changes speed and memory only.
+        lpips: an `nn.LPIPS` and its variables, for one more column.
+        limit: evaluate the first so many images only.
+        progress: show a bar on stderr.
+        degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images` instead of
+            `codeformer_jax.degrade.degrade`.
+
+    Raises:
+        TypeError: a module of another kind.
+        ValueError: no images, images of different sizes or of one the network does not divide, a
+            teacher with other codes, an option out of range, or output that is not finite.
+    """
+    weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
+    _check_counts(batch_size=batch_size, limit=limit)
+    _check_networks(module, teacher, recipe, weights)
+    teacher, lpips = teacher or (None, None), lpips or (None, None)
+    arguments = {
+        "networks": Networks(module, teacher[0], lpips[0]),
+        "variables": (variables, teacher[1], lpips[1]),
+        "weights": np.array(weights, np.float32),
+        "key": jax.random.key(seed),
+        "recipe": recipe,
+        "adain": adain,
+        "degrade_fn": degrade_fn or (_published_degradation() if weights else None),
+    }
+    collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
+    number = len(images_source) if limit is None else min(limit, len(images_source))
+    size = _run(
+        arguments, collector, images_source, number, batch_size=batch_size, progress=progress
+    )
+    settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
+    if weights:
+        settings |= {"seed": seed, "weights": weights, "adain": adain}
+        settings["degradation"] = _numbers(recipe)
+    networks = {"network": module, "teacher": teacher[0]}
+    settings |= {k: _hyperparameters(v) for k, v in networks.items() if v is not None}
+    return collector.finish(settings)
+
+
+class _Batch(NamedTuple):
+    images: np.ndarray
+    indices: np.ndarray
+    names: list[str]  # Shorter than the images where those are padded.
+
+
+def _run(
+    arguments: Mapping[str, Any],
+    collector: Collector,
+    source: Source,
+    number: int,
+    *,
+    batch_size: int,
+    progress: bool,
+) -> list[int]:
+    """Measures the first `number` images into the collector; returns their height and width."""
+    if number == 0:
+        raise ValueError("the source has no images to evaluate; give it at least one")
+    pending = None
+    with tqdm.tqdm(total=number, desc="evaluate", unit="image", disable=not progress) as bar:
+
+        def collect(batch, measured):
+            collector.add(batch.names, batch.indices, measured)
+            bar.update(len(batch.names))
+
+        for batch in _batches(source, number, batch_size, arguments["networks"].module):
+            measured = measure(batch.images, batch.indices, **arguments)
+            # The device works on this batch while the host takes in the last and reads the next.
+            if pending is not None:
+                collect(*pending)
+            pending = (batch, measured)
+        if pending is None:
+            raise ValueError(f"none of the {number} images of the source could be read")
+        collect(*pending)
+    return list(pending[0].images.shape[1:3])
+
+
+def _batches(source: Source, number: int, batch_size: int, module: VQGAN) -> Iterator[_Batch]:
+    """Batches of one size; the last is padded with copies of its last image."""
+    shape, pictures, indices, names = None, [], [], []
+    for index in range(number):
+        element = source[index]
+        if int(element.get("index", index)) == index:
+            image, name = np.asarray(element["image"]), str(element["name"])
+            _check_image(image, name, shape, module)
+            shape = image.shape
+            pictures.append(image)
+            indices.append(index)
+            names.append(name)
+        if len(names) == batch_size or (names and index == number - 1):
+            missing = batch_size - len(names)
+            yield _Batch(
+                np.stack(pictures + pictures[-1:] * missing),
+                np.array(indices + indices[-1:] * missing, np.int32),
+                names,
+            )
+            pictures, indices, names = [], [], []
+
+
+def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
+    if not weights:
+        return ["reconstruction"]
+    return ["input", *(f"w={w:g}" for w in weights), *(["teacher"] if has_teacher else [])]
+
+
+def _published_degradation() -> DegradeFn:
+    from codeformer_jax.degrade import degrade  # noqa: PLC0415
+
+    return degrade
+
+
+def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: VQGAN):
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected uint8 [h, w, 3] (RGB)")
+    size = f"'{name}' has {image.shape[0]}x{image.shape[1]} px"
+    if shape is not None and image.shape != shape:
+        raise ValueError(
+            f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
+        )
+    if any(side % module.downsampling for side in image.shape[:2]):
+        raise ValueError(
+            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
+            f"resize the images, for example to {module.image_size} px"
+        )
+
+
+def _check_counts(**counts: int | None):
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _check_networks(
+    module: Any,
+    teacher: tuple[VQGAN, Variables] | None,
+    recipe: Any,
+    weights: Sequence[float],
+):
+    if not isinstance(module, VQGAN):
+        raise TypeError(f"cannot evaluate a {type(module).__name__}; expected CodeFormer or VQGAN")
+    if not isinstance(module, CodeFormer):
+        if teacher is not None:
+            raise ValueError("a VQGAN's own codes are the truth; give a teacher to CodeFormer only")
+        return
+    if recipe is None:
+        raise ValueError("give the recipe by which the images are degraded before restoration")
+    sane = all(math.isfinite(w) and w >= 0 for w in weights)
+    if not weights or not sane or len({f"{w:g}" for w in weights}) < len(weights):
+        raise ValueError(f"weights must be different numbers from 0 up, got {list(weights)}")
+    for name in ("codebook_size", "downsampling") if teacher else ():
+        ours, theirs = getattr(module, name), getattr(teacher[0], name)
+        if ours != theirs:
+            raise ValueError(
+                f"the teacher has {name}={theirs}, the network {ours}, so that their codes cannot "
+                "be compared; give the VQGAN that this network was trained with"
+            )
+
+
+def _hyperparameters(module: VQGAN) -> dict[str, Any]:
+    """The network's class and fields as JSON values."""
+    names = [field.name for field in dataclasses.fields(module)]
+    fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}
+    fields["dtype"] = jnp.dtype(fields["dtype"]).name
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    return {"class": type(module).__name__, **values}
+
+
+def _numbers(recipe: Any) -> Any:
+    """A recipe as JSON values; float32 numbers lose the digits that they do not hold."""
+    if dataclasses.is_dataclass(recipe):
+        recipe = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    if isinstance(recipe, Mapping):
+        return {str(name): _numbers(value) for name, value in recipe.items()}
+    array = np.asarray(recipe, np.float64)
+    return [_numbers(value) for value in array] if array.ndim else float(f"{array:.6g}")
