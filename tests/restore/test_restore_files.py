@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -194,11 +195,12 @@ def test_output_below_the_input_is_not_read(tmp_path, faces, restorer):
         ([], "out", "no image found in nothing"),
     ],
 )
-def test_bad_inputs_and_outputs(tmp_path, faces, picture, restorer, inputs, output, message):
+def test_bad_inputs_and_outputs(tmp_path, faces, restorer, *, inputs, output, message):
     (tmp_path / "empty").mkdir()
-    write_image(tmp_path / "other" / "a.png", picture(32, 32))
+    (tmp_path / "other").mkdir()
+    shutil.copy(faces / "a.png", tmp_path / "other")
     if "faces/a.jpg" in inputs:
-        write_image(faces / "a.jpg", picture(32, 32))
+        shutil.copy(faces / "b c.jpg", faces / "a.jpg")
     before = tree(tmp_path)
     with pytest.raises(RestoreError, match=message):
         restore_files([tmp_path / path for path in inputs], tmp_path / output, restorer, force=True)
@@ -244,7 +246,7 @@ def test_read_only_output(tmp_path, faces, restorer, monkeypatch):
     monkeypatch.setattr(
         os, "access", lambda path, mode: "out" not in str(path) and allowed(path, mode)
     )
-    with pytest.raises(RestoreError, match="cannot write into the folder .*out': permission"):
+    with pytest.raises(RestoreError, match=r"cannot write into the folder .*out': permission"):
         restore_files([faces], tmp_path / "out", restorer)
     assert tree(tmp_path / "out") == {}
 
@@ -254,7 +256,7 @@ def test_output_that_cannot_be_made(tmp_path, faces, restorer, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
-    with pytest.raises(RestoreError, match="cannot make the folder .*out': Permission denied"):
+    with pytest.raises(RestoreError, match=r"cannot make the folder .*out': Permission denied"):
         restore_files([faces], tmp_path / "out", restorer)
     assert not (tmp_path / "out").exists()
 
