@@ -82,6 +82,10 @@ def _add_restore(commands):
         metavar="N",
         help="images at once; default 1 on the CPU, 8 on an accelerator",
     )
+    _add_file_options(parser)
+
+
+def _add_file_options(parser: argparse.ArgumentParser):
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--force", action="store_true", help="write over existing results")
     existing.add_argument(

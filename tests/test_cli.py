@@ -8,12 +8,15 @@ import codeformer_jax
 from codeformer_jax import cli
 
 
-def pretend(monkeypatch, name, **attributes):
-    module = types.ModuleType(f"codeformer_jax.{name}")
-    vars(module).update(attributes)
+def pretend_convert(monkeypatch, convert_file):
+    monkeypatch.setattr("codeformer_jax.convert.command.convert_file", convert_file)
+
+
+def pretend_demo(monkeypatch, run):
+    module = types.ModuleType("codeformer_jax.demo")
+    module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    if "." not in name:
-        monkeypatch.setattr(codeformer_jax, name, module, raising=False)
+    monkeypatch.setattr(codeformer_jax, "demo", module, raising=False)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["restore", "--help"], ["--version"]])
@@ -69,7 +72,7 @@ def test_convert(monkeypatch, capsys):
         calls.append((source, target, options))
         return "converted"
 
-    pretend(monkeypatch, "convert.command", convert_file=convert_file, parse_overrides=list)
+    pretend_convert(monkeypatch, convert_file)
     arguments = ["a.pth", "b.pth", "out", "--network", "lpips", "--no-verify", "--set", "nf=32"]
     assert cli.main(["convert", *arguments]) == 0
     assert cli.main(["convert", "m.safetensors", "m.pth", "--to-torch", "--force"]) == 0
@@ -78,13 +81,13 @@ def test_convert(monkeypatch, capsys):
         (
             ["a.pth", "b.pth"],
             "out",
-            {**defaults, "network": "lpips", "verify": False, "overrides": ["nf=32"]},
+            {**defaults, "network": "lpips", "verify": False, "overrides": {"nf": 32}},
         ),
         (
             ["m.safetensors"],
             "m.pth",
             {"network": None, "to_torch": True, "force": True, "verify": True, "key": None}
-            | {"overrides": []},
+            | {"overrides": {}},
         ),
     ]
     assert capsys.readouterr().out == "converted\n" * 2
@@ -95,7 +98,7 @@ def test_convert_errors_are_messages(monkeypatch, capsys, error):
     def convert_file(*args, **options):
         raise error
 
-    pretend(monkeypatch, "convert.command", convert_file=convert_file, parse_overrides=dict)
+    pretend_convert(monkeypatch, convert_file)
     assert cli.main(["convert", "a.pth", "out"]) == 2
     assert capsys.readouterr().err == f"codeformer-jax: error: {error}\n"
 
@@ -104,7 +107,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
     def convert_file(*args, **options):
         raise TypeError("a bug")
 
-    pretend(monkeypatch, "convert.command", convert_file=convert_file, parse_overrides=dict)
+    pretend_convert(monkeypatch, convert_file)
     with pytest.raises(TypeError, match="a bug"):
         cli.main(["convert", "a.pth", "out"])
 
@@ -112,7 +115,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
 @pytest.mark.parametrize("flag", ["--dir", "--workdir"])
 def test_demo(monkeypatch, flag):
     calls = []
-    pretend(monkeypatch, "demo", run=lambda directory, short: calls.append((directory, short)))
+    pretend_demo(monkeypatch, lambda directory, short: calls.append((directory, short)))
     assert cli.main(["demo"]) == 0
     assert cli.main(["demo", flag, "d", "--short"]) == 0
     assert calls == [("demo", False), ("d", True)]
@@ -122,6 +125,6 @@ def test_interrupt_is_quiet(monkeypatch, capsys):
     def run(directory, short):
         raise KeyboardInterrupt
 
-    pretend(monkeypatch, "demo", run=run)
+    pretend_demo(monkeypatch, run)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")

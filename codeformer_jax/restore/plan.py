@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from codeformer_jax.data.images import SUFFIXES
 from codeformer_jax.restore.errors import RestoreError
@@ -96,18 +96,21 @@ def plan_files(
         )
     _check_targets(jobs)
     existing = {job: None for job in jobs if os.path.lexists(job.target)}
-    if folders := [job.target for job in existing if job.target.is_dir()]:
-        raise RestoreError(f"a folder stands where a result must go:{_listing(folders)}")
     chosen = [job for job in jobs if not (skip_existing and job in existing)][:limit]
-    if not (force or skip_existing):
-        clashes = [job.target for job in chosen if job in existing]
-        if clashes:
-            raise RestoreError(
-                f"{len(clashes)} of {len(chosen)} results exist already:{_listing(clashes)}\n"
-                "--force writes over them, --skip-existing restores the others only"
-            )
+    _check_existing(existing, () if force or skip_existing else chosen)
     skipped = tuple(job.target for job in existing) if skip_existing else ()
     return Plan(tuple(chosen), skipped, tuple(unreadable))
+
+
+def _check_existing(existing: Collection[Job], kept: Sequence[Job]):
+    """Raises where folders stand in the place of results, or results of `kept` exist."""
+    if folders := [job.target for job in existing if job.target.is_dir()]:
+        raise RestoreError(f"a folder stands where a result must go:{_listing(folders)}")
+    if clashes := [job.target for job in kept if job in existing]:
+        raise RestoreError(
+            f"{len(clashes)} of {len(kept)} results exist already:{_listing(clashes)}\n"
+            "--force writes over them, --skip-existing restores the others only"
+        )
 
 
 def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]):

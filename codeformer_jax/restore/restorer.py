@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from codeformer_jax.convert import load_model
 from codeformer_jax.nn import CodeFormer
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
@@ -218,13 +219,12 @@ def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, 
             "training run"
         )
     if path.is_dir():
+        # Training's libraries take seconds to import, and model files need none of them.
         from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
 
         trained = load_trained(path, which=which)
         return trained.network, trained.module, trained.variables
     if path.suffix == ".safetensors":
-        from codeformer_jax.convert import load_model  # noqa: PLC0415
-
         return load_model(path)
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise RestoreError(

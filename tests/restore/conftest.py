@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.nn import CodeFormer
+from codeformer_jax.convert import save_model
+from codeformer_jax.nn import VQGAN, CodeFormer
 from codeformer_jax.restore import Restorer
 
 FIELDS = {
@@ -25,22 +26,42 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def network():
-    """(module, variables)"""
-    module = CodeFormer(**FIELDS)
-    inputs = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    shapes = jax.eval_shape(lambda *inputs: module.init(*inputs, w=0.5), *inputs)
+def draw_variables(module, *args, **kwargs):
+    """Variables drawn by NumPy, as compiling `init` takes longer than all of these tests."""
+    shapes = jax.eval_shape(lambda key: module.init(key, *args, **kwargs), jax.random.key(0))
     rng = np.random.default_rng(0)
 
-    # Drawn by NumPy, as compiling `init` takes longer than all of these tests.
     def draw(path, leaf):
         if leaf.ndim == 1:
             return jnp.full(leaf.shape, path[-1].key == "scale", jnp.float32)
         values = rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
         return jnp.asarray(values, jnp.float32)
 
-    return module, jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def network():
+    """(module, variables)"""
+    module = CodeFormer(**FIELDS)
+    return module, draw_variables(module, jnp.zeros((1, 32, 32, 3)), w=0.5)
+
+
+@pytest.fixture(scope="session")
+def model_file(network, tmp_path_factory):
+    """The network as a model file."""
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    save_model(path, "codeformer", *network)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vqgan_file(tmp_path_factory):
+    """A model file of another network."""
+    module = VQGAN(image_size=32, nf=8, ch_mult=(1, 2), norm_groups=4, codebook_size=16, emb_dim=8)
+    path = tmp_path_factory.mktemp("models") / "vqgan.safetensors"
+    save_model(path, "vqgan", module, draw_variables(module, jnp.zeros((1, 32, 32, 3))))
+    return path
 
 
 @pytest.fixture(scope="session")

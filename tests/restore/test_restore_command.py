@@ -1,11 +1,10 @@
-import sys
-import types
+import pathlib
+import shutil
 
 import pytest
 
 from codeformer_jax import cli
 from codeformer_jax.data.images import read_image, write_image
-from codeformer_jax.nn import VQGAN
 from codeformer_jax.restore import Restorer
 
 
@@ -19,15 +18,11 @@ def faces(tmp_path, picture, monkeypatch):
 
 
 @pytest.fixture
-def weights(tmp_path, network, monkeypatch):
-    """weights/codeformer.safetensors in the current directory, which loads as the tiny network."""
+def weights(tmp_path, model_file):
+    """weights/codeformer.safetensors in the current directory."""
     path = tmp_path / "weights" / "codeformer.safetensors"
     path.parent.mkdir()
-    path.touch()
-    loader = types.ModuleType("codeformer_jax.convert")
-    loader.load_model = lambda path: ("codeformer", *network)
-    monkeypatch.setitem(sys.modules, "codeformer_jax.convert", loader)
-    return loader
+    return pathlib.Path(shutil.copy(model_file, path))
 
 
 @pytest.mark.usefixtures("faces", "weights")
@@ -87,11 +82,24 @@ def test_without_weights_two_commands_are_given(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("faces")
-def test_wrong_network(tmp_path, weights, capsys):
-    weights.load_model = lambda path: ("vqgan", VQGAN(), {})
-    assert cli.main(["restore", "faces", "-o", "out"]) == 2
+def test_wrong_network(tmp_path, vqgan_file, capsys):
+    assert cli.main(["restore", "faces", "-o", "out", "--checkpoint", str(vqgan_file)]) == 2
     assert "holds the network 'vqgan'; restoration needs 'codeformer'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("faces")
+def test_converted_there_and_back_restores_the_same(tmp_path, weights):
+    assert cli.main(["restore", "faces", "-o", "before"]) == 0
+    assert cli.main(["convert", str(weights), "model.pth", "--to-torch"]) == 0
+    fields = {"image_size": 32, "norm_groups": 4, "n_head": 2, "attn_resolutions": "16,"}
+    sets = [f"--set={name}={value}" for name, value in fields.items()]
+    assert cli.main(["convert", "model.pth", str(weights), *sets]) == 2
+    assert cli.main(["convert", "model.pth", str(weights), "--force", *sets]) == 0
+    assert cli.main(["restore", "faces", "-o", "after"]) == 0
+    for name in ("1.png", "2.png"):
+        before, after = (tmp_path / folder / name for folder in ("before", "after"))
+        assert before.read_bytes() == after.read_bytes()
 
 
 @pytest.mark.usefixtures("weights")
@@ -104,6 +112,7 @@ def test_wrong_network(tmp_path, weights, capsys):
         (["faces", "-o", "out", "--limit", "-1"], "limit is -1"),
         (["faces", "-o", "out", "--checkpoint", "none"], "no checkpoint 'none'; expected"),
         (["faces", "-o", "out", "--checkpoint", "faces/1.png"], "is not a model: expected"),
+        (["faces", "-o", "out", "--checkpoint", "faces"], "faces is neither a model file nor a"),
         (["faces", "-o", "faces"], "is an input folder"),
         (["faces", "-o", "faces/1.png"], "'faces/1.png' is a file"),
         (["nowhere", "-o", "out"], "no image found in 'nowhere'"),

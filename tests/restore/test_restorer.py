@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.nn import VQGAN, CodeFormer
+from codeformer_jax.nn import CodeFormer
 from codeformer_jax.restore import RestoreError, Restorer
 
 
@@ -174,18 +174,8 @@ def test_result_that_is_not_finite_is_no_picture(network, picture):
         Restorer(module, broken)(picture(32, 32))
 
 
-def pretend(monkeypatch, name, **functions):
-    module = types.ModuleType(name)
-    for key, function in functions.items():
-        setattr(module, key, function)
-    monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_load_model_file(tmp_path, monkeypatch, network, restorer, picture):
-    path = tmp_path / "model.safetensors"
-    path.touch()
-    pretend(monkeypatch, "codeformer_jax.convert", load_model=lambda path: ("codeformer", *network))
-    loaded = Restorer.load(path, batch_size=4)
+def test_load_model_file(model_file, restorer, picture):
+    loaded = Restorer.load(model_file, batch_size=4)
     assert loaded.image_size == 32
     assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
 
@@ -198,17 +188,29 @@ def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture):
         module, variables = network
         return types.SimpleNamespace(network="codeformer", module=module, variables=variables)
 
-    pretend(monkeypatch, "codeformer_jax.train.checkpoint", load_trained=load_trained)
+    # In place of a run: training has its own tests.
+    checkpoint = types.ModuleType("codeformer_jax.train.checkpoint")
+    checkpoint.load_trained = load_trained
+    monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
     loaded = Restorer.load(str(tmp_path), which="best", batch_size=4)
     assert asked == [(tmp_path, "best")]
     assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
 
 
-def test_load_other_network(tmp_path, monkeypatch):
-    path = tmp_path / "vqgan.safetensors"
-    path.touch()
-    pretend(monkeypatch, "codeformer_jax.convert", load_model=lambda path: ("vqgan", VQGAN(), {}))
+def test_load_folder_that_is_no_workdir(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a model file nor a training workdir"):
+        Restorer.load(tmp_path)
+
+
+def test_load_other_network(vqgan_file):
     with pytest.raises(RestoreError, match="holds the network 'vqgan'; restoration needs"):
+        Restorer.load(vqgan_file)
+
+
+def test_load_damaged_file(tmp_path, model_file):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(model_file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.safetensors: not a safetensors file, or damaged"):
         Restorer.load(path)
 
 
