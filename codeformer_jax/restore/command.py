@@ -1,0 +1,68 @@
+"""`codeformer-jax restore`: finds the weights, then restores files."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import SupportsFloat
+
+from codeformer_jax.restore.errors import RestoreError
+from codeformer_jax.restore.files import RestoreSummary, make_folders, run_plan
+from codeformer_jax.restore.plan import plan_files
+from codeformer_jax.restore.restorer import Restorer, check_weight
+
+DEFAULT_WEIGHTS = pathlib.Path("weights", "codeformer.safetensors")
+
+_URL = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth"
+
+NO_WEIGHTS = f"""\
+no weights: there is no '{DEFAULT_WEIGHTS.as_posix()}' here. Fetch and convert the published ones:
+  curl -L -o codeformer.pth {_URL}
+  codeformer-jax convert codeformer.pth {DEFAULT_WEIGHTS.as_posix()}
+(they carry a non-commercial licence), or give --checkpoint a model file or a training workdir."""
+
+
+def restore_command(
+    inputs: Sequence[str | os.PathLike],
+    output_dir: str | os.PathLike,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    which: str | int = "latest",
+    w: SupportsFloat = 0.5,
+    adain: bool = True,
+    batch_size: int | None = None,
+    force: bool = False,
+    skip_existing: bool = False,
+    recursive: bool = True,
+    suffix: str = "",
+    file_format: str = "png",
+    limit: int | None = None,
+) -> RestoreSummary:
+    """Restores as `restore_files` does; everything that can be wrong is checked before loading.
+
+    Args:
+        checkpoint: model file or workdir; None is `weights/codeformer.safetensors` here.
+        which: checkpoint of a workdir: 'latest', 'best' or a step.
+        Others: see `restore_files`.
+
+    Raises:
+        RestoreError: see `restore_files` and `Restorer.load`; without weights, the two commands
+            that fetch and convert them.
+    """
+    w = check_weight(w)
+    if checkpoint is None:
+        if not DEFAULT_WEIGHTS.exists():
+            raise RestoreError(NO_WEIGHTS)
+        checkpoint = DEFAULT_WEIGHTS
+    plan = plan_files(
+        inputs,
+        output_dir,
+        force=force,
+        skip_existing=skip_existing,
+        recursive=recursive,
+        suffix=suffix,
+        file_format=file_format,
+        limit=limit,
+    )
+    restorer = Restorer.load(checkpoint, which=which, batch_size=batch_size)
+    make_folders(plan)
+    return run_plan(plan, restorer, w=w, adain=adain, force=force, progress=None)

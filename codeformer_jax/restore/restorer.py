@@ -1,0 +1,236 @@
+"""A CodeFormer network as a function of pictures."""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from codeformer_jax.convert import load_model
+from codeformer_jax.nn import CodeFormer
+from codeformer_jax.restore.errors import RestoreError
+from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredBatch:
+    """Restored images [b, s, s, 3] in the dtype and range given, and which of them are usable.
+
+    Attributes:
+        images: uint8 0..255 or float32 0..1.
+        finite: False where the network gave infinities or NaN; such an image has no meaning.
+    """
+
+    images: UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]
+    finite: Bool[np.ndarray, "b"]
+
+
+class Restorer:
+    """Restores aligned faces with one compiled function per batch size.
+
+    Attributes:
+        module: the network.
+        variables: its variables, on the device.
+        batch_size: images that go through the network at once; the last batch is filled up with
+            copies, so that it needs no compilation of its own.
+    """
+
+    def __init__(
+        self, module: CodeFormer, variables: Mapping[str, Any], *, batch_size: int | None = None
+    ):
+        """`batch_size`: None is 1 on the CPU, 8 on an accelerator."""
+        self.module = module
+        self.variables = jax.device_put(dict(variables), jax.local_devices()[0])
+        if batch_size is None:
+            batch_size = 1 if jax.default_backend() == "cpu" else 8
+        self.batch_size = _check_batch_size(batch_size)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        *,
+        which: str | int = "latest",
+        batch_size: int | None = None,
+    ) -> "Restorer":
+        """Loads a `.safetensors` model file, or what was trained in a workdir.
+
+        Args:
+            path: the file or the workdir.
+            which: checkpoint of a workdir: 'latest', 'best' or a step.
+            batch_size: see the class.
+
+        Raises:
+            RestoreError: nothing there, another kind of file, or not a CodeFormer network.
+            ValueError, FileNotFoundError: a damaged model file; a workdir without checkpoint.
+        """
+        if batch_size is not None:
+            _check_batch_size(batch_size)
+        path = pathlib.Path(path)
+        network, module, variables = _load(path, which)
+        if network != "codeformer" or not isinstance(module, CodeFormer):
+            raise RestoreError(
+                f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
+                "stage II or III of the training, or converted from codeformer.pth)"
+            )
+        return cls(module, variables, batch_size=batch_size)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's images in pixels."""
+        return self.module.image_size
+
+    def __call__(
+        self,
+        images: Any,
+        w: SupportsFloat = 0.5,
+        adain: bool = True,
+        *,
+        batch_size: int | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Restores pictures of aligned faces.
+
+        Args:
+            images: uint8 0..255 or floats 0..1: one picture [h, w, 3] or gray [h, w], several
+                [n, h, w, 3], or a list of pictures of any sizes.
+            w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input). It is
+                traced: another value does not compile again.
+            adain: gives the codes' features the statistics of the input's, as the published
+                restoration does, which keeps its tone; without it colours are the codes' own.
+            batch_size: instead of the restorer's.
+
+        Returns:
+            What was given, restored: same dtype, range and number of dimensions (a list for a
+            list). The longer side is `image_size`; a picture that is not square is continued by
+            its edges to a square for the network and cut back. A picture without colour (gray, or
+            three equal channels) comes back without colour.
+
+        Raises:
+            RestoreError: pictures of another form, w outside [0, 1], or a network whose result is
+                not finite.
+        """
+        w = check_weight(w)
+        pictures = _pictures(images)
+        fitted = [fit(picture, self.image_size) for picture in pictures]
+        step = self.batch_for(len(fitted), batch_size)
+        results = []
+        for start in range(0, len(fitted), step):
+            batch = fitted[start : start + step]
+            restored = self.restore_batch(batch, w, adain, batch_size=step)
+            if not restored.finite.all():
+                index = start + int(np.argmin(restored.finite))
+                raise RestoreError(f"image {index}: {NOT_FINITE}")
+            results += [unfit(*pair) for pair in zip(restored.images, batch, strict=True)]
+        results = [
+            as_dtype(result[..., 0] if picture.ndim == 2 else result, picture.dtype)
+            for result, picture in zip(results, pictures, strict=True)
+        ]
+        if isinstance(images, Sequence):
+            return results
+        if np.ndim(images) == 4:
+            empty = np.zeros((0, self.image_size, self.image_size, 3), np.asarray(images).dtype)
+            return np.stack(results) if results else empty
+        return results[0]
+
+    def batch_for(self, count: int, batch_size: int | None = None) -> int:
+        """Batch size for `count` images: the next power of two, but at most `batch_size`.
+
+        A few images do not cost a whole batch, and yet few batch sizes are ever compiled.
+        """
+        size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
+        return min(size, 2 ** math.ceil(math.log2(max(count, 1))))
+
+    def restore_batch(
+        self, batch: Sequence[Fitted], w: SupportsFloat, adain: bool, *, batch_size: int
+    ) -> RestoredBatch:
+        """Restores 1 to `batch_size` fitted pictures, as one call of the compiled function."""
+        whole = all(fitted.pixels.dtype == np.uint8 for fitted in batch)
+        dtype = np.dtype(np.uint8 if whole else np.float32)
+        images = np.stack([as_dtype(fitted.pixels, dtype) for fitted in batch])
+        missing = batch_size - len(batch)
+        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        weights = np.full(batch_size, float(w), np.float32)
+        restored, finite = _restore(
+            self.variables, images, weights, module=self.module, adain=bool(adain)
+        )
+        count = len(batch)
+        return RestoredBatch(np.asarray(restored)[:count], np.asarray(finite)[:count])
+
+
+NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
+
+
+def check_weight(w: SupportsFloat) -> float:
+    """Returns w as a float; raises RestoreError outside [0, 1]."""
+    w = float(w)
+    if not 0 <= w <= 1:
+        raise RestoreError(
+            f"w is {w}; expected a number from 0 (quality) to 1 (fidelity to the input)"
+        )
+    return w
+
+
+# The variables are arguments: closed over, they would be folded as constants.
+@functools.partial(jax.jit, static_argnames=("module", "adain"))
+def _restore(
+    variables: Mapping[str, Any],
+    images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
+    w: Float[Array, "b"],
+    *,
+    module: CodeFormer,
+    adain: bool,
+) -> tuple[Array, Bool[Array, "b"]]:
+    whole = images.dtype == jnp.uint8
+    inputs = images.astype(jnp.float32) / 127.5 - 1 if whole else images * 2 - 1
+    restored = module.apply(variables, inputs, w=w, adain=adain).image
+    finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
+    restored = (jnp.clip(restored, -1, 1) + 1) / 2
+    return (jnp.round(restored * 255).astype(jnp.uint8) if whole else restored), finite
+
+
+def _pictures(images: Any) -> list[np.ndarray]:
+    if isinstance(images, Sequence):
+        return [as_image(image, f"image {index}") for index, image in enumerate(images)]
+    if np.ndim(images) == 4:
+        images = np.asarray(images)
+        if images.shape[-1] != 3:
+            raise RestoreError(f"images have shape {list(images.shape)}; expected [n, h, w, 3]")
+        return [as_image(image, f"image {index}") for index, image in enumerate(images)]
+    return [as_image(images)]
+
+
+def _check_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise RestoreError(f"batch size is {batch_size}; expected at least 1")
+    return batch_size
+
+
+def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any]]:
+    if not path.exists():
+        raise RestoreError(
+            f"no checkpoint '{path}'; expected a .safetensors model file or the workdir of a "
+            "training run"
+        )
+    if path.is_dir():
+        # Training's libraries take seconds to import, and model files need none of them.
+        from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
+
+        trained = load_trained(path, which=which)
+        return trained.network, trained.module, trained.variables
+    if path.suffix == ".safetensors":
+        return load_model(path)
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        raise RestoreError(
+            f"'{path}' is a PyTorch file; convert it first: codeformer-jax convert {path} "
+            f"{path.with_suffix('.safetensors')}"
+        )
+    raise RestoreError(
+        f"'{path}' is not a model: expected a .safetensors file or the workdir of a training run"
+    )

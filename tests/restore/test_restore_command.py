@@ -1,0 +1,140 @@
+import pathlib
+import shutil
+
+import pytest
+
+from codeformer_jax import cli
+from codeformer_jax.data.images import read_image, write_image
+from codeformer_jax.restore import Restorer
+
+
+@pytest.fixture
+def faces(tmp_path, picture, monkeypatch):
+    """The current directory holds faces/{1,2}.png."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        write_image(tmp_path / "faces" / f"{seed}.png", picture(40, 40, seed))
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def weights(tmp_path, model_file):
+    """weights/codeformer.safetensors in the current directory."""
+    path = tmp_path / "weights" / "codeformer.safetensors"
+    path.parent.mkdir()
+    return pathlib.Path(shutil.copy(model_file, path))
+
+
+@pytest.mark.usefixtures("faces", "weights")
+def test_restores(tmp_path, restorer, capsys):
+    assert cli.main(["restore", "faces", "faces/1.png", "-o", "out/x", "-w", "0.8"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 of 2 images restored, ")
+    assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == ["1.png", "2.png"]
+    result = read_image("out/x/1.png").pixels.astype(int)
+    assert abs(result - restorer(read_image("faces/1.png").pixels, w=0.8)).max() <= 1
+
+
+@pytest.mark.usefixtures("faces", "weights")
+def test_options_reach_the_network(restorer):
+    args = ["restore", "faces", "-o", "out", "-w", "1", "--no-adain", "--batch-size", "2"]
+    assert cli.main([*args, "--limit", "1", "--suffix", "_r"]) == 0
+    result = read_image("out/1_r.png").pixels.astype(int)
+    expected = restorer(read_image("faces/1.png").pixels, w=1, adain=False)
+    assert abs(result - expected).max() <= 1
+
+
+@pytest.mark.usefixtures("weights")
+def test_unreadable_among_readable(faces, capsys):
+    (faces / "broken.png").write_bytes(b"x")
+    assert cli.main(["restore", "faces", "-o", "out"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2 of 3 images restored")
+    assert "not restored (1):\n  faces/broken.png: " in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.usefixtures("faces", "weights")
+def test_never_overwrites_without_force(tmp_path, capsys):
+    assert cli.main(["restore", "faces", "-o", "out", "-w", "0"]) == 0
+    first = (tmp_path / "out" / "1.png").read_bytes()
+    assert cli.main(["restore", "faces", "-o", "out", "-w", "1"]) == 2
+    assert (tmp_path / "out" / "1.png").read_bytes() == first
+    err = capsys.readouterr().err
+    assert "error: 2 of 2 results exist already:\n  out/1.png\n  out/2.png\n--force" in err
+    assert cli.main(["restore", "faces", "-o", "out", "-w", "1", "--skip-existing"]) == 0
+    assert (tmp_path / "out" / "1.png").read_bytes() == first
+    assert cli.main(["restore", "faces", "-o", "out", "-w", "1", "--force"]) == 0
+    assert (tmp_path / "out" / "1.png").read_bytes() != first
+
+
+@pytest.mark.usefixtures("faces")
+def test_without_weights_two_commands_are_given(tmp_path, capsys):
+    assert cli.main(["restore", "faces", "-o", "out"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  curl -L -o codeformer.pth https://github.com/sczhou/CodeFormer/releases/download/"
+        "v0.1.0/codeformer.pth",
+        "  codeformer-jax convert codeformer.pth weights/codeformer.safetensors",
+        "(they carry a non-commercial licence), or give --checkpoint a model file or a training "
+        "workdir.",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("faces")
+def test_wrong_network(tmp_path, vqgan_file, capsys):
+    assert cli.main(["restore", "faces", "-o", "out", "--checkpoint", str(vqgan_file)]) == 2
+    assert "holds the network 'vqgan'; restoration needs 'codeformer'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("faces")
+def test_converted_there_and_back_restores_the_same(tmp_path, weights):
+    assert cli.main(["restore", "faces", "-o", "before"]) == 0
+    assert cli.main(["convert", str(weights), "model.pth", "--to-torch"]) == 0
+    fields = {"image_size": 32, "norm_groups": 4, "n_head": 2, "attn_resolutions": "16,"}
+    sets = [f"--set={name}={value}" for name, value in fields.items()]
+    assert cli.main(["convert", "model.pth", str(weights), *sets]) == 2
+    assert cli.main(["convert", "model.pth", str(weights), "--force", *sets]) == 0
+    assert cli.main(["restore", "faces", "-o", "after"]) == 0
+    for name in ("1.png", "2.png"):
+        before, after = (tmp_path / folder / name for folder in ("before", "after"))
+        assert before.read_bytes() == after.read_bytes()
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["faces", "-o", "out", "-w", "1.3"], "w is 1.3; expected a number from 0"),
+        (["faces", "-o", "out", "-w", "nan"], "w is nan"),
+        (["faces", "-o", "out", "--batch-size", "0"], "batch size is 0"),
+        (["faces", "-o", "out", "--limit", "-1"], "limit is -1"),
+        (["faces", "-o", "out", "--checkpoint", "none"], "no checkpoint 'none'; expected"),
+        (["faces", "-o", "out", "--checkpoint", "faces/1.png"], "is not a model: expected"),
+        (["faces", "-o", "out", "--checkpoint", "faces"], "faces is neither a model file nor a"),
+        (["faces", "-o", "faces"], "is an input folder"),
+        (["faces", "-o", "faces/1.png"], "'faces/1.png' is a file"),
+        (["nowhere", "-o", "out"], "no image found in 'nowhere'"),
+    ],
+)
+def test_errors_are_messages(tmp_path, faces, capsys, arguments, message):
+    before = {path: path.read_bytes() for path in faces.iterdir()}
+    assert cli.main(["restore", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("codeformer-jax: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
+    assert {path: path.read_bytes() for path in faces.iterdir()} == before
+
+
+@pytest.mark.usefixtures("faces", "weights")
+def test_interrupt_is_quiet(monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Restorer, "restore_batch", interrupted)
+    assert cli.main(["restore", "faces", "-o", "out"]) == 130
+    assert "Traceback" not in capsys.readouterr().err

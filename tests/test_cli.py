@@ -1,0 +1,130 @@
+import subprocess
+import sys
+import types
+
+import pytest
+
+import codeformer_jax
+from codeformer_jax import cli
+
+
+def pretend_convert(monkeypatch, convert_file):
+    monkeypatch.setattr("codeformer_jax.convert.command.convert_file", convert_file)
+
+
+def pretend_demo(monkeypatch, run):
+    module = types.ModuleType("codeformer_jax.demo")
+    module.run = run
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(codeformer_jax, "demo", module, raising=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["restore", "--help"], ["--version"]])
+def test_help_imports_no_jax(arguments):
+    code = f"""
+import sys
+from codeformer_jax import cli
+try:
+    cli.main({arguments})
+except SystemExit as end:
+    assert end.code == 0
+assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "codeformer-jax 0.1.0" if arguments == ["--version"] else "usage: codeformer-jax"
+    assert done.stdout.startswith(expected)
+
+
+@pytest.mark.parametrize("command", ["restore", "convert", "demo"])
+def test_help_lists_the_commands(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert f"\n    {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["paint"], "invalid choice: 'paint'"),
+        (["restore", "faces"], "required: -o/--output"),
+        (["restore", "-o", "out"], "required: INPUT"),
+        (["restore", "faces", "-o", "out", "-w", "half"], "-w/--fidelity: invalid float value"),
+        (["restore", "faces", "-o", "out", "--force", "--skip-existing"], "not allowed with"),
+        (["restore", "faces", "-o", "out", "--format", "gif"], "invalid choice: 'gif'"),
+        (["convert", "weights.pth"], "required: TARGET"),
+    ],
+)
+def test_usage_errors(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_convert(monkeypatch, capsys):
+    calls = []
+
+    def convert_file(source, target, **options):
+        calls.append((source, target, options))
+        return "converted"
+
+    pretend_convert(monkeypatch, convert_file)
+    arguments = ["a.pth", "b.pth", "out", "--network", "lpips", "--no-verify", "--set", "nf=32"]
+    assert cli.main(["convert", *arguments]) == 0
+    assert cli.main(["convert", "m.safetensors", "m.pth", "--to-torch", "--force"]) == 0
+    defaults = {"to_torch": False, "force": False, "key": None}
+    assert calls == [
+        (
+            ["a.pth", "b.pth"],
+            "out",
+            {**defaults, "network": "lpips", "verify": False, "overrides": {"nf": 32}},
+        ),
+        (
+            ["m.safetensors"],
+            "m.pth",
+            {"network": None, "to_torch": True, "force": True, "verify": True, "key": None}
+            | {"overrides": {}},
+        ),
+    ]
+    assert capsys.readouterr().out == "converted\n" * 2
+
+
+@pytest.mark.parametrize("error", [ValueError("names missing: x"), FileExistsError("out: exists")])
+def test_convert_errors_are_messages(monkeypatch, capsys, error):
+    def convert_file(*args, **options):
+        raise error
+
+    pretend_convert(monkeypatch, convert_file)
+    assert cli.main(["convert", "a.pth", "out"]) == 2
+    assert capsys.readouterr().err == f"codeformer-jax: error: {error}\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    def convert_file(*args, **options):
+        raise TypeError("a bug")
+
+    pretend_convert(monkeypatch, convert_file)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["convert", "a.pth", "out"])
+
+
+@pytest.mark.parametrize("flag", ["--dir", "--workdir"])
+def test_demo(monkeypatch, flag):
+    calls = []
+    pretend_demo(monkeypatch, lambda directory, short: calls.append((directory, short)))
+    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", flag, "d", "--short"]) == 0
+    assert calls == [("demo", False), ("d", True)]
+
+
+def test_interrupt_is_quiet(monkeypatch, capsys):
+    def run(directory, short):
+        raise KeyboardInterrupt
+
+    pretend_demo(monkeypatch, run)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr() == ("", "")
