@@ -1,8 +1,6 @@
-"""Trains the task of a config: python train.py --config=configs/X.py --workdir=DIR [--config.k=v]"""
+"""Trains or goes on: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]"""
 
-import logging as python_logging
-
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
@@ -15,14 +13,12 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    python_logging.getLogger("absl").setLevel(python_logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.train.loop import train  # noqa: PLC0415
 
     try:
         train(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, FileNotFoundError) as error:
-        logging.debug("", exc_info=True)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -5,7 +5,7 @@ state dict loads strictly. Images are NCHW in [-1, 1], in channels-last memory.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 

@@ -1,4 +1,4 @@
-"""Stage I at the published setting: VQGAN at 512 px, 1024 codes, downsampling 32 (63.7 M parameters).
+"""Stage I at the published setting: VQGAN at 512 px, 1024 codes, 63.7 M parameters.
 
     python train.py --config=configs/vqgan.py --workdir=runs/vqgan --config.data.path=FFHQ_DIR \
         --config.loss.lpips=weights/lpips.safetensors
@@ -6,7 +6,7 @@
 Hardware: the published run takes 8 GPUs of 32 GB, batch 32 in all, 1.6 M steps, about ten days.
 Expected: paper and release give no reconstruction score; look for a perplexity of several hundred
 and reconstructions near 24 dB. Corrected faults: `beta` weights the commitment term, LPIPS inputs
-are normalised once, codes start from encoder outputs; `configs/reference/` has the published values.
+are normalised once, codes start from encoder outputs; `configs/reference/` has published values.
 """
 
 import ml_collections

@@ -146,7 +146,7 @@ def test_plain_jitted_and_vmapped_agree():
 
 
 def test_another_recipe_does_not_recompile():
-    run = jax.jit(lambda *arguments: degrade.degrade(*arguments))
+    run = jax.jit(degrade.degrade)
     images, keys = batch_of(2, 24), jax.random.split(jax.random.key(0), 2)
     results = [run(images, keys, r) for r in (Recipe.large(), Recipe.small())]
     assert run._cache_size() == 1

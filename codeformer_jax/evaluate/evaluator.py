@@ -94,11 +94,13 @@ def evaluate(
     )
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
-        settings |= {"seed": seed, "weights": weights, "adain": adain}
-        settings["degradation"] = _numbers(recipe)
-    networks = {"network": module, "teacher": teacher[0]}
-    settings |= {k: _hyperparameters(v) for k, v in networks.items() if v is not None}
-    return collector.finish(settings)
+        degradation = _numbers(recipe)
+        settings |= {"seed": seed, "weights": weights, "adain": adain, "degradation": degradation}
+    return collector.finish(settings | _settings(network=module, teacher=teacher[0]))
+
+
+def _settings(**networks: Any) -> dict[str, Any]:
+    return {name: _hyperparameters(m) for name, m in networks.items() if m is not None}
 
 
 class _Batch(NamedTuple):

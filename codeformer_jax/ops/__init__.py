@@ -1,0 +1,1 @@
+"""Pure array functions on the device: no parameters, no configuration, explicit keys."""

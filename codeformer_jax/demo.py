@@ -1,0 +1,117 @@
+"""The demo: trains the three stages by the commands a user would type, evaluates and restores."""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("vqgan", "code_prediction", "restoration")
+PICTURES = 16
+
+
+def run(directory: str | os.PathLike, *, short: bool = False) -> int:
+    """Trains, evaluates and restores under `directory`; prints what was reached.
+
+    A second run goes on where the first one stopped. `short` takes a few steps only: it shows that
+    everything runs, and asks nothing of the scores.
+
+    Returns:
+        0, or 1 where a command failed or the scores stay under what the demo promises.
+    """
+    if not (ROOT / "train.py").exists():
+        print("error: the demo runs from a clone of the repository", file=sys.stderr)
+        return 1
+    start, directory = time.perf_counter(), Path(directory).absolute()
+    size = "short" if short else "full"
+    commands, previous = [], None
+    for number, stage in enumerate(STAGES, 1):
+        workdir = directory / f"{number}_{stage}"
+        command = ["train.py", f"--config=configs/demo.py:{stage},{size}", f"--workdir={workdir}"]
+        commands.append(command + ([f"--config.init_from={previous}"] if previous else []))
+        previous = workdir
+    config = f"--config=configs/demo.py:{STAGES[-1]},{size}"
+    commands.append(["eval.py", config, f"--workdir={previous}", f"--output={directory}"])
+    pictures = directory / "degraded"
+    commands.append(
+        ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(directory / "restored")]
+        + ["-w", "1", "--no-adain", "--force", "--checkpoint", str(previous)]
+    )
+    for command in commands:
+        if "restore" in command:
+            write_degraded(pictures, previous)
+        code = _run(command)
+        if code:
+            return 1
+    print(f"\nThe demo took {(time.perf_counter() - start) / 60:.1f} minutes.")
+    print(f"Open {directory / 'report.html'} for pictures; {directory / 'restored'} has the faces")
+    print(f"that `codeformer-jax restore` made of {pictures}.\n")
+    held = check(json.loads((directory / "metrics.json").read_text()))
+    return 0 if held or short else 1
+
+
+def check(metrics: dict) -> bool:
+    """Prints what the demo promises beside what was reached; whether all of it holds."""
+    means, codes = metrics["means"], metrics["codes"]
+    restored, degraded = means["w=1"], means["input"]
+    size = len(codes["counts"]["teacher"])
+    promises = [
+        ("PSNR over the input at w = 1, dB", restored["psnr"] - degraded["psnr"], 1.0),
+        ("SSIM over the input at w = 1", restored["ssim"] - degraded["ssim"], 0.05),
+        ("PSNR at w = 1 over w = 0, dB", restored["psnr"] - means["w=0"]["psnr"], 0.0),
+        (
+            "code accuracy, times the commonest code's",
+            codes["accuracy"] / codes["commonest_accuracy"],
+            2.0,
+        ),
+        (
+            f"perplexity of the teacher's {size} codes",
+            codes["usage"]["teacher"]["perplexity"],
+            size / 4,
+        ),
+    ]
+    print(f"{metrics['settings']['images']} held-out faces, input at {degraded['psnr']:.2f} dB:")
+    for name, reached, least in promises:
+        verdict = "holds" if reached >= least else "MISSED"
+        print(f"  {name:<45}{reached:9.3f}   at least {least:g}: {verdict}")
+    return all(reached >= least for _, reached, least in promises)
+
+
+def write_degraded(folder: Path, workdir: Path) -> None:
+    """Writes degraded held-out faces as PNG files, for the restore command to work on."""
+    # Here, so that `codeformer-jax --help` does not wait for them.
+    from codeformer_jax.data.images import write_image  # noqa: PLC0415
+    from codeformer_jax.data.pipeline import evaluation_batches, open_source  # noqa: PLC0415
+    from codeformer_jax.degrade import Recipe, degrade  # noqa: PLC0415
+    from codeformer_jax.train.checkpoint import read_config  # noqa: PLC0415
+
+    config = read_config(workdir)
+    source = open_source(config.data, "heldout")
+    with contextlib.closing(evaluation_batches(source, batch_size=PICTURES)) as loader:
+        batch = next(loader)
+    keys = jax.random.split(jax.random.key(config.seed), PICTURES)
+    recipe = Recipe.create(**config.degradation[config.eval.recipe])
+    degraded = jax.jit(degrade)(batch["image"].astype(np.float32) / 255, keys, recipe)
+    for pixels, name in zip(np.asarray(degraded), batch["name"], strict=True):
+        path = folder / f"{Path(str(name)).stem}.png"
+        write_image(path, (pixels * 255).round().astype(np.uint8))
+
+
+def _run(arguments: list[str]) -> int:
+    shown = shlex.join(["python", *arguments]).replace(
+        "python -m codeformer_jax.cli", "codeformer-jax"
+    )
+    print(f"\n$ {shown}", flush=True)
+    began = time.perf_counter()
+    code = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    if code:
+        print(f"error: this command ended with exit code {code}", file=sys.stderr)
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
+    return code

@@ -1,0 +1,36 @@
+"""Evaluates a run: python eval.py --config=configs/X.py --workdir=DIR [--output=DIR]
+
+Prints a table and writes metrics.json and report.html.
+"""
+
+import os
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, or a model file.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for metrics.json and report.html; default WORKDIR/eval."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    # Imported late, so that --help does not wait for JAX.
+    from codeformer_jax.evaluate.run import evaluate_run  # noqa: PLC0415
+
+    folder = _WORKDIR.value if os.path.isdir(_WORKDIR.value) else os.path.dirname(_WORKDIR.value)
+    try:
+        evaluation = evaluate_run(_CONFIG.value, _WORKDIR.value)
+        paths = evaluation.write(_OUTPUT.value or os.path.join(folder, "eval"))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(evaluation.table())
+    print("\nwritten:", *paths)
+
+
+if __name__ == "__main__":
+    app.run(main)
