@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -159,6 +160,11 @@ def build_module(network: str, fields: Mapping[str, Any]) -> Module:
     fields = dict(fields)
     if "dtype" in fields:
         fields["dtype"] = _scalar_type(fields["dtype"])
+    for field in dataclasses.fields(spec.module):
+        # Someone who writes beta=1 means 1.0.
+        accepted = typing.get_args(field.type) or (field.type,)
+        if float in accepted and type(fields.get(field.name)) is int:
+            fields[field.name] = float(fields[field.name])
     try:
         return spec.module(**fields)
     except (TypeError, ValueError) as error:
@@ -178,6 +184,8 @@ def module_fields(module: Module) -> dict[str, Any]:
 def expected_variables(network: str, module: Module) -> dict[str, Any]:
     """Shapes and dtypes of the module's variables; nothing is computed."""
     args, kwargs = _lookup(network).inputs(module)
+    # Parameters are float32 whatever the computation is in.
+    module = module.clone(dtype=jnp.float32)
 
     def init(key, *args):
         return module.init(key, *args, **kwargs)

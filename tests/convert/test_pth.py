@@ -67,7 +67,7 @@ def test_damage_never_raises_anything_else(name, tmp_path):
     path = tmp_path / "damaged.pth"
     rng = np.random.RandomState(0)
     refused = 0
-    for _ in range(400):
+    for _ in range(200):
         damaged = bytearray(whole)
         damaged[rng.randint(len(whole))] = rng.randint(256)
         path.write_bytes(damaged)
@@ -75,7 +75,7 @@ def test_damage_never_raises_anything_else(name, tmp_path):
             read_pth(path)
         except PthError as error:
             refused += str(error).startswith(str(path))
-    assert refused > 50
+    assert refused > 30
 
 
 def test_flipped_weights_in_an_archive_are_noticed(tmp_path):

@@ -1,0 +1,156 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from codeformer_jax.convert import (
+    ConversionError,
+    ModelFileError,
+    load_model,
+    save_model,
+    write_pth,
+)
+from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.convert.files import FORMAT
+from codeformer_jax.convert.networks import expected_variables
+from codeformer_jax.nn import VQGAN, PatchDiscriminator
+
+
+def random_variables(network, module):
+    rng = np.random.RandomState(0)
+    expected = expected_variables(network, module)
+    return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), expected)
+
+
+def small_discriminator():
+    module = PatchDiscriminator(ndf=4, n_layers=2)
+    return module, random_variables("discriminator", module)
+
+
+def small_vqgan():
+    module = VQGAN(
+        image_size=16,
+        nf=4,
+        ch_mult=[1, 2],
+        res_blocks=1,
+        attn_resolutions=[8],
+        codebook_size=8,
+        emb_dim=4,
+        norm_groups=2,
+        ema_decay=0.9,
+        dtype=jnp.bfloat16,
+    )
+    return module, random_variables("vqgan", module)
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("network", "make"), [("discriminator", small_discriminator), ("vqgan", small_vqgan)]
+)
+def test_round_trip(network, make, tmp_path):
+    module, variables = make()
+    path = tmp_path / "new" / "model.safetensors"
+    save_model(path, network, module, variables)
+    found_network, found_module, found = load_model(path)
+    assert (found_network, found_module, hash(found_module)) == (network, module, hash(module))
+    assert_same(found, variables)
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_transposed_arrays_are_written_as_they_read(tmp_path):
+    module, variables = small_discriminator()
+    flipped = jax.tree.map(lambda x: np.asfortranarray(np.asarray(x)), variables)
+    save_model(tmp_path / "m.safetensors", "discriminator", module, flipped)
+    assert_same(load_model(tmp_path / "m.safetensors")[2], variables)
+
+
+def test_variables_of_another_module_are_refused_and_nothing_is_lost(tmp_path):
+    module, variables = small_discriminator()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"precious")
+    cases = [
+        ({"params": variables["params"]}, r"missing: batch_stats/main_3/mean float32\[8\]"),
+        ({**variables, "more": {"x": np.zeros(1, "f4")}}, r"unexpected: more/x float32\[1\]"),
+        (
+            jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables),
+            r"main_0/bias is bfloat16\[4\], expected float32\[4\]",
+        ),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(ConversionError, match=message):
+            save_model(path, "discriminator", module, wrong)
+    with pytest.raises(ConversionError, match="'vqgan' is a VQGAN; got a PatchDiscriminator"):
+        save_model(path, "vqgan", module, variables)
+    with pytest.raises(ConversionError, match="unknown network 'gan'"):
+        save_model(path, "gan", module, variables)
+    assert path.read_bytes() == b"precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def rewrite(path, **changes):
+    """The model file with other metadata, or without a tensor ('drop')."""
+    drop = changes.pop("drop", None)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    tensors = {k: v for k, v in safetensors.numpy.load_file(path).items() if k != drop}
+    safetensors.numpy.save_file(tensors, path, {**metadata, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, f"of another program .no format '{FORMAT}'"),
+        ({"format_version": "2"}, "format version 2; this version reads 1"),
+        ({"network": "gan"}, "unknown network 'gan'"),
+        ({"hyperparameters": "{"}, "its description cannot be used"),
+        ({"hyperparameters": json.dumps({"depth": 1})}, "has no hyperparameter depth"),
+        ({"hyperparameters": json.dumps({"ndf": 0})}, "ndf and n_layers must be positive"),
+        ({"hyperparameters": json.dumps({"ndf": 4})}, "missing: params/main_11/kernel"),
+        ({"drop": "params/main_0/bias"}, r"missing: params/main_0/bias float32\[4\]"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(changes, message, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(path, "discriminator", *small_discriminator())
+    rewrite(path, **changes)
+    with pytest.raises(ModelFileError, match=rf"m\.safetensors: (.|\n)*{message}"):
+        load_model(path)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(FileNotFoundError):
+        load_model(path)
+    save_model(path, "discriminator", *small_discriminator())
+    whole = path.read_bytes()
+    for content in (b"", b"hello, world", whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=r"m\.safetensors: not a safetensors file"):
+            load_model(path)
+    write_pth(tmp_path / "w.pth", {"params": {}})
+    with pytest.raises(ModelFileError, match=r"codeformer-jax convert w\.pth w\.safetensors"):
+        load_model(tmp_path / "w.pth")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
