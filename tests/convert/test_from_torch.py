@@ -258,7 +258,7 @@ def test_another_network_lists_what_it_lacks(table_of):
         from_torch("codeformer", table_of("vqgan_small_0"))
     with pytest.raises(ConversionError, match="only 0 encoder blocks"):
         from_torch("vqgan", table_of("discriminator_0"))
-    with pytest.raises(ConversionError, match=r"missing \(13\)"):
+    with pytest.raises(ConversionError, match=r"missing \(24\)"):
         from_torch("discriminator", {})
 
 
