@@ -46,9 +46,10 @@ class Collector:
         self._indices += [int(index) for index in indices[:valid]]
         self._scores.append(scores)
         taught = "target_codes" in result
-        self._count("predicted" if taught else "network", result["codes"][:valid])
         if taught:
             self._count("teacher", result["target_codes"][:valid])
+        self._count("predicted" if taught else "network", result["codes"][:valid])
+        if taught:
             codes = {"accuracy": "code_accuracy", "cross_entropy": "code_cross_entropy"}
             self._codes.append({k: result[v][:valid].astype(np.float64) for k, v in codes.items()})
 

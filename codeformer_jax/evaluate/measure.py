@@ -36,7 +36,7 @@ def measure(
     key: Key[Array, ""],
     recipe: Any,
     adain: bool,
-    degrade_fn: DegradeFn | None,
+    degrade_fn: DegradeFn,
 ) -> dict[str, Any]:
     """What the networks make of clean images, and how good it is.
 
