@@ -27,7 +27,7 @@ class Collector:
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, names: Sequence[str], indices: Sequence[int], measured: Mapping[str, Any]):
+    def add(self, names: Sequence[str], indices: np.ndarray, measured: Mapping[str, Any]):
         """Takes a batch's first `len(names)` images; the others are padding.
 
         Raises ValueError where the network's output is not finite.

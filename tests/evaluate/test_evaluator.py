@@ -31,10 +31,10 @@ class _Distance:
 
 @pytest.fixture(scope="module")
 def restored(codeformer, vqgan, source):
+    lpips = (_Distance(), {"scale": jnp.float32(2)})
     return evaluate(
-        *codeformer, source, teacher=vqgan, lpips=(_Distance(), {"scale": jnp.float32(2)}), **OPTIONS,
-        batch_size=4, seed=3,
-    )  # fmt: skip
+        *codeformer, source, teacher=vqgan, lpips=lpips, **OPTIONS, batch_size=4, seed=3
+    )
 
 
 def test_scores_are_those_of_the_networks_output(restored, codeformer, vqgan, source):
@@ -42,7 +42,7 @@ def test_scores_are_those_of_the_networks_output(restored, codeformer, vqgan, so
     clean = np.stack([e["image"] for e in source]).astype(np.float32) / 255
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(len(source)))
     degraded = _noise(jnp.array(clean), keys, jnp.float32(0.1))
-    apply = jax.jit(lambda w: module.apply(variables, 2 * degraded - 1, w=w))
+    apply = jax.jit(lambda w: module.apply(variables, 2 * degraded - 1, w=jnp.full(11, w)))
     taught = jax.jit(vqgan[0].apply)(vqgan[1], jnp.array(2 * clean - 1))
     pictures = {"input": degraded, "teacher": (taught.image + 1) / 2}
     pictures |= {f"w={w:g}": (apply(w).image + 1) / 2 for w in (0.0, 0.5, 1.0)}
@@ -96,7 +96,7 @@ def test_the_batch_changes_nothing_and_nothing_compiles_twice(codeformer, source
 
 def test_the_projects_own_degradation(codeformer, source):
     recipe = Recipe.create(
-        blur_sigma=(0.5, 1), downsample=(1, 2), noise=(0, 5), jpeg_quality=(60, 90)
+        blur_sigma=(0.5, 1.0), downsample=(1.0, 2.0), noise=(0.0, 5.0), jpeg_quality=(60.0, 90.0)
     )
     result = evaluate(*codeformer, source, recipe=recipe, limit=2, batch_size=2, progress=False)
     clean = jnp.array(np.stack([e["image"] for e in source[:2]]), jnp.float32) / 255
