@@ -3,6 +3,7 @@
 Prints a table and writes metrics.json and report.html.
 """
 
+import logging
 import os
 
 from absl import app, flags
@@ -19,6 +20,8 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    for library in ("absl", "jax"):  # Orbax logs its every save through absl.
+        logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate.run import evaluate_run  # noqa: PLC0415
 

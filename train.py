@@ -1,5 +1,7 @@
 """Trains or goes on: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]"""
 
+import logging
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -13,6 +15,8 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    for library in ("absl", "jax"):  # Orbax logs its every save through absl.
+        logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.train.loop import train  # noqa: PLC0415
 

@@ -1,12 +1,14 @@
-"""All three stages on synthetic faces at 64 px: what `make demo` runs, on two CPU cores.
+"""The three stages on synthetic faces at 64 px, on two CPU cores: what `make demo` runs.
 
-python train.py --config=configs/demo.py:vqgan --workdir=demo/1
-python train.py --config=configs/demo.py:code_prediction --workdir=demo/2 --config.init_from=demo/1
-python train.py --config=configs/demo.py:restoration --workdir=demo/3 --config.init_from=demo/2
+    python train.py --config=configs/demo.py:vqgan --workdir=demo/1
+    python train.py --config=configs/demo.py:code_prediction --workdir=demo/2 --config.init_from=demo/1
+    python train.py --config=configs/demo.py:restoration --workdir=demo/3 --config.init_from=demo/2
+
+The argument may be followed by a size: `vqgan,short` takes a few steps only. Other images are one
+setting away: --config.data.path=DIR.
 """
 
 import ml_collections
-
 from configs import codeformer_stage2, codeformer_stage3, vqgan
 
 STAGES = {
@@ -14,60 +16,77 @@ STAGES = {
     "code_prediction": codeformer_stage2.get_config,
     "restoration": codeformer_stage3.get_config,
 }
+STEPS = {
+    "full": {"vqgan": 900, "code_prediction": 500, "restoration": 400},
+    "short": {"vqgan": 40, "code_prediction": 20, "restoration": 20},
+}
 
 
-def get_config(stage: str = "vqgan") -> ml_collections.ConfigDict:
-    if stage not in STAGES:
-        raise ValueError(f"configs/demo.py:{stage}: the stage is one of {', '.join(STAGES)}")
+def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
+    stage, _, size = argument.partition(",")
+    size = size or "full"
+    if stage not in STAGES or size not in STEPS:
+        raise ValueError(
+            f"configs/demo.py:{argument} is not STAGE[,SIZE] with a stage of {', '.join(STAGES)} "
+            f"and a size of {', '.join(STEPS)}"
+        )
     config = STAGES[stage]().unlock()
-    config.steps = {"vqgan": 600, "code_prediction": 500, "restoration": 300}[stage]
-    config.ema_decay = 0.99
+    config.steps = STEPS[size][stage]
+    config.ema_decay = 0.98
     config.log_every = 20
-    config.eval_every = 200
-    config.checkpoint_every = 200
-    config.model.update(
-        image_size=64,
-        nf=16,
-        ch_mult=(1, 2, 4),
-        attn_resolutions=(),
-        norm_groups=8,
-        codebook_size=128,
-        emb_dim=32,
-    )
-    config.data.update(
-        image_size=64,
-        batch_size=16,
-        workers=0,
-        cache=True,
-        synthetic_length=2000,
-        heldout_length=64,
-        heldout_fraction=0.1,
-    )
-    config.eval.update(batch_size=16, batches=4)
-    config.loss.perceptual_weight = 0.0
-    config.optimizer.update(
-        learning_rate=1e-3,
-        schedule="cosine",
-        final_learning_rate=1e-4,
-        clip_norm=1.0,
-        warmup_steps=20,
-    )
+    config.eval_every = config.checkpoint_every = 200 if size == "full" else 20
+
+    config.model.image_size = 64
+    config.model.nf = 16
+    config.model.ch_mult = (1, 2, 4)
+    config.model.res_blocks = 1
+    config.model.norm_groups = 8
+    config.model.codebook_size = 256
+    config.model.emb_dim = 32
+    config.model.ema_decay = 0.95
+    config.model.restart_below = 0.1
+
+    config.data.image_size = 64
+    config.data.batch_size = 8
+    config.data.workers = 0
+    config.data.cache = True
+    config.data.heldout_fraction = 0.1
+    config.data.synthetic_length = 2000
+    config.data.heldout_length = 64
+    config.eval.batch_size = 16
+    config.eval.batches = 4
+
+    config.optimizer.schedule = "cosine"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.final_learning_rate = 1e-4
+    config.optimizer.warmup_steps = 20
+    config.optimizer.clip_norm = 1.0
     if stage != "code_prediction":
-        config.discriminator.update(ndf=16, n_layers=2)
-        config.loss.gan_start = 400
+        config.discriminator.ndf = 16
+        config.discriminator.n_layers = 2
+        config.loss.perceptual_weight = 0.0
+        config.loss.gan_start = int(0.8 * config.steps)
     if stage != "vqgan":
-        config.codeformer.update(dim_embd=128, n_head=4, n_layers=3, connect_list=(32, 64))
-        config.degradation.large = {
+        codes(config, size)
+    if stage == "restoration":
+        config.schedule = (
+            {"until": config.steps, "w": 1.0, "recipe": "small", "image_losses": True},
+        )
+    return config.lock()
+
+
+def codes(config: ml_collections.ConfigDict, size: str) -> None:
+    """Transformer and degradations for 64 px; the recipes leave the input near 20 dB."""
+    config.teacher_min_psnr = 18.0 if size == "full" else 5.0
+    config.codeformer.dim_embd = 128
+    config.codeformer.n_head = 4
+    config.codeformer.n_layers = 2
+    config.codeformer.connect_list = (32, 64)
+    for recipe in ("large", "small"):
+        config.degradation[recipe] = {
             "blur_sigma": (0.5, 2.0),
             "downsample": (1.5, 4.0),
             "noise": (0.0, 15.0),
             "jpeg_quality": (40.0, 80.0),
             "anisotropic": 0.5,
         }
-        config.degradation.small = dict(config.degradation.large)
-    if stage == "restoration":
-        config.optimizer.learning_rate = 5e-4
-        config.schedule = (
-            {"until": config.steps, "w": 1.0, "recipe": "small", "image_losses": True},
-        )
-    return config.lock()

@@ -14,8 +14,11 @@ def gain_chart(gain: np.ndarray, names: Sequence[str]) -> str:
     """Bars of the gain in dB of every image [n], the smallest first."""
     order = np.argsort(gain, kind="stable")
     low, high = min(0.0, float(gain.min())), max(0.0, float(gain.max()))
-    ticks = _ticks(low, high if high > low else low + 1)
-    plot = _Plot(len(order), ticks[0], ticks[-1])
+    high = high if high > low else low + 1
+    margin = 0.04 * (high - low)
+    low, high = low - margin * (low < 0), high + margin
+    ticks = [tick for tick in _ticks(low, high) if low <= tick <= high]
+    plot = _Plot(len(order), low, high)
     parts = [plot.grid([(t, f"{t:+g}" if t else "0") for t in ticks])]
     for place, image in enumerate(order):
         value = float(gain[image])
@@ -61,7 +64,7 @@ class _Plot:
         self._low, self._span = low, high - low
         self._slot = (_WIDTH - _LEFT - _RIGHT) / slots
 
-    def _x(self, place: float) -> float:
+    def _x(self, place: int) -> float:
         return _LEFT + place * self._slot
 
     def _y(self, value: float) -> float:
@@ -114,7 +117,7 @@ class _Plot:
 def _ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers that enclose low..high."""
     span = max(high - low, 1e-9)
-    base = 10 ** math.floor(math.log10(span / 4))
+    base = 10.0 ** math.floor(math.log10(span / 4))
     step = next(base * m for m in (1, 2, 5, 10) if span / (base * m) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]

@@ -27,7 +27,7 @@ class Collector:
     def __len__(self) -> int:
         return len(self._names)
 
-    def add(self, names: Sequence[str], indices: Sequence[int], measured: Mapping[str, Any]):
+    def add(self, names: Sequence[str], indices: np.ndarray, measured: Mapping[str, Any]):
         """Takes a batch's first `len(names)` images; the others are padding.
 
         Raises ValueError where the network's output is not finite.
@@ -46,9 +46,10 @@ class Collector:
         self._indices += [int(index) for index in indices[:valid]]
         self._scores.append(scores)
         taught = "target_codes" in result
-        self._count("predicted" if taught else "network", result["codes"][:valid])
         if taught:
             self._count("teacher", result["target_codes"][:valid])
+        self._count("predicted" if taught else "network", result["codes"][:valid])
+        if taught:
             codes = {"accuracy": "code_accuracy", "cross_entropy": "code_cross_entropy"}
             self._codes.append({k: result[v][:valid].astype(np.float64) for k, v in codes.items()})
 

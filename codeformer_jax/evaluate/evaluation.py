@@ -90,7 +90,7 @@ class Evaluation:
             "frequency_cross_entropy": math.log(usage["perplexity"]),
         }
 
-    def usage(self) -> dict[str, dict[str, float]]:
+    def usage(self) -> dict[str, dict[str, int | float]]:
         """{whose: {'perplexity', 'used', 'dead', 'commonest_share'}}, see `CodebookUsage`."""
         result = {}
         for whose, counts in self.code_counts.items():

@@ -7,13 +7,14 @@ that anyone can reproduce the scores of a single image.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
@@ -22,6 +23,7 @@ from codeformer_jax.nn import VQGAN, CodeFormer
 Variables = Mapping[str, Any]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
 
@@ -35,39 +37,36 @@ class Source(Protocol):
 
 
 def evaluate(
-    module: VQGAN,
+    module: Any,
     variables: Variables,
     images_source: Source,
     *,
     teacher: tuple[VQGAN, Variables] | None = None,
     recipe: Any = None,
     seed: int = 0,
-    weights: Sequence[float] = (0.0, 0.5, 1.0),
+    weights: Sequence[int | float] = (0.0, 0.5, 1.0),
     adain: bool = False,
     batch_size: int = 8,
     lpips: tuple[Any, Variables] | None = None,
     limit: int | None = None,
     progress: bool = True,
-    degrade_fn: DegradeFn | None = None,
+    degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
     """Scores a CodeFormer's restorations, or a VQGAN's reconstructions, of clean images.
 
     Args:
-        module, variables: a `CodeFormer`, or a `VQGAN`: then nothing is degraded, and `recipe`,
-            `seed`, `weights` and `adain` play no part.
+        module, variables: a `CodeFormer`, or a `VQGAN`, whose inputs are not degraded.
         images_source: clean images, see `Source`.
-        teacher: the VQGAN whose codes of the clean images are the truth, and its variables; its
-            reconstructions show what perfect codes would give.
-        recipe: a `codeformer_jax.degrade.Recipe`.
+        teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
+        recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
         seed: of the degradation.
-        weights: fidelity weights w; the scores at the largest decide which images are worst.
+        weights: fidelity weights w; the gain at the largest decides which images are worst.
         adain: see `CodeFormer`.
         batch_size: images per call; it changes speed and memory only.
         lpips: an `nn.LPIPS` and its variables, for one more column.
         limit: evaluate the first so many images only.
         progress: show a bar on stderr.
-        degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images` instead of
-            `codeformer_jax.degrade.degrade`.
+        degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
 
     Raises:
         TypeError: a module of another kind.
@@ -85,7 +84,7 @@ def evaluate(
         "key": jax.random.key(seed),
         "recipe": recipe,
         "adain": adain,
-        "degrade_fn": degrade_fn or (_published_degradation() if weights else None),
+        "degrade_fn": degrade_fn,
     }
     collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
     number = len(images_source) if limit is None else min(limit, len(images_source))
@@ -94,6 +93,7 @@ def evaluate(
     )
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
+<<<<<<< HEAD
         degradation = _numbers(recipe)
         settings |= {"seed": seed, "weights": weights, "adain": adain, "degradation": degradation}
     return collector.finish(settings | _settings(network=module, teacher=teacher[0]))
@@ -101,6 +101,11 @@ def evaluate(
 
 def _settings(**networks: Any) -> dict[str, Any]:
     return {name: _hyperparameters(m) for name, m in networks.items() if m is not None}
+=======
+        settings |= {"seed": seed, "weights": weights, "adain": adain}
+        settings["degradation"] = _numbers(recipe)
+    return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
+>>>>>>> evaluate
 
 
 class _Batch(NamedTuple):
@@ -168,12 +173,6 @@ def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
     return ["input", *(f"w={w:g}" for w in weights), *(["teacher"] if has_teacher else [])]
 
 
-def _published_degradation() -> DegradeFn:
-    from codeformer_jax.degrade import degrade  # noqa: PLC0415
-
-    return degrade
-
-
 def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: VQGAN):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected uint8 [h, w, 3] (RGB)")
@@ -221,7 +220,11 @@ def _check_networks(
             )
 
 
-def _hyperparameters(module: VQGAN) -> dict[str, Any]:
+def _hyperparameters(**modules: VQGAN | None) -> dict[str, Any]:
+    return {name: _fields(module) for name, module in modules.items() if module is not None}
+
+
+def _fields(module: VQGAN) -> dict[str, Any]:
     """The network's class and fields as JSON values."""
     names = [field.name for field in dataclasses.fields(module)]
     fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}

@@ -36,7 +36,7 @@ def measure(
     key: Key[Array, ""],
     recipe: Any,
     adain: bool,
-    degrade_fn: DegradeFn | None,
+    degrade_fn: DegradeFn,
 ) -> dict[str, Any]:
     """What the networks make of clean images, and how good it is.
 
@@ -57,11 +57,10 @@ def measure(
     if isinstance(networks.module, CodeFormer):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
         degraded = 2 * degrade_fn(clean, keys, recipe) - 1
+        restore = functools.partial(_restore, networks.module, variables[0], degraded, adain)
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
-        out = jax.vmap(lambda w: networks.module.apply(variables[0], degraded, w=w, adain=adain))(
-            weights
-        )
-        made, codes, logits = [degraded[None], out.image], out.indices[0], out.logits[0]
+        restored, logits, codes = jax.vmap(restore)(weights)
+        made, codes, logits = [degraded[None], restored], codes[0], logits[0]
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])
@@ -77,6 +76,17 @@ def measure(
         "finite": jnp.isfinite(made).all(axis=(0, 2, 3, 4)),
         "codes": codes,
     }
+
+
+def _restore(
+    module: CodeFormer,
+    variables: Any,
+    images: Float[Array, "b h w 3"],
+    adain: bool,
+    w: Float[Array, ""],
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b n k"], Int[Array, "b n"]]:
+    out = module.apply(variables, images, w=jnp.full(len(images), w), adain=adain)
+    return out.image, out.logits, out.indices
 
 
 def _code_scores(

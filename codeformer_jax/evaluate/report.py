@@ -13,7 +13,7 @@ from PIL import Image
 from codeformer_jax.evaluate.charts import gain_chart, usage_chart
 from codeformer_jax.evaluate.evaluation import Evaluation, Pictures
 from codeformer_jax.evaluate.style import SCRIPT, STYLE
-from codeformer_jax.evaluate.table import HEADINGS, code_rows, figure, label, usage_rows
+from codeformer_jax.evaluate.table import HEADINGS, code_rows, figure, label, short, usage_rows
 
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
 _LARGEST_PICTURE = 256
@@ -54,14 +54,14 @@ def _summary(evaluation: Evaluation) -> str:
     if gain is None:
         text.append(
             f"Reconstructions of {number} clean images of {height} x {width} px reach "
-            f"<b>{means[best]['psnr']:.2f} dB</b> PSNR on average."
+            f"<b>{means[best]['psnr']:.2f}&nbsp;dB</b> PSNR on average."
         )
     else:
         verb = "gains" if gain.mean() > 0 else "loses"
         text.append(
             f"{number} clean images of {height} x {width} px were degraded and restored. "
-            f"At {label(best)} restoration {verb} <b>{abs(gain.mean()):.2f} dB</b> PSNR over its "
-            f"input on average; {int((gain > 0).sum())} of {number} images gain."
+            f"At {label(best)} restoration {verb} <b>{abs(gain.mean()):.2f}&nbsp;dB</b> PSNR over "
+            f"its input on average; {int((gain > 0).sum())} of {number} images gain."
         )
     if evaluation.settings.get("skipped"):
         text.append(f"{evaluation.settings['skipped']} images could not be read and are left out.")
@@ -97,9 +97,13 @@ def _means(evaluation: Evaluation) -> str:
     size = len(next(iter(evaluation.code_counts.values())))
     heads = [f"codebook of {size}", "perplexity", "used", "dead", "commonest"]
     tables.append(_table(heads, map(_row, usage_rows(evaluation))))
-    note = '<p class="note">Arrows point to the better side'
-    note += "; small figures are the change from the degraded input.</p>" if start else ".</p>"
-    return f'{note}<div class="tables">{"".join(f"<div>{t}</div>" for t in tables)}</div>'
+    note = "Arrows point to the better side."
+    if start is not None:
+        note += " Small figures are the change from the degraded input."
+    if "teacher" in means:
+        note += " The teacher reconstructs the clean image: what perfect codes would give."
+    blocks = "".join(f"<div>{table}</div>" for table in tables)
+    return f'<p class="note">{note}</p><div class="tables">{blocks}</div>'
 
 
 def _charts(evaluation: Evaluation) -> str:
@@ -153,7 +157,7 @@ def _pictures(evaluation: Evaluation, pictures: Pictures) -> str:
         numbers = "clean image" if scores is None else _numbers(scores, i)
         cells.append(
             f'<figure><img src="{_data_url(pixels)}" alt="{name}: {label(row)}" loading="lazy">'
-            f"<figcaption><b>{label(row)}</b><br>{numbers}</figcaption></figure>"
+            f"<figcaption><b>{short(row)}</b><br>{numbers}</figcaption></figure>"
         )
     return (
         f'<article id="image-{i}"><h3>{name} <small>{" · ".join(facts)}</small></h3>'

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -35,6 +35,7 @@ class Evaluated:
     code_counts: Float[Array, "k"]
 
 
+@runtime_checkable
 class Task(Protocol):
     """A training task: pure functions of arrays, made once from the config.
 
