@@ -93,19 +93,9 @@ def evaluate(
     )
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
-<<<<<<< HEAD
-        degradation = _numbers(recipe)
-        settings |= {"seed": seed, "weights": weights, "adain": adain, "degradation": degradation}
-    return collector.finish(settings | _settings(network=module, teacher=teacher[0]))
-
-
-def _settings(**networks: Any) -> dict[str, Any]:
-    return {name: _hyperparameters(m) for name, m in networks.items() if m is not None}
-=======
         settings |= {"seed": seed, "weights": weights, "adain": adain}
         settings["degradation"] = _numbers(recipe)
     return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
->>>>>>> evaluate
 
 
 class _Batch(NamedTuple):
