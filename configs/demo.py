@@ -9,6 +9,7 @@ setting away: --config.data.path=DIR.
 """
 
 import ml_collections
+
 from configs import codeformer_stage2, codeformer_stage3, vqgan
 
 STAGES = {

@@ -114,7 +114,7 @@ def batch_of(count, size, seed=0):
     return jnp.asarray(np.stack(images))
 
 
-@pytest.mark.parametrize("size", [21, 50, 64, 160])
+@pytest.mark.parametrize("size", [21, 64, 160])
 def test_an_image_depends_on_its_own_key_and_pixels_only(size):
     count = 5
     images, keys = batch_of(count, size), jax.random.split(jax.random.key(3), count)
@@ -122,15 +122,21 @@ def test_an_image_depends_on_its_own_key_and_pixels_only(size):
     together = RUN(images, keys, recipe)
     order = jnp.asarray([3, 0, 4, 2, 1])
     np.testing.assert_array_equal(RUN(images[order], keys[order], recipe), together[order])
-    alone = jnp.concatenate([RUN(images[i : i + 1], keys[i : i + 1], recipe) for i in (0, 4)])
-    # Another batch size is another compiled program, whose sums may differ in the last bit; one in
-    # thousands then falls on the other side of a rounding.
-    assert np.mean(np.abs(alone - together[jnp.asarray([0, 4])]) * 255) < 0.02
     changed = RUN(images.at[1].set(0.5), keys, recipe)
     np.testing.assert_array_equal(changed[2:], together[2:])
     other = RUN(images, keys.at[0].set(jax.random.key(99)), recipe)
     np.testing.assert_array_equal(other[1:], together[1:])
     assert np.any(other[0] != together[0])
+
+
+def test_an_image_alone_is_the_same_but_for_rounding():
+    images, keys = batch_of(5, 64), jax.random.split(jax.random.key(3), 5)
+    recipe = Recipe.from_config(RANGES)
+    together = RUN(images, keys, recipe)
+    alone = jnp.concatenate([RUN(images[i : i + 1], keys[i : i + 1], recipe) for i in (0, 4)])
+    # Another batch size is another compiled program, whose sums may differ in the last bit; one in
+    # thousands then falls on the other side of a rounding.
+    assert np.mean(np.abs(alone - together[jnp.asarray([0, 4])]) * 255) < 0.02
 
 
 def test_plain_jitted_and_vmapped_agree():
@@ -146,15 +152,16 @@ def test_plain_jitted_and_vmapped_agree():
 
 
 def test_another_recipe_does_not_recompile():
-    run = jax.jit(degrade.degrade)
-    images, keys = batch_of(2, 24), jax.random.split(jax.random.key(0), 2)
-    results = [run(images, keys, r) for r in (Recipe.large(), Recipe.small())]
-    assert run._cache_size() == 1
+    images, keys = batch_of(5, 64), jax.random.split(jax.random.key(0), 5)
+    RUN(images, keys, Recipe.from_config(RANGES))
+    compiled = RUN._cache_size()
+    results = [RUN(images, keys, r) for r in (Recipe.large(), Recipe.small())]
+    assert RUN._cache_size() == compiled
     assert np.any(results[0] != results[1])
 
 
 def test_large_degrades_more_than_small_and_both_leave_8_bit_images():
-    images, keys = batch_of(4, 128), jax.random.split(jax.random.key(1), 4)
+    images, keys = batch_of(5, 64), jax.random.split(jax.random.key(1), 5)
     errors = []
     for recipe in (Recipe.small(), Recipe.large()):
         degraded = RUN(images, keys, recipe)
@@ -167,7 +174,7 @@ def test_large_degrades_more_than_small_and_both_leave_8_bit_images():
 
 def test_same_key_and_parameters_give_opencvs_picture():
     """A whole draw at 64 px against an OpenCV loop with the drawn parameters and noise."""
-    images, keys = batch_of(6, 64, seed=10), jax.random.split(jax.random.key(8), 6)
+    images, keys = batch_of(5, 64, seed=10), jax.random.split(jax.random.key(8), 5)
     recipe = Recipe.from_config(RANGES)
     streams = jax.vmap(jax.random.split)(keys)
     drawn = jax.vmap(lambda key: degrade.draw(key, recipe, 64))(streams[:, 0])
@@ -241,8 +248,8 @@ def test_factors_beyond_the_side_leave_one_pixel():
     recipe = Recipe.create(
         blur_sigma=(1, 1), downsample=(100, 100), noise=(0, 0), jpeg_quality=(90, 90)
     )
-    keys = jax.random.split(jax.random.key(0), 2)
-    degraded = RUN(batch_of(2, 24), keys, recipe)
+    keys = jax.random.split(jax.random.key(0), 5)
+    degraded = RUN(batch_of(5, 64), keys, recipe)
     assert np.all(degraded == degraded[:, :1, :1])
 
 
