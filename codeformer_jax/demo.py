@@ -39,11 +39,10 @@ def run(directory: str | os.PathLike, *, short: bool = False) -> int:
         previous = workdir
     config = f"--config=configs/demo.py:{STAGES[-1]},{size}"
     commands.append(["eval.py", config, f"--workdir={previous}", f"--output={directory}"])
-    pictures = directory / "degraded"
-    commands.append(
-        ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(directory / "restored")]
-        + ["-w", "1", "--no-adain", "--force", "--checkpoint", str(previous)]
-    )
+    pictures, restored = directory / "degraded", directory / "restored"
+    options = ["-w", "1", "--no-adain", "--force", "--checkpoint", str(previous)]
+    restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]
+    commands.append([*restore, *options])
     for command in commands:
         if "restore" in command:
             write_degraded(pictures, previous)

@@ -1,10 +1,9 @@
 """The three stages on synthetic faces at 64 px, on two CPU cores: what `make demo` runs.
 
-    python train.py --config=configs/demo.py:vqgan --workdir=demo/1
-    python train.py --config=configs/demo.py:code_prediction --workdir=demo/2 --config.init_from=demo/1
-    python train.py --config=configs/demo.py:restoration --workdir=demo/3 --config.init_from=demo/2
+    for STAGE in vqgan, code_prediction, restoration:
+    python train.py --config=configs/demo.py:STAGE --workdir=demo/STAGE --config.init_from=PREVIOUS
 
-The argument may be followed by a size: `vqgan,short` takes a few steps only. Other images are one
+The first stage takes no `init_from`. The argument may be followed by a size: `vqgan,short` takes a few steps only. Other images are one
 setting away: --config.data.path=DIR.
 """
 
