@@ -35,7 +35,7 @@ def html_report(evaluation: Evaluation) -> str:
         _section("Every image and every code at a glance", _charts(evaluation)),
         *(_gallery(evaluation, group) for group in _GROUPS),
         _section("All images", _images(evaluation)),
-        _section("Settings", f"<pre>{_escaped_json(evaluation.settings)}</pre>"),
+        _section("Settings", f"<pre>{html.escape(_settings(evaluation.settings))}</pre>"),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -176,7 +176,7 @@ def _numbers(scores: Mapping[str, np.ndarray], image: int) -> str:
 def _images(evaluation: Evaluation) -> str:
     shown = {pictures.image for pictures in evaluation.pictures}
     columns = [
-        (f"{label(row)}: {HEADINGS[metric][0]}", [figure(metric, float(v)) for v in values])
+        (f"{short(row)}: {HEADINGS[metric][0]}", [figure(metric, float(v)) for v in values])
         for row, scores in evaluation.scores.items()
         for metric, values in scores.items()
     ]
@@ -223,8 +223,15 @@ def _class(name: str, wanted: bool) -> str:
     return f' class="{name}"' if wanted else ""
 
 
-def _escaped_json(value: Any) -> str:
-    return html.escape(json.dumps(value, indent=1))
+def _settings(values: Mapping[str, Any], indent: str = "") -> str:
+    """One line per value, nested mappings indented."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}{name}:\n{_settings(value, indent + '    ')}")
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value)}")
+    return "\n".join(lines)
 
 
 def _data_url(pixels: np.ndarray) -> str:

@@ -29,6 +29,7 @@ a { color: inherit; text-underline-offset: 2px; }
 .note, figcaption { color: var(--quiet); font-size: .85rem; }
 .note { margin: .3rem 0 .8rem; max-width: 80ch; }
 .tables { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; }
+.tables > div { max-width: 100%; overflow-x: auto; }
 .tables > div:first-child { flex-basis: 100%; }
 .tables .note { max-width: 26rem; }
 table { border-collapse: collapse; }
@@ -71,6 +72,7 @@ article:target { outline: 2px solid var(--bar); }
 .sortable thead th {
   position: sticky; top: 0; background: var(--paper); white-space: normal; vertical-align: bottom;
 }
+.sortable th:not(:first-child) button { min-width: 4.5rem; }
 .sortable button {
   font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
   cursor: pointer;
