@@ -3,8 +3,8 @@
     for STAGE in vqgan, code_prediction, restoration:
     python train.py --config=configs/demo.py:STAGE --workdir=demo/STAGE --config.init_from=PREVIOUS
 
-The first stage takes no `init_from`. The argument may be followed by a size: `vqgan,short` takes a few steps only. Other images are one
-setting away: --config.data.path=DIR.
+The first stage takes no `init_from`. The argument may be followed by a size: `vqgan,short` takes a
+few steps only. Other images are one setting away: --config.data.path=DIR.
 """
 
 import ml_collections

@@ -1,0 +1,79 @@
+"""Optimizer, schedules and moving averages against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from codeformer_jax.tasks.state import make_optimizer, update_ema
+
+
+def settings(**given):
+    defaults = {
+        "learning_rate": 1.0,
+        "betas": (0.9, 0.99),
+        "schedule": "constant",
+        "final_learning_rate": 0.1,
+        "milestones": (40, 45),
+        "gamma": 0.5,
+        "warmup_steps": 0,
+        "clip_norm": 0.0,
+    }
+    return ml_collections.ConfigDict({**defaults, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {0: 1.0, 99: 1.0}),
+        # eta_min + (base - eta_min) (1 + cos(pi t / T)) / 2
+        ({"schedule": "cosine"}, {0: 1.0, 50: 0.55, 100: 0.1, 200: 0.1}),
+        ({"schedule": "multistep"}, {0: 1.0, 39: 1.0, 41: 0.5, 44: 0.5, 46: 0.25}),
+        ({"warmup_steps": 10}, {0: 0.1, 4: 0.5, 9: 1.0, 20: 1.0}),
+    ],
+)
+def test_schedules(given, expected):
+    optimizer = make_optimizer(settings(**given), 100)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(optimizer.learning_rate(jnp.int32(step)), rate, rtol=1e-6)
+
+
+def test_unknown_schedule_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'linear'; expected 'constant', 'cosine' or 'multistep'"):
+        make_optimizer(settings(schedule="linear"), 100)
+
+
+def test_adam_step_is_the_published_formula():
+    optimizer = make_optimizer(settings(learning_rate=0.01), 100)
+    params = {"a": jnp.array([1.0, -2.0])}
+    gradients = [np.array([0.3, -0.1]), np.array([-0.2, 0.4])]
+    state = optimizer.init(params)
+    m = v = np.zeros(2)
+    expected = np.array([1.0, -2.0])
+    for t, g in enumerate(gradients, 1):
+        step = jnp.int32(t - 1)
+        params, state = optimizer.apply({"a": jnp.float32(g)}, state, params, step)
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        expected = expected - 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    np.testing.assert_allclose(params["a"], expected, rtol=1e-6)
+
+
+def test_clipping_bounds_the_norm_before_adam():
+    clipped = make_optimizer(settings(clip_norm=1.0), 100)
+    params = {"a": jnp.zeros(2)}
+    _, state = clipped.apply(
+        {"a": jnp.array([30.0, 40.0])}, clipped.init(params), params, jnp.int32(0)
+    )
+    moments = [x for x in jax.tree.leaves(state) if x.shape == (2,)]
+    np.testing.assert_allclose(moments[0], [0.06, 0.08], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "decay"), [(0, False, 0.9), (0, True, 0.1), (980, True, 0.9)]
+)
+def test_moving_average(step, warmup, decay):
+    ema = update_ema(
+        {"a": jnp.float32(1)}, {"a": jnp.float32(3)}, jnp.int32(step), decay=0.9, warmup=warmup
+    )
+    np.testing.assert_allclose(ema["a"], decay * 1 + (1 - decay) * 3, rtol=1e-6)

@@ -1,0 +1,226 @@
+"""What each task trains, what it leaves alone, and what its schedule says of every step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.tasks import common, make_task
+from codeformer_jax.tasks.codes import CODE_PATH
+from codeformer_jax.tasks.restoration import Row
+from configs import codeformer_stage2, codeformer_stage3, vqgan
+
+
+@pytest.fixture(scope="module")
+def images():
+    source = SyntheticFaces("train", 32, 16)
+    return np.stack([source[i]["image"] for i in range(16)])
+
+
+def start(config, images, **given):
+    """Task, state and frozen networks: the teacher is the student's own random VQGAN."""
+    task = make_task(config)
+    state = jax.jit(task.init)(jax.random.key(0), images, given.get("previous"))
+    frozen = {}
+    if task.needs_teacher:
+        teacher = {name: state.params[name] for name in ("encoder", "quantize", "generator")}
+        frozen = {"teacher": {"params": jax.tree.map(jnp.copy, teacher)}}
+    return task, state, frozen
+
+
+def run(task, state, frozen, images, steps):
+    step = jax.jit(task.train_step)
+    history = []
+    for i in range(steps):
+        key = jax.random.fold_in(jax.random.key(1), i)
+        state, metrics = step(state, frozen, images, key, task.phase(i))
+        history.append(jax.device_get(metrics))
+        assert all(np.isfinite(v) for v in history[-1].values()), (i, history[-1])
+    return state, history
+
+
+def changed(before, after):
+    """Top-level names of parameters of which anything changed."""
+    return {
+        name
+        for name in before
+        if any(
+            np.any(a != b)
+            for a, b in zip(
+                jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True
+            )
+        )
+    }
+
+
+def test_unknown_task_names_the_known_ones(tiny_config):
+    config = tiny_config("vqgan").unlock()
+    config.task = "vae"
+    with pytest.raises(ValueError, match=r"'vae'; expected one of vqgan, code_prediction, rest"):
+        make_task(config)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_stage1_learns(tiny_config, images, ema_decay):
+    config = tiny_config("vqgan", steps=40).unlock()
+    config.model.ema_decay = ema_decay
+    config.loss.gan_start = 30
+    task, state, frozen = start(config, images)
+    after, history = run(task, state, frozen, images, 40)
+    mean = images.mean(axis=(0, 1, 2)) / 127.5 - 1
+    baseline = np.abs(images / 127.5 - 1 - mean).mean()
+    assert history[-1]["l1"] < 0.8 * min(baseline, history[0]["l1"])
+    assert "gan" not in history[29]
+    assert "gan" in history[30]
+    assert int(after.step) == 40
+    embedding = {"quantize"} if ema_decay is None else set()
+    assert changed(state.params, after.params) == {"encoder", "generator"} | embedding
+    if ema_decay is not None:
+        assert changed(state.collections, after.collections) == {"codebook"}
+
+
+def test_discriminator_waits_for_its_start(tiny_config, images):
+    config = tiny_config("vqgan").unlock()
+    config.loss.gan_start = 2
+    task, state, frozen = start(config, images)
+    before, _ = run(task, state, frozen, images, 2)
+    assert not changed({"d": state.discriminator}, {"d": before.discriminator})
+    _, history = run(task, before, frozen, images, 3)
+    assert {"d_real", "d_fake", "adaptive_weight"} <= history[-1].keys()
+
+
+def test_codes_start_from_latents_or_uniform(tiny_config, images):
+    config = tiny_config("vqgan").unlock()
+    config.model.ema_decay = None
+    _, state, _ = start(config, images)
+    codes = np.asarray(state.params["quantize"]["embedding"])
+    module = make_task(config).module
+    real = common.from_uint8(images)
+    latents = np.asarray(module.apply({"params": state.params}, real).latents).reshape(-1, 8)
+    distances = np.abs(codes[:, None] - latents[None]).max(-1).min(1)
+    np.testing.assert_allclose(distances, 0, atol=1e-5)
+    config.codebook_init = "uniform"
+    _, state, _ = start(config, images)
+    assert np.abs(state.params["quantize"]["embedding"]).max() <= 1 / 16
+    config.codebook_init = "zeros"
+    with pytest.raises(ValueError, match="'zeros'; expected 'latents' or 'uniform'"):
+        make_task(config)
+
+
+def test_stage2_trains_encoder_and_transformer_only(tiny_config, images):
+    task, state, frozen = start(tiny_config("code_prediction", steps=30), images)
+    after, history = run(task, state, frozen, images, 30)
+    trained = set(common.select(state.params, CODE_PATH))
+    assert changed(state.params, after.params) == trained
+    assert set(state.params) - trained == {
+        "quantize",
+        "generator",
+        "fuse_convs_dict_16",
+        "fuse_convs_dict_32",
+    }
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["cross_entropy"] < np.log(16)
+
+
+def test_stage3_image_losses_train_the_fusion_alone(tiny_config, images):
+    config = tiny_config("restoration", steps=30).unlock()
+    config.loss.feature_weight = config.loss.cross_entropy_weight = 0.0
+    task, state, frozen = start(config, images)
+    after, history = run(task, state, frozen, images, 30)
+    assert changed(state.params, after.params) == {"fuse_convs_dict_16", "fuse_convs_dict_32"}
+    assert history[-1]["l1"] < history[0]["l1"]
+
+
+def test_stage3_runs_every_boundary_of_its_schedule(tiny_config, images):
+    """The published schedule fails at the first step of its third phase."""
+    config = tiny_config("restoration", steps=10).unlock()
+    small, large = {"recipe": "small"}, {"recipe": "large"}
+    config.loss.gan_start = 1
+    config.schedule = (
+        {"until": 2, "w": 1.0, "image_losses": True, **small},
+        {"until": 4, "w": 1.3, "image_losses": True, **small},
+        {"until": 6, "w": 0.0, "image_losses": False, **large},
+        {"until": 10, "w": 1.3, "image_losses": True, "every": 3, **small},
+        {"until": 10, "w": 0.0, "image_losses": False, **large},
+    )
+    task, state, frozen = start(config, images)
+    _, history = run(task, state, frozen, images, 10)
+    assert ["l1" in metrics for metrics in history] == [
+        *[True] * 4,
+        *[False] * 4,
+        True,
+        False,
+    ]
+    assert ["gan" in metrics for metrics in history][:3] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("step", "w", "recipe", "image_losses", "gan"),
+    [
+        (0, 1.0, "small", True, False),
+        (4_999, 1.0, "small", True, False),
+        (5_000, 1.0, "small", True, True),
+        (39_999, 1.0, "small", True, True),
+        (40_000, 1.3, "small", True, True),
+        (79_999, 1.3, "small", True, True),
+        (80_000, 0.0, "large", False, False),
+        (119_999, 0.0, "large", False, False),
+        (120_000, 0.0, "large", False, False),
+        (120_014, 1.3, "small", True, True),
+        (120_015, 0.0, "large", False, False),
+        (149_999, 1.3, "small", True, True),
+    ],
+)
+def test_published_stage3_schedule(step, w, recipe, image_losses, gan):
+    task = make_task(codeformer_stage3.get_config())
+    phase = task.phase(step)
+    assert (phase.w, phase.image_losses, phase.gan) == (w, image_losses, gan)
+    assert phase.recipe is task.recipes[recipe]
+
+
+def test_published_stage1_and_stage2_phases():
+    task = make_task(vqgan.get_config())
+    assert [task.phase(step).gan for step in (0, 29_999, 30_000)] == [False, False, True]
+    task = make_task(codeformer_stage2.get_config())
+    rates = [float(task.optimizer.learning_rate(jnp.int32(s))) for s in (0, 400_001, 450_001)]
+    np.testing.assert_allclose(rates, [1e-4, 5e-5, 2.5e-5], rtol=1e-6)
+
+
+def test_schedule_faults_are_refused(tiny_config):
+    with pytest.raises(ValueError, match="image losses train the fusion blocks, which w = 0"):
+        Row(until=10, w=0.0, recipe="large", image_losses=True)
+    with pytest.raises(ValueError, match="must not be negative"):
+        Row(until=10, w=-1.0, recipe="large", image_losses=False)
+    config = tiny_config("restoration", steps=10).unlock()
+    row = {"until": 9, "w": 1.0, "recipe": "small", "image_losses": True}
+    config.schedule = (row,)
+    with pytest.raises(ValueError, match=r"the schedule ends before config.steps = 10"):
+        make_task(config)
+    config.schedule = ({**row, "recipe": "tiny"},)
+    with pytest.raises(ValueError, match=r"unknown recipe; config.degradation has"):
+        make_task(config)
+    config.codeformer.connect_list = ()
+    with pytest.raises(ValueError, match="connect_list is empty"):
+        make_task(config)
+
+
+def test_starting_from_another_network_lists_what_differs(tiny_config, images):
+    _, state, _ = start(tiny_config("vqgan"), images)
+    config = tiny_config("code_prediction").unlock()
+    config.model.emb_dim = 4
+    with pytest.raises(ValueError, match=r"quantize/embedding: shape \(16, 8\), expected \(16, 4\)"):
+        start(config, images, previous=state.variables())
+    with pytest.raises(ValueError, match=r"train stage II \(code_prediction\) first"):
+        start(tiny_config("restoration"), images, previous=state.variables())
+    with pytest.raises(ValueError, match="generator: missing"):
+        common.transplant(state.params, {"encoder": state.params["encoder"]}, state.params)
+
+
+def test_stage2_starts_from_stage1_with_its_averaged_codebook(tiny_config, images):
+    _, state, _ = start(tiny_config("vqgan"), images)
+    variables = state.variables()
+    _, student, _ = start(tiny_config("code_prediction"), images, previous=variables)
+    codebook = variables["codebook"]["quantize"]["embedding"]
+    np.testing.assert_array_equal(student.params["quantize"]["embedding"], codebook)
+    assert not changed({"generator": state.params["generator"]}, student.params)
