@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 
 from codeformer_jax.convert import from_torch
-from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 
 HERE = Path(__file__).parent
 SEED = 0

@@ -3,16 +3,18 @@
 One module, so that test workers, which share modules out whole, never hold two of them at once.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from configs import codeformer_stage2, codeformer_stage3
+from parity import steps, support
 
 from codeformer_jax.ops.resize import resize_bilinear
 from codeformer_jax.tasks import CodePredictionTask, RestorationTask, common
-from parity import steps, support
+from configs import codeformer_stage2, codeformer_stage3
 
 SIDE = 512
 
@@ -84,14 +86,18 @@ def degraded_images():
     """Bilinear x8 of the 8x8 average pooling, as the fixtures of both stages have it."""
     real = support.images(SIDE, 0)
     pooled = real.reshape(1, SIDE // 8, 8, SIDE // 8, 8, 3).mean((2, 4))
-    return np.asarray(resize_bilinear(jnp.asarray(pooled), (SIDE, SIDE)))
+    small, large = jnp.array([SIDE // 8]), jnp.array([SIDE])
+    resize = jax.jit(functools.partial(resize_bilinear, canvas=(SIDE, SIDE)))
+    return np.asarray(resize(jnp.asarray(pooled), small, small, large, large))
 
 
 class FixedDegradation:
-    """A task whose degraded images are the fixture's."""
+    """A task whose degraded images are given."""
+
+    degraded: jax.Array
 
     def degrade(self, real, keys, recipe):
-        return jnp.asarray(degraded_images())
+        return self.degraded
 
 
 class CodePredictionStep(FixedDegradation, CodePredictionTask):
@@ -105,6 +111,7 @@ class RestorationStep(FixedDegradation, RestorationTask):
 def run_step(task, codeformer, frozen, discriminator=None):
     """(gradients' state, metrics); parameters stay, which saves their second copy."""
     module, variables = codeformer
+    task.degraded = jnp.asarray(degraded_images())
     steps.record(task, optax.set_to_zero())
     trained = common.select(variables["params"], task.trained)
     state = steps.make_state(task, variables, trained, module.codebook_size, discriminator)
@@ -123,7 +130,7 @@ def test_stage2_step(codeformer, teacher):
     fixture = support.load("stage2_step")
     degraded = degraded_images()
     task = CodePredictionStep(codeformer_stage2.get_config())
-    module, variables = teacher
+    _, variables = teacher
     targets = jax.jit(task.targets)({"teacher": variables}, jnp.asarray(support.images(SIDE, 0)))
     support.assert_arrays(
         {

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-
 from parity import support
 
 
@@ -53,9 +52,9 @@ def test_discriminator():
     module, variables = support.seeded("discriminator", fixture)
     assert (module.ndf, module.n_layers) == (32, 3)
     images = support.images(128, 0, 1)
-    trained, updated = jax.jit(
-        lambda v, x: module.apply(v, x, train=True, mutable="batch_stats")
-    )(variables, images)
+    trained, updated = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable="batch_stats"))(
+        variables, images
+    )
     evaluated = jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
     pairs = {
         "train_logits": (trained, fixture["train_logits"]),

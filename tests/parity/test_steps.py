@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from configs import vqgan
+from parity import steps, support
 
 from codeformer_jax import convert
 from codeformer_jax.tasks import make_task
-from parity import steps, support
+from configs import vqgan
 
 LEARNING_RATE = 1e-3
 BATCH = 2

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from parity import support
 
 
@@ -34,5 +33,5 @@ def test_arrays_and_scalars_beyond_the_bound_fail():
         support.assert_arrays({"indices": (np.array([1, 2, 3]), np.array([1, 2, 4]))})
     with pytest.raises(AssertionError, match="shape"):
         support.assert_arrays({"latents": (ones[:1], ones)})
-    with pytest.raises(AssertionError, match="l1: 0.5, expected 0.6"):
+    with pytest.raises(AssertionError, match=r"l1: 0\.5, expected 0\.6"):
         support.assert_scalars({"l1": 0.5}, {"l1": 0.6})
