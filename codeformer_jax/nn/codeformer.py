@@ -107,7 +107,7 @@ class Fusion(nn.Module):
         self,
         encoder_features: Float[Array, "b h w c"],
         features: Float[Array, "b h w c"],
-        w: Float[Array, "b 1 1 1"],
+        w: Float[Array, "#b 1 1 1"],
     ) -> Float[Array, "b h w c"]:
         width = features.shape[-1]
         both = jnp.concatenate([encoder_features, features], axis=-1)
