@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import Conv, ResBlock
+from codeformer_jax.nn.layers import Conv, ResBlock, attend
 from codeformer_jax.nn.vqgan import VQGAN, check_sides
 
 # PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
@@ -47,6 +47,16 @@ def adaptive_instance_norm(
     return (content - content_mean) / content_std * style_std + style_mean
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's, with PyTorch's eps and in every dtype also under strict promotion."""
+
+    epsilon: float = 1e-5
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention whose queries and keys, but not values, carry the positions."""
 
@@ -66,7 +76,7 @@ class SelfAttention(nn.Module):
         values = in_proj(tokens)[..., 2 * d :]
         q, k = jnp.split(queries_keys, 2, axis=-1)
         q, k, v = (x.reshape(b, n, self.n_head, d // self.n_head) for x in (q, k, values))
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)
+        y = attend(q, k, v).reshape(b, n, d)
         return nn.Dense(d, kernel_init=_LINEAR_INIT, dtype=self.dtype, name="out_proj")(y)
 
 
@@ -81,9 +91,9 @@ class TransformerLayer(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b n d"], positions: Float[Array, "1 n d"]
     ) -> Float[Array, "b n d"]:
-        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm1")(tokens)
+        y = LayerNorm(dtype=self.dtype, name="norm1")(tokens)
         tokens = tokens + SelfAttention(self.n_head, self.dtype, name="self_attn")(y, positions)
-        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm2")(tokens)
+        y = LayerNorm(dtype=self.dtype, name="norm2")(tokens)
         y = nn.Dense(self.dim_mlp, kernel_init=_LINEAR_INIT, dtype=self.dtype, name="linear1")(y)
         y = nn.gelu(y, approximate=False)
         return tokens + nn.Dense(
@@ -107,7 +117,7 @@ class Fusion(nn.Module):
         self,
         encoder_features: Float[Array, "b h w c"],
         features: Float[Array, "b h w c"],
-        w: Float[Array, "b 1 1 1"],
+        w: Float[Array, "#b 1 1 1"],
     ) -> Float[Array, "b h w c"]:
         width = features.shape[-1]
         both = jnp.concatenate([encoder_features, features], axis=-1)
@@ -170,7 +180,7 @@ class CodeFormer(VQGAN):
             for _ in range(self.n_layers)
         ]
         self.idx_pred_layer = [
-            nn.LayerNorm(epsilon=1e-5, dtype=self.dtype),
+            LayerNorm(dtype=self.dtype),
             nn.Dense(
                 self.codebook_size,
                 use_bias=False,

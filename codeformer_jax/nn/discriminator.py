@@ -1,6 +1,7 @@
 """Patch discriminator (pix2pix; VQGAN, arXiv 2012.09841, section 3.2)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -53,7 +54,7 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if i < self.n_layers else 1
             x = self._conv(width, stride, index, use_bias=i == 0)(x)
             if i > 0:
-                x = nn.BatchNorm(
+                norm = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=0.9,
                     epsilon=1e-5,
@@ -63,7 +64,10 @@ class PatchDiscriminator(nn.Module):
                     ),
                     dtype=self.dtype,
                     name=f"main_{index + 1}",
-                )(x)
+                )
+                # Flax subtracts float32 statistics from the input, whatever its dtype.
+                with jax.numpy_dtype_promotion("standard"):
+                    x = norm(x)
             x = nn.leaky_relu(x, 0.2)
         return self._conv(1, 1, 3 * self.n_layers + 2, use_bias=True)(x).astype(jnp.float32)
 

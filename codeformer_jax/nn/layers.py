@@ -162,6 +162,17 @@ class ResBlock(nn.Module):
         return x + y
 
 
+def attend(
+    queries: Float[Array, "b n heads d"],
+    keys: Float[Array, "b n heads d"],
+    values: Float[Array, "b n heads d"],
+) -> Float[Array, "b n heads d"]:
+    """softmax(q k^T / sqrt(d)) v of every head, the softmax in float32."""
+    # JAX's own function asks for the promotion of bfloat16 with float32, which strict mode refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(queries, keys, values)
+
+
 class AttentionBlock(nn.Module):
     """Single-head self-attention over all h x w sites with 1x1 projections, plus the input."""
 
@@ -176,7 +187,7 @@ class AttentionBlock(nn.Module):
             Conv(c, kernel_size=1, dtype=self.dtype, name=name)(y).reshape(b, h * w, 1, c)
             for name in ("q", "k", "v")
         )
-        y = jax.nn.dot_product_attention(q, k, v, scale=c**-0.5).reshape(b, h, w, c)
+        y = attend(q, k, v).reshape(b, h, w, c)
         return x + Conv(c, kernel_size=1, dtype=self.dtype, name="proj_out")(y)
 
 

@@ -2,7 +2,7 @@
 
 import flax.struct
 import jax
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Key
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import common
@@ -30,7 +30,7 @@ class CodePredictionTask(CodeTask):
         self,
         state: TrainState,
         frozen: dict[str, PyTree],
-        images: UInt8[Array, "b h w 3"],
+        images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
     ) -> tuple[TrainState, common.Metrics]:

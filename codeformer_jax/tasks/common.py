@@ -16,6 +16,8 @@ from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
+# 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
+Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 USAGE_DECAY = 0.99
 DEAD_SHARE = 0.01
 
@@ -58,7 +60,7 @@ class Task(Protocol):
         self,
         state: TrainState,
         frozen: dict[str, PyTree],
-        images: UInt8[Array, "b h w 3"],
+        images: Images,
         key: Key[Array, ""],
         phase: Any,
     ) -> tuple[TrainState, Metrics]: ...
@@ -72,8 +74,10 @@ class Task(Protocol):
     ) -> Evaluated: ...
 
 
-def from_uint8(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """0..255 to [-1, 1]."""
+def from_uint8(images: Images) -> Float[Array, "b h w 3"]:
+    """0..255 to [-1, 1]; floating-point images, which are in [-1, 1] already, as they are."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 

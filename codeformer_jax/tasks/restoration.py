@@ -120,7 +120,7 @@ class RestorationTask(CodeTask):
         self,
         state: TrainState,
         frozen: dict[str, PyTree],
-        images: UInt8[Array, "b h w 3"],
+        images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
     ) -> tuple[TrainState, common.Metrics]:

@@ -72,7 +72,8 @@ class Optimizer:
         self, gradients: PyTree, opt_state: PyTree, params: PyTree, step: Int[Array, ""]
     ) -> tuple[PyTree, PyTree]:
         """New parameters and optimizer state after one step."""
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in int32.
+        # optax was not written for strict promotion: it raises a decay to an integer count.
+        with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = self.transform.update(gradients, opt_state, params)
         rate = self.learning_rate(step)
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
