@@ -17,7 +17,7 @@ STAGES = {
     "restoration": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 900, "code_prediction": 500, "restoration": 400},
+    "full": {"vqgan": 700, "code_prediction": 350, "restoration": 300},
     "short": {"vqgan": 40, "code_prediction": 20, "restoration": 20},
 }
 
@@ -84,9 +84,9 @@ def codes(config: ml_collections.ConfigDict, size: str) -> None:
     config.codeformer.connect_list = (32, 64)
     for recipe in ("large", "small"):
         config.degradation[recipe] = {
-            "blur_sigma": (0.5, 2.0),
-            "downsample": (1.5, 4.0),
-            "noise": (0.0, 15.0),
-            "jpeg_quality": (40.0, 80.0),
+            "blur_sigma": (1.0, 3.0),
+            "downsample": (2.0, 6.0),
+            "noise": (0.0, 25.0),
+            "jpeg_quality": (30.0, 70.0),
             "anisotropic": 0.5,
         }
