@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import common, make_task
@@ -54,7 +55,7 @@ def changed(before, after):
     }
 
 
-def test_unknown_task_names_the_known_ones(tiny_config):
+def test_unknown_task_names_the_known_ones():
     config = tiny_config("vqgan").unlock()
     config.task = "vae"
     with pytest.raises(ValueError, match=r"'vae'; expected one of vqgan, code_prediction, rest"):
@@ -62,7 +63,7 @@ def test_unknown_task_names_the_known_ones(tiny_config):
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_stage1_learns(tiny_config, images, ema_decay):
+def test_stage1_learns(images, ema_decay):
     config = tiny_config("vqgan", steps=40).unlock()
     config.model.ema_decay = ema_decay
     config.loss.gan_start = 30
@@ -80,7 +81,7 @@ def test_stage1_learns(tiny_config, images, ema_decay):
         assert changed(state.collections, after.collections) == {"codebook"}
 
 
-def test_discriminator_waits_for_its_start(tiny_config, images):
+def test_discriminator_waits_for_its_start(images):
     config = tiny_config("vqgan").unlock()
     config.loss.gan_start = 2
     task, state, frozen = start(config, images)
@@ -90,7 +91,7 @@ def test_discriminator_waits_for_its_start(tiny_config, images):
     assert {"d_real", "d_fake", "adaptive_weight"} <= history[-1].keys()
 
 
-def test_codes_start_from_latents_or_uniform(tiny_config, images):
+def test_codes_start_from_latents_or_uniform(images):
     config = tiny_config("vqgan").unlock()
     config.model.ema_decay = None
     _, state, _ = start(config, images)
@@ -108,7 +109,7 @@ def test_codes_start_from_latents_or_uniform(tiny_config, images):
         make_task(config)
 
 
-def test_stage2_trains_encoder_and_transformer_only(tiny_config, images):
+def test_stage2_trains_encoder_and_transformer_only(images):
     task, state, frozen = start(tiny_config("code_prediction", steps=30), images)
     after, history = run(task, state, frozen, images, 30)
     trained = set(common.select(state.params, CODE_PATH))
@@ -123,7 +124,7 @@ def test_stage2_trains_encoder_and_transformer_only(tiny_config, images):
     assert history[-1]["cross_entropy"] < np.log(16)
 
 
-def test_stage3_image_losses_train_the_fusion_alone(tiny_config, images):
+def test_stage3_image_losses_train_the_fusion_alone(images):
     config = tiny_config("restoration", steps=30).unlock()
     config.loss.feature_weight = config.loss.cross_entropy_weight = 0.0
     task, state, frozen = start(config, images)
@@ -132,7 +133,7 @@ def test_stage3_image_losses_train_the_fusion_alone(tiny_config, images):
     assert history[-1]["l1"] < history[0]["l1"]
 
 
-def test_stage3_runs_every_boundary_of_its_schedule(tiny_config, images):
+def test_stage3_runs_every_boundary_of_its_schedule(images):
     """The published schedule fails at the first step of its third phase."""
     config = tiny_config("restoration", steps=10).unlock()
     small, large = {"recipe": "small"}, {"recipe": "large"}
@@ -187,7 +188,7 @@ def test_published_stage1_and_stage2_phases():
     np.testing.assert_allclose(rates, [1e-4, 5e-5, 2.5e-5], rtol=1e-6)
 
 
-def test_schedule_faults_are_refused(tiny_config):
+def test_schedule_faults_are_refused():
     with pytest.raises(ValueError, match="image losses train the fusion blocks, which w = 0"):
         Row(until=10, w=0.0, recipe="large", image_losses=True)
     with pytest.raises(ValueError, match="must not be negative"):
@@ -205,11 +206,13 @@ def test_schedule_faults_are_refused(tiny_config):
         make_task(config)
 
 
-def test_starting_from_another_network_lists_what_differs(tiny_config, images):
+def test_starting_from_another_network_lists_what_differs(images):
     _, state, _ = start(tiny_config("vqgan"), images)
     config = tiny_config("code_prediction").unlock()
     config.model.emb_dim = 4
-    with pytest.raises(ValueError, match=r"quantize/embedding: shape \(16, 8\), expected \(16, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"quantize/embedding: shape \(16, 8\), expected \(16, 4\)"
+    ):
         start(config, images, previous=state.variables())
     with pytest.raises(ValueError, match=r"train stage II \(code_prediction\) first"):
         start(tiny_config("restoration"), images, previous=state.variables())
@@ -217,7 +220,7 @@ def test_starting_from_another_network_lists_what_differs(tiny_config, images):
         common.transplant(state.params, {"encoder": state.params["encoder"]}, state.params)
 
 
-def test_stage2_starts_from_stage1_with_its_averaged_codebook(tiny_config, images):
+def test_stage2_starts_from_stage1_with_its_averaged_codebook(images):
     _, state, _ = start(tiny_config("vqgan"), images)
     variables = state.variables()
     _, student, _ = start(tiny_config("code_prediction"), images, previous=variables)

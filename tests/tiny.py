@@ -1,0 +1,29 @@
+"""The smallest configs that still have every part."""
+
+import ml_collections
+
+from configs import demo
+
+
+def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
+    """The demo's config of a stage for 32 px, in seconds."""
+    config = demo.get_config(f"{stage},short").unlock()
+    config.steps = steps
+    config.log_every = 1
+    config.eval_every = config.checkpoint_every = 2
+    config.mesh = "data:1"
+    config.model.update(
+        image_size=32, nf=8, ch_mult=(1, 2), norm_groups=4, codebook_size=16, emb_dim=8
+    )
+    config.data.update(image_size=32, batch_size=4, synthetic_length=32, heldout_length=6)
+    config.eval.update(batch_size=4, batches=2)
+    if stage != "code_prediction":
+        config.discriminator.update(ndf=4, n_layers=1)
+        config.loss.gan_start = 0
+    if stage != "vqgan":
+        config.teacher_min_psnr = 0.0
+        config.codeformer.update(dim_embd=16, n_head=2, n_layers=1, connect_list=(16, 32))
+    if stage == "restoration":
+        row = {"w": 1.0, "recipe": "small", "image_losses": True}
+        config.schedule = ({"until": steps, **row},)
+    return config.lock()

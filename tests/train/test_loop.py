@@ -1,0 +1,189 @@
+"""Whole runs: files, stages in a row, resuming, refusals that write nothing."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax import convert
+from codeformer_jax.train import loop
+from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.train.writer import Writer
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """Workdirs of the three stages, each started from the one before."""
+    root, previous, scores = tmp_path_factory.mktemp("runs"), None, {}
+    for stage in ("vqgan", "code_prediction", "restoration"):
+        config = tiny_config(stage).unlock()
+        config.init_from = previous
+        scores[stage] = loop.train(config.lock(), root / stage)
+        previous = str(root / stage)
+    return root, scores
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def tree_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_leaves_its_files(stages):
+    root, scores = stages
+    for stage, names in {
+        "vqgan": {"loss", "l1", "perplexity", "dead_codes", "gan", "d_real", "images_per_second"},
+        "code_prediction": {"loss", "cross_entropy", "accuracy", "learning_rate"},
+        "restoration": {"loss", "l1", "adaptive_weight", "feature"},
+    }.items():
+        workdir = root / stage
+        found = {p.name for p in workdir.iterdir()}
+        assert {"config.json", "metrics.jsonl", "checkpoints", "images"} <= found
+        assert any("tfevents" in name for name in found)
+        assert sorted(p.name for p in (workdir / "images").iterdir()) == [
+            f"{step:08d}.png" for step in (0, 2, 4)
+        ]
+        train = [line for line in lines(workdir) if "train/loss" in line]
+        assert [line["step"] for line in train] == [1, 2, 3, 4]
+        assert {f"train/{name}" for name in names} <= train[-1].keys()
+        evals = [line for line in lines(workdir) if "eval/psnr" in line]
+        assert [line["step"] for line in evals] == [0, 2, 4]
+        assert evals[-1]["eval/psnr"] == scores[stage]["psnr"]
+        assert json.loads((workdir / "config.json").read_text())["task"] == stage
+
+
+def test_checkpoints_latest_and_best(stages):
+    root, _ = stages
+    latest = load_trained(root / "restoration")
+    assert (latest.network, latest.step) == ("codeformer", 4)
+    best = load_trained(root / "restoration", "best")
+    scores = {x["step"]: x["eval/psnr"] for x in lines(root / "restoration") if "eval/psnr" in x}
+    assert scores[best.step] == max(scores.values())
+    assert load_trained(root / "restoration", 4).step == 4
+    with pytest.raises(FileNotFoundError, match=r"has checkpoints \[.*\], not 3"):
+        load_trained(root / "restoration", 3)
+    with pytest.raises(ValueError, match="expected 'latest', 'best' or a step"):
+        load_trained(root / "restoration", "newest")
+
+
+def test_the_teacher_travels_with_the_workdir(stages):
+    root, _ = stages
+    teacher = load_trained(root / "restoration").teacher
+    codes = load_trained(root / "vqgan").variables["codebook"]["quantize"]["embedding"]
+    np.testing.assert_array_equal(teacher[1]["params"]["quantize"]["embedding"], codes)
+
+
+def test_a_trained_network_exports_to_pytorch_names_and_back(stages):
+    root, _ = stages
+    trained = load_trained(root / "restoration")
+    state_dict = convert.to_torch("codeformer", trained.variables)
+    fields = {"norm_groups": 4, "n_head": 2, "image_size": 32}
+    module, variables = convert.from_torch("codeformer", state_dict, **fields)
+    assert module.connect_list == (16, 32)
+    tree_equal(variables, trained.variables)
+
+
+def test_a_second_run_of_the_same_command_changes_nothing(stages):
+    root, scores = stages
+    before = (root / "vqgan" / "metrics.jsonl").read_text()
+    again = loop.train(tiny_config("vqgan"), root / "vqgan")
+    assert again["psnr"] == pytest.approx(scores["vqgan"]["psnr"], abs=1e-6)
+    new = (root / "vqgan" / "metrics.jsonl").read_text()[len(before) :].splitlines()
+    assert not any("train/loss" in line for line in new)
+
+
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    stages, tmp_path, monkeypatch
+):
+    """SIGTERM after the third step: saved there, and the same command goes on."""
+    root, _ = stages
+    original = Writer.train_metrics
+
+    def stop(self, step, metrics):
+        original(self, step, metrics)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Writer, "train_metrics", stop)
+    loop.train(tiny_config("vqgan"), tmp_path / "run")
+    assert load_trained(tmp_path / "run").step == 3
+    monkeypatch.setattr(Writer, "train_metrics", original)
+    loop.train(tiny_config("vqgan"), tmp_path / "run")
+    assert [x["step"] for x in lines(tmp_path / "run") if "train/loss" in x] == [1, 2, 3, 4]
+    tree_equal(load_trained(tmp_path / "run").variables, load_trained(root / "vqgan").variables)
+
+
+def test_changed_settings(stages, caplog):
+    root, _ = stages
+    config = tiny_config("vqgan").unlock()
+    before = (root / "vqgan" / "config.json").read_bytes()
+    config.model.codebook_size = 32
+    with pytest.raises(ValueError, match=r"model\.codebook_size: 16 -> 32"):
+        loop.train(config.lock(), root / "vqgan")
+    assert (root / "vqgan" / "config.json").read_bytes() == before
+
+
+def refused(tmp_path, config, message, error=ValueError):
+    with pytest.raises(error, match=message):
+        loop.train(config.lock(), tmp_path / "run")
+    left = list(Path(tmp_path / "run").rglob("*")) if (tmp_path / "run").exists() else []
+    assert [p for p in left if p.is_file()] == []
+
+
+def test_stage2_without_a_teacher_is_refused(tmp_path):
+    config = tiny_config("code_prediction").unlock()
+    refused(tmp_path, config, "learns the codes of a trained stage-I VQGAN and none was given")
+
+
+def test_a_teacher_that_reconstructs_badly_is_refused(stages, tmp_path):
+    config = tiny_config("code_prediction").unlock()
+    config.init_from = str(stages[0] / "vqgan")
+    config.teacher_min_psnr = 40.0
+    refused(tmp_path, config, r"reconstructs clean images at .* dB, under the floor of 40 dB")
+
+
+def test_a_teacher_with_another_codebook_is_refused(stages, tmp_path):
+    root, _ = stages
+    module, variables = load_trained(root / "restoration").teacher
+    variables = jax.tree.map(lambda x: x, variables)
+    variables["params"]["quantize"] = {
+        "embedding": variables["params"]["quantize"]["embedding"] + 1
+    }
+    convert.save_model(tmp_path / "other.safetensors", "vqgan", module, variables)
+    config = tiny_config("restoration").unlock()
+    config.init_from = str(root / "code_prediction")
+    config.teacher = str(tmp_path / "other.safetensors")
+    refused(tmp_path, config, "the teacher's codebook is not the one of the network")
+
+
+def test_stage3_from_stage1_is_refused(stages, tmp_path):
+    config = tiny_config("restoration").unlock()
+    config.init_from = str(stages[0] / "vqgan")
+    refused(tmp_path, config, r"train stage II \(code_prediction\) first")
+
+
+def test_missing_files_are_named(tmp_path):
+    config = tiny_config("vqgan").unlock()
+    config.init_from = str(tmp_path / "nowhere")
+    refused(tmp_path, config, "nowhere does not exist: expected a model file or a workdir", OSError)
+    config = tiny_config("vqgan").unlock()
+    config.data.path = str(tmp_path / "faces")
+    refused(tmp_path, config, "faces", Exception)
+    config = tiny_config("vqgan").unlock()
+    config.loss.perceptual_weight = 1.0
+    refused(tmp_path, config, "needs converted LPIPS weights; make one with")
+    config.loss.lpips = str(tmp_path / "lpips.safetensors")
+    refused(tmp_path, config, "no LPIPS weights at", OSError)
+
+
+def test_a_folder_that_is_no_workdir(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a model file nor a training workdir"):
+        load_trained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
