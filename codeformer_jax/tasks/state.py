@@ -27,22 +27,24 @@ class DiscriminatorState:
 class TrainState:
     """State of a run: a checkpoint holds this and nothing else.
 
+    Its leaves are arrays, or the shapes and shardings of such.
+
     Attributes:
-        step: number of steps taken.
+        step: number of steps taken, int32.
         params: parameters of the whole network, trained or not.
         ema_params: moving average of the trained ones, keyed as in `params`.
         opt_state: optimizer state of the trained ones.
         collections: mutable variables of the network: 'codebook' where it is a moving average.
-        code_usage: moving average of each code's share of the batch, [K].
+        code_usage: moving average of each code's share of the batch, [K] float32.
         discriminator: None in tasks that have none.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: PyTree
     ema_params: PyTree
     opt_state: PyTree
     collections: PyTree
-    code_usage: Array
+    code_usage: Any
     discriminator: DiscriminatorState | None = None
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
