@@ -1,0 +1,17 @@
+"""Stage III with every value as published; see `configs/codeformer_stage3.py`.
+
+LPIPS inputs are normalised twice, fusion blocks start at random, the moving average has no warm-up.
+The schedule stays the corrected one: the published one fails at step 120,000.
+"""
+
+import ml_collections
+
+from configs import codeformer_stage3
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = codeformer_stage3.get_config().unlock()
+    config.codeformer.fusion_zero_init = False
+    config.loss.lpips_normalize_twice = True
+    config.ema_warmup = False
+    return config.lock()

@@ -1,0 +1,18 @@
+"""Stage I with every value as published, known faults included; see `configs/vqgan.py`.
+
+`beta` weights the codebook term, LPIPS inputs are normalised twice, the codebook starts from
+U(+-1/K), the moving average has no warm-up.
+"""
+
+import ml_collections
+
+from configs import vqgan
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = vqgan.get_config().unlock()
+    config.model.beta_on = "codebook"
+    config.loss.lpips_normalize_twice = True
+    config.codebook_init = "uniform"
+    config.ema_warmup = False
+    return config.lock()

@@ -1,0 +1,72 @@
+"""Every config in configs/ builds its task; the published ones have the published sizes."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codeformer_jax.tasks import make_task
+from codeformer_jax.train.checkpoint import abstract_state
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+ARGUMENTS = {
+    "configs/demo.py": [
+        (f"{stage},{size}",)
+        for stage in ("vqgan", "code_prediction", "restoration")
+        for size in ("full", "short")
+    ]
+}
+
+
+def load(path, arguments=()):
+    spec = importlib.util.spec_from_file_location("config", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"), [(p, a) for p in CONFIGS for a in ARGUMENTS.get(p, [()])]
+)
+def test_every_config_builds_its_task(path, arguments):
+    config = load(path, arguments)
+    assert config.is_locked
+    task = make_task(config)
+    state = abstract_state(task, config)
+    images = jax.ShapeDtypeStruct((1, *[config.data.image_size] * 2, 3), jnp.uint8)
+    assert images.shape[1] == task.module.image_size
+    for step in (0, config.steps // 2, config.steps - 1):
+        task.phase(step)
+    assert {"params", "ema_params"} <= vars(state).keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "millions"), [("configs/vqgan.py", 63.74), ("configs/codeformer_stage3.py", 94.11)]
+)
+def test_published_number_of_parameters(path, millions):
+    config = load(path)
+    state = abstract_state(make_task(config), config)
+    count = sum(np.prod(x.shape) for x in jax.tree.leaves(state.params))
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_reference_configs_have_the_published_faults():
+    stage1, stage3 = (
+        load("configs/reference/vqgan.py"),
+        load("configs/reference/codeformer_stage3.py"),
+    )
+    assert (stage1.model.beta_on, stage1.codebook_init) == ("codebook", "uniform")
+    assert stage1.loss.lpips_normalize_twice
+    assert stage3.loss.lpips_normalize_twice
+    assert not stage3.codeformer.fusion_zero_init
+
+
+def test_unknown_demo_argument_names_the_known_ones():
+    with pytest.raises(
+        ValueError, match="a stage of vqgan, code_prediction, restoration and a size"
+    ):
+        load("configs/demo.py", ("stage4",))
