@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_restore(commands)
     _add_convert(commands)
+    _add_export(commands)
     _add_demo(commands)
     return parser
 
@@ -181,6 +182,29 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_export(commands):
+    parser = _add(
+        commands,
+        "export",
+        _export,
+        "write the network of a training run as one model file",
+        "Writes the averaged network of a training run as one .safetensors model file; "
+        "`convert --to-torch` makes a PyTorch file of that.",
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a training run")
+    parser.add_argument("target", metavar="TARGET", help="model file to write")
+    parser.add_argument("--which", default="latest", help="latest, best or a step; default latest")
+    parser.add_argument("--force", action="store_true", help="replace TARGET")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from codeformer_jax.train.checkpoint import export_trained  # noqa: PLC0415
+
+    trained = export_trained(args.workdir, args.target, which=args.which, force=args.force)
+    print(f"{args.workdir} at step {trained.step} -> {args.target} ({trained.network})")
+    return 0
+
+
 def _add_demo(commands):
     parser = _add(
         commands,
@@ -199,12 +223,13 @@ def _add_demo(commands):
         help="folder of runs and report; default %(default)s",
     )
     parser.add_argument("--short", action="store_true", help="few steps: does everything run?")
+    parser.add_argument("--data", metavar="DIR", help="a folder of images instead of the faces")
 
 
 def _demo(args: argparse.Namespace) -> int:
     from codeformer_jax import demo  # noqa: PLC0415
 
-    return demo.run(args.directory, short=args.short) or 0
+    return demo.run(args.directory, short=args.short, data=args.data)
 
 
 def _add(commands, name: str, run: Run, summary: str, description: str) -> argparse.ArgumentParser:

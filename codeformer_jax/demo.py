@@ -17,11 +17,14 @@ STAGES = ("vqgan", "code_prediction", "restoration")
 PICTURES = 16
 
 
-def run(directory: str | os.PathLike, *, short: bool = False) -> int:
+def run(
+    directory: str | os.PathLike, *, short: bool = False, data: str | os.PathLike | None = None
+) -> int:
     """Trains, evaluates and restores under `directory`; prints what was reached.
 
     A second run goes on where the first one stopped. `short` takes a few steps only: it shows that
-    everything runs, and asks nothing of the scores.
+    everything runs, and asks nothing of the scores. `data` is a folder of images to train on instead
+    of the synthetic faces; a tenth of them is held out.
 
     Returns:
         0, or 1 where a command failed or the scores stay under what the demo promises.
@@ -31,14 +34,16 @@ def run(directory: str | os.PathLike, *, short: bool = False) -> int:
         return 1
     start, directory = time.perf_counter(), Path(directory).absolute()
     size = "short" if short else "full"
+    images = [f"--config.data.path={Path(data).absolute()}"] if data else []
     commands, previous = [], None
     for number, stage in enumerate(STAGES, 1):
         workdir = directory / f"{number}_{stage}"
         command = ["train.py", f"--config=configs/demo.py:{stage},{size}", f"--workdir={workdir}"]
-        commands.append(command + ([f"--config.init_from={previous}"] if previous else []))
+        origin = [f"--config.init_from={previous}"] if previous else []
+        commands.append([*command, *origin, *images])
         previous = workdir
     config = f"--config=configs/demo.py:{STAGES[-1]},{size}"
-    commands.append(["eval.py", config, f"--workdir={previous}", f"--output={directory}"])
+    commands.append(["eval.py", config, f"--workdir={previous}", f"--output={directory}", *images])
     pictures, restored = directory / "degraded", directory / "restored"
     options = ["-w", "1", "--no-adain", "--force", "--checkpoint", str(previous)]
     restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]

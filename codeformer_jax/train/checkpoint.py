@@ -141,6 +141,27 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     return Trained(task.network, task.module, variables, load_teacher(path), config, step)
 
 
+def export_trained(
+    workdir: str | Path, target: str | Path, *, which: str | int = "latest", force: bool = False
+) -> Trained:
+    """Writes the averaged network of a workdir as one model file, for other programs to load.
+
+    Raises:
+        FileExistsError: where `target` exists and `force` is not given.
+        ValueError: where `target` does not end in .safetensors; and as `load_trained`.
+    """
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise ValueError(
+            f"{target}: a model file is written here; name it {target.stem}.safetensors"
+        )
+    if target.exists() and not force:
+        raise FileExistsError(f"{target}: exists; pass --force to replace it")
+    trained = load_trained(workdir, which)
+    convert.save_model(target, trained.network, trained.module, trained.variables)
+    return trained
+
+
 def load_teacher(workdir: Path) -> tuple[Any, Any] | None:
     """Module and variables of the teacher that a run keeps beside its checkpoints."""
     path = Path(workdir) / TEACHER_FILE

@@ -11,7 +11,7 @@ from tiny import tiny_config
 
 from codeformer_jax import convert
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.train.checkpoint import export_trained, load_trained
 from codeformer_jax.train.writer import Writer
 
 
@@ -88,6 +88,22 @@ def test_a_trained_network_exports_to_pytorch_names_and_back(stages):
     module, variables = convert.from_torch("codeformer", state_dict, **fields)
     assert module.connect_list == (16, 32)
     tree_equal(variables, trained.variables)
+
+
+def test_export_writes_a_model_file_once(stages, tmp_path):
+    root, _ = stages
+    target = tmp_path / "codeformer.safetensors"
+    export_trained(root / "restoration", target)
+    network, _, variables = convert.load_model(target)
+    assert network == "codeformer"
+    tree_equal(variables, load_trained(root / "restoration").variables)
+    written = target.read_bytes()
+    with pytest.raises(FileExistsError, match="exists; pass --force to replace it"):
+        export_trained(root / "vqgan", target)
+    assert target.read_bytes() == written
+    with pytest.raises(ValueError, match=r"name it codeformer\.safetensors"):
+        export_trained(root / "vqgan", tmp_path / "codeformer.pth")
+    assert not (tmp_path / "codeformer.pth").exists()
 
 
 def test_a_second_run_of_the_same_command_changes_nothing(stages):
