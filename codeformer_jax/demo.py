@@ -23,8 +23,8 @@ def run(
     """Trains, evaluates and restores under `directory`; prints what was reached.
 
     A second run goes on where the first one stopped. `short` takes a few steps only: it shows that
-    everything runs, and asks nothing of the scores. `data` is a folder of images to train on instead
-    of the synthetic faces; a tenth of them is held out.
+    everything runs, and asks nothing of the scores. `data` is a folder of images to train on, a
+    tenth of them held out, instead of the synthetic faces.
 
     Returns:
         0, or 1 where a command failed or the scores stay under what the demo promises.
