@@ -115,14 +115,19 @@ def test_bugs_keep_their_traceback(monkeypatch):
 @pytest.mark.parametrize("flag", ["--dir", "--workdir"])
 def test_demo(monkeypatch, flag):
     calls = []
-    pretend_demo(monkeypatch, lambda directory, short: calls.append((directory, short)))
+
+    def run(directory, short, data):
+        calls.append((directory, short, data))
+        return len(calls) - 1
+
+    pretend_demo(monkeypatch, run)
     assert cli.main(["demo"]) == 0
-    assert cli.main(["demo", flag, "d", "--short"]) == 0
-    assert calls == [("demo", False), ("d", True)]
+    assert cli.main(["demo", flag, "d", "--short", "--data", "faces"]) == 1
+    assert calls == [("demo", False, None), ("d", True, "faces")]
 
 
 def test_interrupt_is_quiet(monkeypatch, capsys):
-    def run(directory, short):
+    def run(directory, short, data):
         raise KeyboardInterrupt
 
     pretend_demo(monkeypatch, run)

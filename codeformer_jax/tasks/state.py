@@ -36,7 +36,7 @@ class TrainState:
         opt_state: optimizer state of the trained ones.
         collections: mutable variables of the network: 'codebook' where it is a moving average.
         code_usage: moving average of each code's share of the batch, [K] float32.
-        discriminator: None in tasks that have none.
+        discriminator: a `DiscriminatorState`, or None in tasks that have none.
     """
 
     step: Any
@@ -45,7 +45,7 @@ class TrainState:
     opt_state: PyTree
     collections: PyTree
     code_usage: Any
-    discriminator: DiscriminatorState | None = None
+    discriminator: Any = None
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
         """The network's variables for inference: averaged parameters, or the trained ones."""
