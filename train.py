@@ -24,6 +24,8 @@ def main(argv: list[str]) -> None:
         train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

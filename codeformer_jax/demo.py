@@ -35,6 +35,11 @@ def run(
     start, directory = time.perf_counter(), Path(directory).absolute()
     size = "short" if short else "full"
     images = [f"--config.data.path={Path(data).absolute()}"] if data else []
+    try:
+        _claim(directory, {"size": size, "images": images})
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     commands, previous = [], None
     for number, stage in enumerate(STAGES, 1):
         workdir = directory / f"{number}_{stage}"
@@ -92,20 +97,33 @@ def write_degraded(folder: Path, workdir: Path) -> None:
     """Writes degraded held-out faces as PNG files, for the restore command to work on."""
     # Here, so that `codeformer-jax --help` does not wait for them.
     from codeformer_jax.data.images import write_image  # noqa: PLC0415
-    from codeformer_jax.data.pipeline import evaluation_batches, open_source  # noqa: PLC0415
+    from codeformer_jax.data.pipeline import evaluation_batches, open_heldout  # noqa: PLC0415
     from codeformer_jax.degrade import Recipe, degrade  # noqa: PLC0415
     from codeformer_jax.train.checkpoint import read_config  # noqa: PLC0415
 
     config = read_config(workdir)
-    source = open_source(config.data, "heldout")
+    source = open_heldout(config)
     with contextlib.closing(evaluation_batches(source, batch_size=PICTURES)) as loader:
         batch = next(loader)
     keys = jax.random.split(jax.random.key(config.seed), PICTURES)
-    recipe = Recipe.create(**config.degradation[config.eval.recipe])
+    recipe = Recipe.from_config(config.degradation[config.eval.recipe])
     degraded = jax.jit(degrade)(batch["image"].astype(np.float32) / 255, keys, recipe)
     for pixels, name in zip(np.asarray(degraded), batch["name"], strict=True):
         path = folder / f"{Path(str(name)).stem}.png"
         write_image(path, (pixels * 255).round().astype(np.uint8))
+
+
+def _claim(directory: Path, settings: dict) -> None:
+    """Notes what the demo in this folder is made of; refuses to go on with a different one."""
+    note = directory / "demo.json"
+    if not note.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(settings) + "\n")
+    elif json.loads(note.read_text()) != settings:
+        raise ValueError(
+            f"{directory} holds a demo of other size or images ({note.read_text().strip()}); "
+            "remove it, or use another folder: make demo DEMO_DIR=..."
+        )
 
 
 def _run(arguments: list[str]) -> int:
@@ -114,7 +132,12 @@ def _run(arguments: list[str]) -> int:
     )
     print(f"\n$ {shown}", flush=True)
     began = time.perf_counter()
-    code = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it too; it saves before it ends.
+        raise
     if code:
         print(f"error: this command ended with exit code {code}", file=sys.stderr)
     print(f"({time.perf_counter() - began:.0f} s)", flush=True)

@@ -69,9 +69,7 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
     if stage != "vqgan":
         codes(config, size)
     if stage == "restoration":
-        config.schedule = (
-            {"until": config.steps, "w": 1.0, "recipe": "small", "image_losses": True},
-        )
+        config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "small", "image_losses": True},)
     return config.lock()
 
 

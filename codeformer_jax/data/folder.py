@@ -26,7 +26,7 @@ _LISTED = 20
 _report_lock = threading.Lock()  # Global, so that sources stay picklable for worker processes.
 
 
-class TooManyUnreadable(RuntimeError):
+class TooManyUnreadable(ValueError):
     """More files of a folder were unreadable than `max_unreadable`; the message lists them."""
 
 

@@ -154,6 +154,16 @@ def open_source(data_config: Any, split: str) -> Source:
     return source
 
 
+def open_heldout(config: Any) -> Source:
+    """The images that a config evaluates on: folder `eval.path`, or the held-out part of `data`.
+
+    Raises as `open_source` and `ImageFolder` do.
+    """
+    if config.eval.path:
+        return ImageFolder(config.eval.path, config.data.image_size, "all")
+    return open_source(config.data, "heldout")
+
+
 class CachedSource:
     """Keeps every element of a source in memory once it has been read.
 

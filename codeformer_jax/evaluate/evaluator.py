@@ -7,13 +7,14 @@ that anyone can reproduce the scores of a single image.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from codeformer_jax.data.pipeline import Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
@@ -21,19 +22,6 @@ from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.nn import VQGAN, CodeFormer
 
 Variables = Mapping[str, Any]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
-
-    An `index` in the element says which image it really is where a source replaces broken ones;
-    such stand-ins are left out.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
 
 def evaluate(

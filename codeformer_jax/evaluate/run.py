@@ -4,13 +4,13 @@ from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.convert import load_model
-from codeformer_jax.data.folder import ImageFolder
-from codeformer_jax.data.pipeline import Source, open_source
+from codeformer_jax.data.pipeline import open_heldout
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
-from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.nn import LPIPS
+from codeformer_jax.train.checkpoint import load_teacher, load_trained
+from codeformer_jax.train.start import find_teacher, load_lpips
 
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
@@ -24,34 +24,31 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         ValueError: where network, teacher and images do not fit together.
     """
     trained = load_trained(workdir, config.eval.checkpoint)
-    teacher, recipe = trained.teacher, None
+    teacher, recipe, size = None, None, trained.module.image_size
+    if config.data.image_size != size:
+        raise ValueError(
+            f"{workdir} holds a network for {size} px, but the config says data.image_size="
+            f"{config.data.image_size}: use the config that it was trained with"
+        )
     if trained.network == "codeformer":
         if "degradation" not in config:
             raise ValueError(
                 f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
                 "nothing of degradation: use a stage II or III config"
             )
-        recipe = Recipe.create(**config.degradation[config.eval.recipe])
-        if teacher is None and config.get("teacher"):
-            teacher_run = load_trained(config.teacher)
-            teacher = (teacher_run.module, teacher_run.variables)
-    lpips = load_model(config.eval.lpips)[1:] if config.eval.lpips else None
+        recipe = Recipe.from_config(config.degradation[config.eval.recipe])
+        teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
+    lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
     return evaluate(
         trained.module,
         trained.variables,
-        open_images(config),
+        open_heldout(config),
         teacher=teacher,
         recipe=recipe,
         seed=config.seed,
         weights=config.eval.weights,
+        adain=config.eval.adain,
         batch_size=config.eval.batch_size,
         lpips=lpips,
         limit=config.eval.limit,
     )
-
-
-def open_images(config: ml_collections.ConfigDict) -> Source:
-    """The images that `config` evaluates on."""
-    if config.eval.path:
-        return ImageFolder(config.eval.path, config.data.image_size, "all")
-    return open_source(config.data, "heldout")

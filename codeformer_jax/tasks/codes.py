@@ -37,7 +37,7 @@ class CodeTask:
         self.teacher = VQGAN(**backbone)
         self.module = CodeFormer(**backbone, **common.network_fields(config.codeformer))
         self.optimizer = make_optimizer(config.optimizer, config.steps)
-        self.recipes = {name: Recipe.create(**r) for name, r in config.degradation.items()}
+        self.recipes = {name: Recipe.from_config(r) for name, r in config.degradation.items()}
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
@@ -53,8 +53,11 @@ class CodeTask:
         params = dict(self.module.init(key, real, w=0.0)["params"])
         if previous is not None:
             source = common.plain_codebook(previous)
-            known = [name for name in params if name in source]
-            params = common.transplant(params, source, {"encoder", *FROZEN_PATH, *known})
+            wanted = {"encoder", *FROZEN_PATH, *(name for name in params if name in source)}
+            if "feat_emb" in source:  # A CodeFormer: of it only fusion blocks may be new.
+                paths = [*common.select(params, CODE_PATH), *common.select(source, CODE_PATH)]
+                wanted |= set(paths)
+            params = common.transplant(params, source, wanted)
         trained = common.select(params, self.trained)
         size = self.module.codebook_size
         return TrainState(
@@ -138,8 +141,7 @@ class CodeTask:
             metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
         metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)
         metrics["psnr"] = metrics[f"psnr_w{self.eval_weights[-1]:g}"]
-        counts = count_codes(output.indices, self.module.codebook_size)
-        return common.Evaluated(metrics=metrics, panels=panels, code_counts=counts)
+        return common.Evaluated(metrics=metrics, panels=panels, indices=output.indices)
 
     def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
         """PSNR in dB of the teacher's reconstructions of clean images, one per image."""

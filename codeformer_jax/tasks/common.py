@@ -29,12 +29,12 @@ class Evaluated:
     Attributes:
         metrics: name -> one float32 per image, [b].
         panels: name -> images [b, h, w, 3] in [-1, 1], in the order of a picture's columns.
-        code_counts: use of each code over the batch, [K].
+        indices: the network's codes, int32 [b, n].
     """
 
     metrics: dict[str, Any]
     panels: dict[str, Any]
-    code_counts: Any
+    indices: Any
 
 
 @runtime_checkable
@@ -107,7 +107,8 @@ def transplant(params: PyTree, source: PyTree, names: Iterable[str]) -> PyTree:
     """
     names = set(names)
     faults = [f"{name}: missing" for name in names - source.keys()]
-    for name in names & source.keys():
+    faults += [f"{name}: unexpected" for name in names - params.keys()]
+    for name in names & source.keys() & params.keys():
         want = flatten_dict({name: params[name]}, sep="/")
         have = flatten_dict({name: source[name]}, sep="/")
         faults += [f"{path}: missing" for path in want.keys() - have.keys()]

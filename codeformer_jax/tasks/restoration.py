@@ -83,7 +83,8 @@ class RestorationTask(CodeTask):
         for row in self.schedule:
             if row.recipe not in self.recipes:
                 raise ValueError(f"{row}: unknown recipe; config.degradation has {[*self.recipes]}")
-        if not self.schedule or max(r.until for r in self.schedule if not r.every) < config.steps:
+        ends = [row.until for row in self.schedule if not row.every]
+        if max(ends, default=0) < config.steps:
             raise ValueError(f"the schedule ends before config.steps = {config.steps}")
 
     def init(
@@ -132,7 +133,9 @@ class RestorationTask(CodeTask):
             variables = {"params": {**state.params, **trained}}
             output = self.module.apply(variables, degraded, w=phase.w)
             code_loss, metrics = self.code_loss(output, targets)
-            return (output.image, code_loss), (output, metrics)
+            # Without image losses the generator is not computed.
+            image = output.image if phase.image_losses else jnp.zeros(())
+            return (image, code_loss), (output, metrics)
 
         trained = common.select(state.params, self.trained)
         (fake, loss), pullback, (output, metrics) = jax.vjp(forward, trained, has_aux=True)

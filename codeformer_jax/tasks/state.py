@@ -110,9 +110,10 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
     if config.warmup_steps:
         warmup, after = config.warmup_steps, schedule
         schedule = lambda step: after(step) * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    # Always two parts: a run goes on from its checkpoint with clipping switched on or off.
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     b1, b2 = config.betas
-    return Optimizer(optax.chain(*clip, optax.scale_by_adam(b1, b2)), schedule)
+    return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule)
 
 
 def update_ema(

@@ -51,8 +51,17 @@ class VQGANTask:
         variables = dict(self.module.init(generator_key, real[:1]))
         params = variables.pop("params")
         if previous is not None:
-            params = common.transplant(params, previous["params"], params)
-            variables = {name: previous[name] for name in variables}
+            source = common.plain_codebook(previous)
+            if "codebook" in variables:
+                codes = source["quantize"]["embedding"]
+                average = variables["codebook"]["quantize"]
+                variables = common.transplant(
+                    {"codebook": {"quantize": {**average, "embedding": average["sums"]}}},
+                    {"codebook": {"quantize": {**average, "embedding": codes, "sums": codes}}},
+                    ["codebook"],
+                )
+                source = {name: value for name, value in source.items() if name != "quantize"}
+            params = common.transplant(params, source, params)
         elif self.config.codebook_init == "latents" and self.module.quantizer == "nearest":
             latents = self.module.apply({"params": params, **variables}, real).latents
             codes = _draw_codes(codes_key, latents, self.module.codebook_size)
@@ -163,7 +172,7 @@ class VQGANTask:
         return common.Evaluated(
             metrics={"psnr": psnr(common.to_unit(output.image), common.to_unit(real))},
             panels={"image": real, "reconstruction": output.image},
-            code_counts=output.quantized.code_counts,
+            indices=output.indices,
         )
 
 

@@ -23,7 +23,7 @@ BEST_METRIC = "psnr"
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its variables, and the teacher it was trained against, if any.
+    """A network with its variables.
 
     `network` is the name that `convert` uses; `step` is None for a model file.
     """
@@ -31,7 +31,6 @@ class Trained:
     network: str
     module: Any
     variables: Any
-    teacher: tuple[Any, Any] | None = None
     config: ml_collections.ConfigDict | None = None
     step: int | None = None
 
@@ -40,34 +39,30 @@ class Checkpoints:
     """The checkpoints of a workdir: the latest and the best by validation PSNR are kept."""
 
     def __init__(self, workdir: Path):
-        policy = AnyPreservationPolicy(
-            [LatestN(1), BestN(get_metric_fn=lambda m: m[BEST_METRIC], n=1)]
-        )
+        best = BestN(get_metric_fn=_best_metric, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             (Path(workdir) / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, cleanup_tmp_directories=True
+                best_fn=_best_metric,  # Without it no metrics are written.
+                preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
+                cleanup_tmp_directories=True,
             ),
         )
 
-    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Saves in the background; a step that is already there is left as it is."""
+    def save(self, state: TrainState, scores: dict[str, float] | None) -> None:
+        """Saves in the background; a step that is already there is left as it is.
+
+        `scores` None, of a step that was not evaluated, can be the latest but not the best.
+        """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            best = {BEST_METRIC: float(metrics[BEST_METRIC])}
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=best)
+            worst = -1e9
+            metrics = {BEST_METRIC: worst if scores is None else float(scores[BEST_METRIC])}
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """What `save` was given at `step`."""
-        return dict(self._manager.metrics(step))
-
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint, None where there is none."""
-        return self._manager.latest_step()
-
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The state at `step` (the latest one by default), placed as `abstract` says."""
-        step = self.latest_step() if step is None else step
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed as `abstract` says."""
+        step = self._manager.latest_step()
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
@@ -81,13 +76,26 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
     Raises:
         FileNotFoundError: where the folder is not a workdir.
+        ValueError: where the file is not a run's config.
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
         )
-    return ml_collections.ConfigDict(json.loads(path.read_text()))
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if "task" not in content:
+        raise ValueError(f"{path} is not the config of a training run: it names no task")
+    return ml_collections.ConfigDict(content)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints, in rising order; empty where there is no workdir."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
@@ -138,7 +146,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         "params": {**restored["params"], **restored["ema_params"]},
         **restored["collections"],
     }
-    return Trained(task.network, task.module, variables, load_teacher(path), config, step)
+    return Trained(task.network, task.module, variables, config, step)
 
 
 def export_trained(
@@ -162,15 +170,14 @@ def export_trained(
     return trained
 
 
-def load_teacher(workdir: Path) -> tuple[Any, Any] | None:
+def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
     """Module and variables of the teacher that a run keeps beside its checkpoints."""
     path = Path(workdir) / TEACHER_FILE
     return convert.load_model(path)[1:] if path.is_file() else None
 
 
 def _find_step(workdir: Path, which: str | int) -> int:
-    folder = workdir / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    folder, steps = workdir / "checkpoints", saved_steps(workdir)
     if not steps:
         raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
     if which == "latest":
@@ -184,9 +191,13 @@ def _find_step(workdir: Path, which: str | int) -> int:
     return int(which)
 
 
+def _best_metric(metrics: dict[str, float]) -> float:
+    return metrics[BEST_METRIC]
+
+
 def _metric(checkpoint: Path) -> float:
     path = checkpoint / "metrics" / "metrics"
     if not path.is_file():
         logging.warning("%s has no metrics; it counts as the worst", checkpoint)
         return float("-inf")
-    return json.loads(path.read_text())[BEST_METRIC]
+    return _best_metric(json.loads(path.read_text()))

@@ -1,6 +1,7 @@
 """The loop: evaluate, save, step. It knows tasks by their interface and no network."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import signal
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from codeformer_jax.data.pipeline import batches, evaluation_batches, open_source
-from codeformer_jax.nn.quantizer import code_perplexity
+from codeformer_jax.data.pipeline import batches, evaluation_batches, open_heldout, open_source
+from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import TrainState
@@ -36,6 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     Raises:
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
         FileNotFoundError: where a network to start from, weights or images are missing.
+        KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
     return _Run(config, Path(workdir)).run()
 
@@ -44,10 +46,15 @@ class _Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = parallel.make_mesh(config.mesh)
+        if config.data.batch_size % self.mesh.size:
+            raise ValueError(
+                f"data.batch_size={config.data.batch_size} does not divide over the "
+                f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
+            )
         self.task: Task = make_task(config)
         self.key = jax.random.key(config.seed)
         self.source = open_source(config.data, "train")
-        self.eval_source = open_source(config.data, "heldout")
+        self.eval_source = open_heldout(config)
         self.start = prepare(self.task, config, workdir)
         self.frozen = jax.device_put(self.start.frozen, parallel.replicated(self.mesh))
         self.abstract = abstract_state(self.task, config)
@@ -55,43 +62,56 @@ class _Run:
         self.eval_step = jax.jit(self.task.eval_step)
 
     def run(self) -> dict[str, float]:
-        config = self.config
-        checkpoints = Checkpoints(self.workdir)
-        state, scores = self._restore_or_init(checkpoints)
-        start = int(state.step)
+        # Until the teacher has been checked nothing is written.
+        state = self._restore() if self.start.resuming else self._init()
         self._check_teacher(state)
-        self.start.write(config, self.workdir)
-        loader = batches(
-            self.source,
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            start_step=start,
-            flip=config.data.flip,
-            workers=config.data.workers,
-        )
+        self.start.write(self.config, self.workdir)
+        step = int(state.step)
         with (
-            contextlib.closing(checkpoints),
-            contextlib.closing(loader),
-            contextlib.closing(Writer(self.workdir, start, config)) as writer,
             _interrupt_flag() as interrupted,
+            contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
+            contextlib.closing(self._batches(step)) as loader,
+            contextlib.closing(Writer(self.workdir, step, self.config)) as writer,
         ):
-            train_step = self._compile()
-            for step in itertools.count(start):
-                last = step >= config.steps or interrupted()
-                if step % config.eval_every == 0 or step >= config.steps:
-                    scores = self._evaluate(state, step, writer)
-                if step % config.checkpoint_every == 0 or last:
-                    checkpoints.save(state, scores)
-                if last:
-                    break
-                images = jax.device_put(next(loader)["image"], parallel.batch_sharding(self.mesh))
-                state, metrics = train_step(
-                    state, self.frozen, images, self.key, self.task.phase(step)
-                )
-                writer.train_metrics(step + 1, metrics)
-            if interrupted():
-                logging.warning("interrupted: saved at step %d; the same command goes on", step)
+            scores = self._loop(state, step, loader, checkpoints, writer, interrupted)
+        if interrupted():
+            logging.warning("interrupted and saved; the same command goes on from here")
+            if interrupted() == signal.SIGINT:
+                raise KeyboardInterrupt
         return scores
+
+    def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
+        config, train_step, scores = self.config, self._compile(), {}
+        for step in itertools.count(start):
+            finished = step >= config.steps
+            due = step % config.checkpoint_every == 0
+            evaluated = finished or due or step % config.eval_every == 0
+            if evaluated:
+                scores = self._evaluate(state, step, writer)
+            if finished or due or interrupted():
+                checkpoints.save(state, scores if evaluated else None)
+            if finished or interrupted():
+                return scores
+            try:
+                batch = next(loader)
+            except Exception:
+                checkpoints.save(state, scores if evaluated else None)
+                raise
+            images = jax.device_put(batch["image"], parallel.batch_sharding(self.mesh))
+            phase = self.task.phase(step)
+            state, metrics = train_step(state, self.frozen, images, self.key, phase)
+            writer.train_metrics(step + 1, metrics)
+
+    def _batches(self, start: int):
+        data = self.config.data
+        return batches(
+            self.source,
+            batch_size=data.batch_size,
+            seed=self.config.seed,
+            start_step=start,
+            flip=data.flip,
+            workers=data.workers,
+        )
 
     def _compile(self):
         """The donated, sharded step; it has one compiled variant per static part of a phase."""
@@ -106,22 +126,25 @@ class _Run:
             out_shardings=(self.sharding, parallel.replicated(self.mesh)),
         )
 
-    def _restore_or_init(self, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, float]]:
-        latest = checkpoints.latest_step()
-        if latest is not None:
-            abstract = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                self.abstract,
-                self.sharding,
-            )
-            logging.info("resuming at step %d of %d", latest, self.config.steps)
-            return checkpoints.restore(abstract), checkpoints.metrics(latest)
-        first = next(
-            batches(self.source, batch_size=self.config.data.batch_size, seed=self.config.seed)
+    def _restore(self) -> TrainState:
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.abstract,
+            self.sharding,
         )
+        with contextlib.closing(Checkpoints(self.workdir)) as checkpoints:
+            state = checkpoints.restore(abstract)
+        logging.info("going on from step %d of %d", int(state.step), self.config.steps)
+        return state
+
+    def _init(self) -> TrainState:
+        with contextlib.closing(self._batches(0)) as loader:
+            images = next(loader)["image"]
+        # What a workdir was restored to lives on one device; here it has to be on all.
+        previous = jax.device_put(self.start.previous, parallel.replicated(self.mesh))
         init = jax.jit(self.task.init, out_shardings=self.sharding)
-        key = jax.random.fold_in(self.key, INIT)
-        return init(key, first["image"], self.start.previous), {}
+        self.start = dataclasses.replace(self.start, previous=None)
+        return init(jax.random.fold_in(self.key, INIT), images, previous)
 
     def _eval_batches(self) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
         """Held-out batches, the same at every call, with one key per image."""
@@ -147,26 +170,27 @@ class _Run:
 
     def _evaluate(self, state: TrainState, step: int, writer: Writer) -> dict[str, float]:
         results: list[Evaluated] = []
-        valid = []
+        panels = {}
         for batch, keys in self._eval_batches():
             result = self.eval_step(state, self.frozen, batch["image"], keys)
-            results.append(jax.device_get(result))
-            valid.append(batch["valid"])
-        valid = np.concatenate(valid)
-        counts = sum(r.code_counts for r in results)
+            panels = panels or jax.device_get(result.panels)
+            result = jax.device_get(result.replace(panels={}))
+            results.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], result))
         scores = {
-            name: float(np.mean(np.concatenate([r.metrics[name] for r in results])[valid]))
+            name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
             for name in results[0].metrics
         }
-        scores["perplexity"] = float(code_perplexity(jnp.asarray(counts)))
-        scores["unused_codes"] = float(np.sum(counts == 0))
-        writer.eval_metrics(step, scores, results[0].panels)
+        codes = np.concatenate([r.indices for r in results]).reshape(-1)
+        counts = np.bincount(codes, minlength=state.code_usage.shape[0])
+        usage = codebook_usage(jnp.asarray(counts, jnp.float32))
+        scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
+        writer.eval_metrics(step, scores, panels)
         return scores
 
 
 @contextlib.contextmanager
-def _interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """A flag that SIGTERM or Ctrl-C raises, so that the loop saves before it ends.
+def _interrupt_flag() -> Iterator[Callable[[], int]]:
+    """A flag, the signal's number, that SIGTERM or Ctrl-C raises: the loop saves before it ends.
 
     A second Ctrl-C ends at once. Outside the main thread signals are left alone.
     """
@@ -182,7 +206,7 @@ def _interrupt_flag() -> Iterator[Callable[[], bool]]:
         for number in (signal.SIGTERM, signal.SIGINT):
             previous[number] = signal.signal(number, handle)
     try:
-        yield lambda: bool(raised)
+        yield lambda: raised[0] if raised else 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from codeformer_jax import convert
+from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
 from codeformer_jax.train.checkpoint import (
@@ -21,6 +22,7 @@ from codeformer_jax.train.checkpoint import (
     load_teacher,
     load_trained,
     read_config,
+    saved_steps,
 )
 
 # A checkpoint of another value of these is another model.
@@ -39,11 +41,13 @@ class Start:
     """Variables that a run starts from, and those that it never changes.
 
     Attributes:
+        resuming: whether the workdir has a checkpoint to go on from.
         previous: variables of the network that `task.init` starts from, or None.
         frozen: 'teacher' and 'lpips', where the task uses them.
         teacher: module and variables of the teacher, to be kept beside the checkpoints.
     """
 
+    resuming: bool
     previous: PyTree | None
     frozen: dict[str, PyTree]
     teacher: tuple[Any, PyTree] | None
@@ -51,11 +55,10 @@ class Start:
     def write(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
         workdir.mkdir(parents=True, exist_ok=True)
-        if self.teacher is not None and not (workdir / TEACHER_FILE).exists():
+        if self.teacher is not None and not self.resuming:
             convert.save_model(workdir / TEACHER_FILE, "vqgan", *self.teacher)
-        temporary = workdir / f".{CONFIG_FILE}.tmp"
-        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-        temporary.replace(workdir / CONFIG_FILE)
+        with atomic_path(workdir / CONFIG_FILE) as path:
+            path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
 def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Start:
@@ -65,8 +68,8 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
         ValueError: where the workdir belongs to another model, or no teacher was given.
         FileNotFoundError: where a given file or workdir does not exist.
     """
-    resuming = (workdir / "checkpoints").is_dir()
-    if (workdir / CONFIG_FILE).exists():
+    resuming = bool(saved_steps(workdir))
+    if resuming:
         _compare(read_config(workdir), config, workdir)
     origin = None
     if config.init_from and not resuming:
@@ -76,11 +79,13 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
                 f"init_from={config.init_from} holds a {origin.network}; task {config.task!r} "
                 f"starts from a {task.network} or a vqgan"
             )
-    teacher = _find_teacher(config, workdir, origin) if task.needs_teacher else None
+    teacher = None
+    if task.needs_teacher:
+        teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
-        frozen["lpips"] = _load_lpips(config.loss.lpips)
-    return Start(origin and origin.variables, frozen, teacher)
+        frozen["lpips"] = load_lpips(config.loss.lpips)
+    return Start(resuming, origin and origin.variables, frozen, teacher)
 
 
 def check_teacher(
@@ -103,7 +108,7 @@ def check_teacher(
     Raises:
         ValueError: for another codebook than the student's, or a PSNR under the floor.
     """
-    own = np.asarray(teacher["params"]["quantize"]["embedding"])
+    own = np.asarray(teacher["params"]["quantize"].get("embedding", np.zeros(0)))
     if own.shape != codebook.shape or not np.allclose(own, codebook, atol=1e-6):
         raise ValueError(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
@@ -119,12 +124,17 @@ def check_teacher(
     return psnr
 
 
-def _find_teacher(
-    config: ml_collections.ConfigDict, workdir: Path, origin: Trained | None
-) -> tuple[Any, PyTree]:
-    kept = load_teacher(workdir)
-    if kept is not None:
-        return kept
+def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
+    """Module and variables of the stage-I VQGAN that `config.teacher` or `config.init_from` holds.
+
+    Args:
+        config: of a stage II or III run.
+        origin: what `init_from` holds, where it is known already.
+
+    Raises:
+        ValueError: where neither holds one.
+    """
+    path = config.teacher or config.init_from
     if config.teacher:
         origin = load_trained(config.teacher)
     if origin is None:
@@ -135,15 +145,22 @@ def _find_teacher(
     if origin.network == "vqgan":
         module = origin.module.clone(ema_decay=None)
         return module, {"params": common.plain_codebook(origin.variables)}
-    if origin.teacher is None:
+    teacher = load_teacher(path)
+    if teacher is None:
         raise ValueError(
             f"the {origin.network} to start from comes without the stage-I VQGAN that it was "
             "trained against: pass that as --config.teacher=PATH"
         )
-    return origin.teacher
+    return teacher
 
 
-def _load_lpips(path: str | None) -> PyTree:
+def load_lpips(path: str | None) -> PyTree:
+    """Variables of `nn.LPIPS` from a model file.
+
+    Raises:
+        ValueError: where none is given, or the file holds another network.
+        FileNotFoundError: where it does not exist.
+    """
     if not path:
         raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")
     if not Path(path).is_file():

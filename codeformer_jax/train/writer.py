@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from codeformer_jax.convert.atomic import atomic_path
+
 LABEL_HEIGHT = 14
 
 
@@ -29,11 +31,13 @@ class Writer:
             total=config.steps, initial=step, desc=config.task, unit="step", dynamic_ncols=True
         )
         self._pending: list[dict[str, jax.Array]] = []
+        self._step = step
         self._since = time.perf_counter()
 
     def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the step that ended at `step` without waiting for it."""
         self._pending.append(metrics)
+        self._step = step
         if step % self._config.log_every == 0 or step == self._config.steps:
             self._flush(step)
 
@@ -74,7 +78,9 @@ class Writer:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Ends the bar and writes what TensorBoard still holds."""
+        """Writes what is pending and ends the bar."""
+        if self._pending:
+            self._flush(self._step)
         self._bar.close()
         self._board.close()
 
@@ -108,8 +114,8 @@ def _drop_after(path: Path, step: int) -> None:
             entry: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
             continue  # The line that was being written when the run was killed.
-        if entry["step"] <= step:
+        # The evaluation of `step` itself will be done again; its training step will not.
+        if entry["step"] < step or (entry["step"] == step and "train/loss" in entry):
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept))
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept))

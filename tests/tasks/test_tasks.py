@@ -220,6 +220,50 @@ def test_starting_from_another_network_lists_what_differs(images):
         common.transplant(state.params, {"encoder": state.params["encoder"]}, state.params)
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, 0.9), (0.9, None)])
+def test_stage1_starts_from_a_vqgan_with_either_codebook(images, before, after):
+    config = tiny_config("vqgan").unlock()
+    config.model.ema_decay = before
+    _, state, _ = start(config, images)
+    config.model.ema_decay = after
+    _, new, _ = start(config, images, previous=state.variables())
+    codes = common.plain_codebook(state.variables())["quantize"]["embedding"]
+    np.testing.assert_array_equal(
+        common.plain_codebook(new.variables())["quantize"]["embedding"], codes
+    )
+    config.model.codebook_size = 8
+    with pytest.raises(ValueError, match=r"embedding: shape \(16, 8\), expected \(8, 8\)"):
+        start(config, images, previous=state.variables())
+
+
+def test_a_codeformer_of_other_depth_is_refused(images):
+    _, state, _ = start(tiny_config("code_prediction"), images)
+    for layers, message in ((2, "ft_layers_1: missing"), (0, "n_layers must be positive")):
+        config = tiny_config("code_prediction").unlock()
+        config.codeformer.n_layers = layers
+        with pytest.raises(ValueError, match=message):
+            start(config, images, previous=state.variables())
+
+
+def test_steps_without_image_losses_do_not_compute_the_generator(images):
+    config = tiny_config("restoration").unlock()
+    row = {"w": 0.0, "recipe": "small", "image_losses": False}
+    config.schedule = ({"until": 1, **row}, {"until": 4, **row, "w": 1.0, "image_losses": True})
+    config.loss.gan_start = 100
+    task, state, frozen = start(config, images)
+
+    def flops(step):
+        lowered = jax.jit(task.train_step).lower(
+            state, frozen, images, jax.random.key(0), task.phase(step)
+        )
+        return lowered.compile().cost_analysis()["flops"]
+
+    generator = jax.jit(task.module.apply, static_argnames="w").lower(
+        {"params": state.params}, common.from_uint8(images), w=1.0
+    )
+    assert flops(0) < flops(1) - generator.compile().cost_analysis()["flops"]
+
+
 def test_stage2_starts_from_stage1_with_its_averaged_codebook(images):
     _, state, _ = start(tiny_config("vqgan"), images)
     variables = state.variables()

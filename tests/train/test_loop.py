@@ -2,7 +2,6 @@
 
 import json
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from tiny import tiny_config
 
 from codeformer_jax import convert
+from codeformer_jax.data.images import write_image
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import export_trained, load_trained
+from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
 from codeformer_jax.train.writer import Writer
 
 
@@ -75,7 +75,7 @@ def test_checkpoints_latest_and_best(stages):
 
 def test_the_teacher_travels_with_the_workdir(stages):
     root, _ = stages
-    teacher = load_trained(root / "restoration").teacher
+    teacher = load_teacher(root / "restoration")
     codes = load_trained(root / "vqgan").variables["codebook"]["quantize"]["embedding"]
     np.testing.assert_array_equal(teacher[1]["params"]["quantize"]["embedding"], codes)
 
@@ -149,8 +149,7 @@ def test_changed_settings(stages, caplog):
 def refused(tmp_path, config, message, error=ValueError):
     with pytest.raises(error, match=message):
         loop.train(config.lock(), tmp_path / "run")
-    left = list(Path(tmp_path / "run").rglob("*")) if (tmp_path / "run").exists() else []
-    assert [p for p in left if p.is_file()] == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_stage2_without_a_teacher_is_refused(tmp_path):
@@ -165,9 +164,56 @@ def test_a_teacher_that_reconstructs_badly_is_refused(stages, tmp_path):
     refused(tmp_path, config, r"reconstructs clean images at .* dB, under the floor of 40 dB")
 
 
+def test_a_refused_run_starts_once_its_settings_are_mended(stages, tmp_path):
+    config = tiny_config("code_prediction", steps=1).unlock()
+    config.init_from = str(stages[0] / "vqgan")
+    config.teacher_min_psnr = 40.0
+    refused(tmp_path, config, "under the floor")
+    config.teacher_min_psnr = 0.0
+    loop.train(config, tmp_path / "run")
+    assert load_trained(tmp_path / "run").step == 1
+
+
+def test_every_stage_starts_on_several_devices(stages, tmp_path):
+    for stage, previous in (("code_prediction", "vqgan"), ("restoration", "code_prediction")):
+        config = tiny_config(stage, steps=1).unlock()
+        config.mesh = "data:2,fsdp:2"
+        config.init_from = str(stages[0] / previous)
+        loop.train(config, tmp_path / stage)
+        assert load_trained(tmp_path / stage).step == 1
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
+    config = tiny_config("vqgan").unlock()
+    config.mesh = "data:8"
+    refused(tmp_path, config, r"data\.batch_size=4 does not divide over the 8 devices")
+
+
+def test_images_that_break_while_training_stop_it_with_the_state_saved(tmp_path):
+    for i in range(8):
+        write_image(tmp_path / f"faces/{i}.png", np.full((32, 32, 3), 30 * i, np.uint8))
+    config = tiny_config("vqgan", steps=40).unlock()
+    config.data.path = str(tmp_path / "faces")
+    config.data.cache = False
+    config.data.max_unreadable = 0
+    config.eval_every = config.checkpoint_every = 100
+    original = Writer.train_metrics
+
+    def spoil(self, step, metrics):
+        original(self, step, metrics)
+        for path in (tmp_path / "faces").iterdir():
+            path.write_bytes(path.read_bytes()[:60])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "train_metrics", spoil)
+        with pytest.raises(ValueError, match=r"\.png"):
+            loop.train(config, tmp_path / "run")
+    assert load_trained(tmp_path / "run").step >= 1
+
+
 def test_a_teacher_with_another_codebook_is_refused(stages, tmp_path):
     root, _ = stages
-    module, variables = load_trained(root / "restoration").teacher
+    module, variables = load_teacher(root / "restoration")
     variables = jax.tree.map(lambda x: x, variables)
     variables["params"]["quantize"] = {
         "embedding": variables["params"]["quantize"]["embedding"] + 1
@@ -191,7 +237,7 @@ def test_missing_files_are_named(tmp_path):
     refused(tmp_path, config, "nowhere does not exist: expected a model file or a workdir", OSError)
     config = tiny_config("vqgan").unlock()
     config.data.path = str(tmp_path / "faces")
-    refused(tmp_path, config, "faces", Exception)
+    refused(tmp_path, config, "faces", OSError)
     config = tiny_config("vqgan").unlock()
     config.loss.perceptual_weight = 1.0
     refused(tmp_path, config, "needs converted LPIPS weights; make one with")
@@ -203,3 +249,8 @@ def test_a_folder_that_is_no_workdir(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model file nor a training workdir"):
         load_trained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json is not the config of a training run"):
+        load_trained(tmp_path)
+    (tmp_path / "config.json").write_text('{"task": ')
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        load_trained(tmp_path)

@@ -19,8 +19,10 @@ def test_panels_stand_side_by_side_under_their_labels():
 
 def test_steps_that_will_be_taken_again_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3)) + '{"step": 4, "lo')
+    entries = [{"step": s, f"{kind}/loss": 1} for s in (1, 2, 3) for kind in ("train", "eval")]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": 4, "lo')
     _drop_after(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    # The evaluation of step 2 will be done again, its training step will not.
+    assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:3]
     _drop_after(tmp_path / "none", 2)
     assert not (tmp_path / "none").exists()
