@@ -12,6 +12,14 @@ def pretend_convert(monkeypatch, convert_file):
     monkeypatch.setattr("codeformer_jax.convert.command.convert_file", convert_file)
 
 
+def pretend_export(monkeypatch, export_trained):
+    # In place of the real module, which imports JAX and Orbax.
+    name = "codeformer_jax.train.checkpoint"
+    module = types.ModuleType(name)
+    module.export_trained = export_trained
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 def pretend_demo(monkeypatch, run):
     module = types.ModuleType("codeformer_jax.demo")
     module.run = run
@@ -38,7 +46,7 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "demo"])
+@pytest.mark.parametrize("command", ["restore", "convert", "export", "demo"])
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -56,6 +64,7 @@ def test_help_lists_the_commands(command, capsys):
         (["restore", "faces", "-o", "out", "--force", "--skip-existing"], "not allowed with"),
         (["restore", "faces", "-o", "out", "--format", "gif"], "invalid choice: 'gif'"),
         (["convert", "weights.pth"], "required: TARGET"),
+        (["export", "runs/stage3"], "required: TARGET"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):
@@ -101,6 +110,34 @@ def test_convert_errors_are_messages(monkeypatch, capsys, error):
     pretend_convert(monkeypatch, convert_file)
     assert cli.main(["convert", "a.pth", "out"]) == 2
     assert capsys.readouterr().err == f"codeformer-jax: error: {error}\n"
+
+
+def test_export(monkeypatch, capsys):
+    calls = []
+
+    def export_trained(workdir, target, **options):
+        calls.append((workdir, target, options))
+        return types.SimpleNamespace(network="codeformer", step=7)
+
+    pretend_export(monkeypatch, export_trained)
+    assert cli.main(["export", "runs/a", "a.safetensors"]) == 0
+    assert cli.main(["export", "runs/a", "b.safetensors", "--which", "best", "--force"]) == 0
+    assert calls == [
+        ("runs/a", "a.safetensors", {"which": "latest", "force": False}),
+        ("runs/a", "b.safetensors", {"which": "best", "force": True}),
+    ]
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first == "runs/a at step 7 -> a.safetensors (codeformer)"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no run at x"), ValueError("name it x")])
+def test_export_errors_are_messages(monkeypatch, capsys, error):
+    def export_trained(workdir, target, **options):
+        raise error
+
+    pretend_export(monkeypatch, export_trained)
+    assert cli.main(["export", "runs/a", "a.safetensors"]) == 2
+    assert capsys.readouterr() == ("", f"codeformer-jax: error: {error}\n")
 
 
 def test_bugs_keep_their_traceback(monkeypatch):

@@ -1,5 +1,6 @@
-"""The exact pins of constraints.txt agree with the ranges of pyproject.toml and are complete."""
+"""Pins agree with the ranges of pyproject.toml and are complete; the README keeps what it says."""
 
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -84,3 +85,37 @@ def test_supported_pythons_are_those_of_the_pins():
     requires = Requirement(f"python{PROJECT['requires-python']}").specifier
     minors = [f"3.{minor}" for minor in range(8, 20)]
     assert tuple(python for python in minors if python in requires) == PYTHONS
+
+
+def placeholders(text):
+    """Figures that were never filled in, such as @MINUTES@."""
+    return re.findall(r"@[A-Z][A-Z0-9_]*@", text)
+
+
+def local_links(text):
+    """Paths, relative to the file, that a Markdown text links to or shows."""
+    targets = re.findall(r"\]\(\s*([^)\s]+)", text)
+    targets += re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
+    targets += re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    paths = [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
+    return [path for path in paths if path]
+
+
+def test_the_readme_is_filled_in():
+    assert placeholders((ROOT / "README.md").read_text(encoding="utf-8")) == []
+
+
+def test_what_the_readme_links_to_exists():
+    links = local_links((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_placeholders_and_links_are_found():
+    text = """![faces](docs/a.png) [rules](B.md#style), [top](#top), [net](https://x.org/c.md)
+    it takes @MINUTES@ minutes; mail me@x.org or you@Y.org; <img src="d.png">
+
+[e]: E.md
+"""
+    assert placeholders(text) == ["@MINUTES@"]
+    assert local_links(text) == ["docs/a.png", "B.md", "E.md", "d.png"]

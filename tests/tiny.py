@@ -1,7 +1,10 @@
 """The smallest configs that still have every part."""
 
+from pathlib import Path
+
 import ml_collections
 
+from codeformer_jax.train import loop
 from configs import demo
 
 
@@ -27,3 +30,14 @@ def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
         row = {"w": 1.0, "recipe": "small", "image_losses": True}
         config.schedule = ({"until": steps, **row},)
     return config.lock()
+
+
+def train_stages(root: Path, steps: int = 4) -> dict[str, dict[str, float]]:
+    """Trains the three stages in `root`/STAGE, each from the one before; their last scores."""
+    previous, scores = None, {}
+    for stage in demo.STAGES:
+        config = tiny_config(stage, steps).unlock()
+        config.init_from = previous
+        scores[stage] = loop.train(config.lock(), root / stage)
+        previous = str(root / stage)
+    return scores

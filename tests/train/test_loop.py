@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tiny_config, train_stages
 
 from codeformer_jax import convert
 from codeformer_jax.data.images import write_image
@@ -18,13 +18,8 @@ from codeformer_jax.train.writer import Writer
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     """Workdirs of the three stages, each started from the one before."""
-    root, previous, scores = tmp_path_factory.mktemp("runs"), None, {}
-    for stage in ("vqgan", "code_prediction", "restoration"):
-        config = tiny_config(stage).unlock()
-        config.init_from = previous
-        scores[stage] = loop.train(config.lock(), root / stage)
-        previous = str(root / stage)
-    return root, scores
+    root = tmp_path_factory.mktemp("runs")
+    return root, train_stages(root)
 
 
 def lines(workdir):

@@ -1,0 +1,174 @@
+"""What a user types: whole runs evaluated, exported and restored with, and refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_config, train_stages
+
+from codeformer_jax import demo
+from codeformer_jax.data.images import write_image
+from codeformer_jax.evaluate.run import evaluate_run
+from codeformer_jax.restore import Restorer
+from codeformer_jax.train.checkpoint import export_trained
+
+ROOT = Path(__file__).resolve().parents[2]
+HELDOUT, TOKENS = 6, 16 * 16
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs of the three stages, one step each, and the last as a model file."""
+    root = tmp_path_factory.mktemp("runs")
+    train_stages(root, steps=1)
+    export_trained(root / "restoration", root / "codeformer.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def restoration(runs):
+    return evaluate_run(tiny_config("restoration"), runs / "restoration")
+
+
+@pytest.fixture(scope="module")
+def reconstruction(runs):
+    return evaluate_run(tiny_config("vqgan"), runs / "vqgan")
+
+
+def same_scores(a, b):
+    assert list(a) == list(b)
+    for row in a:
+        for metric in ("psnr", "ssim"):
+            np.testing.assert_allclose(a[row][metric], b[row][metric], rtol=1e-4, atol=1e-5)
+
+
+def script(*arguments):
+    environment = {**os.environ, "XLA_FLAGS": ""}  # One device, as a user has.
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_a_vqgan_is_scored_by_its_reconstructions(runs, reconstruction):
+    assert list(reconstruction.scores) == ["reconstruction"]
+    assert reconstruction.scores["reconstruction"]["psnr"].shape == (HELDOUT,)
+    assert reconstruction.codes == {}
+    assert reconstruction.code_counts["network"].sum() == HELDOUT * TOKENS
+    logged = [json.loads(x) for x in (runs / "vqgan" / "metrics.jsonl").read_text().splitlines()]
+    in_training = [line["eval/psnr"] for line in logged if "eval/psnr" in line][-1]
+    psnr = reconstruction.means()["reconstruction"]["psnr"]
+    assert psnr == pytest.approx(in_training, abs=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["code_prediction", "restoration"])
+def test_a_codeformer_is_scored_beside_its_input_and_teacher(stage, runs, reconstruction):
+    evaluation = evaluate_run(tiny_config(stage), runs / stage)
+    assert list(evaluation.scores) == ["input", "w=0", "w=0.5", "w=1", "teacher"]
+    assert set(evaluation.codes) == {"accuracy", "cross_entropy"}
+    assert evaluation.codes["accuracy"].shape == (HELDOUT,)
+    assert {n: int(c.sum()) for n, c in evaluation.code_counts.items()} == {
+        "predicted": HELDOUT * TOKENS,
+        "teacher": HELDOUT * TOKENS,
+    }
+    clean = reconstruction.scores["reconstruction"]
+    same_scores({"teacher": evaluation.scores["teacher"]}, {"teacher": clean})
+    assert json.loads(evaluation.to_json())["settings"]["images"] == HELDOUT
+
+
+def test_an_exported_network_scores_as_its_run(runs, restoration):
+    config = tiny_config("restoration").unlock()
+    alone = evaluate_run(config, runs / "codeformer.safetensors")
+    same_scores(alone.scores, {k: v for k, v in restoration.scores.items() if k != "teacher"})
+    assert alone.codes == {}
+    config.teacher = str(runs / "vqgan")
+    taught = evaluate_run(config, runs / "codeformer.safetensors")
+    same_scores(taught.scores, restoration.scores)
+    np.testing.assert_allclose(taught.codes["accuracy"], restoration.codes["accuracy"], atol=1e-3)
+    config.teacher = str(runs / "restoration")
+    by_its_run = evaluate_run(config, runs / "codeformer.safetensors")
+    same_scores(by_its_run.scores, restoration.scores)
+
+
+def test_a_folder_of_images_may_be_given(runs, tmp_path):
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", np.full((40, 40, 3), 60 * i, np.uint8))
+    config = tiny_config("vqgan").unlock()
+    config.eval.path, config.eval.limit = str(tmp_path), 2
+    evaluation = evaluate_run(config, runs / "vqgan")
+    assert [Path(name).name for name in evaluation.names] == ["0.png", "1.png"]
+    assert evaluation.settings["image_size"] == [32, 32]
+
+
+def test_a_codeformer_needs_a_config_with_degradation(runs):
+    with pytest.raises(ValueError, match="'vqgan' says nothing of degradation: use a stage II"):
+        evaluate_run(tiny_config("vqgan"), runs / "restoration")
+
+
+def test_a_missing_checkpoint_is_named(runs):
+    config = tiny_config("vqgan").unlock()
+    config.eval.checkpoint = "5"
+    with pytest.raises(FileNotFoundError, match=r"vqgan has checkpoints \[0, 1\], not 5"):
+        evaluate_run(config, runs / "vqgan")
+
+
+def test_a_run_and_its_exported_file_restore_alike(runs):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    results = [
+        Restorer.load(runs / name)(picture, w=0.5)
+        for name in ("restoration", "codeformer.safetensors")
+    ]
+    assert results[0].shape == (32, 24, 3)
+    np.testing.assert_array_equal(*results)
+    with pytest.raises(ValueError, match="holds the network 'vqgan'"):
+        Restorer.load(runs / "vqgan")
+
+
+def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
+    done = script(
+        "eval.py",
+        "--config=configs/demo.py:restoration,short",
+        f"--workdir={runs / 'restoration'}",
+        f"--output={tmp_path / 'scores'}",
+        "--config.data.image_size=32",
+        "--config.data.heldout_length=4",
+        "--config.eval.batch_size=4",
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("PSNR", "input", "w=0.5", "teacher"):
+        assert word in done.stdout
+    assert "<html" in (tmp_path / "scores" / "report.html").read_text()
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert len(metrics["images"]) == 4
+    # The demo reads this file; a network of one step keeps none of its promises.
+    assert demo.check(metrics) is False
+    assert "4 held-out faces" in capsys.readouterr().out
+
+
+def test_eval_of_a_missing_run_is_one_line(tmp_path):
+    done = script(
+        "eval.py", "--config=configs/demo.py:vqgan,short", f"--workdir={tmp_path / 'nowhere'}"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'nowhere'} does not exist")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
+    done = script(
+        "train.py", "--config=configs/demo.py:code_prediction,short", f"--workdir={tmp_path / 'r'}"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: task 'code_prediction' learns the codes of a trained stage-I")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,139 @@
+"""What the demo promises, the pictures it makes and the commands it runs."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax import demo
+from codeformer_jax.data.images import read_image
+from codeformer_jax.data.pipeline import open_source
+from codeformer_jax.train.start import Start
+
+
+def good_metrics():
+    return {
+        "settings": {"images": 64},
+        "means": {
+            "input": {"psnr": 20.0, "ssim": 0.5},
+            "w=0": {"psnr": 21.0, "ssim": 0.5},
+            "w=1": {"psnr": 22.0, "ssim": 0.6},
+        },
+        "codes": {
+            "accuracy": 0.3,
+            "commonest_accuracy": 0.1,
+            "usage": {"teacher": {"perplexity": 5.0}},
+            "counts": {"teacher": [1] * 16},
+        },
+    }
+
+
+# What is changed in the metrics, and the promise that it breaks.
+BROKEN = [
+    (("means", "input", "psnr"), 21.1, "PSNR over the input"),
+    (("means", "input", "ssim"), 0.56, "SSIM over the input"),
+    (("means", "w=0", "psnr"), 22.1, "PSNR at w = 1 over w = 0"),
+    (("codes", "accuracy"), 0.19, "code accuracy"),
+    (("codes", "commonest_accuracy"), 0.16, "code accuracy"),
+    (("codes", "usage", "teacher", "perplexity"), 3.9, "perplexity of the teacher's 16 codes"),
+    (("codes", "counts", "teacher"), [1] * 24, "perplexity of the teacher's 24 codes"),
+]
+
+
+def test_all_promises_hold(capsys):
+    assert demo.check(good_metrics()) is True
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "64 held-out faces, input at 20.00 dB:"
+    assert len(lines) == 5
+    assert all(line.endswith(": holds") for line in lines)
+
+
+@pytest.mark.parametrize(("where", "value", "promise"), BROKEN)
+def test_one_broken_promise_is_enough(where, value, promise, capsys):
+    metrics = part = good_metrics()
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = value
+    assert demo.check(metrics) is False
+    (missed,) = [x for x in capsys.readouterr().out.splitlines() if x.endswith(": MISSED")]
+    assert missed.strip().startswith(promise)
+
+
+def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
+    config = tiny_config("restoration")
+    Start(None, {}, None).write(config, tmp_path / "run")
+    demo.write_degraded(tmp_path / "degraded", tmp_path / "run")
+    files = sorted((tmp_path / "degraded").iterdir())
+    assert len(files) == config.data.heldout_length
+    assert {path.suffix for path in files} == {".png"}
+    pictures = np.stack([read_image(path).pixels for path in files])
+    assert (pictures.dtype, pictures.shape[1:]) == (np.uint8, (32, 32, 3))
+    source = open_source(config.data, "heldout")
+    clean = {f"{source[i]['name']}": source[i]["image"] for i in range(len(source))}
+    for path, picture in zip(files, pictures, strict=True):
+        error = np.abs(picture.astype(float) - clean[path.stem]).mean()
+        assert 1 < error < 60
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Commands that the demo runs, as lists; none is really run. `codes` are their exit codes."""
+    started, codes = [], {}
+
+    def run(arguments, **options):
+        started.append(list(map(str, arguments[1:])))
+        code = codes.get(len(started), 0)
+        return subprocess.CompletedProcess(arguments, code)
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(demo, "write_degraded", lambda folder, workdir: None)
+    return started, codes
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4, 5])
+def test_the_demo_stops_at_the_first_command_that_fails(failing, commands, tmp_path, capsys):
+    started, codes = commands
+    codes[failing] = 3
+    assert demo.run(tmp_path, short=True) == 1
+    assert len(started) == failing
+    printed = capsys.readouterr()
+    assert printed.err == "error: this command ended with exit code 3\n"
+    assert "The demo took" not in printed.out
+
+
+def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
+    started, _ = commands
+    (tmp_path / "metrics.json").write_text(json.dumps(good_metrics()))
+    assert demo.run(tmp_path, data=tmp_path / "faces") == 0
+    *stages, evaluation, restore = started
+    workdirs = [f"{tmp_path}/1_vqgan", f"{tmp_path}/2_code_prediction", f"{tmp_path}/3_restoration"]
+    for i, command in enumerate(stages):
+        assert command[:2] == ["train.py", f"--config=configs/demo.py:{demo.STAGES[i]},full"]
+        assert f"--workdir={workdirs[i]}" in command
+        assert [x for x in command if "init_from" in x] == [
+            f"--config.init_from={workdir}" for workdir in workdirs[:i][-1:]
+        ]
+    assert {f"--workdir={workdirs[2]}", f"--output={tmp_path}"} <= set(evaluation)
+    for command in (*stages, evaluation):
+        assert f"--config.data.path={tmp_path}/faces" in command
+    assert restore[:3] == ["-m", "codeformer_jax.cli", "restore"]
+    assert workdirs[2] in restore
+
+
+def test_only_the_full_demo_asks_for_its_scores(commands, tmp_path, capsys):
+    metrics = good_metrics()
+    metrics["codes"]["accuracy"] = 0.0
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert demo.run(tmp_path) == 1
+    assert demo.run(tmp_path, short=True) == 0
+    assert capsys.readouterr().out.count("MISSED") == 2
+
+
+def test_the_demo_needs_a_clone(commands, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    assert demo.run(tmp_path / "demo") == 1
+    assert capsys.readouterr().err == "error: the demo runs from a clone of the repository\n"
+    assert commands[0] == []
+    assert not (tmp_path / "demo").exists()
