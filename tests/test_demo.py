@@ -1,7 +1,7 @@
 """What the demo promises, the pictures it makes and the commands it runs."""
 
 import json
-import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from codeformer_jax import demo
 from codeformer_jax.data.images import read_image
-from codeformer_jax.data.pipeline import open_source
+from codeformer_jax.data.pipeline import open_heldout
 from codeformer_jax.train.start import Start
 
 
@@ -70,8 +70,8 @@ def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
     assert {path.suffix for path in files} == {".png"}
     pictures = np.stack([read_image(path).pixels for path in files])
     assert (pictures.dtype, pictures.shape[1:]) == (np.uint8, (32, 32, 3))
-    source = open_source(config.data, "heldout")
-    clean = {f"{source[i]['name']}": source[i]["image"] for i in range(len(source))}
+    source = open_heldout(config)
+    clean = {Path(source[i]["name"]).stem: source[i]["image"] for i in range(len(source))}
     for path, picture in zip(files, pictures, strict=True):
         error = np.abs(picture.astype(float) - clean[path.stem]).mean()
         assert 1 < error < 60
@@ -82,12 +82,14 @@ def commands(monkeypatch):
     """Commands that the demo runs, as lists; none is really run. `codes` are their exit codes."""
     started, codes = [], {}
 
-    def run(arguments, **options):
-        started.append(list(map(str, arguments[1:])))
-        code = codes.get(len(started), 0)
-        return subprocess.CompletedProcess(arguments, code)
+    class Process:
+        def __init__(self, arguments, **options):
+            started.append([str(argument) for argument in arguments[1:]])
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+        def wait(self):
+            return codes.get(len(started), 0)
+
+    monkeypatch.setattr(demo.subprocess, "Popen", Process)
     monkeypatch.setattr(demo, "write_degraded", lambda folder, workdir: None)
     return started, codes
 
@@ -122,13 +124,26 @@ def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
     assert workdirs[2] in restore
 
 
-def test_only_the_full_demo_asks_for_its_scores(commands, tmp_path, capsys):
+@pytest.mark.parametrize(("short", "code"), [(False, 1), (True, 0)])
+def test_only_the_full_demo_asks_for_its_scores(short, code, commands, tmp_path, capsys):
     metrics = good_metrics()
     metrics["codes"]["accuracy"] = 0.0
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert demo.run(tmp_path) == 1
-    assert demo.run(tmp_path, short=True) == 0
-    assert capsys.readouterr().out.count("MISSED") == 2
+    assert demo.run(tmp_path, short=short) == code
+    assert capsys.readouterr().out.count("MISSED") == 1
+
+
+def test_a_folder_holds_one_kind_of_demo(commands, tmp_path, capsys):
+    started, _ = commands
+    (tmp_path / "metrics.json").write_text(json.dumps(good_metrics()))
+    assert demo.run(tmp_path) == 0
+    again = len(started)
+    assert demo.run(tmp_path) == 0
+    assert len(started) == 2 * again
+    for other in ({"short": True}, {"data": tmp_path / "faces"}):
+        assert demo.run(tmp_path, **other) == 1
+        assert "holds a demo of other size or images" in capsys.readouterr().err
+    assert len(started) == 2 * again
 
 
 def test_the_demo_needs_a_clone(commands, tmp_path, monkeypatch, capsys):

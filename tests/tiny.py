@@ -33,11 +33,18 @@ def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
 
 
 def train_stages(root: Path, steps: int = 4) -> dict[str, dict[str, float]]:
-    """Trains the three stages in `root`/STAGE, each from the one before; their last scores."""
+    """Trains the three stages in `root`/STAGE, each from the one before; their last scores.
+
+    `steps` 0 compiles no training step: the networks are saved as they begin.
+    """
     previous, scores = None, {}
     for stage in demo.STAGES:
         config = tiny_config(stage, steps).unlock()
         config.init_from = previous
+        if steps == 0:
+            config.optimizer.schedule = "constant"  # A cosine has no length of 0.
+            if stage != "vqgan":
+                config.codeformer.fusion_zero_init = False  # So that w makes a difference.
         scores[stage] = loop.train(config.lock(), root / stage)
         previous = str(root / stage)
     return scores
