@@ -169,13 +169,12 @@ def test_a_refused_run_starts_once_its_settings_are_mended(stages, tmp_path):
     assert load_trained(tmp_path / "run").step == 1
 
 
-def test_every_stage_starts_on_several_devices(stages, tmp_path):
-    for stage, previous in (("code_prediction", "vqgan"), ("restoration", "code_prediction")):
-        config = tiny_config(stage, steps=1).unlock()
-        config.mesh = "data:2,fsdp:2"
-        config.init_from = str(stages[0] / previous)
-        loop.train(config, tmp_path / stage)
-        assert load_trained(tmp_path / stage).step == 1
+def test_a_later_stage_starts_on_several_devices(stages, tmp_path):
+    config = tiny_config("code_prediction", steps=1).unlock()
+    config.mesh = "data:2"
+    config.init_from = str(stages[0] / "vqgan")
+    loop.train(config, tmp_path / "run")
+    assert load_trained(tmp_path / "run").step == 1
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
@@ -190,6 +189,7 @@ def test_images_that_break_while_training_stop_it_with_the_state_saved(tmp_path)
     config = tiny_config("vqgan", steps=40).unlock()
     config.data.path = str(tmp_path / "faces")
     config.data.cache = False
+    config.data.heldout_fraction = 0.5
     config.data.max_unreadable = 0
     config.eval_every = config.checkpoint_every = 100
     original = Writer.train_metrics
