@@ -133,11 +133,11 @@ class CodeTask:
         real = common.from_uint8(images)
         degraded = self.degrade(real, keys, self.recipes[self.config.eval.recipe])
         targets = self.targets(frozen, real)
-        panels, metrics = {"image": real, "degraded": degraded}, {}
+        panels, metrics = {"degraded": degraded, "truth": real}, {}
         metrics["psnr_degraded"] = psnr(common.to_unit(degraded), common.to_unit(real))
         for w in self.eval_weights:
             output = self.module.apply(state.variables(), degraded, w=w)
-            panels[f"w = {w:g}"] = output.image
+            panels[f"restored, w = {w:g}"] = output.image
             metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
         metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)
         metrics["psnr"] = metrics[f"psnr_w{self.eval_weights[-1]:g}"]

@@ -28,7 +28,8 @@ class Evaluated:
 
     Attributes:
         metrics: name -> one float32 per image, [b].
-        panels: name -> images [b, h, w, 3] in [-1, 1], in the order of a picture's columns.
+        panels: name -> images [b, h, w, 3] in [-1, 1]; jit sorts them by name, which is the order
+            of a picture's columns.
         indices: the network's codes, int32 [b, n].
     """
 

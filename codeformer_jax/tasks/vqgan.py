@@ -171,7 +171,7 @@ class VQGANTask:
         output = self.module.apply(state.variables(), real)
         return common.Evaluated(
             metrics={"psnr": psnr(common.to_unit(output.image), common.to_unit(real))},
-            panels={"image": real, "reconstruction": output.image},
+            panels={"reconstruction": output.image, "truth": real},
             indices=output.indices,
         )
 
