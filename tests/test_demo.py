@@ -10,7 +10,7 @@ from tiny import tiny_config
 from codeformer_jax import demo
 from codeformer_jax.data.images import read_image
 from codeformer_jax.data.pipeline import open_heldout
-from codeformer_jax.train.start import Start
+from codeformer_jax.train.checkpoint import CONFIG_FILE
 
 
 def good_metrics():
@@ -63,7 +63,8 @@ def test_one_broken_promise_is_enough(where, value, promise, capsys):
 
 def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
     config = tiny_config("restoration")
-    Start(None, {}, None).write(config, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CONFIG_FILE).write_text(config.to_json())
     demo.write_degraded(tmp_path / "degraded", tmp_path / "run")
     files = sorted((tmp_path / "degraded").iterdir())
     assert len(files) == config.data.heldout_length
