@@ -108,9 +108,8 @@ def write_degraded(folder: Path, workdir: Path) -> None:
     keys = jax.random.split(jax.random.key(config.seed), PICTURES)
     recipe = Recipe.from_config(config.degradation[config.eval.recipe])
     degraded = jax.jit(degrade)(batch["image"].astype(np.float32) / 255, keys, recipe)
-    for pixels, name in zip(np.asarray(degraded), batch["name"], strict=True):
-        path = folder / f"{Path(str(name)).stem}.png"
-        write_image(path, (pixels * 255).round().astype(np.uint8))
+    for index, pixels in enumerate(np.asarray(degraded)[batch["valid"]]):
+        write_image(folder / f"{index:03d}.png", (pixels * 255).round().astype(np.uint8))
 
 
 def _claim(directory: Path, settings: dict) -> None:
