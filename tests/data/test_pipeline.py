@@ -217,7 +217,7 @@ def test_errors_of_the_source_reach_the_reader(tmp_path, folder):
     for name in folder.names:
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
     stream = batches(folder, batch_size=4, seed=0)
-    with pytest.raises(RuntimeError, match="no image is left that can be decoded"):
+    with pytest.raises(ValueError, match="no image is left that can be decoded"):
         take(stream, 1)
 
 

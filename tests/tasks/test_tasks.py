@@ -97,7 +97,7 @@ def test_codes_start_from_latents_or_uniform(images):
     _, state, _ = start(config, images)
     codes = np.asarray(state.params["quantize"]["embedding"])
     module = make_task(config).module
-    real = common.from_uint8(images)
+    real = common.from_uint8(jnp.asarray(images))
     latents = np.asarray(module.apply({"params": state.params}, real).latents).reshape(-1, 8)
     distances = np.abs(codes[:, None] - latents[None]).max(-1).min(1)
     np.testing.assert_allclose(distances, 0, atol=1e-5)
@@ -259,7 +259,7 @@ def test_steps_without_image_losses_do_not_compute_the_generator(images):
         return lowered.compile().cost_analysis()["flops"]
 
     generator = jax.jit(task.module.apply, static_argnames="w").lower(
-        {"params": state.params}, common.from_uint8(images), w=1.0
+        {"params": state.params}, common.from_uint8(jnp.asarray(images)), w=1.0
     )
     assert flops(0) < flops(1) - generator.compile().cost_analysis()["flops"]
 
