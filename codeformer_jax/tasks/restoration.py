@@ -1,6 +1,7 @@
 """Stage III: the fusion blocks learn to carry detail of the input at a fidelity weight w."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
@@ -20,13 +21,13 @@ class Phase:
     """What the schedule says of one step.
 
     Attributes:
-        w: fidelity weight.
+        w: fidelity weight, a float or a scalar array.
         recipe: the ranges that degradations are drawn from.
         image_losses: whether the restored image is compared, or the codes alone.
         gan: whether the discriminator trains and the generator sees it.
     """
 
-    w: Array | float
+    w: Any
     recipe: Recipe
     image_losses: bool = flax.struct.field(pytree_node=False)
     gan: bool = flax.struct.field(pytree_node=False)
