@@ -63,6 +63,8 @@ def run(
     print(f"Open {directory / 'report.html'} for pictures; {directory / 'restored'} has the faces")
     print(f"that `codeformer-jax restore` made of {pictures}.\n")
     held = check(json.loads((directory / "metrics.json").read_text()))
+    if short:
+        print("This was a short run, of which nothing is promised but that it ends.")
     return 0 if held or short else 1
 
 
