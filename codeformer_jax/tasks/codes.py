@@ -9,9 +9,9 @@ from codeformer_jax import losses
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput, Quantized
-from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer, update_ema
+from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
 FROZEN_PATH = ("quantize", "generator")
@@ -98,30 +98,8 @@ class CodeTask:
         metrics: common.Metrics,
     ) -> tuple[TrainState, common.Metrics]:
         """Optimizer and moving averages, given the gradients of the trained parameters."""
-        trained, opt_state = self.optimizer.apply(
-            gradients, state.opt_state, common.select(state.params, self.trained), state.step
-        )
         counts = count_codes(output.indices, self.module.codebook_size)
-        usage = common.update_usage(state.code_usage, counts)
-        metrics |= {
-            "perplexity": code_perplexity(counts),
-            "dead_codes": common.dead_codes(usage),
-            "learning_rate": self.optimizer.learning_rate(state.step),
-        }
-        ema = update_ema(
-            state.ema_params,
-            trained,
-            state.step,
-            decay=self.config.ema_decay,
-            warmup=self.config.ema_warmup,
-        )
-        return state.replace(
-            step=state.step + 1,
-            params={**state.params, **trained},
-            ema_params=ema,
-            opt_state=opt_state,
-            code_usage=usage,
-        ), metrics
+        return common.advance(self.config, self.optimizer, state, gradients, counts, metrics)
 
     def eval_step(
         self,

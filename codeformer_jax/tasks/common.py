@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax import losses
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
-from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
+from codeformer_jax.nn.quantizer import code_perplexity
+from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
 Metrics = dict[str, Float[Array, ""]]
 # 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
@@ -159,6 +160,40 @@ def init_discriminator(
         opt_state=optimizer.init(variables["params"]),
         batch_stats=variables["batch_stats"],
     )
+
+
+def advance(
+    config: ml_collections.ConfigDict,
+    optimizer: Optimizer,
+    state: TrainState,
+    gradients: PyTree,
+    counts: Float[Array, "k"],
+    metrics: Metrics,
+) -> tuple[TrainState, Metrics]:
+    """The state after a step, and `metrics` with the codebook's health and the learning rate.
+
+    Args:
+        gradients: of the trained parameters, keyed as in `state.params`; the others stay.
+        counts: use of each code in the batch.
+    """
+    trained = {name: state.params[name] for name in gradients}
+    trained, opt_state = optimizer.apply(gradients, state.opt_state, trained, state.step)
+    usage = update_usage(state.code_usage, counts)
+    ema = update_ema(
+        state.ema_params, trained, state.step, decay=config.ema_decay, warmup=config.ema_warmup
+    )
+    state = state.replace(
+        step=state.step + 1,
+        params={**state.params, **trained},
+        ema_params=ema,
+        opt_state=opt_state,
+        code_usage=usage,
+    )
+    return state, metrics | {
+        "perplexity": code_perplexity(counts),
+        "dead_codes": dead_codes(usage),
+        "learning_rate": optimizer.learning_rate(state.step - 1),
+    }
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import ml_collections
 from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.metrics import psnr
-from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator, VQGANOutput
+from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator
 from codeformer_jax.tasks import common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer, update_ema
+from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 
 @flax.struct.dataclass
@@ -125,35 +125,8 @@ class VQGANTask:
             metrics |= gan_metrics
             state = state.replace(discriminator=discriminator)
         state = state.replace(collections=collections)
-        return self._advance(state, gradients, output, metrics)
-
-    def _advance(
-        self, state: TrainState, gradients: PyTree, output: VQGANOutput, metrics: common.Metrics
-    ) -> tuple[TrainState, common.Metrics]:
-        """Optimizer, moving averages and the health of the codebook."""
-        params, opt_state = self.optimizer.apply(
-            gradients, state.opt_state, state.params, state.step
-        )
-        usage = common.update_usage(state.code_usage, output.quantized.code_counts)
-        metrics |= {
-            "perplexity": output.perplexity,
-            "dead_codes": common.dead_codes(usage),
-            "learning_rate": self.optimizer.learning_rate(state.step),
-        }
-        ema = update_ema(
-            state.ema_params,
-            params,
-            state.step,
-            decay=self.config.ema_decay,
-            warmup=self.config.ema_warmup,
-        )
-        return state.replace(
-            step=state.step + 1,
-            params=params,
-            ema_params=ema,
-            opt_state=opt_state,
-            code_usage=usage,
-        ), metrics
+        counts = output.quantized.code_counts
+        return common.advance(self.config, self.optimizer, state, gradients, counts, metrics)
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:
         blocks = gradients["generator"]
