@@ -147,7 +147,7 @@ RULES = [
     (import_order, PACKAGE_FILES, "nn/a.py", "from ..tasks import vqgan"),
     (import_order, PACKAGE_FILES, "nn/__init__.py", "from .. import train"),
     (import_order, PACKAGE_FILES, "data/a.py", "def f():\n    from codeformer_jax import cli"),
-    (import_order, PACKAGE_FILES, "cli.py", "from codeformer_jax.utils import helper"),
+    (import_order, PACKAGE_FILES, "cli/main.py", "from codeformer_jax.utils import helper"),
     (import_order, PACKAGE_FILES, "utils.py", ""),
     (linen_only_in_nn, PACKAGE_FILES, "tasks/a.py", "import flax.linen as nn"),
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "from flax import linen"),
@@ -190,7 +190,7 @@ def test_an_offender_is_found(rule, _patterns, name, source):
     [
         (import_order, "nn/a.py", "from codeformer_jax.ops import jpeg\nfrom . import layers"),
         (import_order, "nn/a.py", "from codeformer_jax.nn.layers import Norm"),
-        (import_order, "cli.py", "from codeformer_jax import __version__, restore"),
+        (import_order, "cli/__init__.py", "from codeformer_jax import __version__, restore"),
         (import_order, "__init__.py", "from codeformer_jax import convert"),
         (linen_only_in_nn, "nn/a.py", "import flax.linen as nn"),
         (linen_only_in_nn, "train/a.py", "import flax.struct"),

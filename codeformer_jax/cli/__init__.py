@@ -1,0 +1,38 @@
+"""The `codeformer-jax` command: parses, calls, prints; a file for each sub-command.
+
+Exit codes: 0 done, 1 some images were not restored, 2 nothing done because of what the message
+says, 130 interrupted. Sub-commands import what they need when they run: `--help` waits for nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from codeformer_jax import __version__
+from codeformer_jax.cli import convert, demo, export, restore
+
+COMMANDS = (restore, convert, export, demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command and returns the exit code; `argv` None is the command line."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    # What the package raises for bad input; anything else is a bug and keeps its traceback.
+    except (ValueError, OSError) as error:
+        print(f"codeformer-jax: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codeformer-jax", description="Blind face restoration with VQGAN and CodeFormer."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

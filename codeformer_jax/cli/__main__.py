@@ -1,0 +1,7 @@
+"""`python -m codeformer_jax.cli`: the command, by this Python."""
+
+import sys
+
+from codeformer_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""`codeformer-jax convert`: PyTorch weights to a model file and back."""
+
+import argparse
+
+from codeformer_jax.cli.parsing import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "convert",
+        _run,
+        "convert PyTorch weights to a model file, or back",
+        "Converts published or trained PyTorch weights (.pth) to a .safetensors model file, or "
+        "back with --to-torch. Pickles that carry anything but tensors are refused.",
+    )
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="file(s) to read")
+    parser.add_argument("target", metavar="TARGET", help="file or folder to write")
+    parser.add_argument("--network", help="vqgan, discriminator, codeformer, lpips; default: told")
+    parser.add_argument("--to-torch", action="store_true", help="write a PyTorch file")
+    parser.add_argument("--force", action="store_true", help="replace TARGET")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare published files with their SHA-256; default on",
+    )
+    parser.add_argument("--key", help="table of the PyTorch file, such as params_ema")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameter that the file does not show; may be repeated",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.convert.command import convert_file, parse_overrides  # noqa: PLC0415
+
+    summary = convert_file(
+        args.source,
+        args.target,
+        network=args.network,
+        to_torch=args.to_torch,
+        force=args.force,
+        verify=args.verify,
+        key=args.key,
+        overrides=parse_overrides(args.overrides),
+    )
+    print(summary)
+    return 0

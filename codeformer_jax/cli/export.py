@@ -1,0 +1,28 @@
+"""`codeformer-jax export`: a training run's network as one model file."""
+
+import argparse
+
+from codeformer_jax.cli.parsing import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "export",
+        _run,
+        "write the network of a training run as one model file",
+        "Writes the averaged network of a training run as one .safetensors model file; "
+        "`convert --to-torch` makes a PyTorch file of that.",
+    )
+    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a training run")
+    parser.add_argument("target", metavar="TARGET", help="model file to write")
+    parser.add_argument("--which", default="latest", help="latest, best or a step; default latest")
+    parser.add_argument("--force", action="store_true", help="replace TARGET")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.train.checkpoint import export_trained  # noqa: PLC0415
+
+    trained = export_trained(args.workdir, args.target, which=args.which, force=args.force)
+    print(f"{args.workdir} at step {trained.step} -> {args.target} ({trained.network})")
+    return 0

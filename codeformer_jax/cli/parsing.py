@@ -1,0 +1,17 @@
+"""How the commands add themselves to the parser."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Run = Callable[[argparse.Namespace], int]
+Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does not name its class.
+
+
+def add_command(
+    commands: Commands, name: str, run: Run, summary: str, description: str
+) -> argparse.ArgumentParser:
+    """A sub-command's parser; `run` takes the parsed arguments and returns the exit code."""
+    parser = commands.add_parser(name, help=summary, description=description)
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,101 @@
+"""`codeformer-jax restore`: aligned faces in, restored faces out."""
+
+import argparse
+import sys
+
+from codeformer_jax.cli.parsing import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "restore",
+        _run,
+        "restore aligned faces: files and folders of images",
+        "Restores pictures of aligned faces. Folders are searched for images with their "
+        "sub-folders, which come back under the output folder. Pictures of another size are "
+        "resized to the network's; one that is not square is continued by its edges and cut back. "
+        "Pictures without colour come back without colour.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file or folder")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of results")
+    parser.add_argument(
+        "-w",
+        "--fidelity",
+        dest="w",
+        type=float,
+        default=0.5,
+        help="0 (quality) to 1 (fidelity to the input); default %(default)s",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="CKPT",
+        help=".safetensors model file or training workdir; default weights/codeformer.safetensors",
+    )
+    parser.add_argument(
+        "--which",
+        default="latest",
+        metavar="STEP",
+        help="checkpoint of a workdir: latest, best or a step; default %(default)s",
+    )
+    parser.add_argument(
+        "--adain",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="give the codes the input's feature statistics; default on",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images at once; default 1 on the CPU, 8 on an accelerator",
+    )
+    _add_file_options(parser)
+
+
+def _add_file_options(parser: argparse.ArgumentParser):
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--force", action="store_true", help="write over existing results")
+    existing.add_argument(
+        "--skip-existing", action="store_true", help="leave existing results, restore the others"
+    )
+    parser.add_argument(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="search sub-folders; default on",
+    )
+    parser.add_argument("--suffix", default="", help="put behind the results' names")
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp"),
+        default="png",
+        help="of the results; default %(default)s",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="restore at most N images")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.restore.command import restore_command  # noqa: PLC0415
+
+    summary = restore_command(
+        args.inputs,
+        args.output,
+        checkpoint=args.checkpoint,
+        which=args.which,
+        w=args.w,
+        adain=args.adain,
+        batch_size=args.batch_size,
+        force=args.force,
+        skip_existing=args.skip_existing,
+        recursive=args.recursive,
+        suffix=args.suffix,
+        file_format=args.format,
+        limit=args.limit,
+    )
+    print(summary)
+    if summary.failed:
+        print(f"not restored ({len(summary.failed)}):", file=sys.stderr)
+        for failure in summary.failed:
+            print(f"  {failure.path}: {failure.reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
