@@ -79,7 +79,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", default=["64:16", "64:32", "512:2"])
     arguments = parser.parse_args()
-    recipes = {"small": degrade.Recipe.small(), "large": degrade.Recipe.large()}
+    recipes = {"small": degrade.Recipe.named("small"), "large": degrade.Recipe.named("large")}
     results = []
     for name, recipe in recipes.items():
         for pair in arguments.sizes:

@@ -36,12 +36,34 @@ _LIMITS = {
     "jpeg_quality": (1.0, 100.0),
 }
 
+# Ranges for 512 px: of stage II, of stage III, and of the paper's test set (section 4.1).
+RECIPES = {
+    "large": {
+        "blur_sigma": (1.0, 15.0),
+        "downsample": (4.0, 30.0),
+        "noise": (0.0, 20.0),
+        "jpeg_quality": (30, 80),
+    },
+    "small": {
+        "blur_sigma": (0.1, 10.0),
+        "downsample": (1.0, 12.0),
+        "noise": (0.0, 15.0),
+        "jpeg_quality": (60, 100),
+    },
+    "celeba-test": {
+        "blur_sigma": (1.0, 15.0),
+        "downsample": (1.0, 30.0),
+        "noise": (0.0, 20.0),
+        "jpeg_quality": (30, 90),
+    },
+}
+
 
 @struct.dataclass
 class Recipe:
     """Ranges that parameters are drawn from, as traced arrays: another recipe does not recompile.
 
-    Build one with `Recipe.create`, which checks the values, `large`, `small` or `from_config`.
+    Build one with `Recipe.create`, which checks the values, `from_config` or `named`.
 
     Attributes:
       blur_sigma: [2] low and high standard deviation of the blur, in pixels.
@@ -83,21 +105,11 @@ class Recipe:
         return cls(anisotropic=jnp.float32(anisotropic), **ranges)
 
     @classmethod
-    def large(cls) -> "Recipe":
-        """The published stage II recipe for 512 px."""
-        return cls.create(
-            blur_sigma=(1.0, 15.0), downsample=(4.0, 30.0), noise=(0.0, 20.0), jpeg_quality=(30, 80)
-        )
-
-    @classmethod
-    def small(cls) -> "Recipe":
-        """The published stage III recipe for 512 px."""
-        return cls.create(
-            blur_sigma=(0.1, 10.0),
-            downsample=(1.0, 12.0),
-            noise=(0.0, 15.0),
-            jpeg_quality=(60, 100),
-        )
+    def named(cls, name: str) -> "Recipe":
+        """One of `RECIPES`. Raises ValueError for another name."""
+        if name not in RECIPES:
+            raise ValueError(f"no recipe is named {name!r}; expected one of {', '.join(RECIPES)}")
+        return cls.from_config(RECIPES[name])
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":

@@ -155,7 +155,7 @@ def test_another_recipe_does_not_recompile():
     images, keys = batch_of(5, 64), jax.random.split(jax.random.key(0), 5)
     RUN(images, keys, Recipe.from_config(RANGES))
     compiled = RUN._cache_size()
-    results = [RUN(images, keys, r) for r in (Recipe.large(), Recipe.small())]
+    results = [RUN(images, keys, r) for r in (Recipe.named("large"), Recipe.named("small"))]
     assert RUN._cache_size() == compiled
     assert np.any(results[0] != results[1])
 
@@ -163,7 +163,7 @@ def test_another_recipe_does_not_recompile():
 def test_large_degrades_more_than_small_and_both_leave_8_bit_images():
     images, keys = batch_of(5, 64), jax.random.split(jax.random.key(1), 5)
     errors = []
-    for recipe in (Recipe.small(), Recipe.large()):
+    for recipe in (Recipe.named("small"), Recipe.named("large")):
         degraded = RUN(images, keys, recipe)
         assert degraded.dtype == jnp.float32
         assert 0 <= degraded.min() <= degraded.max() <= 1
@@ -298,13 +298,13 @@ def test_missing_range_is_named():
 def test_wrong_images_are_refused(shape, dtype, error, message):
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(error, match=message):
-        degrade.degrade(jnp.zeros(shape, dtype), keys, Recipe.small())
+        degrade.degrade(jnp.zeros(shape, dtype), keys, Recipe.named("small"))
 
 
 def test_one_key_per_image_is_demanded():
     keys = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match="one key per image"):
-        degrade.degrade(batch_of(2, 32), keys, Recipe.small())
+        degrade.degrade(batch_of(2, 32), keys, Recipe.named("small"))
 
 
 def test_straight_through_gradient_reaches_the_pixels():
@@ -318,3 +318,11 @@ def test_straight_through_gradient_reaches_the_pixels():
     assert np.all(np.isfinite(gradient))
     # Brightening every pixel by one unit brightens the result by about one.
     assert 0.8 < float(gradient.sum()) < 1.1
+
+
+def test_named_recipes_are_built_and_others_are_refused():
+    for name in degrade.RECIPES:
+        low, high = Recipe.named(name).downsample
+        assert 1 <= low < high
+    with pytest.raises(ValueError, match="'huge'; expected one of large, small, celeba-test"):
+        Recipe.named("huge")
