@@ -199,7 +199,7 @@ def test_draws_are_uniform_over_the_published_ranges(name):
         "large": {"sigma": (1, 15), "r": (4, 30), "noise": (0, 20), "quality": (30, 80)},
         "small": {"sigma": (0.1, 10), "r": (1, 12), "noise": (0, 15), "quality": (60, 100)},
     }[name]
-    recipe = getattr(Recipe, name)()
+    recipe = Recipe.named(name)
     keys = jax.random.split(jax.random.key(5), 4000)
     p = jax.jit(jax.vmap(lambda key: degrade.draw(key, recipe, 4096)))(keys)
     isotropic = np.asarray(p.sigma_x == p.sigma_y)
