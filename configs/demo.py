@@ -17,7 +17,7 @@ STAGES = {
     "restoration": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 700, "code_prediction": 350, "restoration": 300},
+    "full": {"vqgan": 900, "code_prediction": 350, "restoration": 400},
     "short": {"vqgan": 40, "code_prediction": 20, "restoration": 20},
 }
 
