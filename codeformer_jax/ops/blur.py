@@ -83,15 +83,19 @@ def filter2d(
 
 def _filter_by_fft(images: Array, kernels: Array) -> Array:
     height, width = images.shape[1:3]
-    radius = kernels.shape[1] // 2
-    shape = (_fast_length(height + 2 * radius), _fast_length(width + 2 * radius))
-    margin = (radius, radius)
-    padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="reflect")
-    spectrum = jnp.fft.rfft2(jnp.moveaxis(padded, 3, 1), s=shape)
-    # Circular wrap-around only reaches the rows and columns that are cut off below.
+    size = kernels.shape[1]
+    shape = tuple(_fast_length(side + size - 1) for side in (height, width))
+    # Reflected as far as the fast length: zeros behind the border would be one more copy. The end
+    # of the signal wraps around into rows and columns that are cut off below.
+    margins = [
+        (min(size // 2, side - 1), min(length - side - size // 2, side - 1))
+        for side, length in zip((height, width), shape, strict=True)
+    ]
+    padded = jnp.pad(jnp.moveaxis(images, 3, 1), ((0, 0), (0, 0), *margins), mode="reflect")
+    spectrum = jnp.fft.rfft2(padded, s=shape)
     kernel_spectrum = jnp.fft.rfft2(kernels[:, ::-1, ::-1], s=shape)
     filtered = jnp.fft.irfft2(spectrum * kernel_spectrum[:, None], s=shape)
-    start = 2 * radius
+    start = size - 1
     return jnp.moveaxis(filtered[:, :, start : start + height, start : start + width], 1, 3)
 
 
