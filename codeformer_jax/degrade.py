@@ -3,12 +3,14 @@
 `x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253).
 
 Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static
-shapes: the small image is the top-left corner of a canvas as large as the image. Blur widths are in
-pixels of the image given and r divides its side, at any size: nothing is scaled to 512 px behind
+shapes: the small image is the top-left corner of a canvas as large as the image, or, where images
+are large and the device is a CPU, of the smallest of a few canvases that holds it. Blur widths are
+in pixels of the image given and r divides its side, at any size: nothing is scaled to 512 px behind
 the caller's back. One key per image: what becomes of an image depends on its key and pixels only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from codeformer_jax.ops.blur import filter2d, gaussian_kernels
 from codeformer_jax.ops.jpeg import jpeg
+from codeformer_jax.ops.random import standard_normal
 from codeformer_jax.ops.resize import resize_bilinear
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
 
@@ -27,6 +30,8 @@ KERNEL_SIZE = 41
 MINIMUM_IMAGE_SIZE = KERNEL_SIZE // 2 + 1
 # r may exceed the side of a small image; one pixel is then left.
 MINIMUM_SMALL_SIZE = 1
+# Up to here a canvas of the image's size costs less than one for each image.
+_LARGEST_COMMON_CANVAS = 128
 
 # Lowest and highest value that makes sense for each range of a recipe.
 _LIMITS = {
@@ -202,17 +207,7 @@ def apply(
       TypeError: images that are not float32.
     """
     _check_images(images)
-    size, side = images.shape[1], parameters.small_size
-    full = jnp.full_like(side, size)
-    kernels = gaussian_kernels(
-        parameters.sigma_x, parameters.sigma_y, parameters.theta, size=KERNEL_SIZE
-    )
-    blurred = filter2d(images, kernels, symmetric=True)
-    small = resize_bilinear(blurred, full, full, side, side)
-    noisy = jnp.clip(small + noise * parameters.noise_sigma[:, None, None, None], 0.0, 1.0)
-    coded = jpeg(noisy, parameters.jpeg_quality, side, side, gradient=gradient)
-    restored = resize_bilinear(coded, side, side, full, full)
-    return to_8_bits(restored, gradient=gradient)
+    return _corrupt(images, parameters, noise, _corner, gradient)
 
 
 def degrade(
@@ -236,9 +231,67 @@ def degrade(
     size = images.shape[1]
     streams = jax.vmap(jax.random.split)(keys)
     parameters = jax.vmap(lambda key: draw(key, recipe, size))(streams[:, 0])
-    # The same numbers as a draw of shape [size, size, 3], in two thirds of the time on a CPU.
-    noise = jax.vmap(lambda key: jax.random.normal(key, (size * size * 3,)))(streams[:, 1])
-    return apply(images, parameters, noise.reshape(images.shape), gradient=gradient)
+    return _corrupt(images, parameters, streams[:, 1], _drawn, gradient)
+
+
+def _corner(noise: Array, canvas: int) -> Array:
+    return noise[:, :canvas, :canvas]
+
+
+def _drawn(keys: Array, canvas: int) -> Array:
+    return standard_normal(keys, canvas, canvas, 3)
+
+
+def _corrupt(
+    images: Array,
+    parameters: Parameters,
+    source: Array,
+    noise: Callable[[Array, int], Array],
+    gradient: Gradient,
+) -> Array:
+    """`noise(source, canvas)` is that of a batch, [b, canvas, canvas, 3]."""
+    size = images.shape[1]
+    kernels = gaussian_kernels(
+        parameters.sigma_x, parameters.sigma_y, parameters.theta, size=KERNEL_SIZE
+    )
+    blurred = filter2d(images, kernels, symmetric=True)
+
+    def on_canvas(canvas, blurred, parameters, source):
+        side = parameters.small_size
+        full = jnp.full_like(side, size)
+        small = resize_bilinear(blurred, full, full, side, side, canvas=(canvas, canvas))
+        deviation = parameters.noise_sigma[:, None, None, None]
+        noisy = jnp.clip(small + noise(source, canvas) * deviation, 0.0, 1.0)
+        coded = jpeg(noisy, parameters.jpeg_quality, side, side, gradient=gradient)
+        restored = resize_bilinear(coded, side, side, full, full, canvas=(size, size))
+        return to_8_bits(restored, gradient=gradient)
+
+    whole = partial(on_canvas, size)
+    canvases = _canvases(size)
+    if len(canvases) == 1:
+        return whole(blurred, parameters, source)
+
+    def each_on_its_own(*batch):
+        def one(example):
+            fits = jnp.searchsorted(jnp.asarray(canvases), example[1].small_size)
+            branches = [partial(on_canvas, canvas) for canvas in canvases]
+            single = jax.tree.map(lambda x: x[None], example)
+            return jax.lax.switch(fits, branches, *single)[0]
+
+        return jax.lax.map(one, batch)
+
+    # An accelerator wants the batch in one piece; a CPU has to save the work.
+    return jax.lax.platform_dependent(
+        blurred, parameters, source, cpu=each_on_its_own, default=whole
+    )
+
+
+def _canvases(size: int) -> list[int]:
+    """Sides of the canvases for small images, rising to `size`."""
+    canvases = [size]
+    while canvases[0] > _LARGEST_COMMON_CANVAS:
+        canvases.insert(0, -(-canvases[0] // 2))
+    return canvases
 
 
 def _checked_range(name: str, value: Any) -> Array:

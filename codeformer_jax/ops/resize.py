@@ -85,11 +85,20 @@ def _hat(index: Array, fraction: Array, length: int) -> Array:
 
 
 def _interpolate(image: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Array:
-    index, fraction = rows
-    fraction = fraction[:, None, None]
-    following = jnp.minimum(index + 1, image.shape[0] - 1)
-    image = image[index] * (1.0 - fraction) + image[following] * fraction
-    index, fraction = columns
-    fraction = fraction[None, :, None]
-    following = jnp.minimum(index + 1, image.shape[1] - 1)
-    return image[:, index] * (1.0 - fraction) + image[:, following] * fraction
+    """Rows by gathers of whole rows; columns on the smaller picture, before or after those."""
+    if columns[0].size > image.shape[1]:
+        # By a matrix: gathers of single pixels cost four times as much, and XLA would compute
+        # whatever made the picture anew for each of them.
+        weights = _hat(*columns, image.shape[1])
+        image = jnp.einsum("xj,yjc->yxc", weights, image, precision=Precision.HIGHEST)
+        return _interpolate_axis(image, *rows, axis=0)
+    return _interpolate_axis(_interpolate_axis(image, *rows, axis=0), *columns, axis=1)
+
+
+def _interpolate_axis(image: Array, index: Array, fraction: Array, axis: int) -> Array:
+    shape = [1, 1, 1]
+    shape[axis] = fraction.size
+    fraction = fraction.reshape(shape)
+    following = jnp.minimum(index + 1, image.shape[axis] - 1)
+    before, after = (jnp.take(image, i, axis=axis, mode="clip") for i in (index, following))
+    return before * (1.0 - fraction) + after * fraction
