@@ -251,12 +251,15 @@ def _corrupt(
 ) -> Array:
     """`noise(source, canvas)` is that of a batch, [b, canvas, canvas, 3]."""
     size = images.shape[1]
-    kernels = gaussian_kernels(
-        parameters.sigma_x, parameters.sigma_y, parameters.theta, size=KERNEL_SIZE
-    )
-    blurred = filter2d(images, kernels, symmetric=True)
+    canvases = _canvases(size)
 
-    def on_canvas(canvas, blurred, parameters, source):
+    def blur(images, parameters):
+        kernels = gaussian_kernels(
+            parameters.sigma_x, parameters.sigma_y, parameters.theta, size=KERNEL_SIZE
+        )
+        return filter2d(images, kernels, symmetric=True)
+
+    def code(canvas, blurred, parameters, source):
         side = parameters.small_size
         full = jnp.full_like(side, size)
         small = resize_bilinear(blurred, full, full, side, side, canvas=(canvas, canvas))
@@ -266,23 +269,22 @@ def _corrupt(
         restored = resize_bilinear(coded, side, side, full, full, canvas=(size, size))
         return to_8_bits(restored, gradient=gradient)
 
-    whole = partial(on_canvas, size)
-    canvases = _canvases(size)
+    def together(images, parameters, source):
+        return code(size, blur(images, parameters), parameters, source)
+
+    def one(example):
+        images, parameters, source = jax.tree.map(lambda x: x[None], example)
+        fits = jnp.searchsorted(jnp.asarray(canvases), parameters.small_size[0])
+        branches = [partial(code, canvas) for canvas in canvases]
+        return jax.lax.switch(fits, branches, blur(images, parameters), parameters, source)[0]
+
+    batch = (images, parameters, source)
     if len(canvases) == 1:
-        return whole(blurred, parameters, source)
-
-    def each_on_its_own(*batch):
-        def one(example):
-            fits = jnp.searchsorted(jnp.asarray(canvases), example[1].small_size)
-            branches = [partial(on_canvas, canvas) for canvas in canvases]
-            single = jax.tree.map(lambda x: x[None], example)
-            return jax.lax.switch(fits, branches, *single)[0]
-
-        return jax.lax.map(one, batch)
-
-    # An accelerator wants the batch in one piece; a CPU has to save the work.
+        return together(*batch)
+    # An accelerator wants the batch in one piece. A CPU has to save work and to stay in its cache:
+    # one large picture after the other takes half the time.
     return jax.lax.platform_dependent(
-        blurred, parameters, source, cpu=each_on_its_own, default=whole
+        *batch, cpu=lambda *batch: jax.lax.map(one, batch), default=together
     )
 
 
