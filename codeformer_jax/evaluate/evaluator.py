@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from codeformer_jax.data.pipeline import Source
+from codeformer_jax.data.pipeline import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
@@ -46,7 +46,7 @@ def evaluate(
     Args:
         module, variables: a `CodeFormer`, or a `VQGAN`, whose inputs are not degraded.
         images_source: clean images, see `Source`; where elements also have `degraded`, of the same
-            shape and type, these are restored as they are, without `recipe`, `seed`, `degrade_fn`.
+            shape, these are restored as they are: give no recipe.
         teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
         recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
         seed: of the degradation.
@@ -61,8 +61,8 @@ def evaluate(
     Raises:
         TypeError: a module of another kind.
         ValueError: no images, images of different sizes or of one the network does not divide, a
-            recipe for images that are degraded already or none for others, a teacher with other
-            codes, an option out of range, or output that is not finite.
+            recipe too many or too few, a teacher with other codes, an option out of range, or
+            output that is not finite.
     """
     weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
     _check_counts(batch_size=batch_size, limit=limit)
@@ -79,14 +79,11 @@ def evaluate(
     }
     collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
     number = len(images_source) if limit is None else min(limit, len(images_source))
-    size = _run(
-        arguments, collector, images_source, number, batch_size=batch_size, progress=progress
-    )
+    size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
-        settings |= {"weights": weights, "adain": adain}
-    if weights and recipe is not None:
-        settings |= {"seed": seed, "degradation": json_values(recipe)}
+        drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}
+        settings |= {"weights": weights, "adain": adain, **drawn}
     return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
 
 
@@ -102,7 +99,6 @@ def _run(
     collector: Collector,
     source: Source,
     number: int,
-    *,
     batch_size: int,
     progress: bool,
 ) -> list[int]:
@@ -131,33 +127,32 @@ def _run(
 
 def _batches(source: Source, number: int, batch_size: int, module: VQGAN) -> Iterator[_Batch]:
     """Batches of one size; the last is padded with copies of its last image."""
-    shape, pictures, degraded, indices, names = None, [], [], [], []
-
-    def stacked(images: list[np.ndarray]) -> np.ndarray:
-        return np.stack(images + images[-1:] * (batch_size - len(images)))
-
+    shape, elements = None, []
     for index in range(number):
-        element = source[index]
-        if int(element.get("index", index)) == index:
-            image, name = np.asarray(element["image"]), str(element["name"])
-            _check_image(image, name, shape, module)
-            shape = image.shape
-            pictures.append(image)
-            if "degraded" in element:
-                degraded.append(np.asarray(element["degraded"]))
-                _check_image(degraded[-1], f"{name}, degraded", shape, module)
-            indices.append(index)
-            names.append(name)
-        if len(names) == batch_size or (names and index == number - 1):
-            if degraded and len(degraded) < len(names):
-                raise ValueError(f"some of {names} have a degraded image and some have none")
-            yield _Batch(
-                stacked(pictures),
-                stacked(degraded) if degraded else None,
-                stacked([np.int32(index) for index in indices]),
-                names,
-            )
-            pictures, degraded, indices, names = [], [], [], []
+        element = dict(source[index])
+        if int(element.setdefault("index", index)) == index:
+            for key in [key for key in ("image", "degraded") if key in element]:
+                element[key] = np.asarray(element[key])
+                _check_image(element[key], str(element["name"]), shape, module)
+                shape = element[key].shape
+            elements.append(element)
+        if len(elements) == batch_size or (elements and index == number - 1):
+            yield _stacked(elements, batch_size)
+            elements = []
+
+
+def _stacked(elements: list[Element], batch_size: int) -> _Batch:
+    names = [str(element["name"]) for element in elements]
+    padded = elements + elements[-1:] * (batch_size - len(elements))
+    degraded = [element["degraded"] for element in padded if "degraded" in element]
+    if degraded and len(degraded) < len(padded):
+        raise ValueError(f"of {names} some have a degraded image and some have none")
+    return _Batch(
+        np.stack([element["image"] for element in padded]),
+        np.stack(degraded) if degraded else None,
+        np.array([element["index"] for element in padded], np.int32),
+        names,
+    )
 
 
 def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:

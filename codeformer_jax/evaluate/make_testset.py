@@ -251,8 +251,8 @@ def _check_headers(files: Mapping[str, pathlib.Path], size: int):
 def _refuse(problems: Mapping[str, str]):
     if problems:
         raise ValueError(
-            f"{len(problems)} pictures cannot be used, and a test set must not shrink silently; "
-            "repair or remove them:" + listing(problems)
+            f"cannot use {len(problems)} of the pictures, and a test set must not shrink silently; "
+            "repair them or take them away:" + listing(problems)
         )
 
 

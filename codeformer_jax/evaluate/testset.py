@@ -60,10 +60,10 @@ class StoredPairs:
         return {"image": gt, "degraded": lq, "name": name, "index": index}
 
     def __str__(self) -> str:
-        facts = self.summary()
+        number, facts = len(self), self.summary()
         return (
-            f"{facts['pairs']} pairs of {self.size}x{self.size} px, recipe {facts['recipe']}, "
-            f"seed {facts['seed']}"
+            f"{number} pair{'s' * (number != 1)} of {self.size}x{self.size} px, "
+            f"recipe {facts['recipe']}, seed {facts['seed']}"
         )
 
     @property
