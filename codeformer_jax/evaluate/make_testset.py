@@ -86,18 +86,22 @@ def make_testset(
     files = dict(list(_named_files(inputs).items())[:limit])
     _check_headers(files, size)
     pair, ranges = _compiled(recipe, seed, size)
-    with atomic_directory(output, replace=force) as staging:
-        manifest = {
-            "format": FORMAT,
-            "recipe": {"name": recipe, "ranges": ranges},
-            "seed": seed,
-            "size": size,
-            "pairs": _write_pairs(files, staging, pair, size, progress),
-            "made_with": _versions(),
-        }
-        manifest["sha256"] = content_hash(manifest)
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        (staging / MANIFEST).write_text(text, encoding="ascii")
+    manifest = {
+        "format": FORMAT,
+        "recipe": {"name": recipe, "ranges": ranges},
+        "seed": seed,
+        "size": size,
+        "made_with": _versions(),
+    }
+    try:
+        with atomic_directory(output, replace=force) as staging:
+            manifest["pairs"] = _write_pairs(files, staging, pair, size, progress)
+            manifest["sha256"] = content_hash(manifest)
+            text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+            (staging / MANIFEST).write_text(text, encoding="ascii")
+    except OSError as error:
+        error.filename = error.filename or os.fspath(output)  # A full disk names no file.
+        raise
     return StoredPairs(output, manifest)
 
 
@@ -171,7 +175,8 @@ def _write_pairs(
             entry[half] = file_hash(path)
         return entry
 
-    with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+    threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
         pairs = list(
             tqdm.tqdm(
                 threads.map(make, files.items()),
@@ -181,6 +186,8 @@ def _write_pairs(
                 disable=None if progress is None else not progress,
             )
         )
+    finally:
+        threads.shutdown(cancel_futures=True)  # Or Ctrl-C would wait for all the others.
     _refuse(unreadable)
     return pairs
 

@@ -115,21 +115,16 @@ def open_testset(root: str | os.PathLike, *, progress: bool | None = False) -> S
     problems |= dict.fromkeys(found - listed.keys(), "not in the manifest")
     # Only names that were found below the folder are opened, whatever the manifest says.
     there = sorted(listed.keys() & found)
-    with (
-        concurrent.futures.ThreadPoolExecutor(_THREADS) as threads,
-        tqdm.tqdm(
-            zip(there, threads.map(lambda name: file_hash(root / name), there), strict=True),
-            desc="verify",
-            total=len(there),
-            unit="file",
-            disable=None if progress is None else not progress,
-        ) as hashes,
-    ):
-        problems |= {
-            name: "altered: its SHA-256 is another"
-            for name, sha256 in hashes
-            if sha256 != listed[name]
-        }
+    disable = None if progress is None else not progress
+    threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    try:
+        hashes = threads.map(lambda name: file_hash(root / name), there)
+        shown = tqdm.tqdm(hashes, desc="verify", total=len(there), unit="file", disable=disable)
+        for name, sha256 in zip(there, shown, strict=True):
+            if sha256 != listed[name]:
+                problems[name] = "altered: its SHA-256 is another"
+    finally:
+        threads.shutdown(cancel_futures=True)  # Or Ctrl-C would wait for all the others.
     if problems:
         raise DamagedTestSet(
             f"'{root}' is not the test set that its manifest describes; get it again from where "
