@@ -97,8 +97,7 @@ def make_testset(
         with atomic_directory(output, replace=force) as staging:
             manifest["pairs"] = _write_pairs(files, staging, pair, size, progress)
             manifest["sha256"] = content_hash(manifest)
-            text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-            (staging / MANIFEST).write_text(text, encoding="ascii")
+            (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
     except OSError as error:
         error.filename = error.filename or os.fspath(output)  # A full disk names no file.
         raise
@@ -190,6 +189,14 @@ def _write_pairs(
         threads.shutdown(cancel_futures=True)  # Or Ctrl-C would wait for all the others.
     _refuse(unreadable)
     return pairs
+
+
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
+    """JSON with a line for each pair: a recipe may draw whole kernels."""
+    rest = {name: value for name, value in manifest.items() if name != "pairs"}
+    pairs = ",\n".join(json.dumps(pair, sort_keys=True) for pair in manifest["pairs"])
+    opened = json.dumps(rest, indent=1, sort_keys=True).removesuffix("\n}")
+    return f'{opened},\n "pairs": [\n{pairs}\n ]\n}}\n'
 
 
 def _check_options(seed: int, size: int, limit: int | None):

@@ -26,14 +26,7 @@ def test_the_manifest_says_what_was_drawn_and_hashes_every_file(made):
             data = (made[0] / half / pair["name"]).read_bytes()
             assert pair[half] == hashlib.sha256(data).hexdigest()
         drawn = pair["parameters"]
-        assert list(drawn) == [
-            "sigma_x",
-            "sigma_y",
-            "theta",
-            "small_size",
-            "noise_sigma",
-            "jpeg_quality",
-        ]
+        assert {"sigma_x", "sigma_y", "theta", "small_size", "noise_sigma"} <= drawn.keys()
         assert 1 <= drawn["sigma_x"] <= 15
         assert 0 <= drawn["noise_sigma"] * 255 <= 20
         assert 30 <= drawn["jpeg_quality"] <= 90
@@ -138,7 +131,7 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_pat
         ({"size": 0}, "size must be at least 1 pixel, got 0"),
         ({"size": 20}, "20 pixels a side"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"recipe": "celeba"}, "no recipe is named 'celeba'; expected one of large, small, celeba"),
+        ({"recipe": "celeba"}, "no recipe is named 'celeba'; expected one of .*celeba-test"),
         ({"inputs": []}, "no pictures given"),
         ({"inputs": ["nowhere"]}, r"use 1 of the pictures(.*\n)+.*nowhere: no such file"),
         ({"inputs": ["empty"]}, "no images in 'empty'"),
