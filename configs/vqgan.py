@@ -81,6 +81,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval = ml_collections.ConfigDict()
     # A folder of held-out images; without it, the held-out part of the training data.
     config.eval.path = config_dict.placeholder(str)
+    # Instead of both, for eval.py: a folder that `codeformer-jax testset` made.
+    config.eval.testset = config_dict.placeholder(str)
     config.eval.batch_size = 8
     config.eval.batches = 8
     config.eval.recipe = "small"

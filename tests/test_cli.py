@@ -27,7 +27,9 @@ def pretend_demo(monkeypatch, run):
     monkeypatch.setattr(codeformer_jax, "demo", module, raising=False)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["restore", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["restore", "--help"], ["testset", "--help"], ["--version"]]
+)
 def test_help_imports_no_jax(arguments):
     code = f"""
 import sys
@@ -46,7 +48,7 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "export", "demo"])
+@pytest.mark.parametrize("command", ["restore", "convert", "export", "testset", "demo"])
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -65,6 +67,8 @@ def test_help_lists_the_commands(command, capsys):
         (["restore", "faces", "-o", "out", "--format", "gif"], "invalid choice: 'gif'"),
         (["convert", "weights.pth"], "required: TARGET"),
         (["export", "runs/stage3"], "required: TARGET"),
+        (["testset"], "required: GT"),
+        (["testset", "faces", "set", "--seed", "x"], "--seed: invalid int value"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):

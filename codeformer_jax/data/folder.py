@@ -73,7 +73,7 @@ class ImageFolder:
         self.size = size
         self.split = split
         self.min_size = size // 2 if min_size is None else min_size
-        everything = _image_names(self.root)
+        everything = image_names(self.root)
         names = [name for name in everything if in_split(name, split, heldout_fraction)]
         if not names:
             raise ValueError(
@@ -85,7 +85,8 @@ class ImageFolder:
             max(10, len(names) // 100) if max_unreadable is None else max_unreadable
         )
         with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            problems = dict(zip(names, pool.map(self._header_problem, names), strict=True))
+            found = pool.map(lambda n: header_problem(self.root / n, self.min_size), names)
+            problems = dict(zip(names, found, strict=True))
         self.names = tuple(name for name in names if problems[name] is None)
         self.skipped = {name: problem for name, problem in problems.items() if problem is not None}
         self._check_limit()
@@ -115,18 +116,6 @@ class ImageFolder:
 
     def __repr__(self) -> str:
         return f"ImageFolder('{self.root}', size={self.size}, split='{self.split}')"
-
-    def _header_problem(self, name: str) -> str | None:
-        try:
-            height, width = image_size(self.root / name)
-        except UnreadableImage as error:
-            return error.reason
-        if min(height, width) < self.min_size:
-            return (
-                f"too small: {width}x{height} pixels (w x h), its shorter side must be at least "
-                f"{self.min_size}"
-            )
-        return None
 
     def _report(self, name: str, reason: str) -> None:
         with _report_lock:  # Several reading threads may meet the same file.
@@ -159,6 +148,20 @@ class ImageFolder:
         )
 
 
+def header_problem(path: str | os.PathLike, min_size: int) -> str | None:
+    """Why a file cannot be used, as far as its header tells: unreadable, or a side too short."""
+    try:
+        height, width = image_size(path)
+    except UnreadableImage as error:
+        return error.reason
+    if min(height, width) < min_size:
+        return (
+            f"too small: {width}x{height} pixels (w x h), its shorter side must be at least "
+            f"{min_size}"
+        )
+    return None
+
+
 def in_split(name: str, split: str, heldout_fraction: float) -> bool:
     """Whether the image called `name` (relative path with slashes) belongs to `split`.
 
@@ -181,8 +184,13 @@ def _check_options(size: int, split: str, heldout_fraction: float) -> None:
         raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
 
 
-def _image_names(root: pathlib.Path) -> list[str]:
-    """Sorted relative names of the image files below `root`; at least one."""
+def image_names(root: pathlib.Path) -> list[str]:
+    """Sorted names, relative to `root` with slashes, of the image files below it; at least one.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError: `root` is missing or a file.
+      ValueError: it holds no images.
+    """
     if not root.exists():
         raise FileNotFoundError(
             f"no image folder '{root}'; give an existing folder, or leave the path empty for "

@@ -1,7 +1,7 @@
 """Runs a network over a set of images and scores what it makes of them.
 
-An image's degradation depends on the seed and its place in the source, never on the batch, so
-that anyone can reproduce the scores of a single image.
+An image's degradation is the one stored beside it or, by the seed and its place in the source,
+the same in any batch, so that anyone can reproduce the scores of a single image.
 """
 
 import dataclasses
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from codeformer_jax.data.pipeline import Source
+from codeformer_jax.data.pipeline import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
+from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.nn import VQGAN, CodeFormer
 
 Variables = Mapping[str, Any]
@@ -44,7 +45,8 @@ def evaluate(
 
     Args:
         module, variables: a `CodeFormer`, or a `VQGAN`, whose inputs are not degraded.
-        images_source: clean images, see `Source`.
+        images_source: clean images, see `Source`; where elements also have `degraded`, of the same
+            shape, these are restored as they are: give no recipe.
         teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
         recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
         seed: of the degradation.
@@ -59,11 +61,12 @@ def evaluate(
     Raises:
         TypeError: a module of another kind.
         ValueError: no images, images of different sizes or of one the network does not divide, a
-            teacher with other codes, an option out of range, or output that is not finite.
+            recipe too many or too few, a teacher with other codes, an option out of range, or
+            output that is not finite.
     """
     weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
     _check_counts(batch_size=batch_size, limit=limit)
-    _check_networks(module, teacher, recipe, weights)
+    _check_networks(module, teacher, weights)
     teacher, lpips = teacher or (None, None), lpips or (None, None)
     arguments = {
         "networks": Networks(module, teacher[0], lpips[0]),
@@ -76,18 +79,17 @@ def evaluate(
     }
     collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
     number = len(images_source) if limit is None else min(limit, len(images_source))
-    size = _run(
-        arguments, collector, images_source, number, batch_size=batch_size, progress=progress
-    )
+    size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
-        settings |= {"seed": seed, "weights": weights, "adain": adain}
-        settings["degradation"] = _numbers(recipe)
+        drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}
+        settings |= {"weights": weights, "adain": adain, **drawn}
     return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
 
 
 class _Batch(NamedTuple):
     images: np.ndarray
+    degraded: np.ndarray | None
     indices: np.ndarray
     names: list[str]  # Shorter than the images where those are padded.
 
@@ -97,7 +99,6 @@ def _run(
     collector: Collector,
     source: Source,
     number: int,
-    *,
     batch_size: int,
     progress: bool,
 ) -> list[int]:
@@ -112,7 +113,8 @@ def _run(
             bar.update(len(batch.names))
 
         for batch in _batches(source, number, batch_size, arguments["networks"].module):
-            measured = measure(batch.images, batch.indices, **arguments)
+            _check_recipe(batch, arguments)
+            measured = measure(batch.images, batch.degraded, batch.indices, **arguments)
             # The device works on this batch while the host takes in the last and reads the next.
             if pending is not None:
                 collect(*pending)
@@ -125,24 +127,32 @@ def _run(
 
 def _batches(source: Source, number: int, batch_size: int, module: VQGAN) -> Iterator[_Batch]:
     """Batches of one size; the last is padded with copies of its last image."""
-    shape, pictures, indices, names = None, [], [], []
+    shape, elements = None, []
     for index in range(number):
-        element = source[index]
-        if int(element.get("index", index)) == index:
-            image, name = np.asarray(element["image"]), str(element["name"])
-            _check_image(image, name, shape, module)
-            shape = image.shape
-            pictures.append(image)
-            indices.append(index)
-            names.append(name)
-        if len(names) == batch_size or (names and index == number - 1):
-            missing = batch_size - len(names)
-            yield _Batch(
-                np.stack(pictures + pictures[-1:] * missing),
-                np.array(indices + indices[-1:] * missing, np.int32),
-                names,
-            )
-            pictures, indices, names = [], [], []
+        element = dict(source[index])
+        if int(element.setdefault("index", index)) == index:
+            for key in [key for key in ("image", "degraded") if key in element]:
+                element[key] = np.asarray(element[key])
+                _check_image(element[key], str(element["name"]), shape, module)
+                shape = element[key].shape
+            elements.append(element)
+        if len(elements) == batch_size or (elements and index == number - 1):
+            yield _stacked(elements, batch_size)
+            elements = []
+
+
+def _stacked(elements: list[Element], batch_size: int) -> _Batch:
+    names = [str(element["name"]) for element in elements]
+    padded = elements + elements[-1:] * (batch_size - len(elements))
+    degraded = [element["degraded"] for element in padded if "degraded" in element]
+    if degraded and len(degraded) < len(padded):
+        raise ValueError(f"of {names} some have a degraded image and some have none")
+    return _Batch(
+        np.stack([element["image"] for element in padded]),
+        np.stack(degraded) if degraded else None,
+        np.array([element["index"] for element in padded], np.int32),
+        names,
+    )
 
 
 def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
@@ -172,20 +182,22 @@ def _check_counts(**counts: int | None):
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _check_networks(
-    module: Any,
-    teacher: tuple[VQGAN, Variables] | None,
-    recipe: Any,
-    weights: Sequence[float],
-):
+def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
+    restores = isinstance(arguments["networks"].module, CodeFormer)
+    given = arguments["recipe"] is not None
+    if given and batch.degraded is not None:
+        raise ValueError("these images are degraded already; give no recipe, or clean images alone")
+    if restores and not given and batch.degraded is None:
+        raise ValueError("give the recipe by which the images are degraded before restoration")
+
+
+def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
     if not isinstance(module, VQGAN):
         raise TypeError(f"cannot evaluate a {type(module).__name__}; expected CodeFormer or VQGAN")
     if not isinstance(module, CodeFormer):
         if teacher is not None:
             raise ValueError("a VQGAN's own codes are the truth; give a teacher to CodeFormer only")
         return
-    if recipe is None:
-        raise ValueError("give the recipe by which the images are degraded before restoration")
     sane = all(math.isfinite(w) and w >= 0 for w in weights)
     if not weights or not sane or len({f"{w:g}" for w in weights}) < len(weights):
         raise ValueError(f"weights must be different numbers from 0 up, got {list(weights)}")
@@ -209,13 +221,3 @@ def _fields(module: VQGAN) -> dict[str, Any]:
     fields["dtype"] = jnp.dtype(fields["dtype"]).name
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     return {"class": type(module).__name__, **values}
-
-
-def _numbers(recipe: Any) -> Any:
-    """A recipe as JSON values; float32 numbers lose the digits that they do not hold."""
-    if dataclasses.is_dataclass(recipe):
-        recipe = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    if isinstance(recipe, Mapping):
-        return {str(name): _numbers(value) for name, value in recipe.items()}
-    array = np.asarray(recipe, np.float64)
-    return [_numbers(value) for value in array] if array.ndim else float(f"{array:.6g}")

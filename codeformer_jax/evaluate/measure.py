@@ -28,6 +28,7 @@ class Networks:
 @functools.partial(jax.jit, static_argnames=("networks", "adain", "degrade_fn"))
 def measure(
     images: UInt8[Array, "b h w 3"],
+    degraded: UInt8[Array, "b h w 3"] | None,
     indices: Int[Array, "b"],
     *,
     networks: Networks,
@@ -42,7 +43,8 @@ def measure(
 
     Args:
         images: clean images.
-        indices: their places in the source, which fix their degradation.
+        degraded: what is restored; None degrades the images here.
+        indices: their places in the source, which then fix their degradation.
         networks, variables: modules and, in the same order, their variables.
         weights: fidelity weights; traced.
         key, recipe, adain, degrade_fn: see `evaluate`.
@@ -55,12 +57,15 @@ def measure(
     clean = images.astype(jnp.float32) / 255
     result = {}
     if isinstance(networks.module, CodeFormer):
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
-        degraded = 2 * degrade_fn(clean, keys, recipe) - 1
-        restore = functools.partial(_restore, networks.module, variables[0], degraded, adain)
+        if degraded is None:
+            keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+            inputs = 2 * degrade_fn(clean, keys, recipe) - 1
+        else:
+            inputs = 2 * (degraded.astype(jnp.float32) / 255) - 1
+        restore = functools.partial(_restore, networks.module, variables[0], inputs, adain)
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
         restored, logits, codes = jax.vmap(restore)(weights)
-        made, codes, logits = [degraded[None], restored], codes[0], logits[0]
+        made, codes, logits = [inputs[None], restored], codes[0], logits[0]
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])

@@ -13,7 +13,15 @@ from PIL import Image
 from codeformer_jax.evaluate.charts import gain_chart, usage_chart
 from codeformer_jax.evaluate.evaluation import Evaluation, Pictures
 from codeformer_jax.evaluate.style import SCRIPT, STYLE
-from codeformer_jax.evaluate.table import HEADINGS, code_rows, figure, label, short, usage_rows
+from codeformer_jax.evaluate.table import (
+    HEADINGS,
+    code_rows,
+    figure,
+    label,
+    pairs_text,
+    short,
+    usage_rows,
+)
 
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
 _LARGEST_PICTURE = 256
@@ -58,13 +66,21 @@ def _summary(evaluation: Evaluation) -> str:
         )
     else:
         verb = "gains" if gain.mean() > 0 else "loses"
+        stored = "testset" in evaluation.settings
+        done = "had been degraded and were restored" if stored else "were degraded and restored"
         text.append(
-            f"{number} clean images of {height} x {width} px were degraded and restored. "
+            f"{number} clean images of {height} x {width} px {done}. "
             f"At {label(best)} restoration {verb} <b>{abs(gain.mean()):.2f}&nbsp;dB</b> PSNR over "
             f"its input on average; {int((gain > 0).sum())} of {number} images gain."
         )
     if evaluation.settings.get("skipped"):
         text.append(f"{evaluation.settings['skipped']} images could not be read and are left out.")
+    if "testset" in evaluation.settings:
+        sha256 = html.escape(evaluation.settings["testset"]["sha256"])
+        text.append(
+            f"Pairs of {html.escape(pairs_text(evaluation))}, "
+            f"verified before: <small>SHA-256 <code>{sha256}</code></small>."
+        )
     return f"<p>{' '.join(text)}</p>"
 
 

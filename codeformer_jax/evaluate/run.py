@@ -1,5 +1,6 @@
 """Evaluation of what a training workdir or a model file holds, as a config says."""
 
+import dataclasses
 from pathlib import Path
 
 import ml_collections
@@ -8,6 +9,7 @@ from codeformer_jax.data.pipeline import open_heldout
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
+from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
@@ -16,13 +18,17 @@ from codeformer_jax.train.start import find_teacher, load_lpips
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
     """Scores the averaged network of `workdir` (or a model file) on held-out images.
 
-    The images are those of the folder `config.eval.path`, or else the held-out part of
-    `config.data`; the degradation is the recipe `config.eval.recipe` of `config.degradation`.
+    The images are the pairs of the test set `config.eval.testset`, whose files are verified first
+    and which stands in the evaluation's settings; or those of the folder `config.eval.path`, or
+    else the held-out part of `config.data`, degraded by the recipe `config.eval.recipe` of
+    `config.degradation`.
 
     Raises:
         FileNotFoundError: where checkpoint, weights or images are missing.
+        DamagedTestSet: where a file of the test set is not what its manifest says.
         ValueError: where network, teacher and images do not fit together.
     """
+    pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
     teacher, recipe, size = None, None, trained.module.image_size
     if config.data.image_size != size:
@@ -30,19 +36,25 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             f"{workdir} holds a network for {size} px, but the config says data.image_size="
             f"{config.data.image_size}: use the config that it was trained with"
         )
+    if pairs is not None and pairs.size != size:
+        raise ValueError(
+            f"{workdir} holds a network for {size} px, but the test set {pairs.root} is of "
+            f"{pairs.size} px: make one with `codeformer-jax testset --size {size}`"
+        )
     if trained.network == "codeformer":
         if "degradation" not in config:
             raise ValueError(
                 f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
                 "nothing of degradation: use a stage II or III config"
             )
-        recipe = Recipe.from_config(config.degradation[config.eval.recipe])
+        if pairs is None:
+            recipe = Recipe.from_config(config.degradation[config.eval.recipe])
         teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
     lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
-    return evaluate(
+    evaluation = evaluate(
         trained.module,
         trained.variables,
-        open_heldout(config),
+        open_heldout(config) if pairs is None else pairs,
         teacher=teacher,
         recipe=recipe,
         seed=config.seed,
@@ -52,3 +64,20 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         lpips=lpips,
         limit=config.eval.limit,
     )
+    if pairs is None:
+        return evaluation
+    return dataclasses.replace(
+        evaluation, settings={**evaluation.settings, "testset": pairs.summary()}
+    )
+
+
+def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
+    root = config.eval.get("testset")  # Configs of older runs know nothing of it.
+    if not root:
+        return None
+    if config.eval.path:
+        raise ValueError(
+            f"eval.testset='{root}' and eval.path='{config.eval.path}' are both given: a test set "
+            "holds its own images, so give one of the two"
+        )
+    return open_testset(root, progress=True)

@@ -25,6 +25,7 @@ h2 {
 h3 { font-size: .95rem; margin: 0 0 .6rem; overflow-wrap: anywhere; }
 h3 small { font-weight: 400; color: var(--quiet); margin-left: .5rem; }
 header p { font-size: 1.05rem; max-width: 75ch; margin: 0; }
+code { overflow-wrap: anywhere; }
 a { color: inherit; text-underline-offset: 2px; }
 .note, figcaption { color: var(--quiet); font-size: .85rem; }
 .note { margin: .3rem 0 .8rem; max-width: 80ch; }

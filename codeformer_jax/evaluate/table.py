@@ -29,6 +29,16 @@ def figure(metric: str, value: float) -> str:
     return f"{value:.{HEADINGS[metric][1]}f}"
 
 
+def pairs_text(evaluation: Evaluation) -> str:
+    """The test set in a few words, with the first digits of its hash."""
+    facts, number = evaluation.settings["testset"], len(evaluation.names)
+    only = f", only the first {number} of its {facts['pairs']} pairs"
+    return (
+        f"test set {facts['sha256'][:12]} (recipe {facts['recipe']}, seed {facts['seed']}"
+        f"{only if number < facts['pairs'] else ''})"
+    )
+
+
 def code_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """(what, accuracy, cross entropy) of the prediction and of its baseline; [] without teacher."""
     means = evaluation.code_means()
@@ -63,7 +73,9 @@ def plain_text(evaluation: Evaluation) -> str:
     height, width = evaluation.settings["image_size"]
     number = len(evaluation.names)
     head = f"{number} image{'s' * (number != 1)} of {height}x{width} px"
-    if "seed" in evaluation.settings:
+    if "testset" in evaluation.settings:
+        head += f" of {pairs_text(evaluation)}"
+    elif "seed" in evaluation.settings:
         head += f", degraded with seed {evaluation.settings['seed']}"
     if evaluation.settings.get("skipped"):
         head += f"; {evaluation.settings['skipped']} unreadable ones left out"
@@ -74,6 +86,8 @@ def plain_text(evaluation: Evaluation) -> str:
         [label(row), *(figure(metric, values[metric]) for metric in shown)]
         for row, values in means.items()
     ]
+    if "testset" in evaluation.settings:
+        head += f"\nSHA-256 of the test set: {evaluation.settings['testset']['sha256']}"
     blocks = [head, _aligned(lines)]
     if evaluation.gain is not None:
         blocks.append(_gain(evaluation))

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from codeformer_jax.convert import (
     save_model,
     write_pth,
 )
-from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.convert.atomic import atomic_directory, atomic_path
 from codeformer_jax.convert.files import FORMAT
 from codeformer_jax.convert.networks import expected_variables
 from codeformer_jax.nn import VQGAN, PatchDiscriminator
@@ -139,6 +141,51 @@ def test_unreadable_files_are_named(tmp_path):
     write_pth(tmp_path / "w.pth", {"params": {}})
     with pytest.raises(ModelFileError, match=r"codeformer-jax convert w\.pth w\.safetensors"):
         load_model(tmp_path / "w.pth")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "folder"
+    with atomic_directory(target) as staged:
+        (staged / "old").touch()
+        assert not target.exists()
+
+    def write(stop, replace):
+        with atomic_directory(target, replace=replace) as staged:
+            (staged / "new").touch()
+            if stop:
+                raise KeyboardInterrupt
+
+    for replace in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            write(True, replace)
+    with pytest.raises(OSError, match="not empty"):
+        write(False, False)
+    assert [p.name for p in target.iterdir()] == ["old"]
+    write(False, True)
+    assert [p.name for p in target.iterdir()] == ["new"]
+    assert [p.name for p in target.parent.iterdir()] == ["folder"]
+    assert target.stat().st_mode == target.parent.stat().st_mode
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    rename = os.rename
+
+    def fail_on_new(source, target):
+        if source.name == "new":
+            raise OSError(errno.EIO, "broken disk")
+        rename(source, target)
+
+    def write():
+        with atomic_directory(tmp_path / "folder", replace=True) as staged:
+            (staged / "new file").touch()
+
+    monkeypatch.setattr(os, "rename", fail_on_new)
+    with pytest.raises(OSError, match="broken disk"):
+        write()
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["old"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -1,9 +1,12 @@
-"""Tiny networks and a set of pictures that every test here shares."""
+"""Tiny networks, a set of pictures and a test set that every test here shares."""
+
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pairs import NAMES, draw_picture, make
 
 from codeformer_jax.nn import VQGAN, CodeFormer
 
@@ -66,3 +69,25 @@ def codeformer():
 def vqgan():
     module = VQGAN(**BACKBONE)
     return module, _random_variables(module, 1)
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    for seed, name in enumerate(NAMES):
+        draw_picture(folder / name, seed)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(faces, tmp_path_factory):
+    """A test set that nobody changes, its folder and what `make_testset` returned."""
+    folder = tmp_path_factory.mktemp("sets") / "one"
+    return folder, make(faces, folder)
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy to be damaged."""
+    return shutil.copytree(made[0], tmp_path / "copy")

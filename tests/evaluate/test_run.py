@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from tiny import tiny_config, train_stages
 
 from codeformer_jax import demo
-from codeformer_jax.data.images import write_image
+from codeformer_jax.data.images import resize_image, write_image
+from codeformer_jax.evaluate import evaluate
+from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.restore import Restorer
-from codeformer_jax.train.checkpoint import export_trained
+from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT, TOKENS = 6, 16 * 16
@@ -105,6 +108,97 @@ def test_a_folder_of_images_may_be_given(runs, tmp_path):
     evaluation = evaluate_run(config, runs / "vqgan")
     assert [Path(name).name for name in evaluation.names] == ["0.png", "1.png"]
     assert evaluation.settings["image_size"] == [32, 32]
+
+
+@pytest.fixture(scope="module")
+def testset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("testset")
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3), np.uint8)
+        write_image(root / "gt" / f"{i}.png", resize_image(pixels, 32))
+    return make_testset([root / "gt"], root / "set", size=32, seed=5)
+
+
+def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
+    config = tiny_config("restoration").unlock()
+    config.eval.testset = str(testset.root)
+    evaluation = evaluate_run(config, runs / "restoration")
+    trained = load_trained(runs / "restoration")
+    by_hand = evaluate(
+        trained.module,
+        trained.variables,
+        [testset[i] for i in range(3)],
+        teacher=load_teacher(runs / "restoration"),
+        batch_size=4,
+        progress=False,
+    )
+    same_scores(evaluation.scores, by_hand.scores)
+    for i in range(3):
+        mse = np.mean((testset[i]["degraded"].astype(float) - testset[i]["image"]) ** 2)
+        psnr = 10 * np.log10(255**2 / mse)
+        assert evaluation.scores["input"]["psnr"][i] == pytest.approx(psnr, rel=1e-4)
+    summary = {"sha256": testset.sha256, "recipe": "celeba-test", "seed": 5, "pairs": 3}
+    assert json.loads(evaluation.to_json())["settings"]["testset"] == summary
+    head = f"3 images of 32x32 px of test set {testset.sha256[:12]} (recipe celeba-test, seed 5)"
+    assert evaluation.table().splitlines()[:2] == [
+        head,
+        f"SHA-256 of the test set: {testset.sha256}",
+    ]
+    config.eval.limit = 2
+    few = evaluate_run(config, runs / "restoration")
+    assert "seed 5, only the first 2 of its 3 pairs)" in few.table()
+
+
+def test_a_test_set_serves_a_vqgan_and_a_config_without_it_runs(runs, testset, reconstruction):
+    config = tiny_config("vqgan").unlock()
+    config.eval.testset = str(testset.root)
+    evaluation = evaluate_run(config, runs / "vqgan")
+    assert evaluation.settings["testset"]["sha256"] == testset.sha256
+    assert list(evaluation.scores) == ["reconstruction"]
+    del config.eval.testset
+    older = evaluate_run(config, runs / "vqgan")
+    same_scores(older.scores, reconstruction.scores)
+    assert "testset" not in older.settings
+
+
+def test_a_test_set_that_does_not_fit_is_refused(runs, testset, tmp_path):
+    config = tiny_config("vqgan").unlock()
+    config.eval.testset, config.eval.path = str(testset.root), str(tmp_path)
+    with pytest.raises(ValueError, match=r"eval\.testset=.* and eval\.path=.* are both given"):
+        evaluate_run(config, runs / "vqgan")
+    larger = make_testset([testset.root / "gt"], tmp_path / "set", size=64)
+    config.eval.testset, config.eval.path = str(larger.root), None
+    with pytest.raises(ValueError, match=r"a network for 32 px, but .* of 64 px: .*--size 32"):
+        evaluate_run(config, runs / "vqgan")
+
+
+def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, testset, tmp_path):
+    arguments = [
+        "eval.py",
+        "--config=configs/demo.py:restoration,short",
+        f"--workdir={runs / 'restoration'}",
+        f"--output={tmp_path / 'scores'}",
+        "--config.data.image_size=32",
+        f"--config.eval.testset={testset.root}",
+    ]
+    done = script(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"of test set {testset.sha256[:12]} (" in done.stdout
+    assert f"SHA-256 of the test set: {testset.sha256}\n" in done.stdout
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["settings"]["testset"]["sha256"] == testset.sha256
+    assert (
+        f"SHA-256 <code>{testset.sha256}</code>"
+        in (tmp_path / "scores" / "report.html").read_text()
+    )
+
+    copy = shutil.copytree(testset.root, tmp_path / "copy")
+    (copy / "lq" / "1.png").unlink()
+    shutil.rmtree(tmp_path / "scores")
+    done = script(*arguments, f"--config.eval.testset={copy}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "  lq/1.png: missing"
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_codeformer_needs_a_config_with_degradation(runs):
