@@ -52,6 +52,9 @@ def batches(
 ) -> grain.DatasetIterator:
     """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
+    Where the source's elements carry codes (see `data.codes.WithCodes`), a step also has 'codes':
+    int32 [b, n] of the pictures as they are in it, mirrored or not.
+
     Args:
       source: any number of examples; with `repeat` also fewer than a batch.
       batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
@@ -81,10 +84,8 @@ def batches(
         examples = examples.shuffle()
     if repeat:
         examples = examples.repeat()
-    examples = examples.map(_Load(source))
-    if flip:
-        # Before the hosts' slice: behind it every host would draw the same flips.
-        examples = examples.random_map(_Flip())
+    # Before the hosts' slice: behind it every host would draw the same flips.
+    examples = examples.map(_Load(source)).random_map(_Flip(0.5 if flip else 0.0))
     steps = examples[host::hosts].batch(batch_size // hosts, drop_remainder=True, batch_fn=_stack)
     if not repeat:
         # With a remainder the first hosts could otherwise see one batch more than the last.
@@ -207,11 +208,12 @@ class _Load(grain.transforms.Map):
 
     def map(self, element: int) -> Element:
         found = self._source[int(element)]
+        codes = {"codes": found["codes"]} if "codes" in found else {}
         return {
             "image": found["image"],
             "index": np.int32(found.get("index", element)),
             "name": found["name"],
-        }
+        } | codes
 
 
 class _LoadValid(_Load):
@@ -223,10 +225,14 @@ class _LoadValid(_Load):
 
 
 class _Flip(grain.transforms.RandomMap):
+    def __init__(self, share: float):
+        self._share = share
+
     def random_map(self, element: Element, rng: np.random.Generator) -> Element:
-        if rng.random() < 0.5:
-            return element | {"image": _mirrored(element["image"])}
-        return element
+        flip = rng.random() < self._share
+        if "codes" in element:
+            element = element | {"codes": element["codes"][int(flip)]}
+        return element | {"image": _mirrored(element["image"])} if flip else element
 
 
 def _mirrored(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
