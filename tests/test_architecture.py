@@ -22,6 +22,7 @@ ROWS = (
     ("data",),
     ("tasks",),
     ("train",),
+    ("encode",),
     ("evaluate",),
     ("restore",),
     ("demo",),

@@ -48,7 +48,7 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "export", "testset", "demo"])
+@pytest.mark.parametrize("command", ["restore", "convert", "export", "encode", "testset", "demo"])
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -69,6 +69,8 @@ def test_help_lists_the_commands(command, capsys):
         (["export", "runs/stage3"], "required: TARGET"),
         (["testset"], "required: GT"),
         (["testset", "faces", "set", "--seed", "x"], "--seed: invalid int value"),
+        (["encode", "runs/vqgan"], "required: OUT"),
+        (["encode", "runs/vqgan", "codes", "--size", "big"], "--size: invalid int value"),
     ],
 )
 def test_usage_errors(arguments, message, capsys):

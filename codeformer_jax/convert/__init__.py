@@ -10,6 +10,7 @@ from codeformer_jax.convert.errors import (
     UnsafePickleError,
 )
 from codeformer_jax.convert.files import load_model, save_model
+from codeformer_jax.convert.fingerprint import code_fingerprint
 from codeformer_jax.convert.networks import NETWORKS, detect_network, from_torch, to_torch
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
@@ -23,6 +24,7 @@ __all__ = [
     "PthError",
     "UnsafePickleError",
     "Verification",
+    "code_fingerprint",
     "convert_file",
     "detect_network",
     "from_torch",

@@ -142,14 +142,29 @@ def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> t
             f"task {config.task!r} learns the codes of a trained stage-I VQGAN and none was given: "
             "pass its workdir or model file as --config.init_from=PATH or --config.teacher=PATH"
         )
-    if origin.network == "vqgan":
-        module = origin.module.clone(ema_decay=None)
-        return module, {"params": common.plain_codebook(origin.variables)}
+    return teacher_of(origin, path)
+
+
+def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
+    """Module and variables of a trained VQGAN as a teacher, its codebook a parameter.
+
+    Of a CodeFormer it is the VQGAN that lies beside its checkpoints.
+
+    Args:
+        trained: what `load_trained(path)` gave.
+        path: workdir or model file.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if trained.network == "vqgan":
+        module = trained.module.clone(ema_decay=None)
+        return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:
         raise ValueError(
-            f"the {origin.network} to start from comes without the stage-I VQGAN that it was "
-            "trained against: pass that as --config.teacher=PATH"
+            f"{path} holds a {trained.network} without the stage-I VQGAN that it was trained "
+            "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
         )
     return teacher
 
