@@ -33,10 +33,11 @@ class CodePredictionTask(CodeTask):
         images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
+        codes: common.Codes | None = None,
     ) -> tuple[TrainState, common.Metrics]:
         real = common.from_uint8(images)
         degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
-        targets = self.targets(frozen, real)
+        targets = self.targets(frozen, real, codes)
 
         def loss(trained):
             output = self.module.apply({"params": {**state.params, **trained}}, degraded, w=0.0)

@@ -1,20 +1,29 @@
 """What stages II and III share: degraded inputs, codes of a frozen teacher, code losses."""
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax import losses
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
-from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput, Quantized
+from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput
 from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
 FROZEN_PATH = ("quantize", "generator")
+
+
+@flax.struct.dataclass
+class Targets:
+    """Codes of clean images, row-major, and their codebook rows."""
+
+    indices: Int[Array, "b n"]
+    latents: Float[Array, "b h w d"]
 
 
 class CodeTask:
@@ -75,15 +84,25 @@ class CodeTask:
         """Degraded images in [-1, 1], one key per image."""
         return degrade((real + 1) / 2, keys, recipe) * 2 - 1
 
-    def targets(self, frozen: dict[str, PyTree], real: Float[Array, "b h w 3"]) -> Quantized:
-        """The teacher's codes of clean images."""
-        return jax.lax.stop_gradient(self.teacher.apply(frozen["teacher"], real, method="encode"))
+    def targets(
+        self,
+        frozen: dict[str, PyTree],
+        real: Float[Array, "b h w 3"],
+        codes: common.Codes | None = None,
+    ) -> Targets:
+        """The teacher's codes of clean images: `codes` where they are known, or its forward."""
+        if codes is None:
+            codes = self.teacher.apply(frozen["teacher"], real, method="encode").indices
+        codebook = frozen["teacher"]["params"]["quantize"]["embedding"]
+        grid = (side // self.teacher.downsampling for side in real.shape[1:3])
+        latents = codebook[codes].reshape(real.shape[0], *grid, -1)
+        return jax.lax.stop_gradient(Targets(indices=codes, latents=latents))
 
     def code_loss(
-        self, output: CodeFormerOutput, targets: Quantized
+        self, output: CodeFormerOutput, targets: Targets
     ) -> tuple[Float[Array, ""], common.Metrics]:
         """feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6)."""
-        feature = losses.mse(output.latents, jax.lax.stop_gradient(targets.latents))
+        feature = losses.mse(output.latents, targets.latents)
         entropy = losses.cross_entropy(output.logits, targets.indices)
         weights = self.config.loss
         total = weights.feature_weight * feature + weights.cross_entropy_weight * entropy

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax import losses
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
@@ -19,6 +19,8 @@ from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, Tr
 Metrics = dict[str, Float[Array, ""]]
 # 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+# Of the clean images in a batch, by the teacher, row-major over the map.
+Codes = Int[Array, "b n"]
 USAGE_DECAY = 0.99
 DEAD_SHARE = 0.01
 
@@ -45,7 +47,8 @@ class Task(Protocol):
 
     `frozen` holds the variables of networks that are not trained: 'teacher' and 'lpips' where
     the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
-    the compiled variant, its arrays do not recompile).
+    the compiled variant, its arrays do not recompile). `codes` spare a task with a teacher that
+    network's forward; the others take None only.
     """
 
     network: str
@@ -65,6 +68,7 @@ class Task(Protocol):
         images: Images,
         key: Key[Array, ""],
         phase: Any,
+        codes: Codes | None = None,
     ) -> tuple[TrainState, Metrics]: ...
 
     def eval_step(

@@ -125,10 +125,11 @@ class RestorationTask(CodeTask):
         images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
+        codes: common.Codes | None = None,
     ) -> tuple[TrainState, common.Metrics]:
         real = common.from_uint8(images)
         degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
-        targets = self.targets(frozen, real)
+        targets = self.targets(frozen, real, codes)
 
         def forward(trained):
             variables = {"params": {**state.params, **trained}}

@@ -93,6 +93,7 @@ class VQGANTask:
         images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
+        codes: None = None,
     ) -> tuple[TrainState, common.Metrics]:
         real = common.from_uint8(images)
 

@@ -271,3 +271,37 @@ def test_stage2_starts_from_stage1_with_its_averaged_codebook(images):
     codebook = variables["codebook"]["quantize"]["embedding"]
     np.testing.assert_array_equal(student.params["quantize"]["embedding"], codebook)
     assert not changed({"generator": state.params["generator"]}, student.params)
+
+
+@pytest.mark.parametrize("stage", ["code_prediction", "restoration"])
+def test_known_codes_give_the_teachers_step_without_the_teacher(images, stage):
+    """Its forward is not in the compiled step, its parameters are not among the arguments."""
+    task, state, frozen = start(tiny_config(stage), images)
+
+    def encode(variables, images):
+        return task.teacher.apply(variables, common.from_uint8(images), method="encode").indices
+
+    teacher = jax.jit(encode).lower(frozen["teacher"], images).compile()
+    codes = teacher(frozen["teacher"], images)
+    arguments = (state, frozen, images, jax.random.key(1), task.phase(0))
+    taught = jax.jit(task.train_step).lower(*arguments).compile()
+    known = jax.jit(task.train_step).lower(*arguments, codes).compile()
+
+    (after, metrics), (known_after, known_metrics) = taught(*arguments), known(*arguments, codes)
+    assert metrics.keys() == known_metrics.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(known_metrics[name], value, rtol=1e-5, err_msg=name)
+    # The first step of Adam is the gradient's sign, which rounding decides where it is nearly zero.
+    rate = float(task.optimizer.learning_rate(state.step))
+    other = jax.tree.map(lambda a, b: np.abs(a - b) > rate, after.params, known_after.params)
+    assert np.mean(np.concatenate([x.ravel() for x in jax.tree.leaves(other)])) < 1e-3
+    wrong_metrics = known(*arguments, (codes + 1) % 16)[1]
+    assert abs(wrong_metrics["loss"] - metrics["loss"]) > 1e-3 * metrics["loss"]
+
+    flops, sizes = zip(
+        *((c.cost_analysis()["flops"], c.memory_analysis()) for c in (taught, known)), strict=True
+    )
+    assert flops[0] - flops[1] > 0.95 * teacher.cost_analysis()["flops"]
+    encoder = sum(x.nbytes for x in jax.tree.leaves(frozen["teacher"]["params"]["encoder"]))
+    saved = sizes[0].argument_size_in_bytes - sizes[1].argument_size_in_bytes
+    assert saved == encoder - codes.nbytes
