@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.teacher = config_dict.placeholder(str)
     # dB. A teacher that reconstructs held-out images worse than this is refused.
     config.teacher_min_psnr = 18.0
+    # Folder that `codeformer-jax encode` wrote of these images: the teacher's codes, once for all.
+    config.data.codes = config_dict.placeholder(str)
     del config.discriminator
     del config.codebook_init
 

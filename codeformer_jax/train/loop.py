@@ -21,6 +21,7 @@ from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
+from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.start import check_teacher, prepare
 from codeformer_jax.train.writer import Writer
 
@@ -56,6 +57,8 @@ class _Run:
         self.source = open_source(config.data, "train")
         self.eval_source = open_heldout(config)
         self.start = prepare(self.task, config, workdir)
+        if config.data.get("codes"):
+            self.source = with_codes(self.task, config, self.source, self.start.frozen)
         self.frozen = jax.device_put(self.start.frozen, parallel.replicated(self.mesh))
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
@@ -97,9 +100,10 @@ class _Run:
             except Exception:
                 checkpoints.save(state, scores if evaluated else None)
                 raise
-            images = jax.device_put(batch["image"], parallel.batch_sharding(self.mesh))
+            inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
+            inputs = jax.device_put(inputs, parallel.batch_sharding(self.mesh))
             phase = self.task.phase(step)
-            state, metrics = train_step(state, self.frozen, images, self.key, phase)
+            state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             writer.train_metrics(step + 1, metrics)
 
     def _batches(self, start: int):
@@ -116,9 +120,10 @@ class _Run:
     def _compile(self):
         """The donated, sharded step; it has one compiled variant per static part of a phase."""
 
-        def step(state, frozen, images, key, phase):
+        def step(state, frozen, inputs, key, phase):
             key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
-            return self.task.train_step(state, frozen, images, key, phase)
+            codes = inputs.get("codes")
+            return self.task.train_step(state, frozen, inputs["image"], key, phase, codes)
 
         return jax.jit(
             step,
