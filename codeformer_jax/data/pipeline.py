@@ -3,12 +3,14 @@
 Any number of worker processes gives the same stream, and a stream that starts at step k continues
 one that started at 0, so a checkpoint needs no state of the pipeline. Examples are dealt to the
 hosts in turn, so the global batch of a step does not depend on how many hosts share it either.
+A mixture of sources deals its examples by weight before that.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
 are spawned. They take a second or more to start.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +19,6 @@ import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
-
-from codeformer_jax.data.folder import ImageFolder
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -37,6 +37,17 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Element: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """`length` examples in a row of a source that is a mixture, drawn with a share by `weight`.
+
+    A source with an attribute `parts`, a sequence of these, is a mixture (`data.sources.Mixture`).
+    """
+
+    length: int
+    weight: float
+
+
 def batches(
     source: Source,
     *,
@@ -53,7 +64,9 @@ def batches(
     """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
     Args:
-      source: any number of examples; with `repeat` also fewer than a batch.
+      source: any number of examples; with `repeat` also fewer than a batch. Of a mixture each part
+        is shuffled and repeated on its own, and its share holds in any stretch of the stream (to
+        within 1 % of its weight).
       batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
       seed: 0..2**32-1; fixes order and flips.
       start_step: first step; element k of the stream is step `start_step + k`.
@@ -64,7 +77,8 @@ def batches(
       repeat: go on for ever; otherwise one epoch whose last incomplete batch is dropped.
 
     Raises:
-      ValueError: an empty source, less than one batch without `repeat`, or a bad argument.
+      ValueError: an empty source, less than one batch or a mixture without `repeat`, or a bad
+        argument.
     """
     _check(source, batch_size, workers, host, hosts)
     if not 0 <= seed <= _MAX_SEED:
@@ -76,12 +90,7 @@ def batches(
             f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
             "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
         )
-    examples = grain.MapDataset.range(len(source)).seed(seed)
-    if shuffle:
-        examples = examples.shuffle()
-    if repeat:
-        examples = examples.repeat()
-    examples = examples.map(_Load(source))
+    examples = _order(source, seed, shuffle, repeat).map(_Load(source))
     if flip:
         # Before the hosts' slice: behind it every host would draw the same flips.
         examples = examples.random_map(_Flip())
@@ -97,6 +106,8 @@ def evaluation_batches(
 ) -> grain.DatasetIterator:
     """One pass in the source's order: as `batches`, with `'valid': bool [b]` besides.
 
+    Every stretch of a mixture has the parts by their lengths, whatever their weights.
+
     Every batch is full and every host sees the same number of them: the last is filled up with
     examples from the start that are not `valid`. Neither is an example which the source replaced by
     another because its file is broken. Mask them out of every mean.
@@ -109,59 +120,6 @@ def evaluation_batches(
     examples = grain.MapDataset.range(padded).map(_LoadValid(source))
     steps = examples[host::hosts].batch(batch_size // hosts, batch_fn=_stack)
     return _iterate(steps, workers)
-
-
-def open_source(data_config: Any, split: str) -> Source:
-    """The source which a config's `data` section describes, for split 'train', 'heldout' or 'all'.
-
-    Without `path` these are synthetic faces (`synthetic_length` of them for training,
-    `heldout_length` held out, drawn with `seed`). With it an `ImageFolder`, to which go
-    `heldout_fraction`, `min_size` and `max_unreadable` where they are set. `cache=True` keeps
-    decoded pictures in memory, at most `cache_bytes`.
-
-    Raises:
-      ValueError: 'all' of the synthetic faces, whose splits never meet; and as the sources do.
-    """
-    path = data_config.get("path")
-    if path:
-        options = ("heldout_fraction", "min_size", "max_unreadable")
-        given = {key: data_config.get(key) for key in options}
-        source = ImageFolder(
-            path,
-            data_config.image_size,
-            split,
-            **{key: value for key, value in given.items() if value is not None},
-        )
-    else:
-        # Here, so that reading a folder does not need the renderer.
-        from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
-
-        if split not in ("train", "heldout"):
-            raise ValueError(
-                f"synthetic faces have the splits 'train' and 'heldout', got '{split}'; to use all "
-                "images of a folder set data.path"
-            )
-        key = "synthetic_length" if split == "train" else "heldout_length"
-        source = SyntheticFaces(
-            split=split,
-            size=data_config.image_size,
-            length=data_config[key],
-            seed=data_config.get("seed") or 0,
-        )
-    if data_config.get("cache"):
-        limit = data_config.get("cache_bytes")
-        source = CachedSource(source) if limit is None else CachedSource(source, limit)
-    return source
-
-
-def open_heldout(config: Any) -> Source:
-    """The images that a config evaluates on: folder `eval.path`, or the held-out part of `data`.
-
-    Raises as `open_source` and `ImageFolder` do.
-    """
-    if config.eval.path:
-        return ImageFolder(config.eval.path, config.data.image_size, "all")
-    return open_source(config.data, "heldout")
 
 
 class CachedSource:
@@ -184,6 +142,16 @@ class CachedSource:
                     f"caching {len(source)} pictures takes {needed} bytes, more than the limit of "
                     f"{max_bytes}; set data.cache=False, or raise data.cache_bytes if memory allows"
                 )
+
+    @property
+    def parts(self) -> Sequence[Part] | None:
+        """Of the source, where it is a mixture."""
+        return getattr(self._source, "parts", None)
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The sources of a mixture, or the one."""
+        return getattr(self._source, "sources", (self._source,))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -215,8 +183,14 @@ class _Load(grain.transforms.Map):
 
 
 class _LoadValid(_Load):
+    def __init__(self, source: Source):
+        super().__init__(source)
+        self._places = _interleaved(getattr(source, "parts", None))
+
     def map(self, element: int) -> Element:
         wanted = int(element) % len(self._source)
+        if self._places is not None:
+            wanted = int(self._places[wanted])
         found = super().map(wanted)
         valid = int(element) < len(self._source) and int(found["index"]) == wanted
         return found | {"valid": np.bool_(valid)}
@@ -230,17 +204,61 @@ class _Flip(grain.transforms.RandomMap):
 
 
 def _mirrored(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    # As items of three bytes: NumPy reverses them 2.5 times as fast as rows of single bytes.
-    pixels = np.ascontiguousarray(image).view("V3")
-    return np.ascontiguousarray(pixels[:, ::-1]).view(np.uint8)
+    return image[:, ::-1]  # A view: `_stack` moves the pixels, once.
 
 
 def _stack(elements: Sequence[Element]) -> Element:
-    return {key: np.stack([element[key] for element in elements]) for key in elements[0]}
+    stacked = {
+        key: np.stack([element[key] for element in elements])
+        for key in elements[0]
+        if key != "image"
+    }
+    return {"image": _stack_images([element["image"] for element in elements])} | stacked
+
+
+def _stack_images(images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "b h w 3"]:
+    batch = np.empty((len(images), *images[0].shape), np.uint8)
+    # As items of three bytes: NumPy mirrors them 2.5 times as fast as rows of single bytes.
+    pixels = batch.view("V3")
+    for place, image in zip(pixels, images, strict=True):
+        whole = image if image.strides[-1] == 1 else np.ascontiguousarray(image)
+        place[...] = whole.view("V3")
+    return batch
+
+
+def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapDataset:
+    """Indices of the source's examples, in the order in which they are read."""
+    parts = getattr(source, "parts", None)
+    if parts is None:
+        indices = grain.MapDataset.range(len(source)).seed(seed)
+        indices = indices.shuffle() if shuffle else indices
+        return indices.repeat() if repeat else indices
+    if not repeat:
+        raise ValueError(
+            "a mixture of sources draws by weight and has no end; use repeat=True, or one source"
+        )
+    streams, start = [], 0
+    for number, part in enumerate(parts):
+        indices = grain.MapDataset.range(start, start + part.length)
+        if shuffle:
+            # Sources of one length would otherwise come in one order.
+            own = np.random.SeedSequence((seed, number)).generate_state(1)[0]
+            indices = indices.shuffle(seed=int(own))
+        streams.append(indices.repeat())
+        start += part.length
+    return grain.MapDataset.mix(streams, [part.weight for part in parts]).seed(seed)
+
+
+def _interleaved(parts: Sequence[Part] | None) -> np.ndarray | None:
+    """Places of the examples of a mixture, each part spread evenly; None of a single source."""
+    if parts is None:
+        return None
+    spread = [(np.arange(part.length) + 0.5) / part.length for part in parts]
+    return np.argsort(np.concatenate(spread), kind="stable")
 
 
 def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int) -> None:
-    if len(source) == 0:
+    if len(source) == 0 or any(part.length == 0 for part in getattr(source, "parts", None) or ()):
         raise ValueError("the source is empty; give at least one example")
     if workers < 0:
         raise ValueError(f"workers must be 0 (threads) or more, got {workers}")

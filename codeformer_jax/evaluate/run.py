@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.data.pipeline import open_heldout
+from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
