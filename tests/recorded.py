@@ -8,6 +8,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
+# Without a look at the bucket where TFDS keeps datasets of its own.
+OFFLINE = tfds.download.DownloadConfig(try_download_gcs=False)
+
 
 def noise(seed, size=8):
     """uint8 [size, size, 3] that belongs to the seed."""
@@ -70,5 +73,5 @@ def write_tfds(folder, splits, size=8):
                 yield f"{seed:03d}", {"image": picture, "name": f"{seed:03d}.png"}
 
     builder = Faces(data_dir=str(folder), file_format="array_record")
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=OFFLINE)
     return builder.data_dir

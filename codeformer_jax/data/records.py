@@ -8,6 +8,7 @@ record of the right size that is upright 8-bit RGB, as `codeformer-jax prepare` 
 import bisect
 import dataclasses
 import glob
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ TRAIN_SPLIT = "train"
 HELDOUT_SPLITS = ("validation", "test")
 
 _EXAMPLE = b"\n"  # The first byte of every Example with features, and of no image file.
+_BLOCK = 2**16
 
 
 class UnreadableRecord(ValueError):
@@ -109,10 +111,13 @@ class Records:
         return f"Records('{self.label}', size={self.size})"
 
     def listing(self) -> Iterator[str]:
-        """What tells these records from others: the files' names, lengths and used records."""
+        """What tells these records from others: the files' names, ends and used records.
+
+        Of each file no more than its ends are read; they hold checksums, and where records start.
+        """
         for shard in self._shards:
             name = os.path.relpath(shard.filename, self._root)
-            yield f"{name} {os.path.getsize(shard.filename)} {shard.skip} {shard.take}"
+            yield f"{name} {_ends(shard.filename)} {shard.skip} {shard.take}"
 
     def _place(self, record: int) -> str:
         number = bisect.bisect_right(self._ends, record)
@@ -287,6 +292,16 @@ def _check_files(label: str, names: Sequence[str]) -> None:
             raise PermissionError(
                 f"'{label}': permission denied for '{name}'; make it readable for this user"
             )
+
+
+def _ends(filename: str) -> str:
+    """Length and hash of the first and last blocks of a file; ArrayRecord fills up its blocks."""
+    digest, length = hashlib.blake2b(digest_size=16), os.path.getsize(filename)
+    with open(filename, "rb") as file:
+        digest.update(file.read(_BLOCK))
+        file.seek(max(0, length - _BLOCK))
+        digest.update(file.read(_BLOCK))
+    return f"{length} {digest.hexdigest()}"
 
 
 def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:

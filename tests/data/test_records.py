@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from recorded import encoded, example, noise, write_records, write_tfds
+from recorded import OFFLINE, encoded, example, noise, write_records, write_tfds
 
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import read_image
@@ -260,7 +260,7 @@ def test_datasets_of_other_kinds(tmp_path):
             raise NotImplementedError
 
     builder = Words(data_dir=str(tmp_path), file_format="array_record")
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=OFFLINE)
     with pytest.raises(ValueError, match="has no feature 'image', only word"):
         open_tfds(str(builder.data_dir), 8, "train")
     info = pathlib.Path(builder.data_dir, "dataset_info.json")
