@@ -63,6 +63,9 @@ def batches(
 ) -> grain.DatasetIterator:
     """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
+    Where the source's elements have 'codes' of both orientations, int32 [2, n], so has a step:
+    int32 [b, n] of its pictures as they are in it, mirrored or not.
+
     Args:
       source: any number of examples; with `repeat` also fewer than a batch. Of a mixture each part
         is shuffled and repeated on its own, and its share holds in any stretch of the stream (to
@@ -90,11 +93,11 @@ def batches(
             f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
             "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
         )
-    examples = _order(source, seed, shuffle, repeat).map(_Load(source))
-    if flip:
-        # Before the hosts' slice: behind it every host would draw the same flips.
-        examples = examples.random_map(_Flip())
-    steps = examples[host::hosts].batch(batch_size // hosts, drop_remainder=True, batch_fn=_stack)
+    # Before the hosts' slice: behind it every host would draw the same flips.
+    chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
+    steps = chosen[host::hosts].batch(
+        batch_size // hosts, drop_remainder=True, batch_fn=_Read(source)
+    )
     if not repeat:
         # With a remainder the first hosts could otherwise see one batch more than the last.
         steps = steps[: len(source) // batch_size]
@@ -117,8 +120,8 @@ def evaluation_batches(
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
-    examples = grain.MapDataset.range(padded).map(_LoadValid(source))
-    steps = examples[host::hosts].batch(batch_size // hosts, batch_fn=_stack)
+    places = grain.MapDataset.range(padded)[host::hosts]
+    steps = places.batch(batch_size // hosts, batch_fn=_ReadValid(source))
     return _iterate(steps, workers)
 
 
@@ -169,61 +172,62 @@ class CachedSource:
         return (CachedSource, (self._source, self._max_bytes))
 
 
-class _Load(grain.transforms.Map):
+class _Flip(grain.transforms.RandomMap):
+    """(index, whether its picture is mirrored)."""
+
+    def __init__(self, share: float):
+        self._share = share
+
+    def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
+        return element, rng.random() < self._share
+
+
+class _Read:
+    """Reads the examples of a batch, one after the other and each straight into its place.
+
+    Batches of decoded pictures would be stacked from memory that is cold again, and that the system
+    has to clear first: that took half as long as decoding them.
+    """
+
     def __init__(self, source: Source):
         self._source = source
 
-    def map(self, element: int) -> Element:
-        found = self._source[int(element)]
-        return {
-            "image": found["image"],
-            "index": np.int32(found.get("index", element)),
-            "name": found["name"],
-        }
+    def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
+        images, rows = None, []
+        for place, (index, mirrored) in enumerate(chosen):
+            found = self._source[int(index)]
+            if images is None:
+                images = np.empty((len(chosen), *found["image"].shape), np.uint8)
+            _put(images[place], found["image"], mirrored)
+            row = {"index": np.int32(found.get("index", index)), "name": found["name"]}
+            if "codes" in found:
+                row["codes"] = found["codes"][int(mirrored)]
+            rows.append(row)
+        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-class _LoadValid(_Load):
+class _ReadValid(_Read):
     def __init__(self, source: Source):
         super().__init__(source)
-        self._places = _interleaved(getattr(source, "parts", None))
+        self._order = _interleaved(getattr(source, "parts", None))
 
-    def map(self, element: int) -> Element:
-        wanted = int(element) % len(self._source)
-        if self._places is not None:
-            wanted = int(self._places[wanted])
-        found = super().map(wanted)
-        valid = int(element) < len(self._source) and int(found["index"]) == wanted
-        return found | {"valid": np.bool_(valid)}
-
-
-class _Flip(grain.transforms.RandomMap):
-    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
-        if rng.random() < 0.5:
-            return element | {"image": _mirrored(element["image"])}
-        return element
+    def __call__(self, chosen: Sequence[int]) -> Element:
+        places = np.asarray(chosen)
+        wanted = places % len(self._source)
+        if self._order is not None:
+            wanted = self._order[wanted]
+        batch = super().__call__([(int(index), False) for index in wanted])
+        return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
 
 
-def _mirrored(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    return image[:, ::-1]  # A view: `_stack` moves the pixels, once.
-
-
-def _stack(elements: Sequence[Element]) -> Element:
-    stacked = {
-        key: np.stack([element[key] for element in elements])
-        for key in elements[0]
-        if key != "image"
-    }
-    return {"image": _stack_images([element["image"] for element in elements])} | stacked
-
-
-def _stack_images(images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "b h w 3"]:
-    batch = np.empty((len(images), *images[0].shape), np.uint8)
-    # As items of three bytes: NumPy mirrors them 2.5 times as fast as rows of single bytes.
-    pixels = batch.view("V3")
-    for place, image in zip(pixels, images, strict=True):
-        whole = image if image.strides[-1] == 1 else np.ascontiguousarray(image)
-        place[...] = whole.view("V3")
-    return batch
+def _put(
+    place: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"], mirrored: bool
+) -> None:
+    if not mirrored:
+        place[...] = image
+        return
+    for channel in range(3):  # Twice as fast as whole pixels.
+        place[..., channel] = image[:, ::-1, channel]
 
 
 def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapDataset:
