@@ -22,6 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
+from codeformer_jax.data.stored_png import decode_stored_png
 
 # The parts that a TFDS dataset is split into for training, and those that are held out.
 TRAIN_SPLIT = "train"
@@ -94,7 +95,9 @@ class Records:
         record = int(index if self._picked is None else self._picked[index])
         try:
             encoded, name = _content(self._records[record])
-            pixels = decode_image(encoded, "")
+            pixels = decode_stored_png(encoded)
+            if pixels is None:
+                pixels = decode_image(encoded, "")
         except UnreadableImage as error:
             raise self._unreadable(record, error.reason) from error
         except (RuntimeError, ValueError) as error:  # ArrayRecord's own are RuntimeErrors.
