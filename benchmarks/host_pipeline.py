@@ -3,12 +3,13 @@
     python benchmarks/host_pipeline.py [--images DIR] [--number 256] [--rounds 5] [--size 512]
 
 Per core: the running stream of one process on one core (decode, crop, flip, batch) against Pillow
-decoding the same files to NumPy arrays in a loop ("decoder"). Kinds and decoders take turns in
-every round; figures are medians over the rounds, ratios medians of the rounds' own. A prepared PNG
-is compressed by ArrayRecord and not by itself, so for prepared data there is also "record_decoder",
-which reads the records and decodes them by Pillow, in a loop.
-Workers: the same stream from one worker process and from two, on all cores, in turns.
-The files repeat up to the number of FFHQ's: grain takes longer to shuffle a few indices.
+decoding the same files to NumPy arrays in a loop ("decoder"), by processor seconds. Kinds and
+decoders take turns in every round; figures are medians over the rounds, ratios medians of the
+rounds' own. A prepared PNG is compressed by ArrayRecord and not by itself, so for prepared data
+there is also "record_decoder", which reads the records and decodes them by Pillow, in a loop.
+Workers: the same stream from one worker process and from two, on all cores, in turns,
+by the clock on the wall: leave the machine alone. The files repeat up to the number of FFHQ's,
+because grain takes longer to shuffle a few indices.
 
 Without --images the pictures are synthetic faces with the noise of a camera. Prints one JSON
 object.
@@ -106,35 +107,37 @@ class Many:
         return self._source[index % len(self._source)]
 
 
-def stream_rate(source, workers, number):
+def stream_rate(clock, source, workers, number):
     """Images per second of a stream that runs already."""
     stream = batches(Many(source), batch_size=BATCH, seed=0, workers=workers)
     with contextlib.closing(stream):
         for _ in range(8 + 4 * workers):  # What is read ahead has been waiting.
             next(stream)
-        return rate(lambda: sum(len(x["image"]) for x in itertools.islice(stream, number // BATCH)))
+        steps = itertools.islice(stream, number // BATCH)
+        return rate(clock, lambda: sum(len(step["image"]) for step in steps))
 
 
-def rate(function, *arguments):
-    start = time.perf_counter()
+def rate(clock, function, *arguments):
+    start = clock()
     count = function(*arguments)
-    return count / (time.perf_counter() - start)
+    return count / (clock() - start)
 
 
 def per_core(texts, size, rounds, number, results):
     """Runs in a process of its own that has one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    clock = time.process_time
     sources = {kind: open_text(text, size) for kind, text in texts.items()}
     rates = {kind: {"pipeline": [], "decoder": [], "record_decoder": []} for kind in texts}
     for turn in range(rounds + 1):
         for kind, text in texts.items():
             encoded, records = encoded_images(text)
             found = {
-                "pipeline": stream_rate(sources[kind], 0, number),
-                "decoder": rate(decode_all, encoded),
+                "pipeline": stream_rate(clock, sources[kind], 0, number),
+                "decoder": rate(clock, decode_all, encoded),
             }
             if records:
-                found["record_decoder"] = rate(lambda r=records: decode_all(r()))
+                found["record_decoder"] = rate(clock, lambda r=records: decode_all(r()))
             if turn:  # The first round warms up.
                 for name, value in found.items():
                     rates[kind][name].append(value)
@@ -162,7 +165,10 @@ def scaling(texts, size, rounds, number):
     report = {}
     for kind, text in texts.items():
         source = open_text(text, size)
-        pairs = [[stream_rate(source, n, number) for n in (1, 2)] for _ in range(rounds)]
+        pairs = [
+            [stream_rate(time.perf_counter, source, n, number) for n in (1, 2)]
+            for _ in range(rounds)
+        ]
         report[kind] = {
             "1_worker": round(statistics.median(one for one, _ in pairs), 1),
             "2_workers": round(statistics.median(two for _, two in pairs), 1),

@@ -16,7 +16,7 @@ from codeformer_jax.train.start import find_teacher, load_lpips
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
     """Scores the averaged network of `workdir` (or a model file) on held-out images.
 
-    The images are those of the folder `config.eval.path`, or else the held-out part of
+    The images are those of the source `config.eval.path`, or else the held-out part of
     `config.data`; the degradation is the recipe `config.eval.recipe` of `config.degradation`.
 
     Raises:
