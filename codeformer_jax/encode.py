@@ -26,7 +26,8 @@ from codeformer_jax.data.codes import (
     read_description,
     write_shard,
 )
-from codeformer_jax.data.pipeline import Source, evaluation_batches, open_source
+from codeformer_jax.data.pipeline import Source, evaluation_batches
+from codeformer_jax.data.sources import open_source
 from codeformer_jax.nn import VQGAN
 from codeformer_jax.tasks.common import from_uint8
 from codeformer_jax.train import parallel

@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 0.0
 
     config.data = ml_collections.ConfigDict()
-    # A folder of images; without it, synthetic faces.
+    # A source as in docs/data.md: a folder, tfds:DIR, a mixture; without it, synthetic faces.
     config.data.path = config_dict.placeholder(str)
     config.data.image_size = 512
     config.data.batch_size = 32
@@ -79,7 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.heldout_length = 256
 
     config.eval = ml_collections.ConfigDict()
-    # A folder of held-out images; without it, the held-out part of the training data.
+    # A source of held-out images; without it, the held-out part of the training data.
     config.eval.path = config_dict.placeholder(str)
     # Instead of both, for eval.py: a folder that `codeformer-jax testset` made.
     config.eval.testset = config_dict.placeholder(str)

@@ -8,7 +8,7 @@ from tiny import tiny_config
 
 from codeformer_jax import demo
 from codeformer_jax.data.images import read_image
-from codeformer_jax.data.pipeline import open_heldout
+from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.train.checkpoint import CONFIG_FILE
 
 

@@ -1,5 +1,7 @@
 """`codeformer-jax encode`: the teacher's codes in both orientations, whole folders or none."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from tiny import tiny_config
 from codeformer_jax import cli, convert, encode
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data import codes as codes_module
-from codeformer_jax.data.codes import Codes
+from codeformer_jax.data.codes import Codes, WithCodes
 from codeformer_jax.data.images import write_image
-from codeformer_jax.data.pipeline import open_source
+from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import common
 from codeformer_jax.train import loop
@@ -232,6 +235,35 @@ def test_model_file_workdir_and_a_codeformers_teacher_are_one_network(
     assert everything(tmp_path / "a", source).shape == (len(source), 2, 256)
     assert Codes(tmp_path / "a").description.source == f"{data}, heldout_fraction=0.25"
     assert f"{len(source)}/{len(source)}" in capsys.readouterr().err
+
+
+def test_codes_of_a_mixture_of_sources(tmp_path, vqgan, teacher):
+    """Drawn by weight as without codes, each picture with its own codes."""
+    for i in range(12):
+        write_image(tmp_path / f"faces/{i}.png", SyntheticFaces("heldout", 32, 12)[i]["image"])
+    config = tiny_config("vqgan").unlock()
+    config.data.path = f"0.8 * synthetic:10 + 0.2 * folder:{tmp_path}/faces"
+    config.data.heldout_fraction = 0.25
+    given = {"data": config.data.path, "heldout_fraction": 0.25, "mesh": "data:1"}
+    encode.encode_dataset(vqgan, tmp_path / "codes", **given)
+    plain = open_source(config.data, "train")
+    expected = truth(teacher, plain)
+    coded = WithCodes(plain, Codes(tmp_path / "codes"))
+    steps, indices = 10, []
+    with (
+        contextlib.closing(batches(plain, batch_size=8, seed=0)) as without,
+        contextlib.closing(batches(coded, batch_size=8, seed=0)) as with_codes,
+    ):
+        for _ in range(steps):
+            one, other = next(without), next(with_codes)
+            np.testing.assert_array_equal(one["image"], other["image"])
+            for image, index, codes in zip(
+                *map(other.get, ("image", "index", "codes")), strict=True
+            ):
+                mirrored = not np.array_equal(image, plain[int(index)]["image"])
+                np.testing.assert_array_equal(codes, expected[int(index), int(mirrored)])
+            indices.append(other["index"])
+    assert np.mean(np.concatenate(indices) < 10) > 0.7
 
 
 def test_the_command_encodes_what_the_checkpoint_was_trained_on(tmp_path, vqgan, capsys):

@@ -29,6 +29,9 @@ _SAVE_FORMATS = {
     ".tiff": ("TIFF", {}),
 }
 
+# Metadata in which Pillow finds an orientation or a transparent colour.
+_CHANGING = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
+
 _REASONS = {
     FileNotFoundError: "no such file",
     IsADirectoryError: "this is a folder",
@@ -72,6 +75,29 @@ def read_image(path: str | os.PathLike) -> Picture:
     return Picture(pixels=pixels, gray=_is_gray(pixels))
 
 
+def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an encoded image in memory, as `read_image` gives them; perhaps read-only.
+
+    An upright 8-bit RGB image costs no more than its decoder. `origin` names it in errors.
+
+    Raises:
+      UnreadableImage: as `read_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            image.load()
+            plain = image.mode == "RGB" and not _CHANGING & image.info.keys()
+            return np.asarray(image if plain else _rgb(_upright(image)))
+    except UnidentifiedImageError as error:
+        reason = "no PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
+        raise UnreadableImage(origin, reason) from error
+    except Exception as error:  # Pillow's decoders raise almost any class on broken files.
+        raise UnreadableImage(origin, _reason(origin, error)) from error
+
+
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """(height, width) from the header alone, as stored (before EXIF orientation).
 
@@ -84,7 +110,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 def resize_image(
     pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Antialiased Lanczos resize.
+    """Antialiased Lanczos resize; pixels that have that size already are returned themselves.
 
     `size` as one integer gives [size, size, 3] from the largest centred square; as (height, width)
     it takes the whole picture to exactly that, whatever that does to the aspect ratio.
@@ -96,6 +122,8 @@ def resize_image(
         # Not by Pillow's `box`, whose filter reaches beyond it.
         pixels = pixels[top : top + side, left : left + side]
         size = (size, size)
+    if pixels.shape[:2] == size:
+        return pixels
     if min(size) < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS)

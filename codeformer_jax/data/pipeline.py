@@ -3,12 +3,14 @@
 Any number of worker processes gives the same stream, and a stream that starts at step k continues
 one that started at 0, so a checkpoint needs no state of the pipeline. Examples are dealt to the
 hosts in turn, so the global batch of a step does not depend on how many hosts share it either.
+A mixture of sources deals its examples by weight before that.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
 are spawned. They take a second or more to start.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +19,6 @@ import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
-
-from codeformer_jax.data.folder import ImageFolder
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -37,6 +37,17 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Element: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """`length` examples in a row of a source that is a mixture, drawn with a share by `weight`.
+
+    A source with an attribute `parts`, a sequence of these, is a mixture (`data.sources.Mixture`).
+    """
+
+    length: int
+    weight: float
+
+
 def batches(
     source: Source,
     *,
@@ -52,11 +63,13 @@ def batches(
 ) -> grain.DatasetIterator:
     """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
-    Where the source's elements carry codes (see `data.codes.WithCodes`), a step also has 'codes':
-    int32 [b, n] of the pictures as they are in it, mirrored or not.
+    Where the source's elements have 'codes' of both orientations, int32 [2, n], so has a step:
+    int32 [b, n] of its pictures as they are in it, mirrored or not.
 
     Args:
-      source: any number of examples; with `repeat` also fewer than a batch.
+      source: any number of examples; with `repeat` also fewer than a batch. Of a mixture each part
+        is shuffled and repeated on its own, and its share holds in any stretch of the stream (to
+        within 1 % of its weight).
       batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
       seed: 0..2**32-1; fixes order and flips.
       start_step: first step; element k of the stream is step `start_step + k`.
@@ -67,7 +80,8 @@ def batches(
       repeat: go on for ever; otherwise one epoch whose last incomplete batch is dropped.
 
     Raises:
-      ValueError: an empty source, less than one batch without `repeat`, or a bad argument.
+      ValueError: an empty source, less than one batch or a mixture without `repeat`, or a bad
+        argument.
     """
     _check(source, batch_size, workers, host, hosts)
     if not 0 <= seed <= _MAX_SEED:
@@ -79,14 +93,11 @@ def batches(
             f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
             "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
         )
-    examples = grain.MapDataset.range(len(source)).seed(seed)
-    if shuffle:
-        examples = examples.shuffle()
-    if repeat:
-        examples = examples.repeat()
     # Before the hosts' slice: behind it every host would draw the same flips.
-    examples = examples.map(_Load(source)).random_map(_Flip(0.5 if flip else 0.0))
-    steps = examples[host::hosts].batch(batch_size // hosts, drop_remainder=True, batch_fn=_stack)
+    chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
+    steps = chosen[host::hosts].batch(
+        batch_size // hosts, drop_remainder=True, batch_fn=_Read(source)
+    )
     if not repeat:
         # With a remainder the first hosts could otherwise see one batch more than the last.
         steps = steps[: len(source) // batch_size]
@@ -98,6 +109,8 @@ def evaluation_batches(
 ) -> grain.DatasetIterator:
     """One pass in the source's order: as `batches`, with `'valid': bool [b]` besides.
 
+    Every stretch of a mixture has the parts by their lengths, whatever their weights.
+
     Every batch is full and every host sees the same number of them: the last is filled up with
     examples from the start that are not `valid`. Neither is an example which the source replaced by
     another because its file is broken. Mask them out of every mean.
@@ -107,62 +120,9 @@ def evaluation_batches(
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
-    examples = grain.MapDataset.range(padded).map(_LoadValid(source))
-    steps = examples[host::hosts].batch(batch_size // hosts, batch_fn=_stack)
+    places = grain.MapDataset.range(padded)[host::hosts]
+    steps = places.batch(batch_size // hosts, batch_fn=_ReadValid(source))
     return _iterate(steps, workers)
-
-
-def open_source(data_config: Any, split: str) -> Source:
-    """The source which a config's `data` section describes, for split 'train', 'heldout' or 'all'.
-
-    Without `path` these are synthetic faces (`synthetic_length` of them for training,
-    `heldout_length` held out, drawn with `seed`). With it an `ImageFolder`, to which go
-    `heldout_fraction`, `min_size` and `max_unreadable` where they are set. `cache=True` keeps
-    decoded pictures in memory, at most `cache_bytes`.
-
-    Raises:
-      ValueError: 'all' of the synthetic faces, whose splits never meet; and as the sources do.
-    """
-    path = data_config.get("path")
-    if path:
-        options = ("heldout_fraction", "min_size", "max_unreadable")
-        given = {key: data_config.get(key) for key in options}
-        source = ImageFolder(
-            path,
-            data_config.image_size,
-            split,
-            **{key: value for key, value in given.items() if value is not None},
-        )
-    else:
-        # Here, so that reading a folder does not need the renderer.
-        from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
-
-        if split not in ("train", "heldout"):
-            raise ValueError(
-                f"synthetic faces have the splits 'train' and 'heldout', got '{split}'; to use all "
-                "images of a folder set data.path"
-            )
-        key = "synthetic_length" if split == "train" else "heldout_length"
-        source = SyntheticFaces(
-            split=split,
-            size=data_config.image_size,
-            length=data_config[key],
-            seed=data_config.get("seed") or 0,
-        )
-    if data_config.get("cache"):
-        limit = data_config.get("cache_bytes")
-        source = CachedSource(source) if limit is None else CachedSource(source, limit)
-    return source
-
-
-def open_heldout(config: Any) -> Source:
-    """The images that a config evaluates on: folder `eval.path`, or the held-out part of `data`.
-
-    Raises as `open_source` and `ImageFolder` do.
-    """
-    if config.eval.path:
-        return ImageFolder(config.eval.path, config.data.image_size, "all")
-    return open_source(config.data, "heldout")
 
 
 class CachedSource:
@@ -186,6 +146,16 @@ class CachedSource:
                     f"{max_bytes}; set data.cache=False, or raise data.cache_bytes if memory allows"
                 )
 
+    @property
+    def parts(self) -> Sequence[Part] | None:
+        """Of the source, where it is a mixture."""
+        return getattr(self._source, "parts", None)
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The sources of a mixture, or the one."""
+        return getattr(self._source, "sources", (self._source,))
+
     def __len__(self) -> int:
         return len(self._source)
 
@@ -202,51 +172,97 @@ class CachedSource:
         return (CachedSource, (self._source, self._max_bytes))
 
 
-class _Load(grain.transforms.Map):
-    def __init__(self, source: Source):
-        self._source = source
-
-    def map(self, element: int) -> Element:
-        found = self._source[int(element)]
-        codes = {"codes": found["codes"]} if "codes" in found else {}
-        return {
-            "image": found["image"],
-            "index": np.int32(found.get("index", element)),
-            "name": found["name"],
-        } | codes
-
-
-class _LoadValid(_Load):
-    def map(self, element: int) -> Element:
-        wanted = int(element) % len(self._source)
-        found = super().map(wanted)
-        valid = int(element) < len(self._source) and int(found["index"]) == wanted
-        return found | {"valid": np.bool_(valid)}
-
-
 class _Flip(grain.transforms.RandomMap):
+    """(index, whether its picture is mirrored)."""
+
     def __init__(self, share: float):
         self._share = share
 
-    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
-        flip = rng.random() < self._share
-        if "codes" in element:
-            element = element | {"codes": element["codes"][int(flip)]}
-        return element | {"image": _mirrored(element["image"])} if flip else element
+    def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
+        return element, rng.random() < self._share
 
 
-def _mirrored(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    # As items of three bytes: NumPy reverses them 2.5 times as fast as rows of single bytes.
-    pixels = np.ascontiguousarray(image).view("V3")
-    return np.ascontiguousarray(pixels[:, ::-1]).view(np.uint8)
+class _Read:
+    """Reads the examples of a batch, one after the other and each straight into its place.
+
+    Batches of decoded pictures would be stacked from memory that is cold again, and that the system
+    has to clear first: that took half as long as decoding them.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
+        images, rows = None, []
+        for place, (index, mirrored) in enumerate(chosen):
+            found = self._source[int(index)]
+            if images is None:
+                images = np.empty((len(chosen), *found["image"].shape), np.uint8)
+            _put(images[place], found["image"], mirrored)
+            row = {"index": np.int32(found.get("index", index)), "name": found["name"]}
+            if "codes" in found:
+                row["codes"] = found["codes"][int(mirrored)]
+            rows.append(row)
+        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _stack(elements: Sequence[Element]) -> Element:
-    return {key: np.stack([element[key] for element in elements]) for key in elements[0]}
+class _ReadValid(_Read):
+    def __init__(self, source: Source):
+        super().__init__(source)
+        self._order = _interleaved(getattr(source, "parts", None))
+
+    def __call__(self, chosen: Sequence[int]) -> Element:
+        places = np.asarray(chosen)
+        wanted = places % len(self._source)
+        if self._order is not None:
+            wanted = self._order[wanted]
+        batch = super().__call__([(int(index), False) for index in wanted])
+        return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
+
+
+def _put(
+    place: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"], mirrored: bool
+) -> None:
+    if not mirrored:
+        place[...] = image
+        return
+    for channel in range(3):  # Twice as fast as whole pixels.
+        place[..., channel] = image[:, ::-1, channel]
+
+
+def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapDataset:
+    """Indices of the source's examples, in the order in which they are read."""
+    parts = getattr(source, "parts", None)
+    if parts is None:
+        indices = grain.MapDataset.range(len(source)).seed(seed)
+        indices = indices.shuffle() if shuffle else indices
+        return indices.repeat() if repeat else indices
+    if not repeat:
+        raise ValueError(
+            "a mixture of sources draws by weight and has no end; use repeat=True, or one source"
+        )
+    streams, start = [], 0
+    for number, part in enumerate(parts):
+        indices = grain.MapDataset.range(start, start + part.length)
+        if shuffle:
+            # Sources of one length would otherwise come in one order.
+            own = np.random.SeedSequence((seed, number)).generate_state(1)[0]
+            indices = indices.shuffle(seed=int(own))
+        streams.append(indices.repeat())
+        start += part.length
+    return grain.MapDataset.mix(streams, [part.weight for part in parts]).seed(seed)
+
+
+def _interleaved(parts: Sequence[Part] | None) -> np.ndarray | None:
+    """Places of the examples of a mixture, each part spread evenly; None of a single source."""
+    if parts is None:
+        return None
+    spread = [(np.arange(part.length) + 0.5) / part.length for part in parts]
+    return np.argsort(np.concatenate(spread), kind="stable")
 
 
 def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int) -> None:
-    if len(source) == 0:
+    if len(source) == 0 or any(part.length == 0 for part in getattr(source, "parts", None) or ()):
         raise ValueError("the source is empty; give at least one example")
     if workers < 0:
         raise ValueError(f"workers must be 0 (threads) or more, got {workers}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.data.pipeline import open_heldout
+from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
@@ -19,7 +19,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     """Scores the averaged network of `workdir` (or a model file) on held-out images.
 
     The images are the pairs of the test set `config.eval.testset`, whose files are verified first
-    and which stands in the evaluation's settings; or those of the folder `config.eval.path`, or
+    and which stands in the evaluation's settings; or those of the source `config.eval.path`, or
     else the held-out part of `config.data`, degraded by the recipe `config.eval.recipe` of
     `config.degradation`.
 

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from codeformer_jax.data.pipeline import batches, evaluation_batches, open_heldout, open_source
+from codeformer_jax.data.pipeline import batches, evaluation_batches
+from codeformer_jax.data.sources import open_heldout, open_source
 from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import parallel
+from codeformer_jax.train import parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.start import check_teacher, prepare
@@ -57,6 +58,9 @@ class _Run:
         self.source = open_source(config.data, "train")
         self.eval_source = open_heldout(config)
         self.start = prepare(self.task, config, workdir)
+        self.data = provenance.describe(train=self.source, heldout=self.eval_source)
+        if self.start.resuming:
+            provenance.check_unchanged(self.data, config, workdir)
         if config.data.get("codes"):
             self.source = with_codes(self.task, config, self.source, self.start.frozen)
         self.frozen = jax.device_put(self.start.frozen, parallel.replicated(self.mesh))
@@ -68,6 +72,7 @@ class _Run:
         # Until the teacher has been checked nothing is written.
         state = self._restore() if self.start.resuming else self._init()
         self._check_teacher(state)
+        provenance.write(self.data, self.workdir)
         self.start.write(self.config, self.workdir)
         step = int(state.step)
         with (

@@ -12,7 +12,8 @@ from ml_collections import config_dict
 from PIL import Image
 
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
-from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches, open_source
+from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches
+from codeformer_jax.data.sources import open_source
 
 
 class Numbered:

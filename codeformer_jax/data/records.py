@@ -1,0 +1,332 @@
+"""Encoded images in ArrayRecord files as a random-access source, read without TensorFlow.
+
+A record is an image file, or a serialized `tf.train.Example` whose feature `image` holds one and
+whose feature `name`, where it has it, tells what it is called. Nothing but the decoder runs on a
+record of the right size that is upright 8-bit RGB, as `codeformer-jax prepare` writes them.
+"""
+
+import bisect
+import dataclasses
+import glob
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf.message import DecodeError
+from jaxtyping import Integer
+from tensorflow_datasets.proto import tf_example_pb2
+
+from codeformer_jax.data.folder import in_split
+from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
+from codeformer_jax.data.stored_png import decode_stored_png
+
+# The parts that a TFDS dataset is split into for training, and those that are held out.
+TRAIN_SPLIT = "train"
+HELDOUT_SPLITS = ("validation", "test")
+
+_EXAMPLE = b"\n"  # The first byte of every Example with features, and of no image file.
+_BLOCK = 2**16
+
+
+class UnreadableRecord(ValueError):
+    """A record, or a whole file of them, that holds no usable image; the message says where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """`take` records of the file `filename` from its record `skip` on, which has so many in all."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+class Records:
+    """Images in ArrayRecord files as `{'image': uint8 [size, size, 3], 'name', 'index'}`.
+
+    Pictures of another size are cropped to their centred square and resized. `name` is the
+    feature of that name, or else the file and the number of the record in it. Copies for worker
+    processes open readers of their own.
+
+    Args:
+      label: the source in words, for messages.
+      shards: the files, in order.
+      size: side of the pictures in pixels.
+      picked: which of the shards' records are the examples; None is all of them.
+      min_size: smallest accepted shorter side in pixels; None is half of `size`.
+
+    Raises:
+      FileNotFoundError, PermissionError: a file is missing or may not be read.
+      ValueError: no records.
+      UnreadableRecord: when an element is read that is damaged, no image or too small.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        shards: Sequence[Shard],
+        size: int,
+        *,
+        picked: Integer[np.ndarray, " n"] | None = None,
+        min_size: int | None = None,
+    ):
+        _check_files(label, [shard.filename for shard in shards])
+        self.label, self.size = label, size
+        self.min_size = size // 2 if min_size is None else min_size
+        self._shards = tuple(shard for shard in shards if shard.take)
+        self._ends = tuple(itertools.accumulate(shard.take for shard in self._shards))
+        self._picked = picked
+        if not len(self):
+            raise ValueError(f"'{label}' is empty: it has no records; give one that has images")
+        self._root = os.path.commonpath([os.path.dirname(s.filename) for s in self._shards])
+        self._records = ArrayRecordDataSource(self._shards)
+
+    def __len__(self) -> int:
+        return (self._ends[-1] if self._ends else 0) if self._picked is None else len(self._picked)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
+        record = int(index if self._picked is None else self._picked[index])
+        try:
+            encoded, name = _content(self._records[record])
+            pixels = decode_stored_png(encoded)
+            if pixels is None:
+                pixels = decode_image(encoded, "")
+        except UnreadableImage as error:
+            raise self._unreadable(record, error.reason) from error
+        except (RuntimeError, ValueError) as error:  # ArrayRecord's own are RuntimeErrors.
+            raise self._unreadable(record, str(error)) from error
+        height, width = pixels.shape[:2]
+        if (height, width) != (self.size, self.size):
+            if min(height, width) < self.min_size:
+                reason = f"too small: {width}x{height} pixels (w x h)"
+                raise self._unreadable(record, f"{reason}, min_size={self.min_size}")
+            pixels = resize_image(pixels, self.size)
+        return {"image": pixels, "name": name or self._place(record), "index": index}
+
+    def __repr__(self) -> str:
+        return f"Records('{self.label}', size={self.size})"
+
+    def listing(self) -> Iterator[str]:
+        """What tells these records from others: the files' names, ends and used records.
+
+        Of each file no more than its ends are read; they hold checksums, and where records start.
+        """
+        for shard in self._shards:
+            name = os.path.relpath(shard.filename, self._root)
+            yield f"{name} {_ends(shard.filename)} {shard.skip} {shard.take}"
+
+    def _place(self, record: int) -> str:
+        number = bisect.bisect_right(self._ends, record)
+        shard = self._shards[number]
+        position = record - self._ends[number] + shard.take + shard.skip
+        return record_name(os.path.relpath(shard.filename, self._root), position)
+
+    def _unreadable(self, record: int, reason: str) -> UnreadableRecord:
+        return UnreadableRecord(
+            f"cannot read '{self._place(record)}' in '{self._root}': {reason}. Copy that file "
+            "again, or build the dataset anew with 'codeformer-jax prepare', which leaves out what "
+            "cannot be used"
+        )
+
+
+def record_name(filename: str, position: int) -> str:
+    """What a record without a name of its own is called: its file and its place in that."""
+    return f"{filename.replace(os.sep, '/')}:{position}"
+
+
+def open_array_record(
+    pattern: str, size: int, split: str, *, heldout_fraction: float = 0.1, **options: Any
+) -> Records:
+    """The records of the files that match `pattern`, of one split.
+
+    A record's split follows from a hash of its file's name and its number in that file, so other
+    files never move it.
+
+    Args:
+      pattern: as of `glob.glob`, `**` for any depth.
+      size: side of the pictures in pixels.
+      split: 'train', 'heldout' or 'all'.
+      heldout_fraction: share of records in 'heldout', 0..1.
+      options: of `Records`.
+
+    Raises:
+      FileNotFoundError: no file matches.
+      ValueError: a split without records.
+      Others: as `Records`.
+    """
+    label = f"array_record:{pattern}"
+    files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+    if not files:
+        raise FileNotFoundError(
+            f"'{label}': no file matches; give the files of records, such as "
+            "array_record:/data/faces/*.array_record*"
+        )
+    _check_files(label, files)
+    shards = [Shard(name, 0, count, count) for name, count in _counted(files)]
+    if split == "all":
+        return Records(label, shards, size, **options)
+    root = os.path.commonpath([os.path.dirname(name) for name in files])
+    names = (
+        record_name(os.path.relpath(shard.filename, root), position)
+        for shard in shards
+        for position in range(shard.take)
+    )
+    picked = [at for at, name in enumerate(names) if in_split(name, split, heldout_fraction)]
+    if not picked:
+        total = sum(shard.take for shard in shards)
+        raise ValueError(
+            f"split '{split}' of '{label}' is empty: none of its {total} records falls into it "
+            f"with heldout_fraction={heldout_fraction}; change that, or set eval.path"
+        )
+    return Records(label, shards, size, picked=np.array(picked), **options)
+
+
+def open_tfds(
+    where: str, size: int, split: str, chosen: str | None = None, **options: Any
+) -> Records:
+    """Records of a TFDS dataset that has been prepared as ArrayRecord.
+
+    Args:
+      where: a folder with `dataset_info.json`, or a name that TFDS knows.
+      size: side of the pictures in pixels.
+      split: 'train', 'heldout' (what TFDS calls 'validation', or else 'test') or 'all'.
+      chosen: a split of the dataset instead, in TFDS's syntax: 'train[:90%]'.
+      options: of `Records`.
+
+    Raises:
+      FileNotFoundError: no such dataset, or it has not been prepared.
+      ValueError: no such split, no images in it, or another file format.
+      Others: as `Records`.
+    """
+    info = _tfds_info(where)
+    if "image" not in (info.features or ()):
+        raise ValueError(
+            f"'tfds:{where}' has no feature 'image', only {', '.join(info.features or ())}; "
+            "write its pictures to a folder and use 'codeformer-jax prepare'"
+        )
+    name = chosen or _tfds_split(where, split, list(info.splits))
+    label = f"tfds:{where}[{name}]"
+    try:
+        instructions = info.splits[name].file_instructions
+    except Exception as error:  # TFDS raises several classes for a bad split.
+        raise ValueError(
+            f"'{label}': cannot take split '{name}' ({_first_line(error)}); the dataset has "
+            f"{', '.join(info.splits) or 'none'}, parts are written as train[:90%]"
+        ) from error
+    shards = [
+        Shard(os.fspath(each.filename), each.skip, each.take, each.examples_in_shard)
+        for each in instructions
+    ]
+    return Records(label, shards, size, **options)
+
+
+def heldout_of(where: str, chosen: str) -> str:
+    """The split that is held out from training on the split `chosen`: one that it does not use.
+
+    Raises as `open_tfds`, ValueError where every other split is in use.
+    """
+    splits = list(_tfds_info(where).splits)
+    used = {name for name in splits if name in chosen}
+    if chosen.startswith("all"):
+        used = set(splits)
+    return _tfds_split(where, "heldout", [name for name in splits if name not in used])
+
+
+def _tfds_info(where: str) -> Any:
+    # Here, so that worker processes do not load all of it.
+    import tensorflow_datasets as tfds  # noqa: PLC0415
+
+    try:
+        if os.path.isdir(where):
+            info = tfds.builder_from_directory(where).info
+        else:
+            info = tfds.builder(where).info
+    except Exception as error:  # Of many classes, some with advice that is of no use here.
+        raise FileNotFoundError(
+            f"'tfds:{where}': no such dataset. Give the folder that 'codeformer-jax prepare' wrote "
+            "(it holds dataset_info.json), or the name of a dataset that TFDS has prepared here; "
+            f"TFDS says: {_first_line(error)}"
+        ) from error
+    if not info.splits:
+        raise FileNotFoundError(
+            f"'tfds:{where}' is known to TFDS but has not been prepared in {info.data_dir}; do so "
+            "with file_format='array_record', or give the folder of a prepared dataset"
+        )
+    if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"'tfds:{where}' is stored as {info.file_format.value}, which cannot be read at random "
+            "places; prepare it with file_format='array_record'"
+        )
+    return info
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or repr(error)
+
+
+def _tfds_split(where: str, split: str, splits: list[str]) -> str:
+    if split == "all":
+        return "all"
+    wanted = (TRAIN_SPLIT,) if split == "train" else HELDOUT_SPLITS
+    found = [name for name in wanted if name in splits]
+    if not found:
+        raise ValueError(
+            f"'tfds:{where}' has no split {' or '.join(map(repr, wanted))} for '{split}' "
+            f"(unused splits: {', '.join(splits) or 'none'}); name one, such as "
+            f"tfds:{where}[train[90%:]], in data.path or eval.path"
+        )
+    return found[0]
+
+
+def _check_files(label: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not os.path.exists(name):
+            raise FileNotFoundError(
+                f"'{label}': its file '{name}' is missing; copy the dataset again, all of it"
+            )
+        if not os.access(name, os.R_OK):
+            raise PermissionError(
+                f"'{label}': permission denied for '{name}'; make it readable for this user"
+            )
+
+
+def _ends(filename: str) -> str:
+    """Length and hash of the first and last blocks of a file; ArrayRecord fills up its blocks."""
+    digest, length = hashlib.blake2b(digest_size=16), os.path.getsize(filename)
+    with open(filename, "rb") as file:
+        digest.update(file.read(_BLOCK))
+        file.seek(max(0, length - _BLOCK))
+        digest.update(file.read(_BLOCK))
+    return f"{length} {digest.hexdigest()}"
+
+
+def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for name in files:
+        try:
+            yield name, len(ArrayRecordDataSource([name]))
+        except RuntimeError as error:
+            raise UnreadableRecord(
+                f"'{name}' is no complete ArrayRecord file ({error}); copy it again, or let the "
+                "pattern leave it out"
+            ) from error
+
+
+def _content(record: bytes) -> tuple[bytes, str]:
+    """The encoded image in a record, and its name or ''."""
+    if not record.startswith(_EXAMPLE):
+        return record, ""
+    try:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise ValueError("neither an image file nor a tf.train.Example") from error
+    if "image" not in features or not features["image"].bytes_list.value:
+        raise ValueError(f"no bytes in feature 'image'; it has {', '.join(sorted(features))}")
+    name = features["name"].bytes_list.value if "name" in features else ()
+    return features["image"].bytes_list.value[0], name[0].decode("utf-8", "replace") if name else ""
