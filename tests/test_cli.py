@@ -46,7 +46,7 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "export", "demo"])
+@pytest.mark.parametrize("command", ["restore", "prepare", "convert", "export", "demo"])
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])

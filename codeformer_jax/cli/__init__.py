@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from codeformer_jax import __version__
-from codeformer_jax.cli import convert, demo, export, restore
+from codeformer_jax.cli import convert, demo, export, prepare, restore
 
-COMMANDS = (restore, convert, export, demo)
+COMMANDS = (restore, prepare, convert, export, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
