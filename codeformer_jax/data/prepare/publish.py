@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -21,6 +21,7 @@ from codeformer_jax.data.prepare.staging import (
     SPLITS,
     PrepareError,
     Staging,
+    file_size,
     is_remote,
     new_file,
     read_lines,
@@ -37,7 +38,7 @@ class TooManyRejected(PrepareError):
     """More files were left out than `max_rejected`; nothing was published."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Split:
     lengths: list[int]
     num_bytes: int
@@ -169,29 +170,35 @@ def _write_split(
     fingerprint: Any,
 ) -> _Split:
     """Puts the shards of a split that hold records into the dataset, without duplicates."""
-    made, sources = _Split([], 0), []
+    lengths: dict[int, int] = {}
     for shard in plan.shards(split):
-        dropped, kept = duplicates.get(shard, {}), 0
+        dropped = duplicates.get(shard, {})
         for note in read_notes(staging, shard):
             if "sha256" in note and note["name"] not in dropped:
-                kept += 1
-                made.num_bytes += note["bytes"]
+                lengths[shard] = lengths.get(shard, 0) + 1
                 fingerprint.update(to_line([note["name"], note["sha256"]]).encode())
-        if kept:
-            made.lengths.append(kept)
-            sources.append(shard)
-    for index, shard in enumerate(sources):
-        target = staging.dataset / (
-            f"{_NAME}-{split}.array_record-{index:05d}-of-{len(sources):05d}"
-        )
-        if target.exists():
-            continue
-        positions = {duplicate.position for duplicate in duplicates.get(shard, {}).values()}
-        if positions:
-            rewrite_shard(staging.records(shard), target, plan.settings.file_format, positions)
-        else:
-            staging.records(shard).rename(target)
-    return made
+    num_bytes = 0
+    for index, shard in enumerate(lengths):
+        name = f"{_NAME}-{split}.array_record-{index:05d}-of-{len(lengths):05d}"
+        target = staging.dataset / name
+        if not target.exists():
+            _place(staging, shard, target, plan.settings.file_format, duplicates.get(shard, {}))
+        num_bytes += file_size(target)
+    return _Split(list(lengths.values()), num_bytes)
+
+
+def _place(
+    staging: Staging,
+    shard: int,
+    target: epath.Path,
+    file_format: str,
+    dropped: Mapping[str, Duplicate],
+) -> None:
+    if dropped:
+        positions = {duplicate.position for duplicate in dropped.values()}
+        rewrite_shard(staging.records(shard), target, file_format, positions)
+    else:
+        staging.records(shard).rename(target)
 
 
 def _write_metadata(

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
@@ -17,7 +16,7 @@ from tensorflow_datasets.core import example_serializer
 
 from codeformer_jax.data.images import UnreadableImage
 from codeformer_jax.data.prepare.examine import TooSmall, encode, examine
-from codeformer_jax.data.prepare.plan import Plan, files_of_shard
+from codeformer_jax.data.prepare.plan import Plan, Settings, files_of_shard
 from codeformer_jax.data.prepare.staging import Staging, local_file, new_file, read_lines, to_line
 
 
@@ -31,9 +30,8 @@ def features(size: int) -> tfds.features.FeaturesDict:
 def build_shard(staging_root: str, shard: int, tick: Callable[[], None] = lambda: None) -> None:
     """Builds a shard of the plan in a staging folder, unless it is done; `tick` is called per file.
 
-    Its notes appear last, one JSON line for each file: `{name, sha256, bytes}` of a record, where
-    `sha256` is that of the pixels and `bytes` the length of the record, or `{name, kind, reason}`
-    of a file that is left out.
+    Its notes appear last, one JSON line for each file: `{name, sha256}` of a record, with the hash of
+    its pixels, or `{name, kind, reason}` of a file that is left out.
 
     Raises:
       OSError: writing failed, as on a full disk; or the sources' disk failed.
@@ -42,22 +40,23 @@ def build_shard(staging_root: str, shard: int, tick: Callable[[], None] = lambda
     if staging.notes(shard).exists():
         return
     plan = Plan.load(staging)
-    with new_file(staging.notes(shard)) as notes_path, open(notes_path, "w") as notes:
-        with new_file(staging.records(shard)) as path:
-            with _Writer(path, plan.settings.file_format) as writer:
-                _fill(writer, notes, staging, plan, shard, tick)
-        notes.flush()
+    with (  # Left in the opposite order: the notes get their name last.
+        new_file(staging.notes(shard)) as notes_path,
+        open(notes_path, "w", encoding="ascii") as notes,
+        new_file(staging.records(shard)) as records_path,
+        _Writer(records_path, plan.settings.file_format) as writer,
+    ):
+        _fill(writer, notes, staging, plan.settings, shard, tick)
 
 
 def _fill(
     writer: "_Writer",
     notes: IO[str],
     staging: Staging,
-    plan: Plan,
+    settings: Settings,
     shard: int,
     tick: Callable[[], None],
 ) -> None:
-    settings = plan.settings
     specs = features(settings.size).get_serialized_info()
     serializer = example_serializer.ExampleSerializer(specs)
     for name, path in files_of_shard(staging, settings, shard):
@@ -73,7 +72,7 @@ def _fill(
             record = serializer.get_tf_example(example).SerializeToString(deterministic=True)
             writer.write(record)
             digest = hashlib.sha256(pixels).hexdigest()
-            notes.write(to_line({"name": name, "sha256": digest, "bytes": len(record)}))
+            notes.write(to_line({"name": name, "sha256": digest}))
         tick()
 
 

@@ -145,6 +145,12 @@ def local_file(path: epath.Path) -> Iterator[str]:
         yield copy
 
 
+def file_size(path: epath.Path) -> int:
+    """The size of a file in bytes."""
+    # Of a local file not by epath, which fails where its owner has no name.
+    return path.stat().length if is_remote(path) else os.path.getsize(path)
+
+
 def read_lines(path: epath.Path) -> Iterator[Any]:
     """The values of a file with one JSON value per line."""
     with path.open("r") as file:

@@ -39,9 +39,7 @@ def build_shards(staging: Staging, plan: Plan, workers: int | None) -> None:
     done = sum(plan.sizes) - sum(plan.sizes[shard] for shard in wanted)
     root = os.fspath(staging.root)
     if workers is None:
-        workers = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+        workers = _cores()
     # `disable=None`: no bar where nobody looks.
     with tqdm(total=sum(plan.sizes), initial=done, unit=" images", disable=None) as bar:
         if workers == 0:
@@ -50,6 +48,12 @@ def build_shards(staging: Staging, plan: Plan, workers: int | None) -> None:
             return
         for count in _in_processes(root, wanted, min(workers, len(wanted))):
             bar.update(done + count - bar.n)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
@@ -76,7 +80,7 @@ def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
 
 
 def _start(count: Any, stop: synchronize.Event) -> None:
-    global _count, _stop  # noqa: PLW0603  An initializer has no other way to hand things on.
+    global _count, _stop  # An initializer has no other way to hand things on.
     _count, _stop = count, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent tells us.
     threading.Thread(target=_die_with_parent, daemon=True).start()
