@@ -6,6 +6,8 @@ It maps the function that processes of one machine use, so the dataset is the sa
 import os
 from collections.abc import Sequence
 
+import fsspec
+
 from codeformer_jax.data.prepare.plan import Plan
 from codeformer_jax.data.prepare.shards import build_shard
 from codeformer_jax.data.prepare.staging import PrepareError, Staging
@@ -29,13 +31,18 @@ def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str])
             "leave out --beam to build with processes of this machine"
         ) from error
     root = os.fspath(staging.root)
-    with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
-        _ = (
-            pipeline
-            | beam.Create(range(len(plan.sizes)))
-            | beam.Reshuffle()  # Otherwise one worker gets them all.
-            | beam.Map(_build, root=root)
-        )
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(range(len(plan.sizes)))
+                | beam.Reshuffle()  # Otherwise one worker gets them all.
+                | beam.Map(_build, root=root)
+            )
+    except RuntimeError as error:  # Runners wrap whatever failed in their workers.
+        raise OSError(f"the Beam pipeline failed: {error}") from error
+    # What is known of a bucket here is older than what the workers wrote there.
+    fsspec.core.url_to_fs(root)[0].invalidate_cache()
 
 
 def _build(shard: int, root: str) -> None:

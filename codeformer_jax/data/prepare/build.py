@@ -97,22 +97,22 @@ def prepare(
     _check_out(settings.sources, out, force)
     staging = Staging.of(out)
     staging.make()
-    try:
-        with staging.locked():
-            if restart:
-                staging.clear()
+    with staging.locked():
+        if restart:
+            staging.clear()
+        try:
             plan = make_plan(settings, staging)
-            try:
-                summary = _build(staging, plan, out, max_rejected, workers, beam_args)
-            except OSError as error:
-                raise OSError(
-                    f"{error}\nnothing is published; what is done is kept in '{staging.root}': "
-                    "remove the cause, and give the same command again to go on"
-                ) from error
-    finally:
-        if staging.root.exists() and not staging.plan.exists():
-            staging.root.rmtree()  # Nothing was begun.
-    return summary
+            return _build(staging, plan, out, max_rejected, workers, beam_args)
+        except OSError as error:
+            if not staging.plan.exists():
+                raise
+            raise OSError(
+                f"{error}\nnothing is published; what is done is kept in '{staging.root}': remove "
+                "the cause, and give the same command again to go on"
+            ) from error
+        finally:
+            if not staging.plan.exists() and staging.root.exists():
+                staging.root.rmtree()  # Nothing was begun.
 
 
 def _build(

@@ -23,6 +23,7 @@ from codeformer_jax.data.prepare.staging import (
     Staging,
     file_size,
     is_remote,
+    move,
     new_file,
     read_lines,
     to_line,
@@ -54,7 +55,7 @@ def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
     duplicates = find_duplicates(staging, plan)
     counts = _write_report(staging, plan, duplicates)
     _check_rejected(staging, plan, counts, max_rejected)
-    staging.dataset.mkdir(exist_ok=True)
+    staging.dataset.mkdir(parents=True, exist_ok=True)
     splits, fingerprint = {}, hashlib.sha256()
     for split in SPLITS:
         made = _write_split(staging, plan, split, duplicates, fingerprint)
@@ -96,7 +97,7 @@ def publish(staging: Staging, out: epath.Path) -> None:
         out.rmtree()
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path.name)):
-        path.replace(out / path.name)
+        move(path, out / path.name)
     staging.root.rmtree()
 
 
@@ -198,7 +199,7 @@ def _place(
         positions = {duplicate.position for duplicate in dropped.values()}
         rewrite_shard(staging.records(shard), target, file_format, positions)
     else:
-        staging.records(shard).rename(target)
+        move(staging.records(shard), target)
 
 
 def _write_metadata(

@@ -30,8 +30,8 @@ def features(size: int) -> tfds.features.FeaturesDict:
 def build_shard(staging_root: str, shard: int, tick: Callable[[], None] = lambda: None) -> None:
     """Builds a shard of the plan in a staging folder, unless it is done; `tick` is called per file.
 
-    Its notes appear last, one JSON line for each file: `{name, sha256}` of a record, with the hash of
-    its pixels, or `{name, kind, reason}` of a file that is left out.
+    Its notes appear last, one JSON line for each file: `{name, sha256}` of a record, with the hash
+    of its pixels, or `{name, kind, reason}` of a file that is left out.
 
     Raises:
       OSError: writing failed, as on a full disk; or the sources' disk failed.

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 from etils import epath
 
 SPLITS = ("train", "validation")
@@ -78,11 +79,12 @@ class Staging:
     def clear(self) -> None:
         """Removes all but the lock, the plan first: without it nothing else is used again."""
         self.plan.unlink(missing_ok=True)
-        for path in self.root.iterdir():
+        # A folder of a bucket is there while it holds something.
+        for path in self.root.iterdir() if self.root.exists() else ():
             if path.name != "lock":
                 path.rmtree()
         for folder in ("names", "shards"):
-            (self.root / folder).mkdir()
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -143,6 +145,15 @@ def local_file(path: epath.Path) -> Iterator[str]:
         copy = os.path.join(folder, path.name)
         path.copy(copy)
         yield copy
+
+
+def move(source: epath.Path, target: epath.Path) -> None:
+    """Renames a file within this machine or within a bucket."""
+    if is_remote(source):
+        system, path = fsspec.core.url_to_fs(os.fspath(source))
+        system.mv(path, os.fspath(target))
+    else:
+        os.rename(source, target)
 
 
 def file_size(path: epath.Path) -> int:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, synchronize
 from typing import Any
 
@@ -33,7 +34,7 @@ def build_shards(staging: Staging, plan: Plan, workers: int | None) -> None:
 
     Raises:
       OSError: what failed first in any of them; the others are stopped at their next file.
-      BrokenProcessPool: a process was killed.
+      ChildProcessError: a process was killed.
     """
     wanted = [shard for shard in range(len(plan.sizes)) if not staging.notes(shard).exists()]
     done = sum(plan.sizes) - sum(plan.sizes[shard] for shard in wanted)
@@ -74,6 +75,10 @@ def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
             for future in finished:
                 future.result()
             yield count.value
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process was killed, most likely because memory ran out; use fewer --workers"
+        ) from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
