@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -95,6 +96,13 @@ def prepare(
     )
     _check_options(settings, max_rejected, workers)
     _check_out(settings.sources, out, force)
+    return _locked_build(
+        settings, out, restart, max_rejected=max_rejected, workers=workers, beam_args=beam_args
+    )
+
+
+def _locked_build(settings: Settings, out: epath.Path, restart: bool, **options: Any) -> Summary:
+    """Plans and builds, alone; leaves no staging folder where nothing was begun."""
     staging = Staging.of(out)
     staging.make()
     with staging.locked():
@@ -102,7 +110,7 @@ def prepare(
             staging.clear()
         try:
             plan = make_plan(settings, staging)
-            return _build(staging, plan, out, max_rejected, workers, beam_args)
+            return _build(staging, plan, out, **options)
         except OSError as error:
             if not staging.plan.exists():
                 raise
@@ -112,7 +120,7 @@ def prepare(
             ) from error
         finally:
             if not staging.plan.exists() and staging.root.exists():
-                staging.root.rmtree()  # Nothing was begun.
+                staging.root.rmtree()
 
 
 def _build(

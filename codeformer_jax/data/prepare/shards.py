@@ -16,7 +16,7 @@ from tensorflow_datasets.core import example_serializer
 
 from codeformer_jax.data.images import UnreadableImage
 from codeformer_jax.data.prepare.examine import TooSmall, encode, examine
-from codeformer_jax.data.prepare.plan import Plan, Settings, files_of_shard
+from codeformer_jax.data.prepare.plan import Plan, files_of_shard
 from codeformer_jax.data.prepare.staging import Staging, local_file, new_file, read_lines, to_line
 
 
@@ -44,22 +44,25 @@ def build_shard(staging_root: str, shard: int, tick: Callable[[], None] = lambda
         new_file(staging.notes(shard)) as notes_path,
         open(notes_path, "w", encoding="ascii") as notes,
         new_file(staging.records(shard)) as records_path,
-        _Writer(records_path, plan.settings.file_format) as writer,
+        RecordWriter(records_path, plan.settings.file_format) as writer,
     ):
-        _fill(writer, notes, staging, plan.settings, shard, tick)
+        _fill(writer, notes, staging, plan, shard, tick)
 
 
 def _fill(
-    writer: "_Writer",
+    writer: "RecordWriter",
     notes: IO[str],
     staging: Staging,
-    settings: Settings,
+    plan: Plan,
     shard: int,
     tick: Callable[[], None],
 ) -> None:
+    settings = plan.settings
     specs = features(settings.size).get_serialized_info()
     serializer = example_serializer.ExampleSerializer(specs)
+    files = 0
     for name, path in files_of_shard(staging, settings, shard):
+        files += 1
         try:
             pixels = examine(path, settings.size, settings.min_size)
         except (UnreadableImage, TooSmall) as error:
@@ -74,13 +77,22 @@ def _fill(
             digest = hashlib.sha256(pixels).hexdigest()
             notes.write(to_line({"name": name, "sha256": digest}))
         tick()
+    if files != plan.sizes[shard]:
+        raise OSError(
+            f"'{staging.names(shard)}' is damaged: it holds {files} of {plan.sizes[shard]} names; "
+            "give --restart to begin anew"
+        )
 
 
 def rewrite_shard(
     source: epath.Path, target: epath.Path, file_format: str, dropped: set[int]
 ) -> None:
     """Writes `target` with the records of `source` but those at the positions `dropped`."""
-    with local_file(source) as path, new_file(target) as new, _Writer(new, file_format) as writer:
+    with (
+        local_file(source) as path,
+        new_file(target) as new,
+        RecordWriter(new, file_format) as writer,
+    ):
         records = array_record_data_source.ArrayRecordDataSource([path])
         for position in range(len(records)):
             if position not in dropped:
@@ -97,16 +109,20 @@ def name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "backslashreplace")
 
 
-class _Writer:
-    """ArrayRecord whose errors are OSErrors; one record per group, for random access."""
+class RecordWriter:
+    """ArrayRecord whose errors are OSErrors; one record per group, for random access.
+
+    path: local file to write.
+    file_format: of the pictures in the records; one of `examine.FORMATS`.
+    """
 
     def __init__(self, path: str, file_format: str):
-        # The pictures of other formats are compressed already.
+        # Other formats than png are compressed already.
         compression = "zstd:3" if file_format == "png" else "uncompressed"
         self._path = path
         self._options = f"group_size:1,{compression}"
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "RecordWriter":
         self._writer = self._call(array_record_module.ArrayRecordWriter, self._path, self._options)
         return self
 

@@ -147,11 +147,8 @@ def test_replacing_a_dataset_never_leaves_less_than_one(room, monkeypatch, whole
 
 
 def test_stopping_while_planning(room, monkeypatch, whole):
-    def stop(*_):
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr("codeformer_jax.data.prepare.plan.Plan.save", stop)
+        patch.setattr("codeformer_jax.data.prepare.plan.Plan.save", killed)
         with pytest.raises(Killed):
             room.prepare()
     assert not room.partial.exists()
@@ -159,12 +156,13 @@ def test_stopping_while_planning(room, monkeypatch, whole):
     assert tree_hash(room.out) == whole
 
 
-def interrupt(room, monkeypatch):
-    def stop(*_):
-        raise Killed
+def killed(*_):
+    raise Killed
 
+
+def interrupt(room, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(build, "finish", stop)
+        patch.setattr(build, "finish", killed)
         with pytest.raises(Killed):
             room.prepare()
 
@@ -197,6 +195,21 @@ def test_other_files_do_not_go_on(room, monkeypatch, whole, change):
     assert tree_hash(room.partial) == before
     room.prepare(restart=True)
     assert not room.partial.exists()
+
+
+def test_a_damaged_list_of_names_loses_no_picture(room, monkeypatch, whole):
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_shards", killed)
+        with pytest.raises(Killed):
+            room.prepare()
+    (room.partial / "names" / "00001.jsonl").write_text("")
+    with pytest.raises(
+        OSError, match=r"00001\.jsonl' is damaged: it holds 0 of \d names; .*restart"
+    ):
+        room.prepare()
+    assert not room.out.exists()
+    room.prepare(restart=True)
+    assert tree_hash(room.out) == whole
 
 
 def test_an_existing_folder_is_never_overwritten(room):
