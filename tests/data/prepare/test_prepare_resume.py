@@ -203,9 +203,7 @@ def test_a_damaged_list_of_names_loses_no_picture(room, monkeypatch, whole):
         with pytest.raises(Killed):
             room.prepare()
     (room.partial / "names" / "00001.jsonl").write_text("")
-    with pytest.raises(
-        OSError, match=r"00001\.jsonl' is damaged: it holds 0 of \d names; .*restart"
-    ):
+    with pytest.raises(OSError, match=r"00001\.jsonl' is damaged: it holds 0 of \d names"):
         room.prepare()
     assert not room.out.exists()
     room.prepare(restart=True)
