@@ -1,9 +1,10 @@
-"""Size and decoding time of the formats that a prepared dataset can have, against PNG in a folder.
+"""Size and reading time of the formats that a prepared dataset can have, against PNG in a folder.
 
     python benchmarks/image_formats.py [--faces DIR] [--rounds 7]
 
 Every format holds the same 512 px pictures, and rounds of all alternate. Formats of `prepare` are
-read from ArrayRecord, record and all; the others are decoded from memory. Prints one JSON object.
+read from ArrayRecord, record and all; the others are decoded from memory. Times are of the
+processor, over all threads, since that is what a host's cores give. Prints one JSON object.
 """
 
 import argparse
@@ -50,41 +51,41 @@ def with_pillow(pixels, file_format, options):
 def prepared(faces, file_format, folder):
     """(encoding seconds, bytes, reader) of records in one of the formats of `prepare`."""
     path = pathlib.Path(folder, file_format)
-    start = time.perf_counter()
+    start = time.process_time()
     with RecordWriter(str(path), file_format) as writer:
         for face in faces:
             writer.write(encode(face, file_format))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     source = ArrayRecordDataSource([str(path)])
     return seconds, path.stat().st_size, lambda index: decode(source[index])
 
 
 def alternative(faces, file_format, options):
-    start = time.perf_counter()
+    start = time.process_time()
     data = [with_pillow(face, file_format, options) for face in faces]
-    return time.perf_counter() - start, sum(map(len, data)), lambda index: decode(data[index])
+    return time.process_time() - start, sum(map(len, data)), lambda index: decode(data[index])
 
 
 def in_folder(faces, folder):
     """PNG files as `ImageFolder` reads them."""
     paths = [pathlib.Path(folder, f"{index}.png") for index in range(len(faces))]
-    start = time.perf_counter()
+    start = time.process_time()
     for path, face in zip(paths, faces, strict=True):
         Image.fromarray(face).save(path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     size = sum(path.stat().st_size for path in paths)
     return seconds, size, lambda index: resize_image(read_image(paths[index]).pixels, SIZE)
 
 
 def measure(cases, count, rounds):
-    """Median milliseconds of reading one picture, for every case; the first round warms up."""
+    """Median CPU milliseconds of reading one picture, by case; the first round warms up."""
     times = {name: [] for name in cases}
     for _ in range(rounds + 1):
         for name, (_, _, read) in cases.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for index in range(count):
                 read(index)
-            times[name].append((time.perf_counter() - start) / count)
+            times[name].append((time.process_time() - start) / count)
     return {name: 1e3 * statistics.median(each[1:]) for name, each in times.items()}
 
 
@@ -112,8 +113,8 @@ def main():
         "formats": {
             name: {
                 "kib": round(size / len(faces) / 1024, 1),
-                "encode_ms": round(1e3 * seconds / len(faces), 2),
-                "read_ms": round(times[name], 3),
+                "encode_cpu_ms": round(1e3 * seconds / len(faces), 2),
+                "read_cpu_ms": round(times[name], 3),
                 "times_folder": round(times["folder of png"] / times[name], 2),
             }
             for name, (seconds, size, _) in cases.items()

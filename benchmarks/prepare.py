@@ -4,9 +4,9 @@
 
 Makes folders of distinct pictures, prepares each in a process of its own and samples the resident
 memory of that process with all its workers. The time of starting them, measured with a few
-pictures, is taken off before the time per image. What the parent alone does for every file (listing,
-planning, finding duplicates) is measured by itself with a million names. Both extrapolate to sets
-that nobody keeps for a benchmark. Prints one JSON object.
+pictures, is taken off before the time per image. What the parent alone does for every file
+(listing, planning, finding duplicates) is measured by itself with a million names. Both extrapolate
+to sets that nobody keeps for a benchmark. Prints one JSON object.
 """
 
 import argparse

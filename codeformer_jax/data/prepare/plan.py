@@ -195,9 +195,9 @@ def _list(sources: Sequence[str], spool: IO[str]) -> _Listed:
             f"files ending in {', '.join(SUFFIXES)}, in the folder itself or at any depth below it"
         )
     return _Listed(
-        hashes=np.array(hashes, np.uint64),
-        offsets=np.array(offsets, np.int64),
-        other_offsets=np.array(other_offsets, np.int64),
+        hashes=np.asarray(hashes),
+        offsets=np.asarray(offsets),
+        other_offsets=np.asarray(other_offsets),
         digest=digest.hexdigest(),
     )
 
