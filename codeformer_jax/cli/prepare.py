@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> int:
             workers=args.workers,
             force=args.force,
             restart=args.restart,
-            beam_args=args.beam_args if args.beam else None,
+            beam_args=args.beam_args if args.beam or args.beam_args else None,
         )
     except KeyboardInterrupt:
         print(

@@ -198,6 +198,7 @@ def _place(
     if dropped:
         positions = {duplicate.position for duplicate in dropped.values()}
         rewrite_shard(staging.records(shard), target, file_format, positions)
+        staging.records(shard).unlink()  # Before the next one needs the place.
     else:
         move(staging.records(shard), target)
 

@@ -17,7 +17,14 @@ from tensorflow_datasets.core import example_serializer
 from codeformer_jax.data.images import UnreadableImage
 from codeformer_jax.data.prepare.examine import TooSmall, encode, examine
 from codeformer_jax.data.prepare.plan import Plan, files_of_shard
-from codeformer_jax.data.prepare.staging import Staging, local_file, new_file, read_lines, to_line
+from codeformer_jax.data.prepare.staging import (
+    PrepareError,
+    Staging,
+    local_file,
+    new_file,
+    read_lines,
+    to_line,
+)
 
 
 def features(size: int) -> tfds.features.FeaturesDict:
@@ -35,6 +42,7 @@ def build_shard(staging_root: str, shard: int, tick: Callable[[], None] = lambda
 
     Raises:
       OSError: writing failed, as on a full disk; or the sources' disk failed.
+      PrepareError: the shard's list of names is damaged.
     """
     staging = Staging(epath.Path(staging_root))
     if staging.notes(shard).exists():
@@ -78,7 +86,7 @@ def _fill(
             notes.write(to_line({"name": name, "sha256": digest}))
         tick()
     if files != plan.sizes[shard]:
-        raise OSError(
+        raise PrepareError(
             f"'{staging.names(shard)}' is damaged: it holds {files} of {plan.sizes[shard]} names; "
             "give --restart to begin anew"
         )

@@ -67,7 +67,13 @@ def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
         workers, mp_context=context, initializer=_start, initargs=(count, stop)
     )
     try:
-        running = {pool.submit(_build, root, shard) for shard in wanted}
+        # Ctrl-C goes to all processes of a terminal. What is blocked here stays blocked in those
+        # that are spawned meanwhile: only the parent hears it, and tells them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            running = {pool.submit(_build, root, shard) for shard in wanted}
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while running:
             finished, running = futures.wait(
                 running, _POLL_SECONDS, return_when=futures.FIRST_COMPLETED
@@ -87,7 +93,6 @@ def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
 def _start(count: Any, stop: synchronize.Event) -> None:
     global _count, _stop  # An initializer has no other way to hand things on.
     _count, _stop = count, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent tells us.
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

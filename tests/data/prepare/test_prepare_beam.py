@@ -79,7 +79,7 @@ def test_the_command_with_options_for_the_pipeline(room, tmp_path):
     pytest.importorskip("apache_beam", reason=BEAM)
     some_pictures(room.faces)
     room.prepare()
-    command = ["prepare", room.faces, tmp_path / "beam", "--size", "16", "--beam", "--beam-args"]
+    command = ["prepare", room.faces, tmp_path / "beam", "--size", "16", "--beam-args"]
     done = subprocess.run(
         [sys.executable, "-m", "codeformer_jax.cli", *command, "--direct_num_workers=2"],
         capture_output=True,
