@@ -48,7 +48,9 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "export", "encode", "testset", "demo"])
+@pytest.mark.parametrize(
+    "command", ["restore", "convert", "export", "prepare", "encode", "testset", "demo"]
+)
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])

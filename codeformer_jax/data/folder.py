@@ -173,10 +173,14 @@ def in_split(name: str, split: str, heldout_fraction: float) -> bool:
     """
     if split == "all":
         return True
-    normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(normal, digest_size=8).digest()
-    heldout = int.from_bytes(digest, "big") < heldout_fraction * 2**64
+    heldout = name_hash(name) < heldout_fraction * 2**64
     return heldout == (split == "heldout")
+
+
+def name_hash(name: str) -> int:
+    """A 64-bit number that follows from a name alone, the same for ever and on every system."""
+    normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
 
 def _check_options(size: int, split: str, heldout_fraction: float) -> None:
@@ -202,7 +206,7 @@ def image_names(root: pathlib.Path) -> list[str]:
         )
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
-    files = sorted(_visible_files(root))
+    files = sorted(visible_files(root))
     names = [name for name in files if name.lower().endswith(SUFFIXES)]
     if not names:
         found = f"{len(files)} other files, such as '{files[0]}'" if files else "no files at all"
@@ -213,9 +217,17 @@ def image_names(root: pathlib.Path) -> list[str]:
     return names
 
 
-def _visible_files(root: pathlib.Path) -> Iterator[str]:
+def visible_files(root: pathlib.Path) -> Iterator[str]:
+    """Relative names, with slashes, of all files at any depth below `root`, links followed.
+
+    Hidden files and folders are left out. The order is always the same, and the names of one folder
+    are held in memory at a time.
+
+    Raises:
+      PermissionError: a folder cannot be listed, so nobody knows what is in it.
+    """
     seen = {os.path.realpath(root)}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         # In place: os.walk descends into what is left. Each folder counts once, or a loop of links
         # never ends.
         kept = []
@@ -225,6 +237,15 @@ def _visible_files(root: pathlib.Path) -> Iterator[str]:
                 seen.add(target)
                 kept.append(subfolder)
         subfolders[:] = kept
-        for file in files:
+        below = pathlib.Path(folder).relative_to(root)
+        for file in sorted(files):
             if not file.startswith("."):
-                yield pathlib.Path(folder, file).relative_to(root).as_posix()
+                yield (below / file).as_posix()
+
+
+def _cannot_list(error: OSError) -> None:
+    raise type(error)(
+        error.errno,
+        f"this folder cannot be listed ({error.strerror}); make it readable, or move it away",
+        error.filename,
+    ) from error

@@ -171,7 +171,7 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """The file opened by Pillow; whatever fails inside becomes UnreadableImage."""
     try:
         # Only these formats: some other Pillow readers start external programs.
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(_openable(path), formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             # Pillow itself only warns up to twice its limit.
             if limit is not None and image.width * image.height > limit:
@@ -181,11 +181,22 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
         raise UnreadableImage(path, _reason(path, error)) from error
 
 
+def _openable(path: str | os.PathLike) -> str | os.PathLike | io.BytesIO:
+    """What Pillow can open: the path, or the contents of a file in a bucket (`gs://`, `s3://`)."""
+    if "://" not in os.fspath(path):
+        return path
+    from etils import epath  # noqa: PLC0415  Slow to import, and most files are local.
+
+    return io.BytesIO(epath.Path(path).read_bytes())
+
+
 def _reason(path: str | os.PathLike, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
     if isinstance(error, UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
+        file = _openable(path)
+        length = len(file.getbuffer()) if isinstance(file, io.BytesIO) else os.path.getsize(file)
+        if length == 0:
             return "the file is empty"
         return "not a PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
     for kind, reason in _REASONS.items():

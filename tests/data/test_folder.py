@@ -219,6 +219,21 @@ def test_empty_folder(tmp_path):
         ImageFolder(tmp_path, 8)
 
 
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+    save(tmp_path / "closed" / "b.png")
+    scandir = os.scandir
+
+    def deny(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(PermissionError, match=r"cannot be listed \(Perm.*: '.*closed'"):
+        ImageFolder(tmp_path, 8, "all")
+
+
 def test_folder_without_images(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.txt").touch()

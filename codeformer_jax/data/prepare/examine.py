@@ -1,0 +1,81 @@
+"""One file: the picture that goes into the dataset and its encoded bytes, or why it does not."""
+
+import errno
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from codeformer_jax.data.images import UnreadableImage, read_image, resize_image
+
+FORMATS = ("png", "webp", "jpeg")
+
+# Of the file itself. Anything else (a disk or network that fails) may be over tomorrow.
+_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
+
+
+class TooSmall(ValueError):
+    """A picture whose shorter side is below the least accepted one."""
+
+
+def examine(path: str | os.PathLike, size: int, min_size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The centred square of a file's upright RGB picture, antialiased to [size, size, 3].
+
+    Raises:
+      UnreadableImage: not an image, damaged, unreadable, or a decompression bomb.
+      TooSmall: the shorter side is below `min_size` pixels.
+      OSError, MemoryError: the disk, the network or this machine failed, not the file.
+    """
+    try:
+        pixels = read_image(path).pixels
+    except UnreadableImage as error:
+        cause = error.__cause__
+        if isinstance(cause, MemoryError):
+            raise cause from error
+        if isinstance(cause, OSError) and cause.errno not in _LASTING:
+            raise cause from error
+        raise
+    height, width = pixels.shape[:2]
+    if min(height, width) < min_size:
+        raise TooSmall(
+            f"{width}x{height} pixels (w x h), its shorter side must be at least {min_size}"
+        )
+    return resize_image(pixels, size)
+
+
+def encode(pixels: UInt8[np.ndarray, "h w 3"], file_format: str) -> bytes:
+    """The picture as a file: 'png' and 'webp' without loss, 'jpeg' at quality 95 (4:4:4)."""
+    if file_format == "png":
+        return _png(pixels)
+    options = {
+        "webp": {"lossless": True, "method": 0, "quality": 0},
+        "jpeg": {"quality": 95, "subsampling": 0},
+    }[file_format]
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, file_format, **options)
+    return encoded.getvalue()
+
+
+def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """A PNG of differences between rows (filter 2), stored and not deflated.
+
+    The record around it is compressed by zstd: together as small as an ordinary PNG and several
+    times as fast to read. Pillow lets nobody choose the filter.
+    """
+    height, width = pixels.shape[:2]
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = 2
+    flat = pixels.reshape(height, 3 * width)
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

@@ -1,0 +1,222 @@
+"""From shards that are done to a dataset in its place.
+
+Every step can be interrupted and done again: what is there already is left as it is.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from codeformer_jax.data.prepare.duplicates import Duplicate, find_duplicates
+from codeformer_jax.data.prepare.plan import Plan, name_prefixes
+from codeformer_jax.data.prepare.shards import features, read_notes, rewrite_shard
+from codeformer_jax.data.prepare.staging import (
+    SPLITS,
+    PrepareError,
+    Staging,
+    file_size,
+    is_remote,
+    move,
+    new_file,
+    read_lines,
+    to_line,
+)
+
+INFO = "dataset_info.json"  # Written last: a folder with it is a whole dataset.
+
+_NAME = "prepared"  # Not that of OUT, so that the same input gives the same files everywhere.
+_LISTED = 10
+
+
+class TooManyRejected(PrepareError):
+    """More files were left out than `max_rejected`; nothing was published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    lengths: list[int]
+    num_bytes: int
+
+
+def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
+    """Makes the dataset in the staging folder from shards that are all done, then `finished`.
+
+    Raises:
+      TooManyRejected: see there; the report stays in the staging folder.
+      PrepareError: no picture is left.
+    """
+    duplicates = find_duplicates(staging, plan)
+    counts = _write_report(staging, plan, duplicates)
+    _check_rejected(staging, plan, counts, max_rejected)
+    staging.dataset.mkdir(parents=True, exist_ok=True)
+    splits, fingerprint = {}, hashlib.sha256()
+    for split in SPLITS:
+        made = _write_split(staging, plan, split, duplicates, fingerprint)
+        if made.lengths:
+            splits[split] = made
+    if not splits:
+        raise PrepareError(
+            f"no picture is left: all {sum(plan.sizes)} were left out; see '{staging.report}'"
+        )
+    staging.report.copy(staging.dataset / staging.report.name, overwrite=True)
+    summary = {
+        "splits": {split: sum(made.lengths) for split, made in splits.items()},
+        "rejected": counts,
+        "size": plan.settings.size,
+        "format": plan.settings.file_format,
+        "min_size": plan.settings.min_size,
+        "validation_fraction": plan.settings.validation_fraction,
+        "fingerprint": fingerprint.hexdigest(),
+    }
+    _write_metadata(staging.dataset, plan.settings.size, splits, summary)
+    with new_file(staging.finished) as path:
+        pathlib.Path(path).write_text(to_line(summary), encoding="utf-8")
+
+
+def publish(staging: Staging, out: epath.Path) -> None:
+    """Moves a finished dataset to `out`, in place of one there, and removes the staging folder.
+
+    A rename where `out` is local. In a bucket, which has none, the files are moved one by one, that
+    without which nobody can open the dataset last.
+    """
+    if not is_remote(out):
+        if out.exists():
+            # Aside first: at no time is there less than one whole dataset.
+            os.rename(out, staging.root / "replaced")
+        os.rename(staging.dataset, out)
+        shutil.rmtree(staging.root)
+        return
+    if (out / INFO).exists():  # Without it, these are files that an interrupted move has left.
+        out.rmtree()
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path.name)):
+        move(path, out / path.name)
+    staging.root.rmtree()
+
+
+def _rejections(
+    staging: Staging, plan: Plan, duplicates: Mapping[int, Mapping[str, Duplicate]]
+) -> Iterator[dict[str, str]]:
+    prefixes = name_prefixes(plan.settings.sources)
+    for source, relative in read_lines(staging.others):
+        suffix = pathlib.PurePosixPath(relative).suffix
+        reason = f"the suffix '{suffix}' is not one of an image"
+        yield {"name": prefixes[source] + relative, "kind": "other", "reason": reason}
+    for shard in range(len(plan.sizes)):
+        dropped = duplicates.get(shard, {})
+        for note in read_notes(staging, shard):
+            name = note["name"]
+            if "kind" in note:
+                yield note
+            elif name in dropped:
+                reason = f"the same picture as '{dropped[name].kept}'"
+                yield {"name": name, "kind": "duplicate", "reason": reason}
+
+
+def _write_report(
+    staging: Staging, plan: Plan, duplicates: Mapping[int, Mapping[str, Duplicate]]
+) -> dict[str, int]:
+    """Writes `rejected.jsonl` and returns how many files there are of each kind."""
+    counts: dict[str, int] = {}
+    with new_file(staging.report) as path, open(path, "w", encoding="ascii") as file:
+        for rejection in _rejections(staging, plan, duplicates):
+            counts[rejection["kind"]] = counts.get(rejection["kind"], 0) + 1
+            file.write(to_line(rejection))
+    return dict(sorted(counts.items()))
+
+
+def _check_rejected(
+    staging: Staging, plan: Plan, counts: Mapping[str, int], max_rejected: int | None
+) -> None:
+    limit = max(10, sum(plan.sizes) // 100) if max_rejected is None else max_rejected
+    # Files that never claimed to be images are listed, but say nothing about the others.
+    counted = {kind: count for kind, count in counts.items() if kind != "other"}
+    total = sum(counted.values())
+    if total <= limit:
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counted.items())
+    lines = []
+    for rejection in read_lines(staging.report):
+        if rejection["kind"] != "other":
+            lines.append(f"  {rejection['name']}: {rejection['reason']}")
+        if len(lines) == _LISTED:
+            break
+    more = [f"  and {total - len(lines)} more"] if total > len(lines) else []
+    raise TooManyRejected(
+        "\n".join(
+            [
+                f"{total} of {sum(plan.sizes)} images were left out ({kinds}), more than "
+                f"max_rejected={limit}; nothing was published. '{staging.report}' lists them. Give "
+                f"--max-rejected {total} to publish without them (what is done is kept), or repair "
+                "the files and give --restart:",
+                *lines,
+                *more,
+            ]
+        )
+    )
+
+
+def _write_split(
+    staging: Staging,
+    plan: Plan,
+    split: str,
+    duplicates: Mapping[int, Mapping[str, Duplicate]],
+    fingerprint: Any,
+) -> _Split:
+    """Puts the shards of a split that hold records into the dataset, without duplicates."""
+    lengths: dict[int, int] = {}
+    for shard in plan.shards(split):
+        dropped = duplicates.get(shard, {})
+        for note in read_notes(staging, shard):
+            if "sha256" in note and note["name"] not in dropped:
+                lengths[shard] = lengths.get(shard, 0) + 1
+                fingerprint.update(to_line([note["name"], note["sha256"]]).encode())
+    num_bytes = 0
+    for index, shard in enumerate(lengths):
+        name = f"{_NAME}-{split}.array_record-{index:05d}-of-{len(lengths):05d}"
+        target = staging.dataset / name
+        if not target.exists():
+            _place(staging, shard, target, plan.settings.file_format, duplicates.get(shard, {}))
+        num_bytes += file_size(target)
+    return _Split(list(lengths.values()), num_bytes)
+
+
+def _place(
+    staging: Staging,
+    shard: int,
+    target: epath.Path,
+    file_format: str,
+    dropped: Mapping[str, Duplicate],
+) -> None:
+    if dropped:
+        positions = {duplicate.position for duplicate in dropped.values()}
+        rewrite_shard(staging.records(shard), target, file_format, positions)
+        staging.records(shard).unlink()  # Before the next one needs the place.
+    else:
+        move(staging.records(shard), target)
+
+
+def _write_metadata(
+    folder: epath.Path, size: int, splits: Mapping[str, _Split], summary: Mapping[str, Any]
+) -> None:
+    """What `tfds.builder_from_directory` reads, by TFDS itself, and `metadata.json` for people."""
+    infos = [
+        tfds.core.SplitInfo(name=name, shard_lengths=made.lengths, num_bytes=made.num_bytes)
+        for name, made in splits.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features(size),
+        split_infos=infos,
+        version="1.0.0",
+        check_data=False,
+        description=f"Square pictures of {size} px, made by codeformer-jax prepare.",
+        metadata=tfds.core.MetadataDict(summary),
+    )
