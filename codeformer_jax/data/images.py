@@ -123,7 +123,7 @@ def resize_image(
         pixels = pixels[top : top + side, left : left + side]
         size = (size, size)
     if pixels.shape[:2] == size:
-        return pixels
+        return np.ascontiguousarray(pixels)  # A view would keep what was cut off.
     if min(size) < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS)
