@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from codeformer_jax import __version__
-from codeformer_jax.cli import convert, demo, encode, export, restore, testset
+from codeformer_jax.cli import convert, demo, encode, export, gallery, restore, testset
 
-COMMANDS = (restore, convert, export, encode, testset, demo)
+COMMANDS = (restore, convert, export, encode, testset, gallery, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
