@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.degrade.ranges import number, probability, read, within
+from codeformer_jax.degrade.ranges import number, probability, read, whole, within
 from codeformer_jax.ops import jitter
 from codeformer_jax.ops.masks import random_stroke, stroke_masks
 from codeformer_jax.ops.motion import motion_path, path_kernel
@@ -144,7 +144,7 @@ class Mask:
 
     @classmethod
     def from_config(cls, given: Any) -> "Mask":
-        checks = {"strokes": within(1, MAX_STROKES), "corners": within(2, MAX_CORNERS)}
+        checks = {"strokes": whole(1, MAX_STROKES), "corners": whole(2, MAX_CORNERS)}
         checks |= {"width": within(0.0, 1e4), "length": within(0.0, 1e4)}
         checks |= {"turn": within(0.0, 180.0)}
         defaults = {"strokes": (1, 4), "corners": (4, 12), "width": (24.0, 80.0)}
@@ -171,7 +171,7 @@ def draw_strokes(key: Key[Array, ""], ranges: Mask, size: int) -> Strokes:
     points = jax.vmap(
         lambda key, number: random_stroke(key, number, ranges.length, turn, size, MAX_CORNERS)
     )(jax.random.split(keys[3], MAX_STROKES), corners)
-    there = jnp.arange(MAX_STROKES) < strokes
+    there = jnp.arange(MAX_STROKES, dtype=jnp.float32) < strokes
     return Strokes(points=points, width=jnp.where(there, width, -1.0))
 
 
@@ -201,7 +201,6 @@ def recolour(
 
 def _whole(key: Key[Array, ""], shape: tuple[int, ...], bounds: Array) -> Array:
     """Whole numbers from low to high, both included, as float32."""
-    low, high = jnp.ceil(bounds[0]), jnp.floor(bounds[1])
-    value = jnp.floor(jax.random.uniform(key, shape, jnp.float32, low, high + 1.0))
-    # Of 2**24 uniform numbers one may round up to the open end.
-    return jnp.minimum(value, high)
+    value = jax.random.uniform(key, shape, jnp.float32, bounds[0], bounds[1] + 1.0)
+    # The largest of uniform numbers may be rounded up to the open end.
+    return jnp.minimum(jnp.floor(value), bounds[1])

@@ -303,6 +303,7 @@ def _corrupt(
     images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
 ) -> Array:
     """`noise(source, canvas, channels)` is that of a batch."""
+    in_8_bits = p.rounds is None and p.small_size is not None
     if p.motion is not None:
         images = filter2d(images, p.motion.kernel)
     if p.rounds is not None:
@@ -310,8 +311,8 @@ def _corrupt(
         images = apply_rounds(images, p.rounds, p.small_size, deviates, gradient=gradient)
     elif p.small_size is not None:
         images = blind.corrupt(images, p, source, noise, gradient)
-    images = recolour(images, p.shift, p.gray, p.jitter)
-    images = to_8_bits(images, gradient=gradient)
+    if not in_8_bits or not p.shift is p.gray is p.jitter is None:
+        images = to_8_bits(recolour(images, p.shift, p.gray, p.jitter), gradient=gradient)
     return images if p.strokes is None else paint(images, p.strokes)
 
 

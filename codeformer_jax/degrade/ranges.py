@@ -26,6 +26,18 @@ def within(low: float | int, high: float | int) -> Check:
     return check
 
 
+def whole(low: int, high: int) -> Check:
+    """As `within`, of whole numbers."""
+
+    def check(name: str, value: Any) -> Array:
+        pair = within(low, high)(name, value)
+        if np.any(pair % 1):
+            raise ValueError(f"{name} is {value!r}: expected whole numbers.")
+        return pair
+
+    return check
+
+
 def number(low: float | int, high: float | int) -> Check:
     """One number from low to high, as []."""
 

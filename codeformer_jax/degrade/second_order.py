@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.degrade.ranges import Check, probability, read, shares, within
+from codeformer_jax.degrade.ranges import Check, probability, read, shares, whole, within
 from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.jpeg import jpeg
 from codeformer_jax.ops.kernels import identity_kernels, shaped_kernels, sinc_kernels
@@ -31,7 +31,7 @@ IDENTITY, GAUSSIAN, GENERALIZED, PLATEAU, SINC = range(5)
 _CHECKS: dict[str, Check] = {
     "blur": probability,
     "sinc": probability,
-    "kernel_radius": within(1, KERNEL_SIZE // 2),
+    "kernel_radius": whole(1, KERNEL_SIZE // 2),
     "shapes": shares("Gaussian", "generalized Gaussian", "plateau"),
     "anisotropic": probability,
     "blur_sigma": within(0.01, 1000.0),
