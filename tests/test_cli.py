@@ -28,7 +28,14 @@ def pretend_demo(monkeypatch, run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["restore", "--help"], ["testset", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["restore", "--help"],
+        ["testset", "--help"],
+        ["gallery", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_no_jax(arguments):
     code = f"""
@@ -48,7 +55,9 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
     assert done.stdout.startswith(expected)
 
 
-@pytest.mark.parametrize("command", ["restore", "convert", "export", "encode", "testset", "demo"])
+@pytest.mark.parametrize(
+    "command", ["restore", "convert", "export", "encode", "testset", "gallery", "demo"]
+)
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -67,6 +76,8 @@ def test_help_lists_the_commands(command, capsys):
         (["restore", "faces", "-o", "out", "--format", "gif"], "invalid choice: 'gif'"),
         (["convert", "weights.pth"], "required: TARGET"),
         (["export", "runs/stage3"], "required: TARGET"),
+        (["gallery"], "required: OUT"),
+        (["gallery", "out.png", "-n", "few"], "-n: invalid int value"),
         (["testset"], "required: GT"),
         (["testset", "faces", "set", "--seed", "x"], "--seed: invalid int value"),
         (["encode", "runs/vqgan"], "required: OUT"),

@@ -1,10 +1,12 @@
 """What was drawn for one image, in a few short lines for people."""
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
 
+from codeformer_jax.degrade.extras import Jitter
 from codeformer_jax.degrade.pipeline import Parameters
 from codeformer_jax.degrade.second_order import (
     GENERALIZED,
@@ -21,7 +23,7 @@ _ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 
 def describe(parameters: Parameters, image_size: int) -> list[str]:
     """Lines on the scalar parameters of one image of this side, in the order of application."""
-    p = jax.tree.map(np.asarray, parameters)
+    p = jax.tree.map(_plain, parameters)
     lines = []
     if p.motion is not None and p.motion.length > 0:
         lines.append(f"motion {p.motion.length:.0f} px")
@@ -44,8 +46,15 @@ def describe(parameters: Parameters, image_size: int) -> list[str]:
     if p.jitter is not None:
         lines += _jitter(p.jitter)
     if p.strokes is not None:
-        lines.append(f"{int((p.strokes.width >= 0).sum())} strokes")
+        count = int((p.strokes.width >= 0).sum())
+        lines.append(f"{count} stroke{'s' * (count != 1)}")
     return lines
+
+
+def _plain(value: Any) -> Any:
+    """A Python number for a scalar."""
+    value = np.asarray(value)
+    return value if value.ndim else value.item()
 
 
 def _gaussian(label: str, sigma_x: float, sigma_y: float, theta: float) -> str:
@@ -57,11 +66,14 @@ def _gaussian(label: str, sigma_x: float, sigma_y: float, theta: float) -> str:
 def _kernel(kernel: Kernel, label: str) -> str:
     if kernel.shape == IDENTITY:
         return f"{label}: no blur"
-    taps = 2 * int(kernel.radius) + 1
+    taps = 2 * kernel.radius + 1
     if kernel.shape == SINC:
         return f"{label}: sinc {kernel.cutoff / math.pi:.2f} pi, {taps} taps"
-    names = {GENERALIZED: f"generalized {kernel.beta:.1f}", PLATEAU: f"plateau {kernel.beta:.1f}"}
-    name = names.get(int(kernel.shape), "blur")
+    names = {
+        GENERALIZED: f"generalized ({kernel.beta:.1f})",
+        PLATEAU: f"plateau ({kernel.beta:.1f})",
+    }
+    name = names.get(kernel.shape, "blur")
     return _gaussian(f"{label}: {name}", kernel.sigma_x, kernel.sigma_y, kernel.theta)
 
 
@@ -77,7 +89,7 @@ def _round(drawn: RoundParameters, label: str) -> list[str]:
     ]
 
 
-def _jitter(drawn) -> list[str]:
+def _jitter(drawn: Jitter) -> list[str]:
     """The adjustments that change something, two a line, in their order."""
     values = (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue)
     neutral = (1.0, 1.0, 1.0, 0.0)
