@@ -28,7 +28,14 @@ def pretend_demo(monkeypatch, run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["restore", "--help"], ["testset", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["restore", "--help"],
+        ["testset", "--help"],
+        ["gallery", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_no_jax(arguments):
     code = f"""
@@ -49,7 +56,10 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize(
-    "command", ["restore", "convert", "export", "prepare", "encode", "testset", "demo"]
+@pytest.mark.parametrize(
+    "command",
+    ["restore", "convert", "export", "prepare", "encode", "testset", "gallery", "demo"],
+)
 )
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
@@ -69,6 +79,8 @@ def test_help_lists_the_commands(command, capsys):
         (["restore", "faces", "-o", "out", "--format", "gif"], "invalid choice: 'gif'"),
         (["convert", "weights.pth"], "required: TARGET"),
         (["export", "runs/stage3"], "required: TARGET"),
+        (["gallery"], "required: OUT"),
+        (["gallery", "out.png", "-n", "few"], "-n: invalid int value"),
         (["testset"], "required: GT"),
         (["testset", "faces", "set", "--seed", "x"], "--seed: invalid int value"),
         (["encode", "runs/vqgan"], "required: OUT"),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train.checkpoint import abstract_state
 
@@ -63,6 +64,32 @@ def test_reference_configs_have_the_published_faults():
     assert stage1.loss.lpips_normalize_twice
     assert stage3.loss.lpips_normalize_twice
     assert not stage3.codeformer.fusion_zero_init
+
+
+@pytest.mark.parametrize(
+    ("path", "section", "name"),
+    [
+        ("configs/codeformer_stage2.py", "large", "large"),
+        ("configs/codeformer_stage3.py", "small", "small"),
+        ("configs/codeformer_inpainting.py", "inpainting", "inpainting"),
+        ("configs/codeformer_colorization.py", "large", "colorization"),
+    ],
+)
+def test_configs_degrade_as_the_recipes_of_that_name(path, section, name):
+    ours, named = Recipe.from_config(load(path).degradation[section]), Recipe.named(name)
+    assert jax.tree.structure(ours) == jax.tree.structure(named)
+    for left, right in zip(*map(jax.tree.leaves, (ours, named)), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_inpainting_fuses_up_to_128_px_and_always_at_w_1():
+    config = load("configs/codeformer_inpainting.py")
+    task = make_task(config)
+    assert task.module.connect_list == (32, 64, 128)
+    for step in (0, config.steps - 1):
+        phase = task.phase(step)
+        assert (phase.w, phase.image_losses) == (1.0, True)
+        assert phase.recipe is task.recipes["inpainting"]
 
 
 def test_unknown_demo_argument_names_the_known_ones():

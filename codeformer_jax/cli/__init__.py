@@ -9,9 +9,18 @@ import sys
 from collections.abc import Sequence
 
 from codeformer_jax import __version__
-from codeformer_jax.cli import convert, demo, encode, export, prepare, restore, testset
+from codeformer_jax.cli import (
+    convert,
+    demo,
+    encode,
+    export,
+    gallery,
+    prepare,
+    restore,
+    testset,
+)
 
-COMMANDS = (restore, convert, export, prepare, encode, testset, demo)
+COMMANDS = (restore, convert, export, prepare, encode, testset, gallery, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

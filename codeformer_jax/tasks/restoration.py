@@ -15,6 +15,9 @@ from codeformer_jax.tasks import common
 from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
 from codeformer_jax.tasks.state import PyTree, TrainState
 
+# Stream of a step's key, beyond those of any batch's images.
+_CODES = 2**31 - 1
+
 
 @flax.struct.dataclass
 class Phase:
@@ -25,12 +28,14 @@ class Phase:
         recipe: the ranges that degradations are drawn from.
         image_losses: whether the restored image is compared, or the codes alone.
         gan: whether the discriminator trains and the generator sees it.
+        code_recipe: that of a second degradation of the same images, for the codes' losses alone.
     """
 
     w: Any
     recipe: Recipe
     image_losses: bool = flax.struct.field(pytree_node=False)
     gan: bool = flax.struct.field(pytree_node=False)
+    code_recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Row:
 
     With `every` = n > 0 the row takes only each n-th step (n, 2n, ... counted from 1) and leaves
     the others to the rows below it. `w` = 0 excludes image losses: the adaptive weight needs the
-    gradient of a fusion layer, which such a step does not have.
+    gradient of a fusion layer, which such a step does not have. With `code_recipe` image losses see
+    `recipe` and code losses a degradation of the same images by that one, with draws of its own.
     """
 
     until: int
@@ -47,6 +53,7 @@ class Row:
     recipe: str
     image_losses: bool
     every: int = 0
+    code_recipe: str | None = None
 
     def __post_init__(self):
         if self.image_losses and not self.w > 0:
@@ -56,6 +63,11 @@ class Row:
             )
         if self.w < 0 or self.every < 0:
             raise ValueError(f"schedule row {self}: w and every must not be negative")
+        if self.code_recipe is not None and not self.image_losses:
+            raise ValueError(
+                f"schedule row {self}: without image losses all of the step is for the codes; give "
+                "its recipe as 'recipe'"
+            )
 
     def takes(self, step: int) -> bool:
         """Whether this row describes the step, counted from 0."""
@@ -82,7 +94,7 @@ class RestorationTask(CodeTask):
         if not self.module.connect_list:
             raise ValueError("stage III trains fusion blocks: codeformer.connect_list is empty")
         for row in self.schedule:
-            if row.recipe not in self.recipes:
+            if not {row.recipe, row.code_recipe or row.recipe} <= self.recipes.keys():
                 raise ValueError(f"{row}: unknown recipe; config.degradation has {[*self.recipes]}")
         ends = [row.until for row in self.schedule if not row.every]
         if max(ends, default=0) < config.steps:
@@ -116,7 +128,19 @@ class RestorationTask(CodeTask):
             recipe=self.recipes[row.recipe],
             image_losses=row.image_losses,
             gan=gan and self.config.loss.gan_weight > 0,
+            code_recipe=self.recipes[row.code_recipe] if row.code_recipe else None,
         )
+
+    def inputs(
+        self, real: Float[Array, "b h w 3"], key: Key[Array, ""], phase: Phase
+    ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"] | None]:
+        """Degraded images and, with `phase.code_recipe`, a second and independent degradation."""
+        batch = real.shape[0]
+        degraded = self.degrade(real, jax.random.split(key, batch), phase.recipe)
+        if phase.code_recipe is None:
+            return degraded, None
+        keys = jax.random.split(jax.random.fold_in(key, _CODES), batch)
+        return degraded, self.degrade(real, keys, phase.code_recipe)
 
     def train_step(
         self,
@@ -128,19 +152,20 @@ class RestorationTask(CodeTask):
         codes: common.Codes | None = None,
     ) -> tuple[TrainState, common.Metrics]:
         real = common.from_uint8(images)
-        degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
+        degraded, coded = self.inputs(real, key, phase)
         targets = self.targets(frozen, real, codes)
 
         def forward(trained):
             variables = {"params": {**state.params, **trained}}
             output = self.module.apply(variables, degraded, w=phase.w)
-            code_loss, metrics = self.code_loss(output, targets)
+            predicted = output if coded is None else self.module.apply(variables, coded, w=0.0)
+            code_loss, metrics = self.code_loss(predicted, targets)
             # Without image losses the generator is not computed.
             image = output.image if phase.image_losses else jnp.zeros(())
-            return (image, code_loss), (output, metrics)
+            return (image, code_loss), (predicted, metrics)
 
         trained = common.select(state.params, self.trained)
-        (fake, loss), pullback, (output, metrics) = jax.vjp(forward, trained, has_aux=True)
+        (fake, loss), pullback, (predicted, metrics) = jax.vjp(forward, trained, has_aux=True)
         cotangent, discriminator = jnp.zeros_like(fake), None
         if phase.image_losses:
             image_loss = common.ImageLoss(self.config.loss, self.lpips, self.discriminator)
@@ -154,7 +179,7 @@ class RestorationTask(CodeTask):
             loss += total
             metrics |= image_metrics
         (gradients,) = pullback((cotangent, jnp.ones(())))
-        state, metrics = self.advance(state, gradients, output, metrics | {"loss": loss})
+        state, metrics = self.advance(state, gradients, predicted, metrics | {"loss": loss})
         if discriminator is not None:
             discriminator, gan_metrics, _ = common.discriminator_step(
                 self.discriminator, self.optimizer, discriminator, real, fake, state.step - 1

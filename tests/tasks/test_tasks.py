@@ -188,17 +188,101 @@ def test_published_stage1_and_stage2_phases():
     np.testing.assert_allclose(rates, [1e-4, 5e-5, 2.5e-5], rtol=1e-6)
 
 
+def two_recipes(steps=6):
+    """Rows that take turns, the published last phase, and both recipes in one step."""
+    config = tiny_config("restoration", steps=steps).unlock()
+    config.loss.gan_start = 100
+    small, large = {"recipe": "small"}, {"recipe": "large"}
+    config.degradation.large = {**config.degradation.large.to_dict(), "noise": (40.0, 40.0)}
+    config.schedule = (
+        {"until": 2, "w": 1.0, "image_losses": True, **small},
+        {"until": 5, "w": 1.3, "image_losses": True, "every": 2, **small},
+        {"until": 5, "w": 0.0, "image_losses": False, **large},
+        {"until": 6, "w": 1.3, "image_losses": True, "code_recipe": "large", **small},
+    )
+    return config
+
+
+def test_every_phase_degrades_by_its_own_recipe_and_keys(images):
+    task = make_task(two_recipes())
+    real = common.from_uint8(jnp.asarray(images))
+    inputs = jax.jit(task.inputs)
+    seen = []
+    for step, recipe in enumerate(("small", "small", "large", "small", "large", "small")):
+        key = jax.random.fold_in(jax.random.key(1), step)
+        degraded, coded = inputs(real, key, task.phase(step))
+        keys = jax.random.split(key, len(images))
+        expected = jax.jit(task.degrade)(real, keys, task.recipes[recipe])
+        assert np.mean(np.abs(degraded - expected)) < 1e-3, step
+        seen += [degraded] if coded is None else [degraded, coded]
+        assert (coded is not None) == (step == 5)
+    # Seven degradations of the same images: no two share their noise or parameters.
+    errors = np.array([np.ravel(x - real) for x in seen])
+    assert np.abs(errors).mean(1).min() > 0.01
+    assert len(np.unique(errors.round(5), axis=0)) == 7
+
+
+def test_one_image_under_two_recipes_in_one_step_is_two_independent_draws(images):
+    config = two_recipes()
+    # Nothing but noise, as strong in both: what is alike in the two could only come of shared keys.
+    noise = {"blur_sigma": (0.01, 0.01), "downsample": (1.0, 1.0), "noise": (20.0, 20.0)}
+    for name in ("small", "large"):
+        config.degradation[name] = {**noise, "jpeg_quality": (100.0, 100.0)}
+    task = make_task(config)
+    real = jnp.zeros(images.shape, jnp.float32)
+    for_images, for_codes = task.inputs(real, jax.random.key(4), task.phase(5))
+    one, two = np.ravel(for_images), np.ravel(for_codes)
+    assert min(one.std(), two.std()) > 0.1
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.02
+    # Nor is one image's draw another's.
+    between = np.corrcoef(np.concatenate([for_images, for_codes]).reshape(2 * len(images), -1))
+    assert np.abs(between - np.eye(2 * len(images))).max() < 0.1
+
+
+def test_codes_learn_from_their_own_degradation_in_a_step_with_two(images):
+    config = two_recipes()
+    alone = config.copy_and_resolve_references()
+    # The codes' losses of a step whose only recipe is the codes', with the codes' keys.
+    config.schedule = ({**config.schedule[3], "until": 6},)
+    alone.schedule = ({"until": 6, "w": 0.0, "recipe": "large", "image_losses": False},)
+    task, state, frozen = start(config, images)
+    key = jax.random.key(9)
+    phase = task.phase(0)
+    _, both = jax.jit(task.train_step)(state, frozen, images, key, phase)
+    assert {"l1", "cross_entropy", "feature"} <= both.keys()
+
+    other = make_task(alone)
+    real = common.from_uint8(jnp.asarray(images))
+    coded = jax.jit(task.inputs)(real, key, phase)[1]
+    other.degrade = lambda real, keys, recipe: coded
+    _, expected = jax.jit(other.train_step)(state, frozen, images, key, other.phase(0))
+    for name in ("cross_entropy", "feature", "accuracy"):
+        np.testing.assert_allclose(both[name], expected[name], rtol=1e-4)
+
+
+def test_steps_of_all_phases_train(images):
+    task, state, frozen = start(two_recipes(), images)
+    after, history = run(task, state, frozen, images, 6)
+    assert ["l1" in metrics for metrics in history] == [True, True, False, True, False, True]
+    assert int(after.step) == 6
+
+
 def test_schedule_faults_are_refused():
     with pytest.raises(ValueError, match="image losses train the fusion blocks, which w = 0"):
         Row(until=10, w=0.0, recipe="large", image_losses=True)
     with pytest.raises(ValueError, match="must not be negative"):
         Row(until=10, w=-1.0, recipe="large", image_losses=False)
+    with pytest.raises(ValueError, match="give its recipe as 'recipe'"):
+        Row(until=10, w=0.0, recipe="large", image_losses=False, code_recipe="small")
     config = tiny_config("restoration", steps=10).unlock()
     row = {"until": 9, "w": 1.0, "recipe": "small", "image_losses": True}
     config.schedule = (row,)
     with pytest.raises(ValueError, match=r"the schedule ends before config.steps = 10"):
         make_task(config)
     config.schedule = ({**row, "recipe": "tiny"},)
+    with pytest.raises(ValueError, match=r"unknown recipe; config.degradation has"):
+        make_task(config)
+    config.schedule = ({**row, "code_recipe": "tiny"},)
     with pytest.raises(ValueError, match=r"unknown recipe; config.degradation has"):
         make_task(config)
     config.codeformer.connect_list = ()

@@ -1,0 +1,53 @@
+"""`codeformer-jax gallery`: a labelled picture of what a recipe makes of faces."""
+
+import argparse
+
+from codeformer_jax.cli.parsing import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "gallery",
+        _run,
+        "write a picture of what a degradation recipe makes of faces",
+        "Writes one picture with a row for each recipe and image: the clean image, then draws of "
+        "the recipe with the drawn parameters under them.",
+    )
+    parser.add_argument("output", metavar="OUT", help="picture to write, such as gallery.png")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="image file; default a synthetic face"
+    )
+    parser.add_argument(
+        "--recipe",
+        dest="recipes",
+        action="append",
+        metavar="NAME",
+        help="named recipe (default large), or of a config: FILE.py[:ARGUMENT][@SECTION], default "
+        "its eval.recipe; may be repeated",
+    )
+    parser.add_argument("-n", dest="draws", type=int, default=8, help="draws; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws; default %(default)s")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=512,
+        help="side of the images that are degraded; default %(default)s",
+    )
+    parser.add_argument("--cell", type=int, help="side at which they are shown; default as --size")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.evaluate.gallery import write_gallery  # noqa: PLC0415
+
+    height, width = write_gallery(
+        args.output,
+        args.inputs,
+        recipes=args.recipes or ["large"],
+        draws=args.draws,
+        seed=args.seed,
+        size=args.size,
+        cell=args.cell,
+    )
+    print(f"{args.output}: {width} x {height} px")
+    return 0

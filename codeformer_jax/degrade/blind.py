@@ -1,0 +1,83 @@
+"""The blind degradation of a batch: blur, downsample, noise, JPEG, upsample.
+
+`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253).
+
+Layout: [b, s, s, 3] RGB in [0, 1], float32, square. The small image is the top-left corner of a
+canvas as large as the image, or, where images are large and the device is a CPU, of the smallest of
+a few canvases that holds it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from codeformer_jax.ops.blur import filter2d, gaussian_kernels
+from codeformer_jax.ops.jpeg import jpeg
+from codeformer_jax.ops.resize import resize_bilinear
+from codeformer_jax.ops.rounding import Gradient, to_8_bits
+
+KERNEL_SIZE = 41
+# Up to here a canvas of the image's size costs less than one for each image.
+_LARGEST_COMMON_CANVAS = 128
+
+
+def corrupt(
+    images: Array,
+    parameters: Any,
+    source: Array,
+    noise: Callable[[Array, int], Array],
+    gradient: Gradient,
+) -> Array:
+    """Degraded images, rounded to 8 bits.
+
+    `parameters` are those of `pipeline.Parameters` from sigma_x to jpeg_quality; `noise(source,
+    canvas)` is that of a batch, [b, canvas, canvas, 3].
+    """
+    size = images.shape[1]
+    canvases = _canvases(size)
+
+    def blur(images, parameters):
+        kernels = gaussian_kernels(
+            parameters.sigma_x, parameters.sigma_y, parameters.theta, size=KERNEL_SIZE
+        )
+        return filter2d(images, kernels, symmetric=True)
+
+    def code(canvas, blurred, parameters, source):
+        side = parameters.small_size
+        full = jnp.full_like(side, size)
+        small = resize_bilinear(blurred, full, full, side, side, canvas=(canvas, canvas))
+        deviation = parameters.noise_sigma[:, None, None, None]
+        noisy = jnp.clip(small + noise(source, canvas) * deviation, 0.0, 1.0)
+        coded = jpeg(noisy, parameters.jpeg_quality, side, side, gradient=gradient)
+        restored = resize_bilinear(coded, side, side, full, full, canvas=(size, size))
+        return to_8_bits(restored, gradient=gradient)
+
+    def together(images, parameters, source):
+        return code(size, blur(images, parameters), parameters, source)
+
+    def one(example):
+        images, parameters, source = jax.tree.map(lambda x: x[None], example)
+        fits = jnp.searchsorted(jnp.asarray(canvases), parameters.small_size[0])
+        branches = [partial(code, canvas) for canvas in canvases]
+        return jax.lax.switch(fits, branches, blur(images, parameters), parameters, source)[0]
+
+    batch = (images, parameters, source)
+    if len(canvases) == 1:
+        return together(*batch)
+    # An accelerator wants the batch in one piece. A CPU has to save work and to stay in its cache:
+    # one large picture after the other takes half the time.
+    return jax.lax.platform_dependent(
+        *batch, cpu=lambda *batch: jax.lax.map(one, batch), default=together
+    )
+
+
+def _canvases(size: int) -> list[int]:
+    """Sides of the canvases for small images, rising to `size`."""
+    canvases = [size]
+    while canvases[0] > _LARGEST_COMMON_CANVAS:
+        canvases.insert(0, -(-canvases[0] // 2))
+    return canvases

@@ -1,0 +1,358 @@
+"""From clean images to degraded ones, as a recipe says: ranges, draws and the corruptions in order.
+
+`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253), is what
+the kind 'blind' does; 'second_order' puts two rounds in its place and 'clean' nothing. To each a
+recipe may add motion blur before it and colours and painted strokes after it.
+
+Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static
+shapes. Blur widths are in pixels of the image given and r divides its side, at any size: nothing is
+scaled to 512 px behind the caller's back. One key per image: what becomes of an image depends on
+its key and pixels only.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key, Shaped
+
+from codeformer_jax.degrade import blind
+from codeformer_jax.degrade.extras import (
+    ColourJitter,
+    ColourShift,
+    Mask,
+    MotionBlur,
+    draw_jitter,
+    draw_motion,
+    draw_shift,
+    draw_strokes,
+    paint,
+    recolour,
+)
+from codeformer_jax.degrade.ranges import probability, within
+from codeformer_jax.degrade.recipes import RECIPES
+from codeformer_jax.degrade.second_order import (
+    SECTIONS,
+    SecondOrder,
+    apply_rounds,
+    draw_rounds,
+    first_canvas,
+)
+from codeformer_jax.ops.blur import filter2d
+from codeformer_jax.ops.random import standard_normal
+from codeformer_jax.ops.rounding import Gradient, to_8_bits
+
+KERNEL_SIZE = blind.KERNEL_SIZE
+# Reflected borders need images larger than half a kernel.
+MINIMUM_IMAGE_SIZE = KERNEL_SIZE // 2 + 1
+# r may exceed the side of a small image; one pixel is then left.
+MINIMUM_SMALL_SIZE = 1
+
+KINDS = ("blind", "second_order", "clean")
+
+# Of each range of the blind kind.
+_CHECKS = {
+    "blur_sigma": within(0.01, 1000.0),
+    "downsample": within(1.0, 10000.0),
+    "noise": within(0.0, 255.0),
+    "jpeg_quality": within(1.0, 100.0),
+}
+_EXTRAS = {
+    "motion_blur": MotionBlur.from_config,
+    "colour_shift": ColourShift.from_config,
+    "gray": functools.partial(probability, "gray"),
+    "colour_jitter": ColourJitter.from_config,
+    "mask": Mask.from_config,
+}
+# Streams of an image's key beyond the two of `degrade`, and of `draw`'s beyond its first seven.
+# `split` and `fold_in` of one key may agree, so these stay clear of what is split.
+_SECOND_ORDER, _MOTION, _SHIFT, _GRAY, _JITTER, _MASK = range(16, 22)
+
+
+@struct.dataclass
+class Recipe:
+    """Ranges that parameters are drawn from, as traced arrays: other numbers do not recompile.
+
+    Build one with `Recipe.create`, which checks the values, `from_config` or `named`. What is None
+    is off and not computed.
+
+    Attributes:
+      blur_sigma: [2] low and high standard deviation of the blur, in pixels.
+      anisotropic: [] probability of two different widths at an angle instead of a round blur.
+      downsample: [2] low and high factor r.
+      noise: [2] low and high standard deviation, in levels of 255.
+      jpeg_quality: [2] low and high quality; the drawn value is truncated to an integer.
+      second_order: `SecondOrder`, in place of all above but `downsample`.
+      motion_blur, colour_shift, colour_jitter, mask: see `extras`; gray: [] probability.
+    """
+
+    blur_sigma: Any = None
+    anisotropic: Any = None
+    downsample: Any = None
+    noise: Any = None
+    jpeg_quality: Any = None
+    second_order: Any = None
+    motion_blur: Any = None
+    colour_shift: Any = None
+    gray: Any = None
+    colour_jitter: Any = None
+    mask: Any = None
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        blur_sigma: Sequence[float | int],
+        downsample: Sequence[float | int],
+        noise: Sequence[float | int],
+        jpeg_quality: Sequence[float | int],
+        anisotropic: float | int = 0.5,
+        **extras: Any,
+    ) -> "Recipe":
+        """A blind recipe from (low, high) pairs; low == high fixes a value.
+
+        `extras` are sections 'motion_blur', 'colour_shift', 'colour_jitter' and 'mask', in which
+        what is left out has a default, and the probability 'gray'.
+
+        Raises ValueError where a pair is not two ordered numbers within what makes sense.
+        """
+        given = {
+            "blur_sigma": blur_sigma,
+            "downsample": downsample,
+            "noise": noise,
+            "jpeg_quality": jpeg_quality,
+        }
+        ranges = {name: _CHECKS[name](name, value) for name, value in given.items()}
+        ranges["anisotropic"] = probability("anisotropic", anisotropic)
+        return cls(**ranges, **_read_extras(extras))
+
+    @classmethod
+    def named(cls, name: str) -> "Recipe":
+        """One of `RECIPES`. Raises ValueError for another name."""
+        if name not in RECIPES:
+            raise ValueError(f"no recipe is named {name!r}; expected one of {', '.join(RECIPES)}")
+        return cls.from_config(RECIPES[name])
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Recipe":
+        """A recipe from a dict or ConfigDict; `kind`, of `KINDS`, is 'blind' where it is absent.
+
+        'blind' takes the arguments of `create`. 'second_order' takes `downsample` and the sections
+        of `SecondOrder.from_config`. Either, and 'clean', takes the extras of `create`. None is
+        taken as absent.
+
+        Raises ValueError that lists missing and unknown names.
+        """
+        values = {name: value for name, value in config.items() if value is not None}
+        kind = values.pop("kind", "blind")
+        if kind not in KINDS:
+            raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}.")
+        needed = {"blind": set(_CHECKS), "second_order": {"downsample"}, "clean": set()}[kind]
+        optional = set(_EXTRAS) | {"blind": {"anisotropic"}, "second_order": set(SECTIONS)}.get(
+            kind, set()
+        )
+        missing, unknown = sorted(needed - set(values)), sorted(set(values) - needed - optional)
+        if missing or unknown:
+            raise ValueError(
+                f"A degradation of kind {kind!r} needs {sorted(needed)} and may have "
+                f"{sorted(optional)}: missing {missing}, unknown {unknown}."
+            )
+        if kind == "blind":
+            return cls.create(**values)
+        recipe = cls(**_read_extras({k: v for k, v in values.items() if k in _EXTRAS}))
+        if kind == "clean":
+            return recipe
+        return recipe.replace(
+            downsample=_CHECKS["downsample"]("downsample", values["downsample"]),
+            second_order=SecondOrder.from_config(values),
+        )
+
+
+@struct.dataclass
+class Parameters:
+    """What was drawn for each image: scalars, or arrays [b] for a batch; None where it is off.
+
+    Attributes:
+      sigma_x, sigma_y: float32, blur widths in pixels along and across `theta`.
+      theta: float32, radians.
+      small_size: int32, side of the downsampled image.
+      noise_sigma: float32, standard deviation in [0, 1] units.
+      jpeg_quality: int32, 1..100.
+      rounds: `SecondOrderParameters`.
+      motion: `extras.Motion`; strokes: `extras.Strokes`; jitter: `extras.Jitter`.
+      shift: float32 [3], what is added to the channels; gray: bool.
+    """
+
+    sigma_x: Any = None
+    sigma_y: Any = None
+    theta: Any = None
+    small_size: Any = None
+    noise_sigma: Any = None
+    jpeg_quality: Any = None
+    rounds: Any = None
+    motion: Any = None
+    shift: Any = None
+    gray: Any = None
+    jitter: Any = None
+    strokes: Any = None
+
+
+def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
+    """Scalar parameters for one image of side `image_size`; map over keys for a batch.
+
+    Isotropic and anisotropic blur are drawn as `recipe.anisotropic` says; both widths, the angle in
+    [-pi, pi), r, delta and q are uniform. The small side is int(image_size / r), at least
+    MINIMUM_SMALL_SIZE.
+
+    Raises:
+      ValueError: image_size below MINIMUM_IMAGE_SIZE.
+    """
+    _check_size(image_size)
+    keys = jax.random.split(key, 7)
+
+    def uniform(index: int, bounds: Array) -> Array:
+        return jax.random.uniform(keys[index], (), jnp.float32, bounds[0], bounds[1])
+
+    drawn = _draw_extras(key, recipe, image_size)
+    if recipe.downsample is None:
+        return drawn
+    side = (image_size / uniform(4, recipe.downsample)).astype(jnp.int32)
+    drawn = drawn.replace(small_size=jnp.clip(side, MINIMUM_SMALL_SIZE, image_size))
+    if recipe.second_order is not None:
+        stream = jax.random.fold_in(key, _SECOND_ORDER)
+        rounds = draw_rounds(stream, recipe.second_order, image_size, drawn.small_size)
+        return drawn.replace(rounds=rounds)
+    anisotropic = jax.random.uniform(keys[0], (), jnp.float32) < recipe.anisotropic
+    sigma_x = uniform(1, recipe.blur_sigma)
+    sigma_y = uniform(2, recipe.blur_sigma)
+    theta = jax.random.uniform(keys[3], (), jnp.float32, -np.pi, np.pi)
+    return drawn.replace(
+        sigma_x=sigma_x,
+        sigma_y=jnp.where(anisotropic, sigma_y, sigma_x),
+        theta=jnp.where(anisotropic, theta, 0.0),
+        noise_sigma=uniform(5, recipe.noise) / 255.0,
+        jpeg_quality=uniform(6, recipe.jpeg_quality).astype(jnp.int32),
+    )
+
+
+def apply(
+    images: Shaped[Array, "..."],
+    parameters: Parameters,
+    noise: Float[Array, "b c c n"] | None,
+    *,
+    gradient: Gradient = "zero",
+) -> Float[Array, "b s s 3"]:
+    """Degrade a batch with given parameters and noise.
+
+    Args:
+      images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
+      parameters: arrays [b].
+      noise: standard normal [b, s, s, 3], of which an image uses its top-left `small_size` square.
+        Of the second order [b, c, c, 6], c = 1.5 s rounded up: a round takes three of the channels
+        and the corner that it needs. Of the clean kind None.
+      gradient: of the roundings, 'zero' or 'straight_through' (see `ops.jpeg`).
+
+    Returns:
+      Same shape, multiples of 1/255 in [0, 1].
+
+    Raises:
+      ValueError: images that are not a batch of square RGB pictures, or too small.
+      TypeError: images that are not float32.
+    """
+    _check_images(images)
+    return _corrupt(images, parameters, noise, _corner, gradient)
+
+
+def degrade(
+    images: Shaped[Array, "..."],
+    keys: Key[Array, "b"],
+    recipe: Recipe,
+    *,
+    gradient: Gradient = "zero",
+) -> Float[Array, "b s s 3"]:
+    """Degrade a batch [b, s, s, 3] with parameters and noise drawn from one key per image.
+
+    See `apply` for ranges and errors. The result for an image depends on neither the others nor its
+    place; a batch of another size is compiled anew, which may move a few pixels by a rounding.
+    """
+    _check_images(images)
+    if keys.shape != images.shape[:1]:
+        raise ValueError(
+            f"{keys.shape} keys for {images.shape[0]} images: expected one key per image, "
+            "such as jax.random.split(key, batch)."
+        )
+    size = images.shape[1]
+    streams = jax.vmap(jax.random.split)(keys)
+    parameters = jax.vmap(lambda key: draw(key, recipe, size))(streams[:, 0])
+    return _corrupt(images, parameters, streams[:, 1], _drawn, gradient)
+
+
+def _corner(noise: Array, canvas: int, channels: int = 3) -> Array:
+    return noise[:, :canvas, :canvas, :channels]
+
+
+def _drawn(keys: Array, canvas: int, channels: int = 3) -> Array:
+    return standard_normal(keys, canvas, canvas, channels)
+
+
+def _corrupt(
+    images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
+) -> Array:
+    """`noise(source, canvas, channels)` is that of a batch."""
+    in_8_bits = p.rounds is None and p.small_size is not None
+    if p.motion is not None:
+        images = filter2d(images, p.motion.kernel)
+    if p.rounds is not None:
+        deviates = noise(source, first_canvas(images.shape[1]), 6)
+        images = apply_rounds(images, p.rounds, p.small_size, deviates, gradient=gradient)
+    elif p.small_size is not None:
+        images = blind.corrupt(images, p, source, noise, gradient)
+    if not in_8_bits or not p.shift is p.gray is p.jitter is None:
+        images = to_8_bits(recolour(images, p.shift, p.gray, p.jitter), gradient=gradient)
+    return images if p.strokes is None else paint(images, p.strokes)
+
+
+def _read_extras(given: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(given) - set(_EXTRAS)):
+        raise TypeError(f"unknown corruptions {unknown}: expected some of {sorted(_EXTRAS)}")
+    return {name: _EXTRAS[name](value) for name, value in given.items()}
+
+
+def _draw_extras(key: Key[Array, ""], recipe: Recipe, size: int) -> Parameters:
+    def drawn(stream: int, function: Any, ranges: Any, *more: Any) -> Any:
+        key_ = jax.random.fold_in(key, stream)
+        return None if ranges is None else function(key_, ranges, *more)
+
+    return Parameters(
+        motion=drawn(_MOTION, draw_motion, recipe.motion_blur),
+        shift=drawn(_SHIFT, draw_shift, recipe.colour_shift),
+        gray=drawn(_GRAY, lambda key, p: jax.random.uniform(key) < p, recipe.gray),
+        jitter=drawn(_JITTER, draw_jitter, recipe.colour_jitter),
+        strokes=drawn(_MASK, draw_strokes, recipe.mask, size),
+    )
+
+
+def _check_size(size: int) -> None:
+    if size < MINIMUM_IMAGE_SIZE:
+        raise ValueError(
+            f"Images have {size} pixels a side: a {KERNEL_SIZE}x{KERNEL_SIZE} blur with reflected "
+            f"borders needs at least {MINIMUM_IMAGE_SIZE}; enlarge them first."
+        )
+
+
+def _check_images(images: Array) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(
+            f"Images have shape {shape}: expected [batch, side, side, 3]; add a batch axis or crop "
+            "to a square."
+        )
+    if images.dtype != jnp.float32:
+        raise TypeError(
+            f"Images are {images.dtype}: expected float32 in [0, 1]; divide uint8 values by 255."
+        )
+    _check_size(shape[1])

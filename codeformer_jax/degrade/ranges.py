@@ -1,0 +1,97 @@
+"""Checked numbers of a recipe: ranges, probabilities and shares, as float32 arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+# (name, value) -> array; raises ValueError with what was expected.
+Check = Callable[[str, Any], Array]
+
+
+def within(low: float | int, high: float | int) -> Check:
+    """(a, b) with low <= a <= b <= high, as [2]."""
+
+    def check(name: str, value: Any) -> Array:
+        pair = _numbers(value)
+        if pair.shape != (2,) or not low <= pair[0] <= pair[1] <= high:
+            raise ValueError(
+                f"{name} is {value!r}: expected (low, high) with "
+                f"{low:g} <= low <= high <= {high:g}."
+            )
+        return jnp.asarray(pair, jnp.float32)
+
+    return check
+
+
+def whole(low: int, high: int) -> Check:
+    """As `within`, of whole numbers."""
+
+    def check(name: str, value: Any) -> Array:
+        pair = within(low, high)(name, value)
+        if np.any(pair % 1):
+            raise ValueError(f"{name} is {value!r}: expected whole numbers.")
+        return pair
+
+    return check
+
+
+def number(low: float | int, high: float | int) -> Check:
+    """One number from low to high, as []."""
+
+    def check(name: str, value: Any) -> Array:
+        given = _numbers(value)
+        if given.shape != () or not low <= given <= high:
+            raise ValueError(f"{name} is {value!r}: expected a number in [{low:g}, {high:g}].")
+        return jnp.asarray(given, jnp.float32)
+
+    return check
+
+
+def probability(name: str, value: Any) -> Array:
+    """A probability, as []."""
+    given = _numbers(value)
+    if given.shape != () or not 0.0 <= given <= 1.0:
+        raise ValueError(f"{name} is {value!r}: expected a probability in [0, 1].")
+    return jnp.asarray(given, jnp.float32)
+
+
+def shares(*kinds: str) -> Check:
+    """A probability for each of `kinds`, summing to 1, as [len(kinds)]."""
+
+    def check(name: str, value: Any) -> Array:
+        given = _numbers(value)
+        good = given.shape == (len(kinds),) and given.min() >= 0
+        if not good or abs(given.sum() - 1) > 1e-6:
+            raise ValueError(
+                f"{name} is {value!r}: expected {len(kinds)} probabilities that sum to 1, "
+                f"of {', '.join(kinds)}."
+            )
+        return jnp.asarray(given, jnp.float32)
+
+    return check
+
+
+def read(
+    section: str, given: Any, checks: Mapping[str, Check], defaults: Mapping[str, Any]
+) -> dict[str, Array]:
+    """A config's section as arrays; what it leaves out is taken from `defaults`.
+
+    Raises ValueError that lists unknown names, or says what is wrong with a value.
+    """
+    if not hasattr(given, "items"):
+        raise ValueError(f"{section} is {given!r}: expected a section with {sorted(checks)}.")
+    given = dict(given.items())
+    if unknown := sorted(set(given) - set(checks)):
+        raise ValueError(f"{section} may have {sorted(checks)}: unknown {unknown}.")
+    values = {**defaults, **given}
+    return {name: check(f"{section}.{name}", values[name]) for name, check in checks.items()}
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return np.full((0, 0, 0), np.nan)  # Of no shape that any check accepts.

@@ -1,0 +1,318 @@
+"""Degradation of the second order: blur, resize, noise and JPEG twice, and halos of sharpening.
+
+Real-ESRGAN (Wang et al., arXiv 2107.10833, sections 3 and 4.1); its numbers are the defaults.
+Layout: [b, s, s, 3] RGB in [0, 1], float32, square; the image between the stages is the top-left
+corner of a canvas, 1.5 times as large in the first round and as large as the image in the second:
+that bounds how far a round may enlarge. What the paper leaves at a quarter of the side is brought
+back to the image's own side, since restoration, unlike super-resolution, keeps it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from codeformer_jax.degrade.ranges import Check, probability, read, shares, whole, within
+from codeformer_jax.ops.blur import filter2d
+from codeformer_jax.ops.jpeg import jpeg
+from codeformer_jax.ops.kernels import identity_kernels, shaped_kernels, sinc_kernels
+from codeformer_jax.ops.noise import gaussian_noise, poisson_noise
+from codeformer_jax.ops.resample import resample
+from codeformer_jax.ops.resize import resize_bilinear
+from codeformer_jax.ops.rounding import Gradient
+
+KERNEL_SIZE = 21
+LARGEST_ENLARGEMENT = 1.5
+IDENTITY, GAUSSIAN, GENERALIZED, PLATEAU, SINC = range(5)
+
+_CHECKS: dict[str, Check] = {
+    "blur": probability,
+    "sinc": probability,
+    "kernel_radius": whole(1, KERNEL_SIZE // 2),
+    "shapes": shares("Gaussian", "generalized Gaussian", "plateau"),
+    "anisotropic": probability,
+    "blur_sigma": within(0.01, 1000.0),
+    "beta_generalized": within(0.1, 10.0),
+    "beta_plateau": within(0.1, 10.0),
+    "resize": shares("up", "down", "keep"),
+    "scale": within(0.01, LARGEST_ENLARGEMENT),
+    "gaussian": probability,
+    "noise": within(0.0, 255.0),
+    "poisson": within(0.0, 100.0),
+    "gray_noise": probability,
+    "jpeg_quality": within(1.0, 100.0),
+}
+_FIRST = {
+    "blur": 1.0,
+    "sinc": 0.1,
+    "kernel_radius": (3, 10),
+    "shapes": (0.7, 0.15, 0.15),
+    "anisotropic": 0.31,
+    "blur_sigma": (0.2, 3.0),
+    "beta_generalized": (0.5, 4.0),
+    "beta_plateau": (1.0, 2.0),
+    "resize": (0.2, 0.7, 0.1),
+    "scale": (0.15, 1.5),
+    "gaussian": 0.5,
+    "noise": (1.0, 30.0),
+    "poisson": (0.05, 3.0),
+    "gray_noise": 0.4,
+    "jpeg_quality": (30.0, 95.0),
+}
+_SECOND = _FIRST | {
+    "blur": 0.8,
+    "blur_sigma": (0.2, 1.5),
+    "resize": (0.3, 0.4, 0.3),
+    "scale": (0.3, 1.2),
+    "noise": (1.0, 25.0),
+    "poisson": (0.05, 2.5),
+}
+
+
+@struct.dataclass
+class Round:
+    """Ranges of one round.
+
+    Attributes:
+      blur: [] probability of any blur; sinc: [] that it is a sinc filter.
+      kernel_radius: [2] whole; the kernel has 2 radius + 1 taps a side.
+      shapes: [3] shares of Gaussian, generalized Gaussian and plateau kernels.
+      anisotropic: [] probability of two widths at an angle; blur_sigma: [2] pixels.
+      beta_generalized, beta_plateau: [2] exponents of the shapes.
+      resize: [3] shares of enlarging, shrinking and keeping; scale: [2] smallest and largest.
+      gaussian: [] probability of Gaussian noise, otherwise Poisson.
+      noise: [2] levels of 255; poisson: [2] strength, see `ops.noise`; gray_noise: [].
+      jpeg_quality: [2].
+    """
+
+    blur: Any
+    sinc: Any
+    kernel_radius: Any
+    shapes: Any
+    anisotropic: Any
+    blur_sigma: Any
+    beta_generalized: Any
+    beta_plateau: Any
+    resize: Any
+    scale: Any
+    gaussian: Any
+    noise: Any
+    poisson: Any
+    gray_noise: Any
+    jpeg_quality: Any
+
+
+@struct.dataclass
+class SecondOrder:
+    """Ranges of both rounds; final_sinc, jpeg_last: [] probabilities of a last sinc filter and of
+    compressing after it rather than before."""
+
+    first: Any
+    second: Any
+    final_sinc: Any
+    jpeg_last: Any
+
+    @classmethod
+    def from_config(cls, given: dict[str, Any]) -> "SecondOrder":
+        """From sections 'first' and 'second' and two probabilities, each of which has a default."""
+        return cls(
+            first=Round(**read("first", given.get("first", {}), _CHECKS, _FIRST)),
+            second=Round(**read("second", given.get("second", {}), _CHECKS, _SECOND)),
+            final_sinc=probability("final_sinc", given.get("final_sinc", 0.8)),
+            jpeg_last=probability("jpeg_last", given.get("jpeg_last", 0.5)),
+        )
+
+
+SECTIONS = ("first", "second", "final_sinc", "jpeg_last")
+
+
+@struct.dataclass
+class Kernel:
+    """shape: int32, one of IDENTITY to SINC; widths in pixels, theta and cutoff in radians."""
+
+    shape: Any
+    sigma_x: Any
+    sigma_y: Any
+    theta: Any
+    beta: Any
+    cutoff: Any
+    radius: Any
+
+
+@struct.dataclass
+class RoundParameters:
+    """What one round draws; of noise_sigma and poisson one is 0."""
+
+    kernel: Any
+    side: Any
+    mode: Any
+    noise_sigma: Any
+    poisson: Any
+    gray_noise: Any
+    jpeg_quality: Any
+
+
+@struct.dataclass
+class SecondOrderParameters:
+    """Two rounds, the last sinc filter and resizing, and whether JPEG comes after those."""
+
+    first: Any
+    second: Any
+    kernel: Any
+    mode: Any
+    jpeg_last: Any
+
+
+def first_canvas(size: int) -> int:
+    """Side of the first round's canvas for images of side `size`."""
+    return int(np.ceil(LARGEST_ENLARGEMENT * size))
+
+
+def draw_rounds(
+    key: Key[Array, ""], ranges: SecondOrder, size: int, small_size: Array
+) -> SecondOrderParameters:
+    """For one image of side `size` that ends at `small_size`, around which round two varies."""
+    keys = jax.random.split(key, 6)
+    whole = jnp.asarray(size, jnp.float32)
+    small = small_size.astype(jnp.float32)
+    final = _draw_sinc(keys[2], jnp.asarray([3.0, KERNEL_SIZE // 2]), np.pi / 3)
+    chosen = jax.random.uniform(keys[3]) < ranges.final_sinc
+    return SecondOrderParameters(
+        first=_draw_round(keys[0], ranges.first, whole, first_canvas(size)),
+        second=_draw_round(keys[1], ranges.second, small, size),
+        kernel=final.replace(shape=jnp.where(chosen, SINC, IDENTITY)),
+        mode=jax.random.randint(keys[4], (), 0, 3),
+        jpeg_last=jax.random.uniform(keys[5]) < ranges.jpeg_last,
+    )
+
+
+def apply_rounds(
+    images: Float[Array, "b s s 3"],
+    parameters: SecondOrderParameters,
+    small_size: Array,
+    noise: Float[Array, "b c c 6"],
+    *,
+    gradient: Gradient = "zero",
+) -> Float[Array, "b s s 3"]:
+    """Both rounds on a batch, back at its own size; values in [0, 1], not rounded.
+
+    Standard normal `noise` lies on the first round's canvas, three channels for each round.
+    """
+    p, size = parameters, images.shape[1]
+    full = jnp.full_like(small_size, size)
+    x = _blur(images, full, p.first.kernel)
+    x = _resize_and_add_noise(x, full, p.first, noise[..., :3])
+    x = jpeg(x, p.first.jpeg_quality, p.first.side, p.first.side, gradient=gradient)
+    x = _blur(x, p.first.side, p.second.kernel)
+    x = _resize_and_add_noise(x, p.first.side, p.second, noise[:, :size, :size, 3:])
+
+    def finish(x: Array) -> Array:
+        x = resample(x, p.second.side, small_size, p.mode, canvas=size)
+        return jnp.clip(_blur(x, small_size, p.kernel), 0.0, 1.0)
+
+    # One JPEG for either order.
+    last = p.jpeg_last[:, None, None, None]
+    x = jnp.where(last, finish(x), x)
+    side = jnp.where(p.jpeg_last, small_size, p.second.side)
+    x = jpeg(x, p.second.jpeg_quality, side, side, gradient=gradient)
+    x = jnp.where(last, x, finish(x))
+    return resize_bilinear(x, small_size, small_size, full, full)
+
+
+def _draw_round(key: Key[Array, ""], ranges: Round, side: Array, canvas: int) -> RoundParameters:
+    keys = jax.random.split(key, 8)
+    one = jnp.float32(1)
+    up = _uniform(keys[0], jnp.stack([one, jnp.maximum(ranges.scale[1], one)]))
+    down = _uniform(keys[1], jnp.stack([jnp.minimum(ranges.scale[0], one), one]))
+    scale = jnp.stack([up, down, one])[_choose(keys[2], ranges.resize)]
+    gaussian = jax.random.uniform(keys[3]) < ranges.gaussian
+    gray, mode = jax.random.split(keys[4])
+    return RoundParameters(
+        kernel=_draw_kernel(keys[5], ranges),
+        side=jnp.clip((side * scale).astype(jnp.int32), 1, canvas),
+        mode=jax.random.randint(mode, (), 0, 3),
+        noise_sigma=jnp.where(gaussian, _uniform(keys[6], ranges.noise) / 255.0, 0.0),
+        poisson=jnp.where(gaussian, 0.0, _uniform(keys[6], ranges.poisson)),
+        gray_noise=jax.random.uniform(gray) < ranges.gray_noise,
+        jpeg_quality=_uniform(keys[7], ranges.jpeg_quality).astype(jnp.int32),
+    )
+
+
+def _draw_kernel(key: Key[Array, ""], ranges: Round) -> Kernel:
+    keys = jax.random.split(key, 9)
+    shape = GAUSSIAN + _choose(keys[0], ranges.shapes)
+    betas = jnp.stack(
+        [_uniform(keys[1], ranges.beta_generalized), _uniform(keys[1], ranges.beta_plateau)]
+    )
+    beta = jnp.where(shape == GAUSSIAN, 1.0, betas[jnp.maximum(shape - GENERALIZED, 0)])
+    sigma_x, sigma_y = _uniform(keys[2], ranges.blur_sigma), _uniform(keys[3], ranges.blur_sigma)
+    anisotropic = jax.random.uniform(keys[4]) < ranges.anisotropic
+    theta = jax.random.uniform(keys[5], (), jnp.float32, -np.pi, np.pi)
+    sinc = _draw_sinc(keys[6], ranges.kernel_radius, np.pi / 5)
+    shape = jnp.where(jax.random.uniform(keys[7]) < ranges.sinc, SINC, shape)
+    shape = jnp.where(jax.random.uniform(keys[8]) < ranges.blur, shape, IDENTITY)
+    return sinc.replace(
+        shape=shape,
+        sigma_x=sigma_x,
+        sigma_y=jnp.where(anisotropic, sigma_y, sigma_x),
+        theta=jnp.where(anisotropic, theta, 0.0),
+        beta=beta,
+    )
+
+
+def _draw_sinc(key: Key[Array, ""], radii: Array, lowest: float) -> Kernel:
+    """A sinc filter; kernels of 13 taps and more may cut off as low as `lowest`."""
+    keys = jax.random.split(key)
+    radius = jnp.floor(jax.random.uniform(keys[0], (), jnp.float32, radii[0], radii[1] + 1.0))
+    floor = jnp.where(radius < 6, np.pi / 3, lowest)
+    return Kernel(
+        shape=jnp.int32(SINC),
+        sigma_x=jnp.float32(1),
+        sigma_y=jnp.float32(1),
+        theta=jnp.float32(0),
+        beta=jnp.float32(1),
+        cutoff=jax.random.uniform(keys[1], (), jnp.float32, floor, np.pi),
+        radius=jnp.minimum(radius, radii[1]).astype(jnp.int32),
+    )
+
+
+def _uniform(key: Key[Array, ""], bounds: Array) -> Array:
+    return jax.random.uniform(key, (), jnp.float32, bounds[0], bounds[1])
+
+
+def _choose(key: Key[Array, ""], probabilities: Array) -> Array:
+    """int32 index drawn with these probabilities."""
+    above = jax.random.uniform(key) >= jnp.cumsum(probabilities)[:-1]
+    return jnp.sum(above).astype(jnp.int32)
+
+
+def _kernels(drawn: Kernel) -> Float[Array, "b k k"]:
+    size = {"size": KERNEL_SIZE}
+    plateau = drawn.shape == PLATEAU
+    shaped = shaped_kernels(
+        drawn.sigma_x, drawn.sigma_y, drawn.theta, drawn.beta, plateau, drawn.radius, **size
+    )
+    shape = drawn.shape[:, None, None]
+    kernels = jnp.where(shape == SINC, sinc_kernels(drawn.cutoff, drawn.radius, **size), shaped)
+    return jnp.where(shape == IDENTITY, identity_kernels(len(shape), KERNEL_SIZE), kernels)
+
+
+def _blur(images: Array, side: Array, drawn: Kernel) -> Array:
+    """Filters the corner of each canvas, reflected at its own border."""
+    canvas = images.shape[1]
+    place = jnp.arange(canvas + KERNEL_SIZE // 2, dtype=jnp.int32)[None, :]
+    last = jnp.maximum(side - 1, 1)[:, None]
+    place = jnp.minimum(last - jnp.abs(place % (2 * last) - last), side[:, None] - 1)
+    images = jax.vmap(lambda image, index: image[index][:, index])(images, place)
+    return filter2d(images, _kernels(drawn), symmetric=True)[:, :canvas, :canvas]
+
+
+def _resize_and_add_noise(images: Array, side: Array, p: RoundParameters, normal: Array) -> Array:
+    images = resample(images, side, p.side, p.mode, canvas=normal.shape[1])
+    images = jnp.clip(images, 0.0, 1.0)  # Bicubic interpolation overshoots.
+    noise = gaussian_noise(normal, p.noise_sigma, p.gray_noise)
+    noise = noise + poisson_noise(images, normal, p.poisson, p.gray_noise)
+    return jnp.clip(images + noise, 0.0, 1.0)

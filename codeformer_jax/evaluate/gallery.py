@@ -1,0 +1,173 @@
+"""A labelled picture of what recipes make of images: the clean one, draws, drawn parameters."""
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from codeformer_jax.data.images import SUFFIXES, read_image, resize_image, write_image
+from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.degrade import RECIPES, Recipe, describe
+from codeformer_jax.evaluate.make_testset import degrade_picture
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_MARGIN = 8
+
+
+def write_gallery(
+    target: str | Path,
+    inputs: Sequence[str] = (),
+    *,
+    recipes: Sequence[str] = ("large",),
+    draws: int = 8,
+    seed: int = 0,
+    size: int = 512,
+    cell: int | None = None,
+) -> tuple[int, int]:
+    """Writes a row for each recipe and image: the clean image and `draws` degradations of it.
+
+    Args:
+        target: image file to write; one that exists is replaced.
+        inputs: image files, of which the middle square is taken; none stands for a synthetic face.
+        recipes: see `find_recipe`.
+        draws: degradations of each image.
+        seed: of draws and of the synthetic face.
+        size: side of the images that are degraded, in pixels.
+        cell: side at which each is shown; by default `size`.
+
+    Returns:
+        Height and width of the picture.
+
+    Raises:
+        ValueError: an unknown recipe, an unreadable image or a number out of range.
+    """
+    cell = size if cell is None else cell
+    for name, value, least in (("draws", draws, 1), ("size", size, 21), ("cell", cell, 16)):
+        if value < least:
+            raise ValueError(f"{name} is {value}: expected at least {least}")
+    if Path(target).suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"cannot write '{target}': expected a name ending in {', '.join(SUFFIXES)}"
+        )
+    found = {name: find_recipe(name) for name in recipes}
+    images = _images(inputs, size, seed)
+    rows = []
+    for name, recipe in found.items():
+        for title, image in images.items():
+            key = jax.random.key(seed)
+            pictures, captions = _degraded(image, recipe, jax.random.split(key, draws))
+            label = f"{name}: {title}" if inputs else name
+            rows.append(_row(label, [image, *pictures], [["clean"], *captions], cell))
+    picture = np.concatenate(rows)
+    write_image(target, picture)
+    return picture.shape[:2]
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or of a config: 'large', 'configs/X.py', 'configs/X.py:ARGUMENT@small'.
+
+    Of a config's `degradation` that is the section behind '@', by default `eval.recipe`.
+
+    Raises ValueError for an unknown name, and OSError for a file that cannot be read.
+    """
+    if name in RECIPES:
+        return Recipe.named(name)
+    path, _, section = name.partition("@")
+    path, _, argument = path.partition(":")
+    if not path.endswith(".py"):
+        raise ValueError(
+            f"no recipe is named {name!r}; expected one of {', '.join(RECIPES)}, or a config such "
+            "as configs/codeformer_stage3.py@small"
+        )
+    config = _load_config(path, argument)
+    sections = config.get("degradation") or {}
+    section = section or config.eval.recipe
+    if section not in sections:
+        raise ValueError(f"{path} has no degradation {section!r}; it has {sorted(sections)}")
+    return Recipe.from_config(sections[section])
+
+
+def _load_config(path: str, argument: str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no config '{path}'; run this from the folder that holds configs/")
+    spec = importlib.util.spec_from_file_location("gallery_config", path)
+    module = importlib.util.module_from_spec(spec)
+    with _folder_on_path():
+        spec.loader.exec_module(module)
+        return module.get_config(*([argument] if argument else []))
+
+
+@contextlib.contextmanager
+def _folder_on_path() -> Iterator[None]:
+    """Configs import one another from the current folder, as `python train.py` lets them."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
+def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray]:
+    if not inputs:
+        face = SyntheticFaces("heldout", size, seed=seed)[0]
+        return {face["name"]: face["image"]}
+    return {Path(path).name: resize_image(read_image(path).pixels, size) for path in inputs}
+
+
+def _degraded(
+    image: UInt8[np.ndarray, "s s 3"], recipe: Recipe, keys: jax.Array
+) -> tuple[list[np.ndarray], list[list[str]]]:
+    """Pictures, and lines on what was drawn for each."""
+    pictures, captions = [], []
+    for key in keys:
+        degraded, parameters = degrade_picture(jnp.asarray(image), key, recipe)
+        pictures.append(np.asarray(degraded))
+        captions.append(describe(parameters, len(image)))
+    return pictures, captions
+
+
+def _row(
+    title: str, pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], cell: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The pictures beside each other under a title, each over its lines."""
+    font = ImageFont.load_default(max(9, min(16, cell // 16)))
+    heading = ImageFont.load_default(max(11, min(20, cell // 12)))
+    line, head = int(font.size * 1.35), int(heading.size * 1.7)
+    lines = [_wrapped(caption, font, cell) for caption in captions]
+    height = head + cell + max(map(len, lines)) * line + 2 * _MARGIN
+    sheet = Image.new("RGB", (len(pictures) * (cell + _MARGIN) + _MARGIN, height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, _MARGIN // 2), title, _INK, heading)
+    for column, (picture, caption) in enumerate(zip(pictures, lines, strict=True)):
+        left = _MARGIN + column * (cell + _MARGIN)
+        shown = Image.fromarray(picture)
+        if shown.width != cell:
+            shown = shown.resize((cell, cell), Image.Resampling.LANCZOS)
+        sheet.paste(shown, (left, head))
+        for number, text in enumerate(caption):
+            pen.text((left, head + cell + 3 + number * line), text, _FAINT, font)
+    return np.array(sheet)
+
+
+def _wrapped(lines: Sequence[str], font: Any, width: int) -> list[str]:
+    """The lines, those that are too wide broken between words."""
+    result = []
+    for text in lines:
+        words = text.split()
+        current = words[0]
+        for word in words[1:]:
+            if font.getlength(f"{current} {word}") > width:
+                result.append(current)
+                current = f"  {word}"
+            else:
+                current = f"{current} {word}"
+        result.append(current)
+    return result
