@@ -56,10 +56,8 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize(
-@pytest.mark.parametrize(
     "command",
     ["restore", "convert", "export", "prepare", "encode", "testset", "gallery", "demo"],
-)
 )
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
