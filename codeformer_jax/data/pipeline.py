@@ -277,7 +277,7 @@ def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int)
 def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     """An iterator that reads ahead, in threads or in processes; its elements keep their order."""
     if workers == 0:
-        threads = min(os.cpu_count() or 1, _PREFETCHED)
+        threads = min(_cores(), _PREFETCHED)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED)
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
@@ -285,3 +285,10 @@ def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     return iter(steps.to_iter_dataset(options).mp_prefetch(processes))
+
+
+def _cores() -> int:
+    """Processor cores that this process may use; more threads than these hold each other up."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
