@@ -30,13 +30,13 @@ import time
 import numpy as np
 import PIL
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from codeformer_jax.data.prepare.build import prepare
 from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from codeformer_jax.data.images import read_image, resize_image, write_image
 from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.prepare.build import prepare
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import render_face
 

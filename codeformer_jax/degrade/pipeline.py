@@ -40,7 +40,6 @@ from codeformer_jax.degrade.second_order import (
     SecondOrder,
     apply_rounds,
     draw_rounds,
-    first_canvas,
 )
 from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.random import standard_normal
@@ -307,8 +306,7 @@ def _corrupt(
     if p.motion is not None:
         images = filter2d(images, p.motion.kernel)
     if p.rounds is not None:
-        deviates = noise(source, first_canvas(images.shape[1]), 6)
-        images = apply_rounds(images, p.rounds, p.small_size, deviates, gradient=gradient)
+        images = apply_rounds(images, p.rounds, p.small_size, source, noise, gradient)
     elif p.small_size is not None:
         images = blind.corrupt(images, p, source, noise, gradient)
     if not in_8_bits or not p.shift is p.gray is p.jitter is None:

@@ -7,6 +7,7 @@ that bounds how far a round may enlarge. What the paper leaves at a quarter of t
 back to the image's own side, since restoration, unlike super-resolution, keeps it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -193,32 +194,64 @@ def apply_rounds(
     images: Float[Array, "b s s 3"],
     parameters: SecondOrderParameters,
     small_size: Array,
-    noise: Float[Array, "b c c 6"],
-    *,
-    gradient: Gradient = "zero",
+    source: Array,
+    noise: Callable[[Array, int, int], Array],
+    gradient: Gradient,
 ) -> Float[Array, "b s s 3"]:
     """Both rounds on a batch, back at its own size; values in [0, 1], not rounded.
 
-    Standard normal `noise` lies on the first round's canvas, three channels for each round.
+    `noise(source, canvas, 6)` is standard normal, three channels for each round.
     """
-    p, size = parameters, images.shape[1]
+
+    def together(*batch):
+        return _apply(*batch, noise, gradient)
+
+    def one(example):
+        return together(*jax.tree.map(lambda x: x[None], example))[0]
+
+    # As the blind kind: one picture after the other stays in the cache of a CPU.
+    return jax.lax.platform_dependent(
+        images,
+        parameters,
+        small_size,
+        source,
+        cpu=lambda *batch: jax.lax.map(one, batch),
+        default=together,
+    )
+
+
+def _apply(
+    images: Array,
+    p: SecondOrderParameters,
+    small_size: Array,
+    source: Array,
+    noise: Callable[[Array, int, int], Array],
+    gradient: Gradient,
+) -> Array:
+    size = images.shape[1]
     full = jnp.full_like(small_size, size)
+    normal = noise(source, first_canvas(size), 6)
     x = _blur(images, full, p.first.kernel)
-    x = _resize_and_add_noise(x, full, p.first, noise[..., :3])
+    x = _resize_and_add_noise(x, full, p.first, normal[..., :3])
     x = jpeg(x, p.first.jpeg_quality, p.first.side, p.first.side, gradient=gradient)
     x = _blur(x, p.first.side, p.second.kernel)
-    x = _resize_and_add_noise(x, p.first.side, p.second, noise[:, :size, :size, 3:])
+    x = _resize_and_add_noise(x, p.first.side, p.second, normal[:, :size, :size, 3:])
 
     def finish(x: Array) -> Array:
         x = resample(x, p.second.side, small_size, p.mode, canvas=size)
         return jnp.clip(_blur(x, small_size, p.kernel), 0.0, 1.0)
 
+    def finish_where(chosen: Array, x: Array) -> Array:
+        selected = chosen[:, None, None, None]
+        return jax.lax.cond(
+            jnp.any(chosen), lambda x: jnp.where(selected, finish(x), x), lambda x: x, x
+        )
+
     # One JPEG for either order.
-    last = p.jpeg_last[:, None, None, None]
-    x = jnp.where(last, finish(x), x)
+    x = finish_where(p.jpeg_last, x)
     side = jnp.where(p.jpeg_last, small_size, p.second.side)
     x = jpeg(x, p.second.jpeg_quality, side, side, gradient=gradient)
-    x = jnp.where(last, x, finish(x))
+    x = finish_where(~p.jpeg_last, x)
     return resize_bilinear(x, small_size, small_size, full, full)
 
 
@@ -313,6 +346,13 @@ def _blur(images: Array, side: Array, drawn: Kernel) -> Array:
 def _resize_and_add_noise(images: Array, side: Array, p: RoundParameters, normal: Array) -> Array:
     images = resample(images, side, p.side, p.mode, canvas=normal.shape[1])
     images = jnp.clip(images, 0.0, 1.0)  # Bicubic interpolation overshoots.
-    noise = gaussian_noise(normal, p.noise_sigma, p.gray_noise)
-    noise = noise + poisson_noise(images, normal, p.poisson, p.gray_noise)
+
+    def both() -> Array:
+        noise = gaussian_noise(normal, p.noise_sigma, p.gray_noise)
+        return noise + poisson_noise(images, normal, p.poisson, p.gray_noise)
+
+    # Besides saving work, a branch keeps XLA from counting photons anew for each user of a pixel.
+    noise = jax.lax.cond(
+        jnp.any(p.poisson > 0), both, lambda: gaussian_noise(normal, p.noise_sigma, p.gray_noise)
+    )
     return jnp.clip(images + noise, 0.0, 1.0)
