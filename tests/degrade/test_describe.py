@@ -35,7 +35,7 @@ def test_the_blind_degradation():
 def test_what_passed_an_image_by_is_not_named():
     neutral = Jitter(1.0, 1.0, 1.0, 0.0, jnp.arange(4))
     parameters = blind(
-        motion=Motion(0.0, jnp.zeros((41, 41))), shift=[0.0, 0.0, 0.0], gray=False, jitter=neutral
+        motion=Motion(0.0, jnp.zeros((41, 41))), shift=jnp.zeros(3), gray=False, jitter=neutral
     )
     assert degrade.describe(parameters, 512) == degrade.describe(blind(), 512)
 

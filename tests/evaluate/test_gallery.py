@@ -8,7 +8,7 @@ from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.evaluate.gallery import find_recipe, write_gallery
 
-SIZE, MARGIN = 48, 8
+SIZE, MARGIN = 160, 8
 
 
 def cells(path, clean, columns):
