@@ -3,7 +3,7 @@
 VENV := .venv
 EXTRAS ?= test
 JOBS ?= 2
-PYTEST_ARGS ?= -n $(JOBS) --dist loadscope
+PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
 DEMO_DIR ?= demo
 DEMO_ARGS ?= --workdir=$(DEMO_DIR) $(if $(SHORT),--short) $(if $(DATA),--data=$(DATA))
 
