@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,25 +79,56 @@ def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
         pathlib.Path(path).write_text(to_line(summary), encoding="utf-8")
 
 
-def publish(staging: Staging, out: epath.Path) -> None:
-    """Moves a finished dataset to `out`, in place of one there, and removes the staging folder.
+def check_out(out: epath.Path, force: bool) -> None:
+    """Raises where a dataset must not be put.
 
-    A rename where `out` is local. In a bucket, which has none, the files are moved one by one, that
-    without which nobody can open the dataset last.
+    Raises:
+      FileExistsError: `out` exists, and `force` is not given.
+      PrepareError: `out` is no dataset, which `force` does not replace.
     """
+    complete = (out / INFO).exists()
+    if not (complete if is_remote(out) else out.exists()):
+        return
+    if not force:
+        raise FileExistsError(f"'{out}' exists; give another OUT, or --force to replace a dataset")
+    if not complete:
+        raise PrepareError(
+            f"'{out}' is no dataset (it has no {INFO}), so --force does not replace it; move it "
+            "away, or give another OUT"
+        )
+
+
+def publish(staging: Staging, force: bool) -> None:
+    """Moves a finished dataset to its place; `force` replaces a dataset there.
+
+    A rename where the place is local. In a bucket, which has none, the files are moved one by one,
+    that without which nobody can open the dataset last.
+
+    Raises:
+      FileExistsError, PrepareError: as `check_out`; somebody has put something there meanwhile.
+    """
+    out = staging.out
+    try:
+        check_out(out, force)
+    except (FileExistsError, PrepareError) as error:
+        free = "move it away" if force else "move it away or give --force"
+        raise type(error)(
+            f"{error}\nit came there during the build, whose dataset is kept in '{staging.root}': "
+            f"{free}, and the same command, without --restart, publishes it and reads no file again"
+        ) from error
     if not is_remote(out):
         if out.exists():
+            if staging.replaced.exists():  # An interruption left it, and `out` is a newer one.
+                staging.replaced.rmtree()
             # Aside first: at no time is there less than one whole dataset.
-            os.rename(out, staging.root / "replaced")
+            os.rename(out, staging.replaced)
         os.rename(staging.dataset, out)
-        shutil.rmtree(staging.root)
         return
     if (out / INFO).exists():  # Without it, these are files that an interrupted move has left.
         out.rmtree()
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path.name)):
         move(path, out / path.name)
-    staging.root.rmtree()
 
 
 def _rejections(

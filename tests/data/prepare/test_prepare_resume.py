@@ -10,7 +10,17 @@ import time
 
 import psutil
 import pytest
-from data.prepare.support import die, fill, picture, read_all, rejected, save, tree_hash
+from data.prepare.support import (
+    Killed,
+    die,
+    fill,
+    killed,
+    picture,
+    read_all,
+    rejected,
+    save,
+    tree_hash,
+)
 from PIL import Image
 
 from codeformer_jax.data.prepare import build, publish, shards
@@ -18,10 +28,6 @@ from codeformer_jax.data.prepare.examine import examine
 from codeformer_jax.data.prepare.staging import PrepareError, Staging
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-
-class Killed(BaseException):
-    """As if the process had ended here: nothing but `finally` runs."""
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def test_files_of_finished_shards_are_not_read_again(room, monkeypatch, whole, a
         (publish, "rewrite_shard"),
         (publish, "file_size"),
         (publish, "_write_metadata"),
-        (publish.shutil, "rmtree"),
+        (shutil, "rmtree"),
         (publish.os, "rename"),
     ],
 )
@@ -154,10 +160,6 @@ def test_stopping_while_planning(room, monkeypatch, whole):
     assert not room.partial.exists()
     room.prepare()
     assert tree_hash(room.out) == whole
-
-
-def killed(*_):
-    raise Killed
 
 
 def interrupt(room, monkeypatch):
@@ -347,7 +349,7 @@ def test_kill_and_ctrl_c_in_mid_build(room, tmp_path):
     os.killpg(command.pid, signal.SIGINT)
     _, err = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert "interrupted; the same command goes on with what is done" in err
+    assert f"interrupted; nothing is published; what is done is kept in '{room.partial}'" in err
     assert "Traceback" not in err
     assert not room.out.exists()
     assert not begun(room)
