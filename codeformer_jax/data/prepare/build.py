@@ -170,7 +170,7 @@ def _build(
             from codeformer_jax.data.prepare.beam import build_shards_by_beam  # noqa: PLC0415
 
             build_shards_by_beam(staging, plan, beam_args)
-        finish(staging, plan, max_rejected)
+        finish(staging, plan, max_rejected, workers)
     made = json.loads(staging.finished.read_text())
     return Summary(staging.out, made["splits"], made["rejected"], made["fingerprint"])
 

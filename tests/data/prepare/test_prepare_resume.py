@@ -1,5 +1,6 @@
 """Builds that are interrupted anywhere go on where they stopped; nothing is lost or half there."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -22,6 +23,7 @@ from data.prepare.support import (
     tree_hash,
 )
 from PIL import Image
+from tqdm import tqdm
 
 from codeformer_jax.data.prepare import build, publish, shards
 from codeformer_jax.data.prepare.examine import examine
@@ -292,10 +294,37 @@ def test_full_disk(room, full_disk, tmp_path, small_shards, workers):
 
 def test_a_worker_that_is_killed_is_reported(room, monkeypatch):
     fill(room.faces, 3)
-    monkeypatch.setattr("codeformer_jax.data.prepare.workers._build", die)
+    monkeypatch.setattr("codeformer_jax.data.prepare.workers._work", die)
     with pytest.raises(OSError, match="a worker process was killed"):
         room.prepare(workers=1)
     assert not room.out.exists()
+
+
+def test_duplicates_are_taken_out_by_the_processes(room, monkeypatch, whole):
+    used = []
+
+    def note(function, jobs, workers, bar):
+        used.append((function.__name__, workers))
+        with tqdm(file=io.StringIO()) as counting:
+            workers_run(function, jobs, workers, counting)
+        assert counting.n == bar.total > 0
+
+    workers_run = publish.run
+    monkeypatch.setattr(publish, "run", note)
+    room.prepare(workers=2)
+    assert used == [("rewrite_shard", 2)]
+    assert tree_hash(room.out) == whole
+
+
+def test_a_process_that_is_killed_while_it_takes_out_duplicates(room, monkeypatch, whole):
+    interrupt(room, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr("codeformer_jax.data.prepare.workers._work", die)
+        with pytest.raises(OSError, match="a worker process was killed"):
+            room.prepare(workers=2)
+    assert not room.out.exists()
+    room.prepare(workers=2)
+    assert tree_hash(room.out) == whole
 
 
 def start_command(room):
