@@ -140,7 +140,7 @@ def _outlook(staging: Staging, published: bool, restart: bool) -> str:
             "longer needed: remove it"
         )
     if not staging.plan.exists():
-        return "nothing was done yet; the same command begins anew"
+        return "nothing is kept; the same command begins anew"
     lines = [
         f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
         "error, and give the same command again to go on"

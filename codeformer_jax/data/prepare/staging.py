@@ -82,8 +82,8 @@ class Staging:
 
     def make(self) -> None:
         """Makes the folder; raises PrepareError on a folder of somebody else's."""
-        ours = not self.root.exists() or self.lock.exists() or not any(self.root.iterdir())
-        if not ours:
+        empty = self.root.is_dir() and not any(self.root.iterdir())
+        if self.root.exists() and not (empty or self.lock.exists()):
             raise PrepareError(
                 f"'{self.root}' exists and is no unfinished build; move it away, or give another "
                 "OUT, since the build needs this name"

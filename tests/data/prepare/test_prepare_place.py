@@ -153,6 +153,14 @@ def test_a_kill_before_the_folder_of_the_build_is_marked(room):
     assert not room.partial.exists()
 
 
+def test_a_file_in_the_place_of_the_folder_of_the_build(room):
+    fill(room.faces, 3)
+    room.partial.write_text("precious")
+    with pytest.raises(PrepareError, match="is no unfinished build"):
+        room.prepare(restart=True)
+    assert room.partial.read_text() == "precious"
+
+
 def command(room, *options):
     arguments = [str(room.faces), str(room.out), "--size", "16", "--workers", "0", *options]
     return cli.main(["prepare", *arguments])
@@ -163,7 +171,7 @@ def test_what_an_interruption_says(room, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("codeformer_jax.data.prepare.plan.Plan.save", interrupted)
         assert command(room) == 130
-    assert "interrupted; nothing was done yet; the same command begins" in capsys.readouterr().err
+    assert "interrupted; nothing is kept; the same command begins" in capsys.readouterr().err
     assert not room.partial.exists()
     with monkeypatch.context() as patch:
         patch.setattr(build, "build_shards", interrupted)
