@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "make a dataset of folders of images, checked and encoded once",
         "Checks all images of the folders, brings them to one size and writes them as a dataset "
         "that tfds.builder_from_directory opens. Files that cannot be used and pictures that occur "
-        "twice are left out and listed in OUT/rejected.jsonl. An interrupted command goes on where "
-        "it stopped.",
+        "twice are left out and listed in OUT/rejected.jsonl. The same command, "
+        "without --restart, goes on where an interrupted one stopped.",
     )
     parser.add_argument("sources", nargs="+", metavar="SRC", help="folder of images, or bucket")
     parser.add_argument("out", metavar="OUT", help="folder to make")
@@ -80,11 +80,9 @@ def _run(args: argparse.Namespace) -> int:
             restart=args.restart,
             beam_args=args.beam_args if args.beam or args.beam_args else None,
         )
-    except KeyboardInterrupt:
-        print(
-            "codeformer-jax: interrupted; the same command goes on with what is done",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as error:
+        left = f"; {error}" if error.args else ""
+        print(f"codeformer-jax: interrupted{left}", file=sys.stderr)
         return 130
     print(summary)
     return 0

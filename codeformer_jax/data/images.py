@@ -83,19 +83,10 @@ def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       UnreadableImage: as `read_image`.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError
-            image.load()
-            plain = image.mode == "RGB" and not _CHANGING & image.info.keys()
-            return np.asarray(image if plain else _rgb(_upright(image)))
-    except UnidentifiedImageError as error:
-        reason = "no PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
-        raise UnreadableImage(origin, reason) from error
-    except Exception as error:  # Pillow's decoders raise almost any class on broken files.
-        raise UnreadableImage(origin, _reason(origin, error)) from error
+    with _opened(origin, io.BytesIO(data)) as image:
+        image.load()
+        plain = image.mode == "RGB" and not _CHANGING & image.info.keys()
+        return np.asarray(image if plain else _rgb(_upright(image)))
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -167,38 +158,46 @@ def write_image(
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """The file opened by Pillow; whatever fails inside becomes UnreadableImage."""
+def _opened(
+    path: str | os.PathLike, data: io.BufferedIOBase | None = None
+) -> Iterator[Image.Image]:
+    """The file, or `data` under that name, opened by Pillow; any failure is UnreadableImage."""
     try:
-        # Only these formats: some other Pillow readers start external programs.
-        with Image.open(_openable(path), formats=FORMATS) as image:
+        with _file(path) if data is None else data as file, _identified(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
             # Pillow itself only warns up to twice its limit.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
             yield image
     except Exception as error:  # Pillow's decoders raise almost any class on broken files.
-        raise UnreadableImage(path, _reason(path, error)) from error
+        raise UnreadableImage(path, _reason(error)) from error
 
 
-def _openable(path: str | os.PathLike) -> str | os.PathLike | io.BytesIO:
-    """What Pillow can open: the path, or the contents of a file in a bucket (`gs://`, `s3://`)."""
+def _file(path: str | os.PathLike) -> io.BufferedIOBase:
+    """The file, or the contents of one in a bucket (`gs://`, `s3://`)."""
     if "://" not in os.fspath(path):
-        return path
+        return open(path, "rb")
     from etils import epath  # noqa: PLC0415  Slow to import, and most files are local.
 
     return io.BytesIO(epath.Path(path).read_bytes())
 
 
-def _reason(path: str | os.PathLike, error: Exception) -> str:
+def _identified(file: io.BufferedIOBase) -> Image.Image:
+    try:
+        # Only these formats: some other Pillow readers start external programs.
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        # Of the open file: by its name it may be another one by now, or none.
+        if file.seek(0, os.SEEK_END) == 0:
+            raise ValueError("the file is empty") from error
+        raise ValueError(
+            "not a PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
-    if isinstance(error, UnidentifiedImageError):
-        file = _openable(path)
-        length = len(file.getbuffer()) if isinstance(file, io.BytesIO) else os.path.getsize(file)
-        if length == 0:
-            return "the file is empty"
-        return "not a PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return reason

@@ -175,11 +175,46 @@ def test_missing_file_and_folder(tmp_path):
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_data_in_memory_has_the_same_reason_as_a_file(tmp_path, name):
+    content = BROKEN[name][0]()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImage) as of_file:
+        read_image(tmp_path / name)
+    with pytest.raises(UnreadableImage) as of_data:
+        images.decode_image(content, "record 3")
+    assert of_data.value.reason == of_file.value.reason
+    assert str(of_data.value).startswith("cannot read image 'record 3': ")
+
+
+def test_a_bomb_in_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(UnreadableImage, match="'record 3': more than 4000 pixels"):
+        images.decode_image(_cut("PNG", 1), "record 3")
+
+
+def test_a_file_that_is_gone_while_its_error_is_explained(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"this is no picture")
+    pillow_open = Image.open
+
+    def remove(*arguments, **options):
+        try:
+            return pillow_open(*arguments, **options)
+        finally:
+            path.unlink()
+
+    monkeypatch.setattr(Image, "open", remove)
+    with pytest.raises(UnreadableImage, match=r"a\.png': not a PNG"):
+        read_image(path)
+
+
 def test_permission_denied(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refuse)
+    Image.fromarray(noise()).save(tmp_path / "a.png")
     with pytest.raises(UnreadableImage, match=r"a\.png': permission denied"):
         read_image(tmp_path / "a.png")
 

@@ -1,5 +1,6 @@
 """The work of `codeformer-jax prepare`: folders of pictures in, a checked dataset out."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ from etils import epath
 
 from codeformer_jax.data.prepare.examine import FORMATS
 from codeformer_jax.data.prepare.plan import Plan, Settings, make_plan
-from codeformer_jax.data.prepare.publish import INFO, finish, publish
+from codeformer_jax.data.prepare.publish import check_out, finish, publish
 from codeformer_jax.data.prepare.staging import PrepareError, Staging, is_remote
 from codeformer_jax.data.prepare.workers import build_shards
 
@@ -95,38 +96,65 @@ def prepare(
         validation_fraction=validation_fraction,
     )
     _check_options(settings, max_rejected, workers)
-    _check_out(settings.sources, out, force)
-    return _locked_build(
-        settings, out, restart, max_rejected=max_rejected, workers=workers, beam_args=beam_args
-    )
+    _check_apart(settings.sources, out)
+    check_out(out, force)
+    options = (max_rejected, workers, beam_args)
+    return _locked_build(settings, Staging.of(out), options, force=force, restart=restart)
 
 
-def _locked_build(settings: Settings, out: epath.Path, restart: bool, **options: Any) -> Summary:
-    """Plans and builds, alone; leaves no staging folder where nothing was begun."""
-    staging = Staging.of(out)
+def _locked_build(
+    settings: Settings, staging: Staging, options: tuple[Any, ...], *, force: bool, restart: bool
+) -> Summary:
+    """Plans, builds and publishes, alone; leaves no staging folder where nothing was begun."""
     staging.make()
+    published = False
     with staging.locked():
-        if restart:
-            staging.clear()
         try:
-            plan = make_plan(settings, staging)
-            return _build(staging, plan, out, **options)
+            if restart:
+                staging.clear()
+                check_out(staging.out, force)  # A dataset may have come back there.
+            summary = _build(staging, make_plan(settings, staging), *options)
+            publish(staging, force)
+            published = True
+            staging.remove()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_outlook(staging, published, restart)) from None
+        except FileExistsError:  # It says all.
+            raise
         except OSError as error:
-            if not staging.plan.exists():
+            if not (published or staging.plan.exists()):
                 raise
-            raise OSError(
-                f"{error}\nnothing is published; what is done is kept in '{staging.root}': remove "
-                "the cause, and give the same command again to go on"
-            ) from error
+            raise OSError(f"{error}\n{_outlook(staging, published, restart)}") from error
         finally:
-            if not staging.plan.exists() and staging.root.exists():
-                staging.root.rmtree()
+            if not staging.plan.exists():
+                with contextlib.suppress(OSError):  # It would hide what went wrong before.
+                    staging.remove()
+    return summary
+
+
+def _outlook(staging: Staging, published: bool, restart: bool) -> str:
+    """What there is after an interruption or an error, and what the user can do."""
+    if published or (staging.finished.exists() and not staging.dataset.exists()):
+        return (
+            f"'{staging.out}' is published and complete; what is left of '{staging.root}' is no "
+            "longer needed: remove it"
+        )
+    if not staging.plan.exists():
+        return "nothing is kept; the same command begins anew"
+    lines = [
+        f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
+        "error, and give the same command again to go on"
+    ]
+    if restart:
+        lines.append("leave out --restart, which would begin anew")
+    if staging.replaced.exists() and not staging.out.exists():
+        lines.append(f"the dataset to replace is in '{staging.replaced}' until then")
+    return "; ".join(lines)
 
 
 def _build(
     staging: Staging,
     plan: Plan,
-    out: epath.Path,
     max_rejected: int | None,
     workers: int | None,
     beam_args: Sequence[str] | None,
@@ -142,10 +170,9 @@ def _build(
             from codeformer_jax.data.prepare.beam import build_shards_by_beam  # noqa: PLC0415
 
             build_shards_by_beam(staging, plan, beam_args)
-        finish(staging, plan, max_rejected)
+        finish(staging, plan, max_rejected, workers)
     made = json.loads(staging.finished.read_text())
-    publish(staging, out)
-    return Summary(out, made["splits"], made["rejected"], made["fingerprint"])
+    return Summary(staging.out, made["splits"], made["rejected"], made["fingerprint"])
 
 
 def _absolute(path: StrPath) -> str:
@@ -173,7 +200,7 @@ def _check_options(settings: Settings, max_rejected: int | None, workers: int | 
             raise PrepareError(f"{name} is {value}; expected at least {least}")
 
 
-def _check_out(sources: Sequence[str], out: epath.Path, force: bool) -> None:
+def _check_apart(sources: Sequence[str], out: epath.Path) -> None:
     target = pathlib.PurePath(os.path.realpath(out) if not is_remote(out) else out)
     for source in sources:
         folder = pathlib.PurePath(os.path.realpath(source) if not is_remote(source) else source)
@@ -182,13 +209,3 @@ def _check_out(sources: Sequence[str], out: epath.Path, force: bool) -> None:
                 f"OUT '{out}' and the source '{source}' lie within each other; give an OUT beside "
                 "it, so that pictures and dataset do not mix"
             )
-    complete = (out / INFO).exists()
-    if not (complete if is_remote(out) else out.exists()):
-        return
-    if not force:
-        raise FileExistsError(f"'{out}' exists; give another OUT, or --force to replace a dataset")
-    if not complete:
-        raise PrepareError(
-            f"'{out}' is no dataset (it has no {INFO}), so --force does not replace it; move it "
-            "away, or give another OUT"
-        )

@@ -26,7 +26,8 @@ class Duplicate:
 def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, Duplicate]]:
     """{shard: {name: Duplicate}} of the records to leave out, of shards that are all done.
 
-    Of equal pictures that with the smallest name stays, in whichever split it is.
+    Of equal pictures one of the train split stays, if any is in it, and of these that with the
+    smallest name: a file that is added moves no picture from train to validation.
     """
     starts = np.empty(sum(plan.sizes), np.uint64)
     count = 0
@@ -43,8 +44,11 @@ def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, Duplica
             groups[digest].append((name, shard, position))
     found: dict[int, dict[str, Duplicate]] = collections.defaultdict(dict)
     for members in groups.values():
-        (kept, _, _), *others = sorted(members)
-        for name, shard, position in others:
+        (_, kept, _, _), *others = sorted(
+            (shard < plan.validation_shards, name, shard, position)
+            for name, shard, position in members
+        )
+        for _, name, shard, position in others:
             found[shard][name] = Duplicate(position, kept)
     return dict(found)
 

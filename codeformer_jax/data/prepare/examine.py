@@ -14,8 +14,32 @@ from codeformer_jax.data.images import UnreadableImage, read_image, resize_image
 
 FORMATS = ("png", "webp", "jpeg")
 
-# Of the file itself. Anything else (a disk or network that fails) may be over tomorrow.
-_LASTING = (None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP)
+# Of the disk, the network or this machine, and so over tomorrow perhaps. Anything else is the
+# file's own: what stands in a damaged header can make the system answer almost anything.
+_PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENXIO,
+    errno.ENODEV,
+    errno.EBUSY,
+    errno.EAGAIN,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EPIPE,
+    errno.ENOTCONN,  # What a mounted bucket answers when its process is gone.
+    errno.ETIMEDOUT,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+}
 
 
 class TooSmall(ValueError):
@@ -28,23 +52,26 @@ def examine(path: str | os.PathLike, size: int, min_size: int) -> UInt8[np.ndarr
     Raises:
       UnreadableImage: not an image, damaged, unreadable, or a decompression bomb.
       TooSmall: the shorter side is below `min_size` pixels.
-      OSError, MemoryError: the disk, the network or this machine failed, not the file.
+      OSError: the disk, the network or this machine (its memory) failed, not the file; it names
+        the file.
     """
     try:
         pixels = read_image(path).pixels
-    except UnreadableImage as error:
-        cause = error.__cause__
+        height, width = pixels.shape[:2]
+        if min(height, width) < min_size:
+            raise TooSmall(
+                f"{width}x{height} pixels (w x h), its shorter side must be at least {min_size}"
+            )
+        return resize_image(pixels, size)
+    except (UnreadableImage, MemoryError) as error:
+        cause = error.__cause__ if isinstance(error, UnreadableImage) else error
         if isinstance(cause, MemoryError):
-            raise cause from error
-        if isinstance(cause, OSError) and cause.errno not in _LASTING:
-            raise cause from error
+            # Not left out: the same files would give another dataset on a larger machine.
+            reason = "no memory to read it; use fewer --workers, or move it away and --restart"
+            raise OSError(errno.ENOMEM, reason, os.fspath(path)) from error
+        if isinstance(cause, OSError) and cause.errno in _PASSING:
+            raise OSError(cause.errno, cause.strerror, os.fspath(path)) from error
         raise
-    height, width = pixels.shape[:2]
-    if min(height, width) < min_size:
-        raise TooSmall(
-            f"{width}x{height} pixels (w x h), its shorter side must be at least {min_size}"
-        )
-    return resize_image(pixels, size)
 
 
 def encode(pixels: UInt8[np.ndarray, "h w 3"], file_format: str) -> bytes:

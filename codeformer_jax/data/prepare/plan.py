@@ -122,7 +122,9 @@ def make_plan(settings: Settings, staging: Staging) -> Plan:
     previous = Plan.load(staging)
     if previous is not None and previous.settings != settings:
         _raise_other_settings(previous.settings, settings, staging)
-    with tempfile.TemporaryFile("w+", encoding="ascii") as spool:
+    # As large as the names of all files, so not in memory, where the system's folder often lies.
+    folder = None if is_remote(staging.root) else os.fspath(staging.root)
+    with tempfile.TemporaryFile("w+", encoding="ascii", dir=folder) as spool:
         listed = _list(settings.sources, spool)
         total = len(listed.hashes)
         # As in `in_split`, and without rounding.

@@ -3,16 +3,15 @@
 Every step can be interrupted and done again: what is there already is left as it is.
 """
 
-import dataclasses
 import hashlib
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
+from tqdm import tqdm
 
 from codeformer_jax.data.prepare.duplicates import Duplicate, find_duplicates
 from codeformer_jax.data.prepare.plan import Plan, name_prefixes
@@ -28,6 +27,7 @@ from codeformer_jax.data.prepare.staging import (
     read_lines,
     to_line,
 )
+from codeformer_jax.data.prepare.workers import run
 
 INFO = "dataset_info.json"  # Written last: a folder with it is a whole dataset.
 
@@ -39,14 +39,10 @@ class TooManyRejected(PrepareError):
     """More files were left out than `max_rejected`; nothing was published."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    lengths: list[int]
-    num_bytes: int
-
-
-def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
+def finish(staging: Staging, plan: Plan, max_rejected: int | None, workers: int | None) -> None:
     """Makes the dataset in the staging folder from shards that are all done, then `finished`.
+
+    `workers` processes rewrite the shards that hold duplicates; 0 and None as of `run`.
 
     Raises:
       TooManyRejected: see there; the report stays in the staging folder.
@@ -58,16 +54,18 @@ def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
     staging.dataset.mkdir(parents=True, exist_ok=True)
     splits, fingerprint = {}, hashlib.sha256()
     for split in SPLITS:
-        made = _write_split(staging, plan, split, duplicates, fingerprint)
-        if made.lengths:
-            splits[split] = made
+        lengths = _lengths(staging, plan, split, duplicates, fingerprint)
+        if lengths:
+            splits[split] = lengths
     if not splits:
         raise PrepareError(
             f"no picture is left: all {sum(plan.sizes)} were left out; see '{staging.report}'"
         )
+    targets = _targets(staging.dataset, splits)
+    _place(staging, plan, targets, duplicates, workers)
     staging.report.copy(staging.dataset / staging.report.name, overwrite=True)
     summary = {
-        "splits": {split: sum(made.lengths) for split, made in splits.items()},
+        "splits": {split: sum(lengths.values()) for split, lengths in splits.items()},
         "rejected": counts,
         "size": plan.settings.size,
         "format": plan.settings.file_format,
@@ -75,30 +73,69 @@ def finish(staging: Staging, plan: Plan, max_rejected: int | None) -> None:
         "validation_fraction": plan.settings.validation_fraction,
         "fingerprint": fingerprint.hexdigest(),
     }
-    _write_metadata(staging.dataset, plan.settings.size, splits, summary)
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=list(lengths.values()),
+            num_bytes=sum(file_size(targets[shard]) for shard in lengths),
+        )
+        for split, lengths in splits.items()
+    ]
+    _write_metadata(staging.dataset, plan.settings.size, infos, summary)
     with new_file(staging.finished) as path:
         pathlib.Path(path).write_text(to_line(summary), encoding="utf-8")
 
 
-def publish(staging: Staging, out: epath.Path) -> None:
-    """Moves a finished dataset to `out`, in place of one there, and removes the staging folder.
+def check_out(out: epath.Path, force: bool) -> None:
+    """Raises where a dataset must not be put.
 
-    A rename where `out` is local. In a bucket, which has none, the files are moved one by one, that
-    without which nobody can open the dataset last.
+    Raises:
+      FileExistsError: `out` exists, and `force` is not given.
+      PrepareError: `out` is no dataset, which `force` does not replace.
     """
+    complete = (out / INFO).exists()
+    if not (complete if is_remote(out) else out.exists()):
+        return
+    if not force:
+        raise FileExistsError(f"'{out}' exists; give another OUT, or --force to replace a dataset")
+    if not complete:
+        raise PrepareError(
+            f"'{out}' is no dataset (it has no {INFO}), so --force does not replace it; move it "
+            "away, or give another OUT"
+        )
+
+
+def publish(staging: Staging, force: bool) -> None:
+    """Moves a finished dataset to its place; `force` replaces a dataset there.
+
+    A rename where the place is local. In a bucket, which has none, the files are moved one by one,
+    that without which nobody can open the dataset last.
+
+    Raises:
+      FileExistsError, PrepareError: as `check_out`; somebody has put something there meanwhile.
+    """
+    out = staging.out
+    try:
+        check_out(out, force)
+    except (FileExistsError, PrepareError) as error:
+        free = "move it away" if force else "move it away or give --force"
+        raise type(error)(
+            f"{error}\nit came there during the build, whose dataset is kept in '{staging.root}': "
+            f"{free}, and the same command, without --restart, publishes it and reads no file again"
+        ) from error
     if not is_remote(out):
         if out.exists():
+            if staging.replaced.exists():  # An interruption left it, and `out` is a newer one.
+                staging.replaced.rmtree()
             # Aside first: at no time is there less than one whole dataset.
-            os.rename(out, staging.root / "replaced")
+            os.rename(out, staging.replaced)
         os.rename(staging.dataset, out)
-        shutil.rmtree(staging.root)
         return
     if (out / INFO).exists():  # Without it, these are files that an interrupted move has left.
         out.rmtree()
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path.name)):
         move(path, out / path.name)
-    staging.root.rmtree()
 
 
 def _rejections(
@@ -163,14 +200,14 @@ def _check_rejected(
     )
 
 
-def _write_split(
+def _lengths(
     staging: Staging,
     plan: Plan,
     split: str,
     duplicates: Mapping[int, Mapping[str, Duplicate]],
     fingerprint: Any,
-) -> _Split:
-    """Puts the shards of a split that hold records into the dataset, without duplicates."""
+) -> dict[int, int]:
+    """{shard: number of its records without duplicates} of a split, where it is not 0."""
     lengths: dict[int, int] = {}
     for shard in plan.shards(split):
         dropped = duplicates.get(shard, {})
@@ -178,43 +215,53 @@ def _write_split(
             if "sha256" in note and note["name"] not in dropped:
                 lengths[shard] = lengths.get(shard, 0) + 1
                 fingerprint.update(to_line([note["name"], note["sha256"]]).encode())
-    num_bytes = 0
-    for index, shard in enumerate(lengths):
-        name = f"{_NAME}-{split}.array_record-{index:05d}-of-{len(lengths):05d}"
-        target = staging.dataset / name
-        if not target.exists():
-            _place(staging, shard, target, plan.settings.file_format, duplicates.get(shard, {}))
-        num_bytes += file_size(target)
-    return _Split(list(lengths.values()), num_bytes)
+    return lengths
+
+
+def _targets(folder: epath.Path, splits: Mapping[str, Mapping[int, int]]) -> dict[int, epath.Path]:
+    """{shard: its file in the dataset}."""
+    return {
+        shard: folder / f"{_NAME}-{split}.array_record-{index:05d}-of-{len(lengths):05d}"
+        for split, lengths in splits.items()
+        for index, shard in enumerate(lengths)
+    }
 
 
 def _place(
     staging: Staging,
-    shard: int,
-    target: epath.Path,
-    file_format: str,
-    dropped: Mapping[str, Duplicate],
+    plan: Plan,
+    targets: Mapping[int, epath.Path],
+    duplicates: Mapping[int, Mapping[str, Duplicate]],
+    workers: int | None,
 ) -> None:
-    if dropped:
-        positions = {duplicate.position for duplicate in dropped.values()}
-        rewrite_shard(staging.records(shard), target, file_format, positions)
-        staging.records(shard).unlink()  # Before the next one needs the place.
-    else:
-        move(staging.records(shard), target)
+    """Puts the shards into the dataset, those with duplicates without them."""
+    jobs, records = [], 0
+    for shard, target in targets.items():
+        if target.exists():
+            continue
+        source = staging.records(shard)
+        if shard not in duplicates:
+            move(source, target)
+            continue
+        dropped = {duplicate.position for duplicate in duplicates[shard].values()}
+        jobs.append((os.fspath(source), os.fspath(target), plan.settings.file_format, dropped))
+        records += sum("sha256" in note for note in read_notes(staging, shard))
+    if jobs:
+        with tqdm(total=records, desc="duplicates", unit=" images", disable=None) as bar:
+            run(rewrite_shard, jobs, workers, bar)
 
 
 def _write_metadata(
-    folder: epath.Path, size: int, splits: Mapping[str, _Split], summary: Mapping[str, Any]
+    folder: epath.Path,
+    size: int,
+    infos: Sequence[tfds.core.SplitInfo],
+    summary: Mapping[str, Any],
 ) -> None:
     """What `tfds.builder_from_directory` reads, by TFDS itself, and `metadata.json` for people."""
-    infos = [
-        tfds.core.SplitInfo(name=name, shard_lengths=made.lengths, num_bytes=made.num_bytes)
-        for name, made in splits.items()
-    ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features(size),
-        split_infos=infos,
+        split_infos=list(infos),
         version="1.0.0",
         check_data=False,
         description=f"Square pictures of {size} px, made by codeformer-jax prepare.",

@@ -93,18 +93,27 @@ def _fill(
 
 
 def rewrite_shard(
-    source: epath.Path, target: epath.Path, file_format: str, dropped: set[int]
+    source: str,
+    target: str,
+    file_format: str,
+    dropped: set[int],
+    tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes `target` with the records of `source` but those at the positions `dropped`."""
+    """Moves the records of `source` but those at the positions `dropped` to the file `target`.
+
+    `tick` is called for each record of `source`, which is removed last.
+    """
     with (
-        local_file(source) as path,
-        new_file(target) as new,
+        local_file(epath.Path(source)) as path,
+        new_file(epath.Path(target)) as new,
         RecordWriter(new, file_format) as writer,
     ):
         records = array_record_data_source.ArrayRecordDataSource([path])
         for position in range(len(records)):
             if position not in dropped:
                 writer.write(records[position])
+            tick()
+    epath.Path(source).unlink()  # Before the next one needs the place.
 
 
 def read_notes(staging: Staging, shard: int) -> Iterator[dict[str, Any]]:

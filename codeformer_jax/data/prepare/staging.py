@@ -19,8 +19,6 @@ from etils import epath
 
 SPLITS = ("train", "validation")
 
-_OWN = ("lock", "plan.json")
-
 
 class PrepareError(ValueError):
     """A dataset cannot be prepared as asked; the message says why and what to do."""
@@ -37,6 +35,21 @@ class Staging:
         """The staging folder of the dataset `out`: beside it, so that a rename publishes."""
         out = epath.Path(out)
         return cls(out.with_name(out.name + ".partial"))
+
+    @property
+    def out(self) -> epath.Path:
+        """Where the dataset will be."""
+        return self.root.with_name(self.root.name.removesuffix(".partial"))
+
+    @property
+    def lock(self) -> epath.Path:
+        """There from the first to the last moment, in buckets too: by it the folder is ours."""
+        return self.root / "lock"
+
+    @property
+    def replaced(self) -> epath.Path:
+        """A dataset that was at `out`, until another one is there."""
+        return self.root / "replaced"
 
     @property
     def plan(self) -> epath.Path:
@@ -69,22 +82,40 @@ class Staging:
 
     def make(self) -> None:
         """Makes the folder; raises PrepareError on a folder of somebody else's."""
-        if self.root.exists() and not any((self.root / name).exists() for name in _OWN):
+        empty = self.root.is_dir() and not any(self.root.iterdir())
+        if self.root.exists() and not (empty or self.lock.exists()):
             raise PrepareError(
                 f"'{self.root}' exists and is no unfinished build; move it away, or give another "
                 "OUT, since the build needs this name"
             )
         self.root.mkdir(parents=True, exist_ok=True)
+        if not self.lock.exists():
+            self.lock.write_text("")
 
     def clear(self) -> None:
+        """Begins anew; a dataset aside, in whose place no other one has come, goes back there."""
+        self._empty()
+        for folder in ("names", "shards"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Removes the folder; what an interruption leaves of it stops no later build."""
+        self._empty()
+        self.lock.unlink(missing_ok=True)
+        if not is_remote(self.root):
+            # Unless another build has begun there, now that the lock is gone.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.root)
+
+    def _empty(self) -> None:
         """Removes all but the lock, the plan first: without it nothing else is used again."""
+        if self.replaced.exists() and not self.out.exists():
+            os.rename(self.replaced, self.out)
         self.plan.unlink(missing_ok=True)
         # A folder of a bucket is there while it holds something.
         for path in self.root.iterdir() if self.root.exists() else ():
-            if path.name != "lock":
+            if path.name != self.lock.name:
                 path.rmtree()
-        for folder in ("names", "shards"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,7 +131,7 @@ class Staging:
             return
         import fcntl  # noqa: PLC0415  POSIX only, as is the lock.
 
-        with open(self.root / "lock", "w") as file:
+        with open(self.lock, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,10 +1,10 @@
-"""Shards built by processes of this machine, with a progress bar."""
+"""Shards built and rewritten by processes of this machine, with a progress bar."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, synchronize
@@ -18,7 +18,7 @@ from codeformer_jax.data.prepare.staging import Staging
 
 _POLL_SECONDS = 0.5
 
-# Of a worker process: how it tells that a file is done, and hears that it must stop.
+# Of a worker process: how it tells of a tick, and hears that it must stop.
 _count: Any = None
 _stop: synchronize.Event | None = None
 
@@ -30,25 +30,34 @@ class _Stopped(Exception):
 def build_shards(staging: Staging, plan: Plan, workers: int | None) -> None:
     """Builds those shards of the plan that are not done.
 
-    `workers` processes are spawned; 0 works in this one, None takes all cores.
-
-    Raises:
-      OSError: what failed first in any of them; the others are stopped at their next file.
-      ChildProcessError: a process was killed.
+    Arguments and errors as of `run`.
     """
     wanted = [shard for shard in range(len(plan.sizes)) if not staging.notes(shard).exists()]
     done = sum(plan.sizes) - sum(plan.sizes[shard] for shard in wanted)
     root = os.fspath(staging.root)
-    if workers is None:
-        workers = _cores()
     # `disable=None`: no bar where nobody looks.
     with tqdm(total=sum(plan.sizes), initial=done, unit=" images", disable=None) as bar:
-        if workers == 0:
-            for shard in wanted:
-                build_shard(root, shard, bar.update)
-            return
-        for count in _in_processes(root, wanted, min(workers, len(wanted))):
-            bar.update(done + count - bar.n)
+        run(build_shard, [(root, shard) for shard in wanted], workers, bar)
+
+
+def run(function: Callable, jobs: Sequence[tuple], workers: int | None, bar: tqdm) -> None:
+    """Calls `function(*job, tick)` for every job; each `tick()` in it moves the bar by one.
+
+    `workers` processes are spawned; 0 works in this one, None takes all cores.
+
+    Raises:
+      OSError: what failed first in any of them; the others are stopped at their next tick.
+      ChildProcessError: a process was killed.
+    """
+    if workers is None:
+        workers = _cores()
+    if workers == 0:
+        for job in jobs:
+            function(*job, bar.update)
+        return
+    start = bar.n
+    for count in _in_processes(function, jobs, min(workers, len(jobs))):
+        bar.update(start + count - bar.n)
 
 
 def _cores() -> int:
@@ -57,9 +66,9 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
-    """Yields, now and then, how many files are done."""
-    if not wanted:
+def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[int]:
+    """Yields, now and then, how many ticks there were."""
+    if not jobs:
         return
     context = multiprocessing.get_context("spawn")
     count, stop = context.Value("Q", 0), context.Event()
@@ -71,7 +80,7 @@ def _in_processes(root: str, wanted: list[int], workers: int) -> Iterator[int]:
         # that are spawned meanwhile: only the parent hears it, and tells them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            running = {pool.submit(_build, root, shard) for shard in wanted}
+            running = {pool.submit(_work, function, job) for job in jobs}
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while running:
@@ -101,8 +110,8 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _build(root: str, shard: int) -> None:
-    build_shard(root, shard, _tick)
+def _work(function: Callable, job: tuple) -> None:
+    function(*job, _tick)
 
 
 def _tick() -> None:

@@ -5,7 +5,7 @@ import sys
 
 import fsspec
 import pytest
-from data.prepare.support import fill, read_all, rejected, save, tree_hash
+from data.prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
 from fsspec.implementations.memory import MemoryFileSystem
 
 from codeformer_jax.data.prepare import build, staging
@@ -138,6 +138,30 @@ def test_an_interrupted_build_in_a_bucket_goes_on(
     bucket.pipe_file("s3://data/faces/new.png", (room.faces / "000.png").read_bytes())
     build.prepare(*arguments, size=16, workers=0, force=True)
     assert not bucket.exists("s3://data/out.partial")
+
+
+def test_a_kill_before_the_plan_leaves_a_bucket_usable(room, bucket, monkeypatch):
+    some_pictures(room.faces)
+    upload(bucket, room.faces, "s3://data/faces")
+    arguments = (["s3://data/faces"], "s3://data/out")
+    with monkeypatch.context() as patch:
+        patch.setattr("codeformer_jax.data.prepare.plan.Plan.save", killed)
+        patch.setattr(Bucket, "rm", killed)  # Nor does the process tidy up.
+        patch.setattr(Bucket, "rm_file", killed)
+        with pytest.raises(Killed):
+            build.prepare(*arguments, size=16, workers=0)
+    assert bucket.find("s3://data/out.partial")
+    build.prepare(*arguments, size=16, workers=0)
+    assert bucket.exists("s3://data/out/dataset_info.json")
+    assert not bucket.exists("s3://data/out.partial")
+
+
+def test_somebody_elses_files_in_a_bucket(room, bucket):
+    fill(room.faces, 2)
+    bucket.pipe_file("s3://data/out.partial/precious", b"1")
+    with pytest.raises(PrepareError, match="is no unfinished build"):
+        build.prepare([room.faces], "s3://data/out", size=16, workers=0, restart=True)
+    assert bucket.find("s3://data/out.partial") == ["/data/out.partial/precious"]
 
 
 def test_a_bucket_without_the_folder(bucket):

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import shutil
+import struct
 import tempfile
 
 import numpy as np
@@ -13,7 +14,7 @@ from data.prepare.support import Room, fill, picture, read_all, read_split, reje
 from PIL import Image
 
 from codeformer_jax.data.folder import name_hash
-from codeformer_jax.data.images import UnreadableImage
+from codeformer_jax.data.images import UnreadableImage, read_image
 from codeformer_jax.data.prepare.publish import TooManyRejected
 from codeformer_jax.data.prepare.staging import PrepareError
 
@@ -93,7 +94,7 @@ def test_too_many_are_an_error_with_a_report_and_nothing_is_done_twice(room, mon
     fill(room.faces, 4)
     for name in ("x.png", "y.png"):
         (room.faces / name).write_text("no picture")
-    save(room.faces / "z.png", 1)
+    save(room.faces / "z.png", 2)
     (room.faces / "notes.txt").write_text("does not count")
     with pytest.raises(TooManyRejected) as caught:
         room.prepare(max_rejected=2)
@@ -103,7 +104,7 @@ def test_too_many_are_an_error_with_a_report_and_nothing_is_done_twice(room, mon
     )
     assert f"'{room.partial / 'rejected.jsonl'}' lists them. Give --max-rejected 3" in message
     assert "\n  x.png: not a PNG" in message
-    assert "\n  z.png: the same picture as '001.png'" in message
+    assert "\n  z.png: the same picture as '002.png'" in message
     assert "notes.txt" not in message
     assert not room.out.exists()
     assert set(rejected(room.partial)) == {"x.png", "y.png", "z.png", "notes.txt"}
@@ -150,21 +151,18 @@ def test_a_shard_or_split_without_pictures_leaves_no_gap(room, small_shards):
     assert list(read_split(room.out, "train")) == order[1:4] + order[8:]
 
 
-def test_duplicates_over_shards_splits_and_sources_keep_the_smallest_name(
-    room, tmp_path, small_shards
-):
+def test_duplicates_over_shards_and_sources_keep_the_smallest_name(room, tmp_path, small_shards):
     fill(room.faces, 30)
     for index in (3, 17, 25):
         save(room.faces / f"b/copy{index}.png", index)
     save(room.faces / "b/copy3.tiff", 3)
     save(tmp_path / "other" / "1.png", 17)
     save(tmp_path / "other" / "2.png", 200)
-    room.prepare(room.faces, tmp_path / "other", validation_fraction=0.5)
+    room.prepare(room.faces, tmp_path / "other", validation_fraction=0.0)
     found = read_all(room.out)
     assert set(found) == {f"faces/{index:03d}.png" for index in range(30)} | {"other/2.png"}
     for index in range(30):
-        expected = Image.fromarray(picture(index)).resize((16, 16), Image.Resampling.LANCZOS)
-        np.testing.assert_array_equal(found[f"faces/{index:03d}.png"], np.asarray(expected))
+        np.testing.assert_array_equal(found[f"faces/{index:03d}.png"], resized(index))
     assert {name: reason for name, (_, reason) in rejected(room.out).items()} == {
         "faces/b/copy3.png": "the same picture as 'faces/003.png'",
         "faces/b/copy3.tiff": "the same picture as 'faces/003.png'",
@@ -172,6 +170,30 @@ def test_duplicates_over_shards_splits_and_sources_keep_the_smallest_name(
         "faces/b/copy25.png": "the same picture as 'faces/025.png'",
         "other/1.png": "the same picture as 'faces/017.png'",
     }
+
+
+def test_a_copy_never_moves_a_picture_from_train_to_validation(room, small_shards):
+    fill(room.faces, 30)
+    room.prepare(validation_fraction=0.5)
+    train = set(read_split(room.out, "train"))
+    for index in range(30):
+        for start in ("a", "z"):
+            save(room.faces / f"{start}{index:03d}.png", index)
+    room.prepare(validation_fraction=0.5, max_rejected=60, force=True)
+    after = read_split(room.out, "train")
+    pixels = {image.tobytes() for image in after.values()}
+    assert train
+    assert pixels >= {resized(int(name[:3])).tobytes() for name in train}
+    expected = set()
+    for index in range(30):
+        names = [f"{start}{index:03d}.png" for start in ("", "a", "z")]
+        expected.add(min(names, key=lambda name: (name_hash(name) < 2**63, name)))
+    assert read_all(room.out).keys() == expected
+    assert after.keys() == {name for name in expected if name_hash(name) >= 2**63}
+
+
+def resized(seed):
+    return np.asarray(Image.fromarray(picture(seed)).resize((16, 16), Image.Resampling.LANCZOS))
 
 
 def test_equal_beginnings_of_digests_are_no_duplicates(room, monkeypatch):
@@ -183,19 +205,57 @@ def test_equal_beginnings_of_digests_are_no_duplicates(room, monkeypatch):
     assert set(rejected(room.out)) == {"copy.png"}
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOMEM])
-def test_a_disk_that_fails_is_no_fault_of_the_file(room, monkeypatch, code):
+PASSING = [
+    *(OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN)),
+    OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("cause", PASSING, ids=repr)
+def test_a_machine_that_fails_is_no_fault_of_the_file_which_is_named(room, monkeypatch, cause):
     fill(room.faces, 3)
 
     def fail(path):
-        raise UnreadableImage(path, "reading failed") from OSError(code, os.strerror(code))
+        if path.name != "001.png":
+            return read_image(path)
+        raise UnreadableImage(path, "reading failed") from cause
 
     with monkeypatch.context() as patch:
         patch.setattr("codeformer_jax.data.prepare.examine.read_image", fail)
-        with pytest.raises(OSError, match="give the same command again to go on"):
+        with pytest.raises(OSError, match=r"001\.png'(?s:.*)give the same command again to go on"):
             room.prepare()
     assert not room.out.exists()
     assert sum(room.prepare().splits.values()) == 3
+
+
+def test_memory_that_runs_out_while_resizing_names_the_file(room, monkeypatch):
+    fill(room.faces, 3)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("codeformer_jax.data.prepare.examine.resize_image", fail)
+    with pytest.raises(OSError, match=r"no memory to read it; use fewer --workers.*00\d\.png'"):
+        room.prepare()
+    assert room.partial.exists()
+
+
+def test_a_header_that_points_far_beyond_the_file(room):
+    fill(room.faces, 3)
+    header = b"II" + struct.pack("<HHHQ", 43, 8, 0, 2**62)  # BigTIFF; its directory is at 2^62.
+    (room.faces / "far.tif").write_bytes(header + bytes(100))
+    room.prepare()
+    assert rejected(room.out)["far.tif"][0] == "unreadable"
+    assert len(read_all(room.out)) == 3
+
+
+def test_names_are_not_spooled_in_the_systems_temporary_folder(room, monkeypatch):
+    fill(room.faces, 3)
+    monkeypatch.setattr(tempfile, "tempdir", str(room.out.with_name("nowhere")))
+    room.prepare()
+    assert len(read_all(room.out)) == 3
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Builds that are interrupted anywhere go on where they stopped; nothing is lost or half there."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -10,18 +11,25 @@ import time
 
 import psutil
 import pytest
-from data.prepare.support import die, fill, picture, read_all, rejected, save, tree_hash
+from data.prepare.support import (
+    Killed,
+    die,
+    fill,
+    killed,
+    picture,
+    read_all,
+    rejected,
+    save,
+    tree_hash,
+)
 from PIL import Image
+from tqdm import tqdm
 
 from codeformer_jax.data.prepare import build, publish, shards
 from codeformer_jax.data.prepare.examine import examine
 from codeformer_jax.data.prepare.staging import PrepareError, Staging
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-
-class Killed(BaseException):
-    """As if the process had ended here: nothing but `finally` runs."""
 
 
 @pytest.fixture
@@ -97,7 +105,7 @@ def test_files_of_finished_shards_are_not_read_again(room, monkeypatch, whole, a
         (publish, "rewrite_shard"),
         (publish, "file_size"),
         (publish, "_write_metadata"),
-        (publish.shutil, "rmtree"),
+        (shutil, "rmtree"),
         (publish.os, "rename"),
     ],
 )
@@ -154,10 +162,6 @@ def test_stopping_while_planning(room, monkeypatch, whole):
     assert not room.partial.exists()
     room.prepare()
     assert tree_hash(room.out) == whole
-
-
-def killed(*_):
-    raise Killed
 
 
 def interrupt(room, monkeypatch):
@@ -290,10 +294,37 @@ def test_full_disk(room, full_disk, tmp_path, small_shards, workers):
 
 def test_a_worker_that_is_killed_is_reported(room, monkeypatch):
     fill(room.faces, 3)
-    monkeypatch.setattr("codeformer_jax.data.prepare.workers._build", die)
+    monkeypatch.setattr("codeformer_jax.data.prepare.workers._work", die)
     with pytest.raises(OSError, match="a worker process was killed"):
         room.prepare(workers=1)
     assert not room.out.exists()
+
+
+def test_duplicates_are_taken_out_by_the_processes(room, monkeypatch, whole):
+    used = []
+
+    def note(function, jobs, workers, bar):
+        used.append((function.__name__, workers))
+        with tqdm(file=io.StringIO()) as counting:
+            workers_run(function, jobs, workers, counting)
+        assert counting.n == bar.total > 0
+
+    workers_run = publish.run
+    monkeypatch.setattr(publish, "run", note)
+    room.prepare(workers=2)
+    assert used == [("rewrite_shard", 2)]
+    assert tree_hash(room.out) == whole
+
+
+def test_a_process_that_is_killed_while_it_takes_out_duplicates(room, monkeypatch, whole):
+    interrupt(room, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr("codeformer_jax.data.prepare.workers._work", die)
+        with pytest.raises(OSError, match="a worker process was killed"):
+            room.prepare(workers=2)
+    assert not room.out.exists()
+    room.prepare(workers=2)
+    assert tree_hash(room.out) == whole
 
 
 def start_command(room):
@@ -347,7 +378,7 @@ def test_kill_and_ctrl_c_in_mid_build(room, tmp_path):
     os.killpg(command.pid, signal.SIGINT)
     _, err = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert "interrupted; the same command goes on with what is done" in err
+    assert f"interrupted; nothing is published; what is done is kept in '{room.partial}'" in err
     assert "Traceback" not in err
     assert not room.out.exists()
     assert not begun(room)
