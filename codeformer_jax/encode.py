@@ -24,6 +24,7 @@ from codeformer_jax.data.codes import (
     CodesError,
     Description,
     read_description,
+    records_per_shard,
     write_shard,
 )
 from codeformer_jax.data.pipeline import Source, evaluation_batches
@@ -241,6 +242,7 @@ def _plan(source: Source, described: str, module: VQGAN, variables: Any) -> Desc
         grid=(size // module.downsampling,) * 2,
         codebook_size=module.codebook_size,
         number=len(source),
+        shard_records=records_per_shard(len(source)),
     )
 
 

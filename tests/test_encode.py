@@ -107,7 +107,7 @@ class Breaking:
 
 
 def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", 8)
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
     target = tmp_path / "codes"
     with pytest.raises(ValueError, match="broken"):
         run_encode(Breaking(faces(20), at=17), target, teacher)
@@ -127,7 +127,7 @@ def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teac
 
 
 def test_an_interrupted_encoding_of_something_else_starts_again(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", 8)
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
     with pytest.raises(ValueError, match="broken"):
         run_encode(Breaking(faces(20), at=17), tmp_path / "codes", teacher, described="others")
     again = Breaking(faces(20))

@@ -1,6 +1,7 @@
 """Folders of codes: read back by index and name, with the orientation of the picture; bad ones."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import pickle
@@ -8,13 +9,20 @@ import types
 
 import numpy as np
 import pytest
+from recorded import file_limit
 
 from codeformer_jax.data import codes as codes_module
 from codeformer_jax.data.codes import Codes, CodesError, Description, WithCodes, write_shard
 from codeformer_jax.data.pipeline import batches
 
 ABOUT = Description(
-    fingerprint="abc", source="faces", image_size=4, grid=(2, 3), codebook_size=1000, number=10
+    fingerprint="abc",
+    source="faces",
+    image_size=4,
+    grid=(2, 3),
+    codebook_size=1000,
+    number=10,
+    shard_records=2**14,
 )
 NAMES = ("a b.png", "é/ü.png", "\udcff.png", *(f"n{i}.png" for i in range(3, 10)))
 
@@ -75,9 +83,8 @@ def take(stream, count):
 
 @pytest.mark.parametrize("records", [2**14, 4])
 @pytest.mark.parametrize("size", [1000, 2**16, 2**16 + 1])
-def test_codes_come_back(tmp_path, monkeypatch, records, size):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", records)
-    about = Description("abc", "faces", 4, (2, 3), size, 10)
+def test_codes_come_back(tmp_path, records, size):
+    about = dataclasses.replace(ABOUT, codebook_size=size, shard_records=records)
     values = drawn(10, size)
     values[0, 0, 0] = size - 1
     codes = Codes(write(tmp_path / "codes", about, values=values))
@@ -138,7 +145,7 @@ def test_codes_follow_an_example_that_replaces_a_broken_one(tmp_path):
 
 def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
     mixture = Mixture(Faces(), Faces(replaced={4: 6}))
-    about = Description("abc", "mixture", 4, (2, 3), 1000, 20)
+    about = dataclasses.replace(ABOUT, number=20)
     codes = Codes(write(tmp_path / "codes", about, NAMES + NAMES))
     source = WithCodes(mixture, codes)
     for index, place in {0: 0, 9: 9, 10: 10, 14: 16, 19: 19}.items():
@@ -210,6 +217,7 @@ def test_no_codes_there(tmp_path):
         ({"version": 2}, "this version reads"),
         ({"number": 0}, "no sizes"),
         ({"number": 2.5}, "no sizes"),
+        ({"shard_records": 0}, "no sizes"),
         ({"grid": [2]}, "no sizes"),
         ({"grid": None}, "cannot be used"),
         ({"codebook_size": "many"}, "cannot be used"),
@@ -275,12 +283,75 @@ def test_codes_beyond_the_codebook_are_refused(tmp_path):
 
 def test_a_record_of_another_grid_is_refused(tmp_path):
     write(tmp_path / "codes")
-    about = Description("abc", "faces", 4, (20, 20), 1000, 10)
+    about = dataclasses.replace(ABOUT, grid=(20, 20))
     (tmp_path / "codes" / "codes.json").write_text(about.to_json())
     with pytest.raises(CodesError, match="record 3: "):
         Codes(tmp_path / "codes").read(3, NAMES[3])
 
 
+@pytest.mark.parametrize(
+    ("number", "shards"), [(1, 1), (70_000, 5), (2**21, 128), (2**21 + 1, 128), (10_000_000, 128)]
+)
+def test_shards_are_few(number, shards):
+    records = codes_module.records_per_shard(number)
+    parts = dataclasses.replace(ABOUT, number=number, shard_records=records).shards
+    assert len(parts) == shards
+    joined = [0, *(part.stop for part in parts.values())]
+    assert [part.start for part in parts.values()] == joined[:-1]
+    assert joined[-1] == number
+
+
+def at_the_limit(paths):
+    raise RuntimeError(f"open() failed: Too many open files; opening {paths[0]}")
+
+
+def test_the_limit_of_open_files_is_no_damage(tmp_path, monkeypatch):
+    about = dataclasses.replace(ABOUT, shard_records=1)
+    directory = write(tmp_path / "codes", about)
+    codes = Codes(directory)
+    with file_limit(3), pytest.raises(OSError, match=r"limit of open files.*ulimit -n") as caught:
+        [codes.read(index, NAMES[index]) for index in range(10)]
+    assert "again" not in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(codes_module, "ArrayRecordDataSource", at_the_limit)
+        with pytest.raises(OSError, match="limit of open files"):
+            Codes(directory)
+    assert Codes(directory).read(9, NAMES[9]).shape == (2, 6)
+
+
 def test_a_shard_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match="cannot write"):
         write_shard(tmp_path / "none" / "a.array_record", [b"x"])
+
+
+class Failing:
+    """A writer on a full disk: closing fails as well."""
+
+    def __init__(self, *_):
+        pass
+
+    def write(self, record):
+        if record == b"last":
+            raise RuntimeError("No space left on device")
+
+    def close(self):
+        raise RuntimeError("close() failed: bad state")
+
+
+def test_the_first_error_is_the_one_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes_module, "ArrayRecordWriter", Failing)
+    with pytest.raises(OSError, match=r"cannot write '.*a': No space left on device"):
+        write_shard(tmp_path / "a", [b"first", b"last"])
+    with pytest.raises(OSError, match=r"cannot write '.*a': close\(\) failed"):
+        write_shard(tmp_path / "a", [b"first"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_fails_while_encoding_is_no_error_of_the_file(tmp_path, monkeypatch, error):
+    def records():
+        yield b"first"
+        raise error("RESOURCE_EXHAUSTED: out of memory on the device")
+
+    monkeypatch.setattr(codes_module, "ArrayRecordWriter", Failing)
+    with pytest.raises(error, match=r"^RESOURCE_EXHAUSTED"):
+        write_shard(tmp_path / "a", records())
