@@ -26,7 +26,7 @@ Description = dict[str, list[dict[str, Any]]]
 def describe(**sources: Source) -> Description:
     """{name: parts}, of each part its source in words, number of examples and a SHA-256.
 
-    The hash is of the sorted names of a folder's images, of files, sizes and ranges of records,
+    The hash is of names and lengths of a folder's images, of files, lengths and ranges of records,
     and of the settings of synthetic faces; no image is read.
     """
     return {
