@@ -1,6 +1,10 @@
 """`codeformer-jax encode`: the teacher's codes in both orientations, whole folders or none."""
 
 import contextlib
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +14,7 @@ from tiny import tiny_config
 from codeformer_jax import cli, convert, encode
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data import codes as codes_module
+from codeformer_jax.data.code_staging import Staging
 from codeformer_jax.data.codes import Codes, WithCodes
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.pipeline import batches
@@ -91,10 +96,10 @@ def test_codes_are_the_teachers_of_both_orientations(tmp_path, teacher, mesh, ba
 
 
 class Breaking:
-    """A source that fails at one example; remembers what is read."""
+    """A source that fails at one example; remembers what is read and how often it is pickled."""
 
-    def __init__(self, source, at=None):
-        self.source, self.at, self.read = source, at, []
+    def __init__(self, source, at=None, names=("same",)):
+        self.source, self.at, self.read, self.names, self.sent = source, at, [], names, 0
 
     def __len__(self):
         return len(self.source)
@@ -105,31 +110,65 @@ class Breaking:
         self.read.append(index)
         return self.source[index]
 
+    def __getstate__(self):
+        self.sent += 1
+        return self.__dict__
+
+    def listing(self):
+        return iter(self.names)
+
 
 def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teacher, monkeypatch):
     monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
     target = tmp_path / "codes"
     with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(20), at=17), target, teacher)
+        run_encode(Breaking(faces(24), at=21), target, teacher)
     assert entries(tmp_path) == [".codes.partial"]
-    assert entries(tmp_path / ".codes.partial") == [
+    assert entries(tmp_path / ".codes.partial") == ["codes", "lock"]
+    assert entries(tmp_path / ".codes.partial/codes") == [
         "00000-of-00003.array_record",
         "00001-of-00003.array_record",
         "codes.json",
     ]
-    (tmp_path / ".codes.partial" / ".00002.array_record.x.tmp").write_bytes(b"half")
-    again = Breaking(faces(20))
+    (tmp_path / ".codes.partial/codes" / ".00002.array_record.x.tmp").write_bytes(b"half")
+    again = Breaking(faces(24))
     run_encode(again, target, teacher)
     assert min(again.read[1:]) == 16  # The first is looked at for its size.
     assert entries(tmp_path) == ["codes"]
     assert len(entries(target)) == 4
-    np.testing.assert_array_equal(everything(target, faces(20)), truth(teacher, faces(20)))
+    np.testing.assert_array_equal(everything(target, faces(24)), truth(teacher, faces(24)))
 
 
-def test_an_interrupted_encoding_of_something_else_starts_again(tmp_path, teacher, monkeypatch):
+def test_shards_that_are_missing_in_between_are_filled(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
+    target = tmp_path / "codes"
+    with pytest.raises(ValueError, match="broken"):
+        run_encode(Breaking(faces(18), at=17), target, teacher, batch_size=2)
+    (tmp_path / ".codes.partial/codes/00001-of-00005.array_record").unlink()
+    again = Breaking(faces(18))
+    run_encode(again, target, teacher, batch_size=2)
+    assert sorted(set(again.read)) == [0, 4, 5, 6, 7, *range(12, 18)]  # Shards 1, 3 and 4.
+    np.testing.assert_array_equal(everything(target, faces(18)), truth(teacher, faces(18)))
+
+
+def test_worker_processes_are_started_once_for_all_shards(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
+    source = Breaking(faces(18))
+    run_encode(source, tmp_path / "codes", teacher, workers=1)
+    assert len(entries(tmp_path / "codes")) == 6
+    assert source.sent == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names"), [({"described": "others"}, ("same",)), ({}, ("other",))]
+)
+def test_an_interrupted_encoding_of_something_else_starts_again(
+    tmp_path, teacher, monkeypatch, options, names
+):
     monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
     with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(20), at=17), tmp_path / "codes", teacher, described="others")
+        run_encode(Breaking(faces(20), 17, names), tmp_path / "codes", teacher, **options)
+    assert len(entries(tmp_path / ".codes.partial/codes")) == 2
     again = Breaking(faces(20))
     run_encode(again, tmp_path / "codes", teacher)
     assert sorted(set(again.read)) == list(range(20))
@@ -147,6 +186,105 @@ def test_codes_are_replaced_only_by_complete_ones_and_only_with_force(tmp_path, 
     run_encode(faces(6), target, teacher, force=True)
     assert len(Codes(target)) == 6
     assert entries(tmp_path) == ["codes"]
+
+
+def test_two_processes_do_not_write_the_same_codes(tmp_path, teacher):
+    (tmp_path / ".codes.partial").mkdir()
+    script = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    lock = tmp_path / ".codes.partial/lock"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script, lock], **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(
+            BlockingIOError, match=r"another process is writing '.*\.codes\.partial'"
+        ):
+            run_encode(faces(5), tmp_path / "codes", teacher)
+        assert entries(tmp_path / ".codes.partial") == ["lock"]
+        other.stdin.close()
+    run_encode(faces(5), tmp_path / "codes", teacher)
+    assert entries(tmp_path) == ["codes"]
+
+
+def test_a_lock_whose_file_was_just_published_away_is_not_ours(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def late(file, how):
+        (tmp_path / ".codes.partial/lock").unlink()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with (
+        pytest.raises(BlockingIOError, match="another process is writing"),
+        Staging.locked(tmp_path / "codes"),
+    ):
+        pass
+
+
+class Killed(BaseException):
+    """In place of a signal that cannot be caught."""
+
+
+def killed_while_publishing(tmp_path, teacher, monkeypatch):
+    """OUT was moved aside and its successor not yet into its place."""
+    run_encode(faces(5), tmp_path / "codes", teacher)
+    rename = Path.rename
+
+    def die(path, to):
+        if path.name == "codes" and path.parent.name == ".codes.partial":
+            raise Killed
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        patch.setattr(Staging, "_mend", lambda _: None)
+        with pytest.raises(Killed):
+            run_encode(faces(6), tmp_path / "codes", teacher, force=True)
+    assert entries(tmp_path) == [".codes.partial"]
+    assert entries(tmp_path / ".codes.partial") == ["codes", "lock", "old"]
+
+
+def test_a_killed_publication_is_mended_by_the_next_command(tmp_path, teacher, monkeypatch):
+    killed_while_publishing(tmp_path, teacher, monkeypatch)
+    with pytest.raises(FileExistsError, match="pass --force"):
+        run_encode(faces(6), tmp_path / "codes", teacher)
+    assert len(Codes(tmp_path / "codes")) == 5
+    again = Breaking(faces(6), names=[repr(faces(6))])
+    run_encode(again, tmp_path / "codes", teacher, force=True)
+    assert again.read == [0]  # All of its shards are there.
+    assert len(Codes(tmp_path / "codes")) == 6
+    assert entries(tmp_path) == ["codes"]
+
+
+def test_a_failed_publication_leaves_what_was_there(tmp_path, teacher, monkeypatch):
+    run_encode(faces(5), tmp_path / "codes", teacher)
+    rename = Path.rename
+
+    def fail(path, to):
+        if path.parent.name == ".codes.partial" and path.name == "codes":
+            raise OSError("Input/output error")
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            run_encode(faces(6), tmp_path / "codes", teacher, force=True)
+    assert len(Codes(tmp_path / "codes")) == 5
+
+
+def test_codes_that_appear_meanwhile_are_not_replaced(tmp_path, teacher):
+    class Slow(Breaking):
+        def __getitem__(self, index):
+            if index == 4:
+                (tmp_path / "codes").mkdir(exist_ok=True)
+                (tmp_path / "codes/mine").write_text("mine")
+            return super().__getitem__(index)
+
+    with pytest.raises(FileExistsError, match="exists"):
+        run_encode(Slow(faces(5)), tmp_path / "codes", teacher)
+    assert entries(tmp_path / "codes") == ["mine"]
 
 
 def test_force_does_not_replace_what_holds_no_codes(tmp_path, teacher):

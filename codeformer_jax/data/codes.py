@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int32, Integer
 
 from codeformer_jax.data.open_files import check_open_files
+from codeformer_jax.data.pipeline import listing_digest
 
 DESCRIPTION_FILE = "codes.json"
 _SHARD_RECORDS = 2**14
@@ -40,6 +41,7 @@ class Description:
     Attributes:
         fingerprint: of the network that encoded, see `convert.code_fingerprint`.
         source: the data setting that was encoded, for people to read.
+        listing: `pipeline.listing_digest` of the images.
         image_size: side of the pictures in pixels.
         grid: rows and columns of codes; n is their product.
         codebook_size: K; codes are in [0, K).
@@ -49,6 +51,7 @@ class Description:
 
     fingerprint: str
     source: str
+    listing: str
     image_size: int
     grid: tuple[int, int]
     codebook_size: int
@@ -213,8 +216,8 @@ class WithCodes:
     They follow an element's `index` where the source replaced a broken example by another.
 
     Raises:
-        CodesError: when opened, where numbers or the names of a few examples differ; the others'
-            names are compared when they are read.
+        CodesError: when opened, where the numbers, the names of a few examples or what the sources
+            list differ; each name is compared again when its example is read.
     """
 
     def __init__(self, source: Any, codes: Codes):
@@ -228,6 +231,12 @@ class WithCodes:
         spread = np.linspace(0, len(source) - 1, _CHECKED_AT_ONCE).astype(int)
         for index in sorted(set(spread.tolist())):
             self[index]
+        if listing_digest(source) != codes.description.listing:
+            raise CodesError(
+                f"'{codes.directory}' has codes of other images: the data have as many, but not "
+                f"all with the same names and files. {codes.made_of()}; images may have been "
+                f"renamed or overwritten since. Give the data that were encoded, or {_again('DIR')}"
+            )
 
     @property
     def parts(self) -> Sequence[Any] | None:

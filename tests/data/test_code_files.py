@@ -13,33 +13,9 @@ from recorded import file_limit
 
 from codeformer_jax.data import codes as codes_module
 from codeformer_jax.data.codes import Codes, CodesError, Description, WithCodes, write_shard
-from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.pipeline import batches, listing_digest
 
-ABOUT = Description(
-    fingerprint="abc",
-    source="faces",
-    image_size=4,
-    grid=(2, 3),
-    codebook_size=1000,
-    number=10,
-    shard_records=2**14,
-)
 NAMES = ("a b.png", "é/ü.png", "\udcff.png", *(f"n{i}.png" for i in range(3, 10)))
-
-
-def drawn(number, size=1000):
-    return np.random.default_rng(0).integers(0, size, (number, 2, 6)).astype(np.int32)
-
-
-def write(directory, about=ABOUT, names=NAMES, values=None):
-    """A folder of codes; its description is `about` whatever the records are."""
-    directory.mkdir()
-    (directory / "codes.json").write_text(about.to_json())
-    values = drawn(len(names)) if values is None else values
-    for shard, part in about.shards.items():
-        kept = [i for i in part if i < len(names)]
-        write_shard(directory / shard, (about.pack(values[i], names[i]) for i in kept))
-    return directory
 
 
 class Faces:
@@ -57,6 +33,36 @@ class Faces:
         image[:, 0, 1] = 255
         extra = {"index": actual} if self.replaced else {}
         return {"image": image, "name": self.names[actual], **extra}
+
+    def listing(self):
+        return iter(self.names)
+
+
+ABOUT = Description(
+    fingerprint="abc",
+    source="faces",
+    listing=listing_digest(Faces()),
+    image_size=4,
+    grid=(2, 3),
+    codebook_size=1000,
+    number=10,
+    shard_records=2**14,
+)
+
+
+def drawn(number, size=1000):
+    return np.random.default_rng(0).integers(0, size, (number, 2, 6)).astype(np.int32)
+
+
+def write(directory, about=ABOUT, names=NAMES, values=None):
+    """A folder of codes; its description is `about` whatever the records are."""
+    directory.mkdir()
+    (directory / "codes.json").write_text(about.to_json())
+    values = drawn(len(names)) if values is None else values
+    for shard, part in about.shards.items():
+        kept = [i for i in part if i < len(names)]
+        write_shard(directory / shard, (about.pack(values[i], names[i]) for i in kept))
+    return directory
 
 
 class Mixture:
@@ -145,7 +151,7 @@ def test_codes_follow_an_example_that_replaces_a_broken_one(tmp_path):
 
 def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
     mixture = Mixture(Faces(), Faces(replaced={4: 6}))
-    about = dataclasses.replace(ABOUT, number=20)
+    about = dataclasses.replace(ABOUT, number=20, listing=listing_digest(Faces(NAMES + NAMES)))
     codes = Codes(write(tmp_path / "codes", about, NAMES + NAMES))
     source = WithCodes(mixture, codes)
     for index, place in {0: 0, 9: 9, 10: 10, 14: 16, 19: 19}.items():
@@ -168,7 +174,7 @@ def test_a_source_with_codes_is_drawn_like_the_one_without(tmp_path):
 
 
 class Renamed:
-    """A source under other names."""
+    """A source under other names that lists the former ones."""
 
     def __init__(self, source, at=None):
         self.source, self.at = source, at
@@ -180,6 +186,9 @@ class Renamed:
         found = self.source[index]
         return {**found, "name": "x" + found["name"]} if self.at in (None, index) else found
 
+    def listing(self):
+        return self.source.listing()
+
 
 def test_another_dataset_is_refused(tmp_path):
     codes = Codes(write(tmp_path / "codes"))
@@ -187,6 +196,17 @@ def test_another_dataset_is_refused(tmp_path):
         WithCodes(Renamed(Faces()), codes)
     with pytest.raises(CodesError, match=r"codes of 10 images, the data have 9.*10 images of 'fac"):
         WithCodes(Faces(NAMES[:9]), codes)
+
+
+def test_another_listing_is_refused_at_the_start(tmp_path):
+    codes = Codes(write(tmp_path / "codes"))
+    one_renamed = [name.replace("n4", "x4") for name in NAMES]  # Not one of those looked at.
+    with pytest.raises(CodesError, match=r"codes of other images: the data have as many, but not"):
+        WithCodes(Faces(one_renamed), codes)
+    two = Mixture(Faces(NAMES[:5]), Faces(one_renamed[5:]))
+    assert WithCodes(two, codes)[9]["name"] == "n9.png"
+    with pytest.raises(CodesError, match=r"made of 10 images of 'faces'.*--data SOURCE --force"):
+        WithCodes(Mixture(Faces(one_renamed[:5]), Faces(NAMES[5:])), codes)
 
 
 def test_a_single_other_name_is_found_when_it_is_read(tmp_path):
