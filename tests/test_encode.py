@@ -1,20 +1,16 @@
 """`codeformer-jax encode`: the teacher's codes in both orientations, whole folders or none."""
 
 import contextlib
-import fcntl
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from encoding import Breaking, entries, faces, run_encode
 from tiny import tiny_config
 
 from codeformer_jax import cli, convert, encode
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data import codes as codes_module
-from codeformer_jax.data.code_staging import Staging
 from codeformer_jax.data.codes import Codes, WithCodes
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.pipeline import batches
@@ -49,10 +45,6 @@ def model_file(teacher, tmp_path_factory):
     return path
 
 
-def faces(count):
-    return SyntheticFaces("train", 32, count)
-
-
 def truth(teacher, source):
     """Codes [number, 2, n] by the plain network, image by image."""
     module, variables = teacher
@@ -70,15 +62,6 @@ def everything(directory, source):
     return np.stack([codes.read(i, source[i]["name"]) for i in range(len(source))])
 
 
-def run_encode(source, target, teacher, **options):
-    options = {"batch_size": 4, "mesh": "data:1", "described": "faces", **options}
-    return encode.encode_source(source, target, *teacher, **options)
-
-
-def entries(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.parametrize(("mesh", "batch_size", "workers"), [("data:1", 4, 0), ("data:-1", 8, 2)])
 def test_codes_are_the_teachers_of_both_orientations(tmp_path, teacher, mesh, batch_size, workers):
     source = faces(11)
@@ -93,29 +76,6 @@ def test_codes_are_the_teachers_of_both_orientations(tmp_path, teacher, mesh, ba
     assert done.fingerprint == code_fingerprint(*teacher)
     assert (done.number, done.image_size, done.grid, done.codebook_size) == (11, 32, (16, 16), 16)
     assert entries(tmp_path) == ["codes"]
-
-
-class Breaking:
-    """A source that fails at one example; remembers what is read and how often it is pickled."""
-
-    def __init__(self, source, at=None, names=("same",)):
-        self.source, self.at, self.read, self.names, self.sent = source, at, [], names, 0
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, index):
-        if index == self.at:
-            raise ValueError("broken")
-        self.read.append(index)
-        return self.source[index]
-
-    def __getstate__(self):
-        self.sent += 1
-        return self.__dict__
-
-    def listing(self):
-        return iter(self.names)
 
 
 def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teacher, monkeypatch):
@@ -186,105 +146,6 @@ def test_codes_are_replaced_only_by_complete_ones_and_only_with_force(tmp_path, 
     run_encode(faces(6), target, teacher, force=True)
     assert len(Codes(target)) == 6
     assert entries(tmp_path) == ["codes"]
-
-
-def test_two_processes_do_not_write_the_same_codes(tmp_path, teacher):
-    (tmp_path / ".codes.partial").mkdir()
-    script = (
-        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
-        "print('locked', flush=True); sys.stdin.read()"
-    )
-    lock = tmp_path / ".codes.partial/lock"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", script, lock], **pipes) as other:
-        assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(
-            BlockingIOError, match=r"another process is writing '.*\.codes\.partial'"
-        ):
-            run_encode(faces(5), tmp_path / "codes", teacher)
-        assert entries(tmp_path / ".codes.partial") == ["lock"]
-        other.stdin.close()
-    run_encode(faces(5), tmp_path / "codes", teacher)
-    assert entries(tmp_path) == ["codes"]
-
-
-def test_a_lock_whose_file_was_just_published_away_is_not_ours(tmp_path, monkeypatch):
-    flock = fcntl.flock
-
-    def late(file, how):
-        (tmp_path / ".codes.partial/lock").unlink()
-        return flock(file, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with (
-        pytest.raises(BlockingIOError, match="another process is writing"),
-        Staging.locked(tmp_path / "codes"),
-    ):
-        pass
-
-
-class Killed(BaseException):
-    """In place of a signal that cannot be caught."""
-
-
-def killed_while_publishing(tmp_path, teacher, monkeypatch):
-    """OUT was moved aside and its successor not yet into its place."""
-    run_encode(faces(5), tmp_path / "codes", teacher)
-    rename = Path.rename
-
-    def die(path, to):
-        if path.name == "codes" and path.parent.name == ".codes.partial":
-            raise Killed
-        return rename(path, to)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", die)
-        patch.setattr(Staging, "_mend", lambda _: None)
-        with pytest.raises(Killed):
-            run_encode(faces(6), tmp_path / "codes", teacher, force=True)
-    assert entries(tmp_path) == [".codes.partial"]
-    assert entries(tmp_path / ".codes.partial") == ["codes", "lock", "old"]
-
-
-def test_a_killed_publication_is_mended_by_the_next_command(tmp_path, teacher, monkeypatch):
-    killed_while_publishing(tmp_path, teacher, monkeypatch)
-    with pytest.raises(FileExistsError, match="pass --force"):
-        run_encode(faces(6), tmp_path / "codes", teacher)
-    assert len(Codes(tmp_path / "codes")) == 5
-    again = Breaking(faces(6), names=[repr(faces(6))])
-    run_encode(again, tmp_path / "codes", teacher, force=True)
-    assert again.read == [0]  # All of its shards are there.
-    assert len(Codes(tmp_path / "codes")) == 6
-    assert entries(tmp_path) == ["codes"]
-
-
-def test_a_failed_publication_leaves_what_was_there(tmp_path, teacher, monkeypatch):
-    run_encode(faces(5), tmp_path / "codes", teacher)
-    rename = Path.rename
-
-    def fail(path, to):
-        if path.parent.name == ".codes.partial" and path.name == "codes":
-            raise OSError("Input/output error")
-        return rename(path, to)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            run_encode(faces(6), tmp_path / "codes", teacher, force=True)
-    assert len(Codes(tmp_path / "codes")) == 5
-
-
-def test_codes_that_appear_meanwhile_are_not_replaced(tmp_path, teacher):
-    class Slow(Breaking):
-        def __getitem__(self, index):
-            if index == 4:
-                (tmp_path / "codes").mkdir(exist_ok=True)
-                (tmp_path / "codes/mine").write_text("mine")
-            return super().__getitem__(index)
-
-    with pytest.raises(FileExistsError, match="exists"):
-        run_encode(Slow(faces(5)), tmp_path / "codes", teacher)
-    assert entries(tmp_path / "codes") == ["mine"]
 
 
 def test_force_does_not_replace_what_holds_no_codes(tmp_path, teacher):
