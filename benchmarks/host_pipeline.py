@@ -2,11 +2,11 @@
 
     python benchmarks/host_pipeline.py [--images DIR] [--number 256] [--rounds 5] [--size 512]
 
-Per core: the running stream of one process on one core (decode, crop, flip, batch) against Pillow
-decoding the same files to NumPy arrays in a loop ("decoder"), by processor seconds. Kinds and
-decoders take turns in every round; figures are medians over the rounds, ratios medians of the
-rounds' own. A prepared PNG is compressed by ArrayRecord and not by itself, so for prepared data
-there is also "record_decoder", which reads the records and decodes them by Pillow, in a loop.
+Per core: the running stream of one process on one core (decode, crop, flip, batch) by processor
+seconds, against two loops over the same pictures: "decoder" reads them, also out of ArrayRecord,
+and decodes them with what the pipeline uses; "pillow" decodes the files' bytes by Pillow. Kinds and
+loops take turns in every round; figures are medians over the rounds, ratios medians of the
+rounds' own.
 Workers: the same stream from one worker process and from two, on all cores, in turns,
 by the clock on the wall: leave the machine alone. The files repeat up to the number of FFHQ's,
 because grain takes longer to shuffle a few indices.
@@ -34,10 +34,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from codeformer_jax.data.images import read_image, resize_image, write_image
+from codeformer_jax.data.images import decode_image, read_image, resize_image, write_image
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.prepare.build import prepare
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.data.stored_png import decode_stored_png
 from codeformer_jax.data.synthetic import render_face
 
 BATCH = 16
@@ -76,22 +77,33 @@ def open_text(text, size):
 
 
 def encoded_images(text):
-    """The files' bytes, and a function that reads them again from ArrayRecord, or None."""
+    """The bytes of the pictures' files, read anew: from a folder, or from ArrayRecord."""
     kind, _, path = text.partition(":")
     if kind == "folder":
-        return [file.read_bytes() for file in sorted(pathlib.Path(path).iterdir())], None
+        for file in sorted(pathlib.Path(path).iterdir()):
+            yield file.read_bytes()
+        return
     source = ArrayRecordDataSource(sorted(map(str, pathlib.Path(path).glob("*array_record*"))))
-
-    def records():
-        for index in range(len(source)):
-            features = tf_example_pb2.Example.FromString(source[index]).features.feature
-            yield features["image"].bytes_list.value[0]
-
-    return list(records()), records
+    for index in range(len(source)):
+        features = tf_example_pb2.Example.FromString(source[index]).features.feature
+        yield features["image"].bytes_list.value[0]
 
 
-def decode_all(encoded):
+def decode_by_pillow(encoded):
     return sum(1 for data in encoded if np.asarray(Image.open(io.BytesIO(data))).ndim)
+
+
+def decode_all(text):
+    """As the pipeline decodes: records as `data.records` does, files as `data.folder`."""
+    kind, _, path = text.partition(":")
+    if kind == "folder":
+        files = sorted(pathlib.Path(path).iterdir())
+        return sum(1 for file in files if read_image(file).pixels.ndim)
+    number = 0
+    for data in encoded_images(text):
+        pixels = decode_stored_png(data)
+        number += (decode_image(data, "") if pixels is None else pixels).ndim > 0
+    return number
 
 
 class Many:
@@ -128,16 +140,15 @@ def per_core(texts, size, rounds, number, results):
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     alone = time.thread_time  # What a closed stream still reads ahead does not count.
     sources = {kind: open_text(text, size) for kind, text in texts.items()}
-    rates = {kind: {"pipeline": [], "decoder": [], "record_decoder": []} for kind in texts}
+    rates = {kind: {"pipeline": [], "decoder": [], "pillow": []} for kind in texts}
     for turn in range(rounds + 1):
         for kind, text in texts.items():
-            encoded, records = encoded_images(text)
+            encoded = list(encoded_images(text))
             found = {
                 "pipeline": stream_rate(time.process_time, sources[kind], 0, number),
-                "decoder": rate(alone, decode_all, encoded),
+                "decoder": rate(alone, decode_all, text),
+                "pillow": rate(alone, decode_by_pillow, encoded),
             }
-            if records:
-                found["record_decoder"] = rate(alone, lambda r=records: decode_all(r()))
             if turn:  # The first round warms up.
                 for name, value in found.items():
                     rates[kind][name].append(value)
@@ -151,11 +162,9 @@ def report_cores(rates):
     folder = rates["png folder"]["pipeline"]
     report = {}
     for kind, found in rates.items():
-        medians = {name: round(statistics.median(v), 1) for name, v in found.items() if v}
+        medians = {name: round(statistics.median(v), 1) for name, v in found.items()}
         ratios = {
-            f"of_{name}": ratio(found["pipeline"], found[name])
-            for name in ("decoder", "record_decoder")
-            if found[name]
+            f"of_{name}": ratio(found["pipeline"], found[name]) for name in ("decoder", "pillow")
         }
         report[kind] = medians | ratios | {"times_png_folder": ratio(found["pipeline"], folder)}
     return report

@@ -5,8 +5,7 @@
 
 import contextlib
 import itertools
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,9 @@ from jaxtyping import Array, Int, Int32, UInt8
 
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.convert.atomic import atomic_path
-from codeformer_jax.data.codes import (
-    DESCRIPTION_FILE,
-    CodesError,
-    Description,
-    read_description,
-    write_shard,
-)
-from codeformer_jax.data.pipeline import Source, evaluation_batches
+from codeformer_jax.data.code_staging import Staging
+from codeformer_jax.data.codes import DESCRIPTION_FILE, Description, records_per_shard, write_shard
+from codeformer_jax.data.pipeline import Source, evaluation_batches, listing_digest
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.nn import VQGAN
 from codeformer_jax.tasks.common import from_uint8
@@ -104,7 +98,7 @@ def encode_source(
     """Writes the codes of a source's images, as they are and mirrored, with a bar on stderr.
 
     `target` appears when it is complete. Finished shards lie beside it until then: the same call
-    after an interruption goes on from them.
+    after an interruption goes on from them, if the source lists the same images.
 
     Args:
         source: square images of one size.
@@ -120,6 +114,7 @@ def encode_source(
     Raises:
         FileExistsError: `target` exists, and is not a folder of codes or `force` is off.
         ValueError: no images, or sizes that do not divide.
+        BlockingIOError: another process writes to `target`.
         OSError: `target` cannot be written.
     """
     target = Path(target)
@@ -127,23 +122,20 @@ def encode_source(
     devices = parallel.make_mesh(mesh)
     batch_size = _batch_size(batch_size, devices.size)
     description = _plan(source, described, module, variables)
-    staging = _stage(target, description)
-    missing = {n: part for n, part in description.shards.items() if not (staging / n).exists()}
-    encode = make_encode(module, variables, devices)
-    with tqdm.tqdm(
-        desc="encode",
-        unit="image",
-        total=len(source),
-        initial=len(source) - sum(map(len, missing.values())),
-        dynamic_ncols=True,
-    ) as bar:
-        for shard, examples in missing.items():
-            part = _Part(source, examples)
+    with Staging.locked(target) as staging:
+        check_target(target, force)  # Again: a killed command may have left it aside.
+        missing = staging.begin(description)
+        if missing:
+            part = _Missing(source, list(missing.values()))
             loader = evaluation_batches(part, batch_size=batch_size, workers=workers)
-            with contextlib.closing(loader), atomic_path(staging / shard) as path:
-                encoded = itertools.islice(_encoded(loader, encode), len(part))
-                write_shard(path, _counted((description.pack(c, n) for n, c in encoded), bar))
-    _publish(staging, target)
+            encode = make_encode(module, variables, devices)
+            with contextlib.closing(loader), _progress(len(source), len(part)) as bar:
+                records = _records(loader, encode, description, bar)
+                for shard, examples in missing.items():
+                    with atomic_path(staging.codes / shard) as path:
+                        write_shard(path, itertools.islice(records, len(examples)))
+        check_target(target, force)  # Encoding takes long.
+        staging.publish()
     return description
 
 
@@ -183,17 +175,18 @@ def make_encode(module: VQGAN, variables: Any, mesh: jax.sharding.Mesh) -> Encod
     return lambda images: compiled(params, images)
 
 
-class _Part:
-    """Some examples of a source, as a source."""
+class _Missing:
+    """The examples of some shards, in a row, as a source; all but the last have the same number."""
 
-    def __init__(self, source: Source, examples: range):
-        self._source, self._examples = source, examples
+    def __init__(self, source: Source, shards: Sequence[range]):
+        self._source, self._shards = source, tuple(shards)
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return sum(map(len, self._shards))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[self._examples[index]]
+        shard, place = divmod(index, len(self._shards[0]))
+        return self._source[self._shards[shard][place]]
 
 
 def _encoded(
@@ -209,10 +202,20 @@ def _encoded(
         waiting = under_way
 
 
-def _counted(records: Iterable[bytes], bar: tqdm.tqdm) -> Iterator[bytes]:
-    for record in records:
-        yield record
+def _records(
+    batches: Iterable[dict[str, np.ndarray]],
+    encode: Encode,
+    description: Description,
+    bar: tqdm.tqdm,
+) -> Iterator[bytes]:
+    for name, codes in _encoded(batches, encode):
         bar.update()
+        yield description.pack(codes, name)
+
+
+def _progress(number: int, missing: int) -> tqdm.tqdm:
+    options = {"total": number, "initial": number - missing, "dynamic_ncols": True}
+    return tqdm.tqdm(desc="encode", unit="image", **options)
 
 
 def _batch_size(given: int | None, devices: int) -> int:
@@ -237,10 +240,12 @@ def _plan(source: Source, described: str, module: VQGAN, variables: Any) -> Desc
     return Description(
         fingerprint=code_fingerprint(module, variables),
         source=described,
+        listing=listing_digest(source),
         image_size=size,
         grid=(size // module.downsampling,) * 2,
         codebook_size=module.codebook_size,
         number=len(source),
+        shard_records=records_per_shard(len(source)),
     )
 
 
@@ -257,30 +262,3 @@ def _data_settings(
 def _describe(settings: ml_collections.ConfigDict) -> str:
     path = settings.get("path")
     return f"{path}, heldout_fraction={settings.heldout_fraction}" if path else "synthetic faces"
-
-
-def _stage(target: Path, description: Description) -> Path:
-    """The folder beside `target` in which it is built, with the shards that are there already."""
-    staging = target.with_name(f".{target.name}.partial")
-    try:
-        usable = read_description(staging) == description
-    except (FileNotFoundError, CodesError):
-        usable = False
-    if not usable:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        with atomic_path(staging / DESCRIPTION_FILE) as path:
-            path.write_text(description.to_json())
-    for path in staging.iterdir():
-        if path.name not in (DESCRIPTION_FILE, *description.shards):
-            path.unlink()  # What a killed process was writing.
-    return staging
-
-
-def _publish(staging: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,9 @@
 """Small ArrayRecord datasets, written with TFDS and array_record themselves."""
 
+import contextlib
 import io
+import os
+import resource
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -32,6 +35,23 @@ def example(image, name=None):
     if name is not None:
         message.features.feature["name"].bytes_list.value.append(name.encode())
     return message.SerializeToString()
+
+
+@contextlib.contextmanager
+def file_limit(more):
+    """This process may open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    taken = []  # The limit is on the number of a file, and gaps are filled first.
+    while not taken or taken[-1] < highest:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for file in taken:
+            os.close(file)
 
 
 def write_records(path, records):

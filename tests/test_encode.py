@@ -5,6 +5,7 @@ import contextlib
 import jax
 import numpy as np
 import pytest
+from encoding import Breaking, entries, faces, run_encode
 from tiny import tiny_config
 
 from codeformer_jax import cli, convert, encode
@@ -44,10 +45,6 @@ def model_file(teacher, tmp_path_factory):
     return path
 
 
-def faces(count):
-    return SyntheticFaces("train", 32, count)
-
-
 def truth(teacher, source):
     """Codes [number, 2, n] by the plain network, image by image."""
     module, variables = teacher
@@ -63,15 +60,6 @@ def truth(teacher, source):
 def everything(directory, source):
     codes = Codes(directory)
     return np.stack([codes.read(i, source[i]["name"]) for i in range(len(source))])
-
-
-def run_encode(source, target, teacher, **options):
-    options = {"batch_size": 4, "mesh": "data:1", "described": "faces", **options}
-    return encode.encode_source(source, target, *teacher, **options)
-
-
-def entries(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(("mesh", "batch_size", "workers"), [("data:1", 4, 0), ("data:-1", 8, 2)])
@@ -90,46 +78,57 @@ def test_codes_are_the_teachers_of_both_orientations(tmp_path, teacher, mesh, ba
     assert entries(tmp_path) == ["codes"]
 
 
-class Breaking:
-    """A source that fails at one example; remembers what is read."""
-
-    def __init__(self, source, at=None):
-        self.source, self.at, self.read = source, at, []
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, index):
-        if index == self.at:
-            raise ValueError("broken")
-        self.read.append(index)
-        return self.source[index]
-
-
 def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", 8)
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
     target = tmp_path / "codes"
     with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(20), at=17), target, teacher)
+        run_encode(Breaking(faces(24), at=21), target, teacher)
     assert entries(tmp_path) == [".codes.partial"]
-    assert entries(tmp_path / ".codes.partial") == [
+    assert entries(tmp_path / ".codes.partial") == ["codes", "lock"]
+    assert entries(tmp_path / ".codes.partial/codes") == [
         "00000-of-00003.array_record",
         "00001-of-00003.array_record",
         "codes.json",
     ]
-    (tmp_path / ".codes.partial" / ".00002.array_record.x.tmp").write_bytes(b"half")
-    again = Breaking(faces(20))
+    (tmp_path / ".codes.partial/codes" / ".00002.array_record.x.tmp").write_bytes(b"half")
+    again = Breaking(faces(24))
     run_encode(again, target, teacher)
     assert min(again.read[1:]) == 16  # The first is looked at for its size.
     assert entries(tmp_path) == ["codes"]
     assert len(entries(target)) == 4
-    np.testing.assert_array_equal(everything(target, faces(20)), truth(teacher, faces(20)))
+    np.testing.assert_array_equal(everything(target, faces(24)), truth(teacher, faces(24)))
 
 
-def test_an_interrupted_encoding_of_something_else_starts_again(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", 8)
+def test_shards_that_are_missing_in_between_are_filled(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
+    target = tmp_path / "codes"
     with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(20), at=17), tmp_path / "codes", teacher, described="others")
+        run_encode(Breaking(faces(18), at=17), target, teacher, batch_size=2)
+    (tmp_path / ".codes.partial/codes/00001-of-00005.array_record").unlink()
+    again = Breaking(faces(18))
+    run_encode(again, target, teacher, batch_size=2)
+    assert sorted(set(again.read)) == [0, 4, 5, 6, 7, *range(12, 18)]  # Shards 1, 3 and 4.
+    np.testing.assert_array_equal(everything(target, faces(18)), truth(teacher, faces(18)))
+
+
+def test_worker_processes_are_started_once_for_all_shards(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
+    source = Breaking(faces(18))
+    run_encode(source, tmp_path / "codes", teacher, workers=1)
+    assert len(entries(tmp_path / "codes")) == 6
+    assert source.sent == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names"), [({"described": "others"}, ("same",)), ({}, ("other",))]
+)
+def test_an_interrupted_encoding_of_something_else_starts_again(
+    tmp_path, teacher, monkeypatch, options, names
+):
+    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
+    with pytest.raises(ValueError, match="broken"):
+        run_encode(Breaking(faces(20), 17, names), tmp_path / "codes", teacher, **options)
+    assert len(entries(tmp_path / ".codes.partial/codes")) == 2
     again = Breaking(faces(20))
     run_encode(again, tmp_path / "codes", teacher)
     assert sorted(set(again.read)) == list(range(20))

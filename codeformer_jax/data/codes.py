@@ -5,10 +5,11 @@ example i of the source: little-endian uint16 (uint32 for a codebook of more tha
 the picture as it is and of the mirrored picture, then the example's name in UTF-8.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int32, Integer
 
+from codeformer_jax.data.open_files import check_open_files
+from codeformer_jax.data.pipeline import listing_digest
+
 DESCRIPTION_FILE = "codes.json"
-SHARD_RECORDS = 2**14
+_SHARD_RECORDS = 2**14
+_MAX_SHARDS = 128  # A reader keeps all of them open, beside those of the images.
 _FORMAT = "codeformer-jax codes"
 _VERSION = 1
+_SIZES = ("image_size", "codebook_size", "number", "shard_records")
 _CHECKED_AT_ONCE = 8
 
 
@@ -35,18 +41,22 @@ class Description:
     Attributes:
         fingerprint: of the network that encoded, see `convert.code_fingerprint`.
         source: the data setting that was encoded, for people to read.
+        listing: `pipeline.listing_digest` of the images.
         image_size: side of the pictures in pixels.
         grid: rows and columns of codes; n is their product.
         codebook_size: K; codes are in [0, K).
         number: of examples.
+        shard_records: examples in each shard but the last, see `records_per_shard`.
     """
 
     fingerprint: str
     source: str
+    listing: str
     image_size: int
     grid: tuple[int, int]
     codebook_size: int
     number: int
+    shard_records: int
 
     @property
     def dtype(self) -> np.dtype:
@@ -56,10 +66,10 @@ class Description:
     @property
     def shards(self) -> dict[str, range]:
         """{file: the examples in it}."""
-        starts = range(0, self.number, SHARD_RECORDS)
+        starts = range(0, self.number, self.shard_records)
         return {
             f"{shard:05d}-of-{len(starts):05d}.array_record": range(
-                start, min(start + SHARD_RECORDS, self.number)
+                start, min(start + self.shard_records, self.number)
             )
             for shard, start in enumerate(starts)
         }
@@ -87,6 +97,11 @@ class Description:
         return codes.reshape(2, -1), name
 
 
+def records_per_shard(number: int) -> int:
+    """How many of `number` examples go into one shard, so that the shards are few."""
+    return max(_SHARD_RECORDS, -(-number // _MAX_SHARDS))
+
+
 def read_description(directory: str | os.PathLike) -> Description:
     """Reads `codes.json`.
 
@@ -105,8 +120,8 @@ def read_description(directory: str | os.PathLike) -> Description:
         kind = values.pop("format"), values.pop("version")
         if kind != (_FORMAT, _VERSION):
             raise ValueError(f"it is {kind}, this version reads {(_FORMAT, _VERSION)}")
-        sizes = [*values["grid"], *(values[n] for n in ("image_size", "codebook_size", "number"))]
-        if len(sizes) != 5 or any(type(size) is not int or size < 1 for size in sizes):
+        sizes = [*values["grid"], *(values[name] for name in _SIZES)]
+        if len(sizes) != 6 or any(type(size) is not int or size < 1 for size in sizes):
             raise ValueError(f"these are no sizes: {sizes}")
         description = Description(**values | {"grid": tuple(values["grid"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -119,16 +134,25 @@ def write_shard(path: str | os.PathLike, records: Iterable[bytes]) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        Others: as `records` raises them.
     """
-    try:
-        writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+
+    def call(function: Callable, *arguments: Any) -> Any:
         try:
-            for record in records:
-                writer.write(record)
-        finally:
+            return function(*arguments)
+        except RuntimeError as error:  # The library has no other class.
+            check_open_files(error)
+            raise OSError(f"cannot write '{path}': {error}") from error
+
+    writer = call(ArrayRecordWriter, os.fspath(path), "group_size:1")
+    try:
+        for record in records:
+            call(writer.write, record)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # The first error is the one to tell.
             writer.close()
-    except RuntimeError as error:  # The library has no other class.
-        raise OSError(f"cannot write '{path}': {error}") from error
+        raise
+    call(writer.close)
 
 
 class Codes:
@@ -137,6 +161,7 @@ class Codes:
     Raises:
         FileNotFoundError: no codes there.
         CodesError: files are missing, truncated or damaged.
+        OSError: the limit of open files is reached.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -146,6 +171,7 @@ class Codes:
         try:
             self._records = ArrayRecordDataSource(paths)
         except RuntimeError as error:
+            check_open_files(error)
             raise self._damaged(error) from error
         if len(self._records) != len(self):
             raise self._damaged(f"{len(self._records)} records, expected {len(self)}")
@@ -158,12 +184,14 @@ class Codes:
 
         Raises:
             CodesError: the record is damaged, or not of an example called `name`.
+            OSError: the limit of open files is reached; every shard stays open.
         """
         if not 0 <= index < len(self):
             raise CodesError(f"'{self.directory}' has {len(self)} examples, asked for {index}")
         try:
             codes, encoded = self.description.unpack(self._records[index])
         except (RuntimeError, ValueError) as error:
+            check_open_files(error)
             raise self._damaged(f"record {index}: {error}") from error
         if encoded != name:
             raise CodesError(
@@ -188,8 +216,8 @@ class WithCodes:
     They follow an element's `index` where the source replaced a broken example by another.
 
     Raises:
-        CodesError: when opened, where numbers or the names of a few examples differ; the others'
-            names are compared when they are read.
+        CodesError: when opened, where the numbers, the names of a few examples or what the sources
+            list differ; each name is compared again when its example is read.
     """
 
     def __init__(self, source: Any, codes: Codes):
@@ -203,6 +231,12 @@ class WithCodes:
         spread = np.linspace(0, len(source) - 1, _CHECKED_AT_ONCE).astype(int)
         for index in sorted(set(spread.tolist())):
             self[index]
+        if listing_digest(source) != codes.description.listing:
+            raise CodesError(
+                f"'{codes.directory}' has codes of other images: the data have as many, but not "
+                f"all with the same names and files. {codes.made_of()}; images may have been "
+                f"renamed or overwritten since. Give the data that were encoded, or {_again('DIR')}"
+            )
 
     @property
     def parts(self) -> Sequence[Any] | None:

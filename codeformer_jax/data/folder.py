@@ -1,6 +1,7 @@
 """A folder of images as a random-access source of square 8-bit RGB pictures."""
 
 import hashlib
+import itertools
 import logging
 import os
 import pathlib
@@ -9,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import Any
+
+import numpy as np
 
 from codeformer_jax.data.images import (
     SUFFIXES,
@@ -85,10 +88,16 @@ class ImageFolder:
             max(10, len(names) // 100) if max_unreadable is None else max_unreadable
         )
         with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            found = pool.map(lambda n: header_problem(self.root / n, self.min_size), names)
-            problems = dict(zip(names, found, strict=True))
-        self.names = tuple(name for name in names if problems[name] is None)
-        self.skipped = {name: problem for name, problem in problems.items() if problem is not None}
+            found = list(pool.map(lambda n: _examined(self.root / n, self.min_size), names))
+        usable = [problem is None for problem, _ in found]
+        self.names = tuple(itertools.compress(names, usable))
+        lengths = (length for problem, length in found if problem is None)
+        self._lengths = np.fromiter(lengths, np.int64, len(self.names))
+        self.skipped = {
+            name: problem
+            for name, (problem, _) in zip(names, found, strict=True)
+            if problem is not None
+        }
         self._check_limit()
         for name, problem in self.skipped.items():
             self._warn(name, problem)
@@ -118,8 +127,12 @@ class ImageFolder:
         return f"ImageFolder('{self.root}', size={self.size}, split='{self.split}')"
 
     def listing(self) -> Iterator[str]:
-        """What tells these images from others: their names, in order."""
-        return iter(self.names)
+        """What tells these images from others: names and lengths of the files, in order.
+
+        Times of change would make copies differ.
+        """
+        for name, length in zip(self.names, self._lengths, strict=True):
+            yield f"{length} {name}"
 
     def _report(self, name: str, reason: str) -> None:
         with _report_lock:  # Several reading threads may meet the same file.
@@ -164,6 +177,12 @@ def header_problem(path: str | os.PathLike, min_size: int) -> str | None:
             f"{min_size}"
         )
     return None
+
+
+def _examined(path: pathlib.Path, min_size: int) -> tuple[str | None, int]:
+    """Why a file cannot be used, or else None and its length in bytes."""
+    problem = header_problem(path, min_size)
+    return problem, 0 if problem else os.path.getsize(path)
 
 
 def in_split(name: str, split: str, heldout_fraction: float) -> bool:

@@ -11,6 +11,7 @@ Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -30,11 +31,24 @@ class Source(Protocol):
     """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
 
     An `index` in the element says which example it really is, where a source replaces broken ones.
+    Where its `repr` does not tell its examples from others, `listing()` does, line by line.
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Element: ...
+
+
+def listing_digest(source: Source) -> str:
+    """SHA-256, in hexadecimal, of what a source lists, or of all parts of a mixture in order.
+
+    No image is read, so it does not tell other pixels behind the same listing.
+    """
+    digest = hashlib.sha256()
+    for part in getattr(source, "sources", (source,)):
+        for line in part.listing() if hasattr(part, "listing") else (repr(part),):
+            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

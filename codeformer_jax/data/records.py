@@ -22,6 +22,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
+from codeformer_jax.data.open_files import check_open_files
 from codeformer_jax.data.stored_png import decode_stored_png
 
 # The parts that a TFDS dataset is split into for training, and those that are held out.
@@ -64,6 +65,7 @@ class Records:
       FileNotFoundError, PermissionError: a file is missing or may not be read.
       ValueError: no records.
       UnreadableRecord: when an element is read that is damaged, no image or too small.
+      OSError: then, at the limit of open files; every file stays open.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Records:
         except UnreadableImage as error:
             raise self._unreadable(record, error.reason) from error
         except (RuntimeError, ValueError) as error:  # ArrayRecord's own are RuntimeErrors.
+            check_open_files(error)
             raise self._unreadable(record, str(error)) from error
         height, width = pixels.shape[:2]
         if (height, width) != (self.size, self.size):
@@ -178,14 +181,15 @@ def open_array_record(
         for shard in shards
         for position in range(shard.take)
     )
-    picked = [at for at, name in enumerate(names) if in_split(name, split, heldout_fraction)]
-    if not picked:
+    hits = (at for at, name in enumerate(names) if in_split(name, split, heldout_fraction))
+    picked = np.fromiter(hits, np.int64)
+    if not len(picked):
         total = sum(shard.take for shard in shards)
         raise ValueError(
             f"split '{split}' of '{label}' is empty: none of its {total} records falls into it "
             f"with heldout_fraction={heldout_fraction}; change that, or set eval.path"
         )
-    return Records(label, shards, size, picked=np.array(picked), **options)
+    return Records(label, shards, size, picked=picked, **options)
 
 
 def open_tfds(
@@ -312,6 +316,7 @@ def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:
         try:
             yield name, len(ArrayRecordDataSource([name]))
         except RuntimeError as error:
+            check_open_files(error)
             raise UnreadableRecord(
                 f"'{name}' is no complete ArrayRecord file ({error}); copy it again, or let the "
                 "pattern leave it out"

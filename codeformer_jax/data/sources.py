@@ -120,7 +120,8 @@ def open_heldout(config: Any) -> Source:
     """The images that a config evaluates on: source `eval.path`, or the held-out part of `data`.
 
     Of a folder and of ArrayRecord files in `eval.path` these are all, of a TFDS dataset the split
-    which its string names or else the held-out one. Weights play no part in evaluation.
+    which its string names or else the held-out one, of synthetic faces as many as it says. Weights
+    play no part in evaluation.
 
     Raises as `open_source` does.
     """
@@ -132,6 +133,8 @@ def open_heldout(config: Any) -> Source:
     for spec in specs:
         if spec.split:
             sources.append(_open_tfds(spec, config.data, spec.split))
+        elif spec.kind == "synthetic":
+            sources.append(_open_synthetic(int(spec.where), config.data, "heldout"))
         else:
             sources.append(_open(spec, config.data, whole.get(spec.kind, "heldout")))
     return _join(sources, specs)
@@ -154,7 +157,11 @@ def _open(spec: Spec, data_config: Any, split: str) -> Source:
         if chosen and split == "heldout":
             chosen = records.heldout_of(spec.where, chosen)
         return _open_tfds(spec, data_config, chosen, split)
-    return _open_synthetic(spec.where, data_config, split)
+    if split == "heldout":
+        faces = data_config.heldout_length
+    else:
+        faces = int(spec.where or data_config.synthetic_length)
+    return _open_synthetic(faces, data_config, split)
 
 
 def _open_tfds(spec: Spec, data_config: Any, chosen: str | None, split: str = "all") -> Source:
@@ -162,7 +169,7 @@ def _open_tfds(spec: Spec, data_config: Any, chosen: str | None, split: str = "a
     return records.open_tfds(spec.where, data_config.image_size, split, chosen, **given)
 
 
-def _open_synthetic(length: str, data_config: Any, split: str) -> Source:
+def _open_synthetic(length: int, data_config: Any, split: str) -> Source:
     # Here, so that reading a folder does not need the renderer.
     from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
 
@@ -171,12 +178,8 @@ def _open_synthetic(length: str, data_config: Any, split: str) -> Source:
             f"synthetic faces have the splits 'train' and 'heldout', got '{split}'; to use all "
             "images of a folder set data.path"
         )
-    if split == "heldout":
-        faces = data_config.heldout_length
-    else:
-        faces = int(length) if length else data_config.synthetic_length
     return SyntheticFaces(
-        split=split, size=data_config.image_size, length=faces, seed=data_config.get("seed") or 0
+        split=split, size=data_config.image_size, length=length, seed=data_config.get("seed") or 0
     )
 
 

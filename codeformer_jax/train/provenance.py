@@ -1,6 +1,5 @@
 """The record of what a run trains on: a run that goes on notices when its data have changed."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.convert.atomic import atomic_path
-from codeformer_jax.data.pipeline import Source
+from codeformer_jax.data.pipeline import Source, listing_digest
 from codeformer_jax.train.checkpoint import read_config
 
 DATA_FILE = "data.json"
@@ -26,7 +25,7 @@ Description = dict[str, list[dict[str, Any]]]
 def describe(**sources: Source) -> Description:
     """{name: parts}, of each part its source in words, number of examples and a SHA-256.
 
-    The hash is of the sorted names of a folder's images, of files, sizes and ranges of records,
+    The hash is of names and lengths of a folder's images, of files, lengths and ranges of records,
     and of the settings of synthetic faces; no image is read.
     """
     return {
@@ -74,11 +73,7 @@ def check_unchanged(found: Description, config: ml_collections.ConfigDict, workd
 
 
 def _part(source: Source) -> dict[str, Any]:
-    listing = source.listing() if hasattr(source, "listing") else [repr(source)]
-    digest = hashlib.sha256()
-    for line in listing:
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return {"source": repr(source), "examples": len(source), "sha256": digest.hexdigest()}
+    return {"source": repr(source), "examples": len(source), "sha256": listing_digest(source)}
 
 
 def _differences(name: str, known: list[dict], found: list[dict]) -> list[str]:

@@ -1,6 +1,7 @@
 """Folders of codes: read back by index and name, with the orientation of the picture; bad ones."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import pickle
@@ -8,30 +9,13 @@ import types
 
 import numpy as np
 import pytest
+from recorded import file_limit
 
 from codeformer_jax.data import codes as codes_module
 from codeformer_jax.data.codes import Codes, CodesError, Description, WithCodes, write_shard
-from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.pipeline import batches, listing_digest
 
-ABOUT = Description(
-    fingerprint="abc", source="faces", image_size=4, grid=(2, 3), codebook_size=1000, number=10
-)
 NAMES = ("a b.png", "é/ü.png", "\udcff.png", *(f"n{i}.png" for i in range(3, 10)))
-
-
-def drawn(number, size=1000):
-    return np.random.default_rng(0).integers(0, size, (number, 2, 6)).astype(np.int32)
-
-
-def write(directory, about=ABOUT, names=NAMES, values=None):
-    """A folder of codes; its description is `about` whatever the records are."""
-    directory.mkdir()
-    (directory / "codes.json").write_text(about.to_json())
-    values = drawn(len(names)) if values is None else values
-    for shard, part in about.shards.items():
-        kept = [i for i in part if i < len(names)]
-        write_shard(directory / shard, (about.pack(values[i], names[i]) for i in kept))
-    return directory
 
 
 class Faces:
@@ -49,6 +33,36 @@ class Faces:
         image[:, 0, 1] = 255
         extra = {"index": actual} if self.replaced else {}
         return {"image": image, "name": self.names[actual], **extra}
+
+    def listing(self):
+        return iter(self.names)
+
+
+ABOUT = Description(
+    fingerprint="abc",
+    source="faces",
+    listing=listing_digest(Faces()),
+    image_size=4,
+    grid=(2, 3),
+    codebook_size=1000,
+    number=10,
+    shard_records=2**14,
+)
+
+
+def drawn(number, size=1000):
+    return np.random.default_rng(0).integers(0, size, (number, 2, 6)).astype(np.int32)
+
+
+def write(directory, about=ABOUT, names=NAMES, values=None):
+    """A folder of codes; its description is `about` whatever the records are."""
+    directory.mkdir()
+    (directory / "codes.json").write_text(about.to_json())
+    values = drawn(len(names)) if values is None else values
+    for shard, part in about.shards.items():
+        kept = [i for i in part if i < len(names)]
+        write_shard(directory / shard, (about.pack(values[i], names[i]) for i in kept))
+    return directory
 
 
 class Mixture:
@@ -75,9 +89,8 @@ def take(stream, count):
 
 @pytest.mark.parametrize("records", [2**14, 4])
 @pytest.mark.parametrize("size", [1000, 2**16, 2**16 + 1])
-def test_codes_come_back(tmp_path, monkeypatch, records, size):
-    monkeypatch.setattr(codes_module, "SHARD_RECORDS", records)
-    about = Description("abc", "faces", 4, (2, 3), size, 10)
+def test_codes_come_back(tmp_path, records, size):
+    about = dataclasses.replace(ABOUT, codebook_size=size, shard_records=records)
     values = drawn(10, size)
     values[0, 0, 0] = size - 1
     codes = Codes(write(tmp_path / "codes", about, values=values))
@@ -138,7 +151,7 @@ def test_codes_follow_an_example_that_replaces_a_broken_one(tmp_path):
 
 def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
     mixture = Mixture(Faces(), Faces(replaced={4: 6}))
-    about = Description("abc", "mixture", 4, (2, 3), 1000, 20)
+    about = dataclasses.replace(ABOUT, number=20, listing=listing_digest(Faces(NAMES + NAMES)))
     codes = Codes(write(tmp_path / "codes", about, NAMES + NAMES))
     source = WithCodes(mixture, codes)
     for index, place in {0: 0, 9: 9, 10: 10, 14: 16, 19: 19}.items():
@@ -161,7 +174,7 @@ def test_a_source_with_codes_is_drawn_like_the_one_without(tmp_path):
 
 
 class Renamed:
-    """A source under other names."""
+    """A source under other names that lists the former ones."""
 
     def __init__(self, source, at=None):
         self.source, self.at = source, at
@@ -173,6 +186,9 @@ class Renamed:
         found = self.source[index]
         return {**found, "name": "x" + found["name"]} if self.at in (None, index) else found
 
+    def listing(self):
+        return self.source.listing()
+
 
 def test_another_dataset_is_refused(tmp_path):
     codes = Codes(write(tmp_path / "codes"))
@@ -180,6 +196,17 @@ def test_another_dataset_is_refused(tmp_path):
         WithCodes(Renamed(Faces()), codes)
     with pytest.raises(CodesError, match=r"codes of 10 images, the data have 9.*10 images of 'fac"):
         WithCodes(Faces(NAMES[:9]), codes)
+
+
+def test_another_listing_is_refused_at_the_start(tmp_path):
+    codes = Codes(write(tmp_path / "codes"))
+    one_renamed = [name.replace("n4", "x4") for name in NAMES]  # Not one of those looked at.
+    with pytest.raises(CodesError, match=r"codes of other images: the data have as many, but not"):
+        WithCodes(Faces(one_renamed), codes)
+    two = Mixture(Faces(NAMES[:5]), Faces(one_renamed[5:]))
+    assert WithCodes(two, codes)[9]["name"] == "n9.png"
+    with pytest.raises(CodesError, match=r"made of 10 images of 'faces'.*--data SOURCE --force"):
+        WithCodes(Mixture(Faces(one_renamed[:5]), Faces(NAMES[5:])), codes)
 
 
 def test_a_single_other_name_is_found_when_it_is_read(tmp_path):
@@ -210,6 +237,7 @@ def test_no_codes_there(tmp_path):
         ({"version": 2}, "this version reads"),
         ({"number": 0}, "no sizes"),
         ({"number": 2.5}, "no sizes"),
+        ({"shard_records": 0}, "no sizes"),
         ({"grid": [2]}, "no sizes"),
         ({"grid": None}, "cannot be used"),
         ({"codebook_size": "many"}, "cannot be used"),
@@ -275,12 +303,75 @@ def test_codes_beyond_the_codebook_are_refused(tmp_path):
 
 def test_a_record_of_another_grid_is_refused(tmp_path):
     write(tmp_path / "codes")
-    about = Description("abc", "faces", 4, (20, 20), 1000, 10)
+    about = dataclasses.replace(ABOUT, grid=(20, 20))
     (tmp_path / "codes" / "codes.json").write_text(about.to_json())
     with pytest.raises(CodesError, match="record 3: "):
         Codes(tmp_path / "codes").read(3, NAMES[3])
 
 
+@pytest.mark.parametrize(
+    ("number", "shards"), [(1, 1), (70_000, 5), (2**21, 128), (2**21 + 1, 128), (10_000_000, 128)]
+)
+def test_shards_are_few(number, shards):
+    records = codes_module.records_per_shard(number)
+    parts = dataclasses.replace(ABOUT, number=number, shard_records=records).shards
+    assert len(parts) == shards
+    joined = [0, *(part.stop for part in parts.values())]
+    assert [part.start for part in parts.values()] == joined[:-1]
+    assert joined[-1] == number
+
+
+def at_the_limit(paths):
+    raise RuntimeError(f"open() failed: Too many open files; opening {paths[0]}")
+
+
+def test_the_limit_of_open_files_is_no_damage(tmp_path, monkeypatch):
+    about = dataclasses.replace(ABOUT, shard_records=1)
+    directory = write(tmp_path / "codes", about)
+    codes = Codes(directory)
+    with file_limit(3), pytest.raises(OSError, match=r"limit of open files.*ulimit -n") as caught:
+        [codes.read(index, NAMES[index]) for index in range(10)]
+    assert "again" not in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(codes_module, "ArrayRecordDataSource", at_the_limit)
+        with pytest.raises(OSError, match="limit of open files"):
+            Codes(directory)
+    assert Codes(directory).read(9, NAMES[9]).shape == (2, 6)
+
+
 def test_a_shard_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match="cannot write"):
         write_shard(tmp_path / "none" / "a.array_record", [b"x"])
+
+
+class Failing:
+    """A writer on a full disk: closing fails as well."""
+
+    def __init__(self, *_):
+        pass
+
+    def write(self, record):
+        if record == b"last":
+            raise RuntimeError("No space left on device")
+
+    def close(self):
+        raise RuntimeError("close() failed: bad state")
+
+
+def test_the_first_error_is_the_one_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes_module, "ArrayRecordWriter", Failing)
+    with pytest.raises(OSError, match=r"cannot write '.*a': No space left on device"):
+        write_shard(tmp_path / "a", [b"first", b"last"])
+    with pytest.raises(OSError, match=r"cannot write '.*a': close\(\) failed"):
+        write_shard(tmp_path / "a", [b"first"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_fails_while_encoding_is_no_error_of_the_file(tmp_path, monkeypatch, error):
+    def records():
+        yield b"first"
+        raise error("RESOURCE_EXHAUSTED: out of memory on the device")
+
+    monkeypatch.setattr(codes_module, "ArrayRecordWriter", Failing)
+    with pytest.raises(error, match=r"^RESOURCE_EXHAUSTED"):
+        write_shard(tmp_path / "a", records())

@@ -3,14 +3,16 @@
 import os
 import pathlib
 import pickle
+import tracemalloc
 from concurrent import futures
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from recorded import OFFLINE, encoded, example, noise, write_records, write_tfds
+from recorded import OFFLINE, encoded, example, file_limit, noise, write_records, write_tfds
 
+from codeformer_jax.data import records as records_module
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import read_image
 from codeformer_jax.data.records import (
@@ -136,6 +138,38 @@ def test_copies_for_worker_processes_open_their_own_readers(tmp_path):
         images = list(pool.map(lambda i: copy[i % len(copy)]["image"], range(100)))
     for index, image in enumerate(images):
         np.testing.assert_array_equal(image, source[index % len(copy)]["image"])
+
+
+def test_a_split_of_many_records_takes_no_list(tmp_path, monkeypatch):
+    """Eight bytes a record, with room to grow; a list of integers takes forty."""
+    pattern, number = write(tmp_path, "a.array_record", [encoded(noise(0))]), 50_000
+    monkeypatch.setattr(records_module, "_counted", lambda files: [(files[0], number)])
+    tracemalloc.start()
+    try:
+        source = open_array_record(pattern, 8, "train", heldout_fraction=0.1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(source) == pytest.approx(0.9 * number, rel=0.02)
+    assert peak < 24 * number
+
+
+def at_the_limit(paths):
+    raise RuntimeError(f"open() failed: Too many open files; opening {paths[0]}")
+
+
+def test_the_limit_of_open_files_is_no_damage(tmp_path, monkeypatch):
+    for seed in range(6):
+        pattern = write(tmp_path / "x", f"{seed}.array_record", [encoded(noise(seed))])
+    source = open_array_record(pattern, 8, "all")
+    with file_limit(3), pytest.raises(OSError, match=r"limit of open files.*ulimit -n") as caught:
+        contents(source)
+    assert "Copy that file again" not in str(caught.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(records_module, "ArrayRecordDataSource", at_the_limit)
+        with pytest.raises(OSError, match="limit of open files"):
+            open_array_record(pattern, 8, "all")
+    assert len(contents(open_array_record(pattern, 8, "all"))) == 6
 
 
 def test_index_out_of_range(dataset):

@@ -169,7 +169,7 @@ def test_synthetic_faces_by_their_number():
     config = config_of("synthetic:3", image_size=16)
     assert len(open_source(config.data, "train")) == 3
     assert len(open_heldout(config)) == 6
-    assert len(open_heldout(config_of("synthetic:3", "synthetic:900", image_size=16))) == 6
+    assert len(open_heldout(config_of("synthetic:3", "synthetic:900", image_size=16))) == 900
     with pytest.raises(ValueError, match="length is 99999999; give an integer from 0 to"):
         open_source(config_of("synthetic:99999999", image_size=16).data, "train")
 

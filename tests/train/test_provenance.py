@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 from recorded import encoded, noise, write_records
@@ -70,6 +71,19 @@ def test_an_added_a_removed_and_a_renamed_image_are_told(workdir, faces):
     (faces / "away.txt").rename(faces / other)
     with pytest.raises(ValueError, match=rf"has {then} examples as before, but other ones"):
         provenance.check_unchanged(described(config), config, workdir)
+
+
+def test_an_image_overwritten_under_its_name_is_told(workdir, faces, tmp_path):
+    config = config_of(faces)
+    image = faces / open_source(config.data, "train").names[0]
+    content = image.read_bytes()
+    write_image(image, noise(99, 40))
+    with pytest.raises(ValueError, match=r"train: .* as before, but other ones"):
+        provenance.check_unchanged(described(config), config, workdir)
+    # A copy has other times.
+    image.write_bytes(content)
+    os.utime(image, (1, 1))
+    provenance.check_unchanged(described(config), config, workdir)
 
 
 def _trains(name):

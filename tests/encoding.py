@@ -1,0 +1,40 @@
+"""Helpers of the tests of `codeformer-jax encode`: sources, and the call with short batches."""
+
+from codeformer_jax import encode
+from codeformer_jax.data.synthetic import SyntheticFaces
+
+
+def faces(count):
+    return SyntheticFaces("train", 32, count)
+
+
+def run_encode(source, target, teacher, **options):
+    options = {"batch_size": 4, "mesh": "data:1", "described": "faces", **options}
+    return encode.encode_source(source, target, *teacher, **options)
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Breaking:
+    """A source that fails at one example; remembers what is read and how often it is pickled."""
+
+    def __init__(self, source, at=None, names=("same",)):
+        self.source, self.at, self.read, self.names, self.sent = source, at, [], names, 0
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index == self.at:
+            raise ValueError("broken")
+        self.read.append(index)
+        return self.source[index]
+
+    def __getstate__(self):
+        self.sent += 1
+        return self.__dict__
+
+    def listing(self):
+        return iter(self.names)
