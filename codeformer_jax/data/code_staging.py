@@ -5,14 +5,13 @@ OUT): a command that is killed there leaves both, and the next one puts `old` ba
 """
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.data.codes import DESCRIPTION_FILE, CodesError, Description, read_description
+from codeformer_jax.data.system import exclusive
 
 
 class Staging:
@@ -34,18 +33,15 @@ class Staging:
         """
         root = target.with_name(f".{target.name}.partial")
         root.mkdir(parents=True, exist_ok=True)
-        with open(root / "lock", "a") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The one who held it may just have published, and removed the file.
-                ours = os.path.samestat(os.fstat(file.fileno()), os.stat(root / "lock"))
+                stack.enter_context(exclusive(root / "lock"))
+            # Or who held it has just published, and removed the folder with the file.
             except (BlockingIOError, FileNotFoundError):
-                ours = False
-            if not ours:
                 raise BlockingIOError(
                     f"another process is writing '{root}' for '{target}'; wait until it is done, "
                     "or end it"
-                )
+                ) from None
             staging = cls(target, root)
             staging._mend()
             yield staging

@@ -12,7 +12,6 @@ Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +19,8 @@ import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
+
+from codeformer_jax.data.system import usable_cores
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -98,8 +99,7 @@ def batches(
         argument.
     """
     _check(source, batch_size, workers, host, hosts)
-    if not 0 <= seed <= _MAX_SEED:
-        raise ValueError(f"seed must be within 0..{_MAX_SEED}, got {seed}")
+    check_seed(seed)
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
     if not repeat and batch_size > len(source):
@@ -275,6 +275,12 @@ def _interleaved(parts: Sequence[Part] | None) -> np.ndarray | None:
     return np.argsort(np.concatenate(spread), kind="stable")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that is not within 0..2**32-1."""
+    if not 0 <= seed <= _MAX_SEED:
+        raise ValueError(f"seed must be within 0..{_MAX_SEED}, got {seed}")
+
+
 def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int) -> None:
     if len(source) == 0 or any(part.length == 0 for part in getattr(source, "parts", None) or ()):
         raise ValueError("the source is empty; give at least one example")
@@ -291,7 +297,7 @@ def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int)
 def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     """An iterator that reads ahead, in threads or in processes; its elements keep their order."""
     if workers == 0:
-        threads = min(_cores(), _PREFETCHED)
+        threads = min(usable_cores(), _PREFETCHED)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED)
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
@@ -299,10 +305,3 @@ def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     return iter(steps.to_iter_dataset(options).mp_prefetch(processes))
-
-
-def _cores() -> int:
-    """Processor cores that this process may use; more threads than these hold each other up."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

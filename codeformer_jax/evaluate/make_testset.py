@@ -5,7 +5,6 @@ the others nor on an accelerator.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
@@ -25,8 +24,10 @@ from PIL import features
 
 from codeformer_jax import __version__
 from codeformer_jax.convert.atomic import atomic_directory
-from codeformer_jax.data.folder import header_problem, image_names
+from codeformer_jax.data.folder import header_problem, image_names, name_hash
 from codeformer_jax.data.images import UnreadableImage, read_image, resize_image, write_image
+from codeformer_jax.data.pipeline import check_seed
+from codeformer_jax.data.system import usable_cores
 from codeformer_jax.degrade import Parameters, Recipe, degrade, draw
 from codeformer_jax.evaluate.testset import (
     FORMAT,
@@ -39,7 +40,6 @@ from codeformer_jax.evaluate.testset import (
 )
 from codeformer_jax.evaluate.values import json_values
 
-_MAX_SEED = 2**32 - 1
 _THREADS = 4  # Files are read, encoded and written while others are degraded.
 
 # (picture [s, s, 3], name) -> degraded picture, key data, parameters.
@@ -106,8 +106,7 @@ def make_testset(
 
 def name_key(seed: int, name: str) -> Key[Array, ""]:
     """The key of the picture of this name: `fold_in` twice, as 32 bits would let names collide."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    high, low = np.frombuffer(digest, ">u4").astype(np.uint32)
+    high, low = map(np.uint32, divmod(name_hash(name), 2**32))
     key = jax.random.key(np.uint32(seed), impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, high), low)
 
@@ -174,7 +173,7 @@ def _write_pairs(
             entry[half] = file_hash(path)
         return entry
 
-    threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
     try:
         pairs = list(
             tqdm.tqdm(
@@ -200,8 +199,7 @@ def _manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def _check_options(seed: int, size: int, limit: int | None):
-    if not 0 <= seed <= _MAX_SEED:
-        raise ValueError(f"seed must be within 0..{_MAX_SEED}, got {seed}")
+    check_seed(seed)
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     if limit is not None and limit < 1:

@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 
 from codeformer_jax.data.images import UnreadableImage, read_image, write_image
+from codeformer_jax.data.system import usable_cores
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, fit, unfit
 from codeformer_jax.restore.plan import Failure, Job, Plan, plan_files
@@ -118,7 +119,7 @@ def run_plan(
     outcomes: dict[Job, pathlib.Path | Failure] = {}
     padded = []
     disable = None if progress is None else not progress
-    threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
     with tqdm.tqdm(total=len(plan.jobs), unit="image", disable=disable) as bar:
 
         def finish(job: Job, outcome: pathlib.Path | Failure):

@@ -17,6 +17,8 @@ from typing import Any
 import fsspec
 from etils import epath
 
+from codeformer_jax.data.system import exclusive
+
 SPLITS = ("train", "validation")
 
 
@@ -129,11 +131,9 @@ class Staging:
         if is_remote(self.root):
             yield
             return
-        import fcntl  # noqa: PLC0415  POSIX only, as is the lock.
-
-        with open(self.lock, "w") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(exclusive(self.lock))
             except BlockingIOError:
                 raise PrepareError(
                     f"another process is writing '{self.root}'; wait until it is done, or end it"

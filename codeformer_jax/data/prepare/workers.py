@@ -15,6 +15,7 @@ from tqdm import tqdm
 from codeformer_jax.data.prepare.plan import Plan
 from codeformer_jax.data.prepare.shards import build_shard
 from codeformer_jax.data.prepare.staging import Staging
+from codeformer_jax.data.system import usable_cores
 
 _POLL_SECONDS = 0.5
 
@@ -50,7 +51,7 @@ def run(function: Callable, jobs: Sequence[tuple], workers: int | None, bar: tqd
       ChildProcessError: a process was killed.
     """
     if workers is None:
-        workers = _cores()
+        workers = usable_cores()
     if workers == 0:
         for job in jobs:
             function(*job, bar.update)
@@ -58,12 +59,6 @@ def run(function: Callable, jobs: Sequence[tuple], workers: int | None, bar: tqd
     start = bar.n
     for count in _in_processes(function, jobs, min(workers, len(jobs))):
         bar.update(start + count - bar.n)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use.
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _in_processes(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[int]:
