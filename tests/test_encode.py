@@ -17,20 +17,15 @@ from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import common
-from codeformer_jax.train import loop
 from codeformer_jax.train.checkpoint import Trained, load_trained
 from codeformer_jax.train.start import teacher_of
 from configs import codeformer_stage2
 
 
 @pytest.fixture(scope="module")
-def vqgan(tmp_path_factory):
-    """A stage-I workdir at step 0."""
-    workdir = tmp_path_factory.mktemp("runs") / "vqgan"
-    config = tiny_config("vqgan", 0).unlock()
-    config.optimizer.schedule = "constant"
-    loop.train(config.lock(), workdir)
-    return workdir
+def vqgan(stages):
+    """A stage-I workdir."""
+    return stages[0] / "vqgan"
 
 
 @pytest.fixture(scope="module")
@@ -212,13 +207,9 @@ def test_fingerprint(teacher):
 
 
 def test_model_file_workdir_and_a_codeformers_teacher_are_one_network(
-    tmp_path, vqgan, model_file, capsys
+    tmp_path, stages, vqgan, model_file, capsys
 ):
-    stage2 = tmp_path / "stage2"
-    config = tiny_config("code_prediction", 0).unlock()
-    config.optimizer.schedule = "constant"
-    config.init_from = str(vqgan)
-    loop.train(config.lock(), stage2)
+    stage2, config = stages[0] / "code_prediction", tiny_config("code_prediction").unlock()
     for i in range(12):
         write_image(tmp_path / f"faces/{i}.png", faces(12)[i]["image"])
     data = str(tmp_path / "faces")

@@ -7,21 +7,16 @@ from pathlib import Path
 
 import pytest
 from encoding import Breaking, entries, faces, run_encode
-from tiny import tiny_config
 
 from codeformer_jax.data.code_staging import Staging
 from codeformer_jax.data.codes import Codes
-from codeformer_jax.train import loop
 from codeformer_jax.train.checkpoint import load_trained
 from codeformer_jax.train.start import teacher_of
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "vqgan"
-    config = tiny_config("vqgan", 0).unlock()
-    config.optimizer.schedule = "constant"
-    loop.train(config.lock(), workdir)
+def teacher(stages):
+    workdir = stages[0] / "vqgan"
     return teacher_of(load_trained(workdir), workdir)
 
 

@@ -32,19 +32,20 @@ def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def train_stages(root: Path, steps: int = 4) -> dict[str, dict[str, float]]:
-    """Trains the three stages in `root`/STAGE, each from the one before; their last scores.
-
-    `steps` 0 compiles no training step: the networks are saved as they begin.
-    """
+def train_stages(root: Path) -> dict[str, dict[str, float]]:
+    """Trains the three stages in `root`/STAGE, each from the one before; their last scores."""
     previous, scores = None, {}
     for stage in demo.STAGES:
-        config = tiny_config(stage, steps).unlock()
-        config.init_from = previous
-        if steps == 0:
-            config.optimizer.schedule = "constant"  # A cosine has no length of 0.
-            if stage != "vqgan":
-                config.codeformer.fusion_zero_init = False  # So that w makes a difference.
-        scores[stage] = loop.train(config.lock(), root / stage)
+        config = stage_config(stage, previous)
+        scores[stage] = loop.train(config, root / stage)
         previous = str(root / stage)
     return scores
+
+
+def stage_config(stage: str, previous: str | None) -> ml_collections.ConfigDict:
+    """The config that `train_stages` gives a stage."""
+    config = tiny_config(stage).unlock()
+    config.init_from = previous
+    if stage != "vqgan":
+        config.codeformer.fusion_zero_init = False  # So that w makes a difference at once.
+    return config.lock()

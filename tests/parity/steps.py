@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from parity import support
 
 from codeformer_jax import convert
 from codeformer_jax.tasks.state import DiscriminatorState, TrainState
@@ -57,7 +58,7 @@ def make_state(task, variables, trained, codebook_size, discriminator=None):
 def one_step(task, state, frozen, images):
     """(state, metrics) after step 0."""
 
-    @jax.jit
+    @support.jit
     def step(state, frozen, images):
         return task.train_step(state, frozen, images, jax.random.key(0), task.phase(0))
 

@@ -1,15 +1,26 @@
 """What the parity tests share: fixtures, seeded weights, and errors that name the first layer."""
 
+import functools
 import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 
 from codeformer_jax.convert import from_torch
 
 HERE = Path(__file__).parent
+
+# Compiled as users compile: the other tests compile in haste, see conftest.py.
+jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 3,
+        "xla_cpu_use_fusion_emitters": True,
+    },
+)
 SEED = 0
 
 # Gaps between a float32 run here and one in PyTorch that are rounding alone.

@@ -1,21 +1,13 @@
 """Networks against PyTorch's numbers; those of 512 px are in `test_full_size.py`."""
 
-import jax
 import numpy as np
-import pytest
 from parity import support
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bounded_memory():
-    yield
-    jax.clear_caches()
 
 
 def test_vqgan_small():
     fixture = support.load("vqgan_small")
     module, variables = support.seeded("vqgan", fixture, **support.backbone_fields(fixture))
-    output = jax.jit(module.apply)(variables, support.images(64, 0))
+    output = support.jit(module.apply)(variables, support.images(64, 0))
     pixels = np.asarray(output.image)
     support.assert_arrays(
         {
@@ -35,7 +27,7 @@ def test_vqgan_gumbel():
     fixture = support.load("vqgan_gumbel")
     module, variables = support.seeded("vqgan", fixture, image_size=64, kl_weight=1e-4)
     assert module.quantizer == "gumbel"
-    output = jax.jit(module.apply)(variables, support.images(64, 0))
+    output = support.jit(module.apply)(variables, support.images(64, 0))
     support.assert_arrays(
         {
             "logits": (output.quantized.logits, fixture["logits"]),
@@ -52,10 +44,9 @@ def test_discriminator():
     module, variables = support.seeded("discriminator", fixture)
     assert (module.ndf, module.n_layers) == (32, 3)
     images = support.images(128, 0, 1)
-    trained, updated = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable="batch_stats"))(
-        variables, images
-    )
-    evaluated = jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
+    train = support.jit(lambda v, x: module.apply(v, x, train=True, mutable="batch_stats"))
+    trained, updated = train(variables, images)
+    evaluated = support.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
     pairs = {
         "train_logits": (trained, fixture["train_logits"]),
         "eval_logits": (evaluated, fixture["eval_logits"]),
@@ -79,11 +70,11 @@ def test_lpips():
     fixture = support.load("lpips")
     images, others = support.images(64, 0, 1), support.images(64, 2, 3)
     module, variables = support.seeded_lpips(fixture)
-    distance = jax.jit(module.apply)
+    distance = support.jit(module.apply)
     support.assert_arrays({"lpips": (distance(variables, images, others), fixture["lpips"])})
     # Not zero to the last bit: compiled, the two towers may round differently.
     identical = distance(variables, images, images)
     np.testing.assert_allclose(identical, fixture["lpips_identical"], rtol=0, atol=1e-12)
     twice, variables = support.seeded_lpips(fixture, normalize_twice=True)
-    loss = jax.jit(twice.apply)(variables, images, others).mean()
+    loss = support.jit(twice.apply)(variables, images, others).mean()
     support.assert_arrays({"codeformer_loss": (loss, fixture["codeformer_loss"])})

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import stage_config, tiny_config
 
 from codeformer_jax import convert, encode
 from codeformer_jax.data import codes as codes_module
@@ -17,18 +17,18 @@ from codeformer_jax.train.start import teacher_of
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A stage-I workdir `vqgan` and the codes of what it was trained on, `codes`."""
+def root(stages, tmp_path_factory):
+    """Workdirs of stage I, `vqgan`, and II, and the codes of what they were trained on, `codes`."""
     root = tmp_path_factory.mktemp("runs")
-    loop.train(tiny_config("vqgan", 1), root / "vqgan")
+    for stage in ("vqgan", "code_prediction"):
+        (root / stage).symlink_to(stages[0] / stage)
     encode.encode_dataset(root / "vqgan", root / "codes", mesh="data:1")
     return root
 
 
-def config_with(root, stage="code_prediction", steps=4, codes="codes"):
-    config = tiny_config(stage, steps).unlock()
-    config.init_from = str(root / "vqgan")
-    config.data.codes = codes and str(root / codes)
+def config_with(root):
+    config = stage_config("code_prediction", str(root / "vqgan")).unlock()
+    config.data.codes = str(root / "codes")
     return config
 
 
@@ -38,9 +38,8 @@ def losses(workdir):
 
 
 def test_a_run_with_codes_has_the_losses_of_one_without(root, tmp_path):
-    loop.train(config_with(root, codes=None), tmp_path / "without")
     loop.train(config_with(root), tmp_path / "with")
-    wanted, found = losses(tmp_path / "without"), losses(tmp_path / "with")
+    wanted, found = losses(root / "code_prediction"), losses(tmp_path / "with")
     assert [line["step"] for line in wanted] == [line["step"] for line in found]
     assert {"train/accuracy", "train/feature"} <= wanted[1].keys()
     for one, other in zip(wanted, found, strict=True):
