@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from codeformer_jax.ops.blur import filter2d, gaussian_kernels
+from codeformer_jax.ops.fusion import materialized
 from codeformer_jax.ops.jpeg import jpeg
 from codeformer_jax.ops.resize import resize_bilinear
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
@@ -51,8 +52,8 @@ def corrupt(
         full = jnp.full_like(side, size)
         small = resize_bilinear(blurred, full, full, side, side, canvas=(canvas, canvas))
         deviation = parameters.noise_sigma[:, None, None, None]
-        noisy = jnp.clip(small + noise(source, canvas) * deviation, 0.0, 1.0)
-        coded = jpeg(noisy, parameters.jpeg_quality, side, side, gradient=gradient)
+        noisy = materialized(jnp.clip(small + noise(source, canvas) * deviation, 0.0, 1.0))
+        coded = materialized(jpeg(noisy, parameters.jpeg_quality, side, side, gradient=gradient))
         restored = resize_bilinear(coded, side, side, full, full, canvas=(size, size))
         return to_8_bits(restored, gradient=gradient)
 

@@ -14,6 +14,7 @@ from jax.lax import Precision
 from jaxtyping import Array, Float, Int
 
 from codeformer_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
+from codeformer_jax.ops.fusion import materialized
 from codeformer_jax.ops.rounding import Gradient, half_away, half_up, rounded
 
 # ITU-T T.81, tables K.1 and K.2.
@@ -91,7 +92,7 @@ def jpeg(
     levels = jnp.clip(rounded(images * 255.0, gradient=gradient), 0.0, 255.0)
     margins = (-canvas_height % _UNIT, -canvas_width % _UNIT)
     levels = jnp.pad(levels, ((0, 0), (0, margins[0]), (0, margins[1]), (0, 0)))
-    levels = _extend(_extend(levels, height, axis=1), width, axis=2)
+    levels = materialized(_extend(_extend(levels, height, axis=1), width, axis=2))
     ycbcr = jnp.moveaxis(rgb_to_ycbcr(levels, gradient=gradient), 3, 1)
     tables = quantization_tables(quality)
     luma = _code_blocks(ycbcr[:, :1], tables[:, :1], gradient)
@@ -109,11 +110,12 @@ def jpeg(
 
 def _extend(x: Array, valid: Array, axis: int) -> Array:
     """Repeat entry `valid - 1` along `axis` over all that follow it."""
-    last = (valid - 1).astype(jnp.int32).reshape((-1,) + (1,) * (x.ndim - 1))
+    last = (valid - 1).astype(jnp.int32)[:, None]
+    index = jnp.minimum(jnp.arange(x.shape[axis], dtype=jnp.int32)[None], last)
+    # One gather: a choice between x and its last entry would have XLA compute x twice.
     shape = [1] * x.ndim
-    shape[axis] = x.shape[axis]
-    index = jnp.arange(x.shape[axis], dtype=jnp.int32).reshape(shape)
-    return jnp.where(index <= last, x, jnp.take_along_axis(x, last, axis=axis))
+    shape[0], shape[axis] = index.shape
+    return jnp.take_along_axis(x, index.reshape(shape), axis=axis, mode="clip")
 
 
 def _rows(planes: Array, matrix: np.ndarray) -> Array:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Key
 
+from codeformer_jax.ops.fusion import materialized
+
 
 def standard_normal(
     keys: Key[Array, "b"], height: int, width: int, channels: int
@@ -21,7 +23,7 @@ def standard_normal(
     # The middles of 2**24 equal parts of (-1, 1): symmetric, and never an end.
     uniform = (bits >> 8).astype(jnp.float32) * 2.0**-23 + (2.0**-24 - 1.0)
     normal = math.sqrt(2) * jax.lax.erf_inv(uniform)
-    return normal.reshape(-1, height, width, channels)
+    return materialized(normal.reshape(-1, height, width, channels))
 
 
 def _bits(key: Key[Array, ""], rows: int, columns: int) -> Array:
