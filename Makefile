@@ -4,8 +4,8 @@ VENV := .venv
 EXTRAS ?= test
 JOBS ?= 2
 PYTEST_ARGS ?= -n $(JOBS) --dist worksteal
-DEMO_DIR ?= demo
-DEMO_ARGS ?= --workdir=$(DEMO_DIR) $(if $(SHORT),--short) $(if $(DATA),--data=$(DATA))
+DEMO_DIR ?= $(if $(SHORT),demo-short,demo)
+DEMO_ARGS ?= --workdir="$(DEMO_DIR)" $(if $(SHORT),--short) $(if $(DATA),--data="$(DATA)")
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -21,7 +21,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 
 help:
 	@echo 'make demo     train the three stages on synthetic faces, evaluate, restore, write a report'
-	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps] [DATA=a folder of images]'
+	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps, in demo-short] [DATA=a folder of images]'
 	@echo 'make test     check the style, then run every test'
 	@echo '              [ARGS="-k jpeg"] [JOBS=2: worker processes, 0: none]'
 	@echo 'make env      install into $(VENV) [EXTRAS=test,torch] [PYTHON=/path/to/python3.12]'

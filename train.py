@@ -28,5 +28,13 @@ def main(argv: list[str]) -> None:
         raise SystemExit(130) from None
 
 
+def parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # A config is locked: it has no other values.
+        reason = str(error).replace("\\n", " ")
+        raise SystemExit(f"error: the config has no such value: {reason}") from error
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -34,6 +34,7 @@ def add(commands: Commands) -> None:
         default=512,
         help="side of the images that are degraded; default %(default)s",
     )
+    parser.add_argument("--force", action="store_true", help="replace OUT")
     parser.add_argument("--cell", type=int, help="side at which they are shown; default as --size")
 
 
@@ -48,6 +49,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         size=args.size,
         cell=args.cell,
+        force=args.force,
     )
     print(f"{args.output}: {width} x {height} px")
     return 0

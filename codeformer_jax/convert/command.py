@@ -18,6 +18,7 @@ from codeformer_jax.convert.networks import (
     module_fields,
     to_torch,
     torch_key,
+    unseen_fields,
 )
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
@@ -37,6 +38,7 @@ class ConversionSummary:
         parameters: number of values in them.
         hyperparameters: the module's fields.
         verifications: one per PyTorch file read, where asked for.
+        note: what a PyTorch file does not show.
     """
 
     sources: tuple[Path, ...]
@@ -46,6 +48,7 @@ class ConversionSummary:
     parameters: int
     hyperparameters: dict[str, Any]
     verifications: tuple[Verification, ...]
+    note: str = ""
 
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v}" for k, v in self.hyperparameters.items())
@@ -54,6 +57,7 @@ class ConversionSummary:
             f"{self.network}: {self.tensors} tensors, {self.parameters / 1e6:.2f} M values",
             *([fields] if fields else []),
             *map(str, self.verifications),
+            *([self.note] if self.note else []),
         ]
         return "\n".join(lines)
 
@@ -168,6 +172,8 @@ def _from_torch_files(
     except ConversionError as error:
         raise _naming(sources[0], error) from error
     save_model(target, network, module, variables)
+    assumed = {k: v for k, v in unseen_fields(network, module).items() if k not in overrides}
+    note = "not shown by the file and taken as published: " + _listed(assumed, "{}={}", ", ")
     return _summarise(
         sources,
         target,
@@ -175,6 +181,7 @@ def _from_torch_files(
         table=table,
         fields=module_fields(module),
         verifications=verifications,
+        note=note if assumed else "",
     )
 
 
@@ -189,9 +196,21 @@ def _to_torch_file(
     table = to_torch(found, variables)
     key = torch_key(found)
     write_pth(target, {key: table} if key else table)
+    settings = unseen_fields(found, module)
+    note = "does not show in the file; to read it again: " + _listed(settings, "--set {}={}", " ")
     return _summarise(
-        sources, target, found, table=table, fields=module_fields(module), verifications=()
+        sources,
+        target,
+        found,
+        table=table,
+        fields=module_fields(module),
+        verifications=(),
+        note=note if settings else "",
     )
+
+
+def _listed(fields: Mapping[str, Any], form: str, separator: str) -> str:
+    return separator.join(form.format(name, value) for name, value in fields.items())
 
 
 def _naming(path: Path, error: ConversionError) -> ConversionError:
@@ -209,6 +228,7 @@ def _summarise(
     table: Mapping[str, np.ndarray],
     fields: dict[str, Any],
     verifications: tuple[Verification, ...],
+    note: str,
 ) -> ConversionSummary:
     return ConversionSummary(
         sources=sources,
@@ -218,4 +238,5 @@ def _summarise(
         parameters=sum(array.size for array in table.values()),
         hyperparameters=fields,
         verifications=verifications,
+        note=note,
     )

@@ -110,6 +110,17 @@ def from_torch(
     return module, jax.tree.map(jnp.asarray, variables)
 
 
+def unseen_fields(network: str, module: Module) -> dict[str, Any]:
+    """Fields of `module` that change what it computes and that a PyTorch file does not show.
+
+    `from_torch` takes them as published unless they are given.
+    """
+    hidden = ["norm_groups", "n_head"]
+    if network == "vqgan":  # That of a CodeFormer shows in its positions.
+        hidden.insert(0, "image_size")
+    return {name: getattr(module, name) for name in hidden if hasattr(module, name)}
+
+
 def to_torch(network: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Variables as {PyTorch name: array}; such a dict loads strictly in PyTorch.
 

@@ -81,8 +81,8 @@ class ImageFolder:
         if not names:
             raise ValueError(
                 f"split '{split}' of '{self.root}' is empty: none of its {len(everything)} images "
-                f"falls into it with heldout_fraction={heldout_fraction}; add images, change "
-                "heldout_fraction, or use split='all' with a folder of its own"
+                f"falls into it with heldout_fraction={heldout_fraction}; add images, raise "
+                "data.heldout_fraction, or evaluate on a folder of its own (eval.path)"
             )
         self.max_unreadable = (
             max(10, len(names) // 100) if max_unreadable is None else max_unreadable

@@ -31,22 +31,25 @@ def write_gallery(
     seed: int = 0,
     size: int = 512,
     cell: int | None = None,
+    force: bool = False,
 ) -> tuple[int, int]:
     """Writes a row for each recipe and image: the clean image and `draws` degradations of it.
 
     Args:
-        target: image file to write; one that exists is replaced.
+        target: image file to write.
         inputs: image files, of which the middle square is taken; none stands for a synthetic face.
         recipes: see `find_recipe`.
         draws: degradations of each image.
         seed: of draws and of the synthetic face.
         size: side of the images that are degraded, in pixels.
         cell: side at which each is shown; by default `size`.
+        force: replace a `target` that exists.
 
     Returns:
         Height and width of the picture.
 
     Raises:
+        FileExistsError: `target` exists and `force` is not given.
         ValueError: an unknown recipe, an unreadable image or a number out of range.
     """
     cell = size if cell is None else cell
@@ -56,6 +59,10 @@ def write_gallery(
     if Path(target).suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"cannot write '{target}': expected a name ending in {', '.join(SUFFIXES)}"
+        )
+    if Path(target).exists() and not force:
+        raise FileExistsError(
+            f"{target}: exists; OUT comes before the images, and --force replaces it"
         )
     found = {name: find_recipe(name) for name in recipes}
     images = _images(inputs, size, seed)

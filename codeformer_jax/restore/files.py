@@ -42,8 +42,7 @@ class RestoreSummary:
 
     def __str__(self) -> str:
         total = len(self.written) + len(self.failed)
-        rate = len(self.written) / max(self.seconds, 1e-9)
-        text = f"{len(self.written)} of {total} images restored, {rate:.2f} images/s"
+        text = f"{len(self.written)} of {total} images restored in {self.seconds:.1f} s"
         if self.skipped:
             text += f"; {len(self.skipped)} results that existed were kept"
         if self.padded:

@@ -176,7 +176,7 @@ class _Run:
             np.asarray(state.params["quantize"]["embedding"]),
             self.config.teacher_min_psnr,
         )
-        logging.info("the teacher reconstructs held-out images at %.2f dB", psnr)
+        logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
 
     def _evaluate(self, state: TrainState, step: int, writer: Writer) -> dict[str, float]:
         results: list[Evaluated] = []

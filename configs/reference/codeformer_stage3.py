@@ -1,7 +1,8 @@
-"""Stage III with every value as published; see `configs/codeformer_stage3.py`.
+"""Stage III with the published values but for the schedule; see `configs/codeformer_stage3.py`.
 
 LPIPS inputs are normalised twice, fusion blocks start at random, the moving average has no warm-up.
-The schedule stays the corrected one: the published one fails at step 120,000.
+The schedule stays the corrected one: the published one fails at step 120,000. So does the check of
+the teacher, which no published run would have passed.
 """
 
 import ml_collections

@@ -243,7 +243,7 @@ def test_folder_without_images(tmp_path):
 
 def test_empty_split(tmp_path):
     save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"split 'heldout' of .* none of its 1 images .*'all'"):
+    with pytest.raises(ValueError, match=r"split 'heldout' of .* none of its 1 images .*eval.path"):
         ImageFolder(tmp_path, 8, "heldout", heldout_fraction=0.0)
     with pytest.raises(ValueError, match="split 'train' of"):
         ImageFolder(tmp_path, 8, "train", heldout_fraction=1.0)

@@ -37,8 +37,17 @@ def test_a_row_has_the_clean_image_and_its_draws(tmp_path, capsys):
         np.testing.assert_array_equal(draw[~painted], clean[~painted])
     assert len({draw.tobytes() for draw in draws}) == 3
     once = target.read_bytes()
-    assert cli.main(["gallery", str(target), *options]) == 0
+    assert cli.main(["gallery", str(target), *options, "--force"]) == 0
     assert target.read_bytes() == once
+
+
+def test_a_picture_that_exists_is_kept(tmp_path, capsys):
+    face = tmp_path / "face.png"
+    write_image(face, np.zeros((SIZE, SIZE, 3), np.uint8))
+    before = face.read_bytes()
+    assert cli.main(["gallery", str(face), "-n", "1", "--size", str(SIZE)]) != 0
+    assert "exists; OUT comes before the images" in capsys.readouterr().err
+    assert face.read_bytes() == before
 
 
 def test_rows_for_every_recipe_and_image(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax import demo
+from codeformer_jax import cli, demo
 from codeformer_jax.data.images import resize_image, write_image
 from codeformer_jax.evaluate import evaluate
 from codeformer_jax.evaluate.make_testset import make_testset
@@ -266,3 +266,28 @@ def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: task 'code_prediction' learns the codes of a trained stage-I")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misspelt_setting_is_one_line(tmp_path):
+    config = "--config=configs/demo.py:vqgan,short"
+    done = script("train.py", config, f"--workdir={tmp_path / 'r'}", "--config.data.bath_size=3")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the config has no such value: ")
+    assert "batch_size" in line
+
+
+def test_an_exported_network_goes_to_pytorch_and_back_by_the_settings_that_are_printed(
+    runs, tmp_path, capsys
+):
+    model, there, back = runs / "codeformer.safetensors", tmp_path / "a.pth", tmp_path / "b"
+    assert cli.main(["convert", str(model), str(there), "--to-torch"]) == 0
+    (note,) = [x for x in capsys.readouterr().out.splitlines() if "--set" in x]
+    settings = note[note.index("--set") :].split()
+    assert settings == ["--set", "norm_groups=4", "--set", "n_head=2"]
+    assert cli.main(["convert", str(there), str(back), *settings]) == 0
+    picture = np.asarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3)), np.uint8)
+    one, other = (Restorer.load(path)(picture, w=0.5) for path in (model, f"{back}.safetensors"))
+    np.testing.assert_array_equal(one, other)
+    assert cli.main(["convert", str(there), str(back), "--force", "--set", "norm_groups=4"]) == 0
+    assert "taken as published: n_head=8" in capsys.readouterr().out

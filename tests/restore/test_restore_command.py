@@ -29,7 +29,7 @@ def weights(tmp_path, model_file):
 def test_restores(tmp_path, restorer, capsys):
     assert cli.main(["restore", "faces", "faces/1.png", "-o", "out/x", "-w", "0.8"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("2 of 2 images restored, ")
+    assert out.startswith("2 of 2 images restored in ")
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == ["1.png", "2.png"]
     result = read_image("out/x/1.png").pixels.astype(int)
     assert abs(result - restorer(read_image("faces/1.png").pixels, w=0.8)).max() <= 1
