@@ -359,7 +359,7 @@ def wait_for(condition, what, seconds=60):
 
 def test_kill_and_ctrl_c_in_mid_build(room, tmp_path):
     room.faces.mkdir()
-    for index in range(520):
+    for index in range(900):  # Enough to be interrupted in, on a fast machine too.
         image = Image.fromarray(picture(index, 16, 16)).resize((256, 256))
         image.save(room.faces / f"{index}.jpg", quality=90)
 
