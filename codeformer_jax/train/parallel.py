@@ -59,9 +59,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(mesh: Mesh, rows: Any) -> Any:
-    """Arrays of the global batch, split over the mesh, from this process's rows [b / processes, ...].
+    """Arrays of the global batch, split over the mesh, from the rows of this process.
 
-    Rows of process 0 come first.
+    Every process has as many, [b / processes, ...]; those of process 0 come first.
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
