@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from linear import linear_config, make_linear, relative_error
 
-from codeformer_jax.train import hosts, loop
+from codeformer_jax.train import hosts, loop, parallel
 from codeformer_jax.train.checkpoint import load_trained, saved_steps
 from configs import demo
 
@@ -227,6 +227,6 @@ def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(starte
 
 
 def test_processes_by_themselves_agree_at_once():
-    agreed = hosts.Agreement(mesh=None)
+    agreed = hosts.Agreement(parallel.make_mesh("data:-1"))
     assert [agreed(flag) for flag in (0, signal.SIGTERM, 0)] == [0, signal.SIGTERM, 0]
     hosts.check_same(config="a")
