@@ -120,7 +120,8 @@ class _Run:
             try:
                 batch = next(loader)
             except Exception:
-                checkpoints.save(state, scores if evaluated else None)
+                if jax.process_count() == 1:  # A save waits for the other processes.
+                    checkpoints.save(state, scores if evaluated else None)
                 raise
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
