@@ -1,4 +1,7 @@
-"""Trains or goes on: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]"""
+"""Trains or goes on: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]
+
+In several processes each gets the same command; docs/distributed.md has how they find each other.
+"""
 
 import logging
 
@@ -9,6 +12,11 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, s
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a run found there goes on."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where several processes train together."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -18,9 +26,11 @@ def main(argv: list[str]) -> None:
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
+    from codeformer_jax.train import hosts  # noqa: PLC0415
     from codeformer_jax.train.loop import train  # noqa: PLC0415
 
     try:
+        hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -30,6 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gan_weight = 0.1
     config.loss.gan_start = 5_000
     config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
+    # BatchNorm statistics and adaptive weight: of the batch; 8 as published, each of an eighth.
+    config.loss.statistics_groups = 1
 
     config.optimizer.learning_rate = 5e-5
     config.optimizer.schedule = "cosine"

@@ -56,6 +56,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gan_weight = 0.8
     config.loss.gan_start = 30_000
     config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
+    # BatchNorm statistics and adaptive weight: of the batch; 8 as published, each of an eighth.
+    config.loss.statistics_groups = 1
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 7e-5

@@ -64,6 +64,7 @@ def test_reference_configs_have_the_published_faults():
     assert stage1.loss.lpips_normalize_twice
     assert stage3.loss.lpips_normalize_twice
     assert not stage3.codeformer.fusion_zero_init
+    assert stage1.loss.statistics_groups == stage3.loss.statistics_groups == 8
 
 
 @pytest.mark.parametrize(

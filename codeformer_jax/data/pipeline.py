@@ -1,8 +1,9 @@
 """Batches of uint8 pictures as a pure function of (seed, step), built with grain.
 
 Any number of worker processes gives the same stream, and a stream that starts at step k continues
-one that started at 0, so a checkpoint needs no state of the pipeline. Examples are dealt to the
-hosts in turn, so the global batch of a step does not depend on how many hosts share it either.
+one that started at 0, so a checkpoint needs no state of the pipeline. Each host reads its rows of
+the global batch, one after the other, so that batch does not depend on how many hosts share it
+either, nor does its order.
 A mixture of sources deals its examples by weight before that.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
@@ -107,14 +108,10 @@ def batches(
             f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
             "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
         )
-    # Before the hosts' slice: behind it every host would draw the same flips.
+    # Before the hosts' rows are taken: behind it every host would draw the same flips.
     chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
-    steps = chosen[host::hosts].batch(
-        batch_size // hosts, drop_remainder=True, batch_fn=_Read(source)
-    )
-    if not repeat:
-        # With a remainder the first hosts could otherwise see one batch more than the last.
-        steps = steps[: len(source) // batch_size]
+    rows = _Rows(chosen, batch_size, host, hosts)
+    steps = grain.MapDataset.source(rows).map(_Read(source))
     return _iterate(steps[start_step:], workers)
 
 
@@ -134,8 +131,8 @@ def evaluation_batches(
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
-    places = grain.MapDataset.range(padded)[host::hosts]
-    steps = places.batch(batch_size // hosts, batch_fn=_ReadValid(source))
+    rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
+    steps = grain.MapDataset.source(rows).map(_ReadValid(source))
     return _iterate(steps, workers)
 
 
@@ -194,6 +191,20 @@ class _Flip(grain.transforms.RandomMap):
 
     def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
         return element, rng.random() < self._share
+
+
+class _Rows:
+    """Element k is what a host has to read for global batch k; a remainder is left out."""
+
+    def __init__(self, chosen: grain.MapDataset, batch_size: int, host: int, hosts: int):
+        self._chosen, self._batch_size = chosen, batch_size
+        self._rows = range(host * batch_size // hosts, (host + 1) * batch_size // hosts)
+
+    def __len__(self) -> int:
+        return len(self._chosen) // self._batch_size
+
+    def __getitem__(self, step: int) -> list[Any]:
+        return [self._chosen[step * self._batch_size + row] for row in self._rows]
 
 
 class _Read:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from codeformer_jax import losses
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity
+from codeformer_jax.tasks import groups
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
 Metrics = dict[str, Float[Array, ""]]
@@ -230,18 +232,22 @@ class ImageLoss:
         )
         if discriminator is None:
             return total, metrics, cotangent, None
-        (gan, batch_stats), gan_cotangent = jax.value_and_grad(self._adversarial, has_aux=True)(
-            fake, discriminator
+        (gan, (each, batch_stats)), gan_cotangent = jax.value_and_grad(
+            self._adversarial, has_aux=True
+        )(fake, discriminator)
+        ratios = groups.gradient_ratios(
+            last_layer_gradient, cotangent, gan_cotangent, self.config.statistics_groups
         )
-        ratio = losses.gradient_ratio(
-            last_layer_gradient(cotangent), last_layer_gradient(gan_cotangent)
-        )
-        adaptive = jnp.clip(ratio, 0.0, self.config.adaptive_maximum)
-        weight = self.config.gan_weight * adaptive
-        metrics |= {"gan": gan, "adaptive_weight": adaptive, "adaptive_ratio": ratio}
-        cotangent = cotangent + weight * gan_cotangent
+        adaptive = jnp.clip(ratios, 0.0, self.config.adaptive_maximum)
+        weights = self.config.gan_weight * adaptive
+        metrics |= {
+            "gan": gan,
+            "adaptive_weight": jnp.mean(adaptive),
+            "adaptive_ratio": jnp.mean(ratios),
+        }
+        cotangent = cotangent + groups.per_row(weights, fake.shape[0]) * gan_cotangent
         return (
-            total + weight * gan,
+            total + jnp.mean(weights * each),
             metrics,
             cotangent,
             discriminator.replace(batch_stats=batch_stats),
@@ -257,13 +263,12 @@ class ImageLoss:
         return total, metrics
 
     def _adversarial(self, fake, discriminator):
-        logits, updated = self.discriminator.apply(
-            {"params": discriminator.params, "batch_stats": discriminator.batch_stats},
-            fake,
-            train=True,
-            mutable="batch_stats",
+        count = self.config.statistics_groups
+        logits, batch_stats = groups.discriminate(
+            self.discriminator, discriminator.params, discriminator.batch_stats, fake, count
         )
-        return losses.hinge_generator(logits), updated["batch_stats"]
+        each = jax.vmap(losses.hinge_generator)(logits.reshape(count, -1))
+        return jnp.mean(each), (each, batch_stats)
 
 
 def discriminator_step(
@@ -273,14 +278,14 @@ def discriminator_step(
     real: Float[Array, "b h w 3"],
     fake: Float[Array, "b h w 3"],
     step: Array,
+    statistics_groups: int = 1,
 ) -> tuple[DiscriminatorState, Metrics, PyTree]:
     """One hinge step on real and generated images; also returns the gradients."""
 
     def loss(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        real_logits, stats = discriminator.apply(variables, real, train=True, mutable="batch_stats")
-        variables = {"params": params, **stats}
-        fake_logits, stats = discriminator.apply(variables, fake, train=True, mutable="batch_stats")
+        apply = partial(groups.discriminate, discriminator, params, groups=statistics_groups)
+        real_logits, stats = apply(state.batch_stats, real)
+        fake_logits, stats = apply(stats, fake)
         real_loss, fake_loss = losses.hinge_discriminator(real_logits, fake_logits)
         metrics = {
             "d_real": real_loss,
@@ -288,7 +293,7 @@ def discriminator_step(
             "d_logit_real": jnp.mean(real_logits),
             "d_logit_fake": jnp.mean(fake_logits),
         }
-        return real_loss + fake_loss, (stats["batch_stats"], metrics)
+        return real_loss + fake_loss, (stats, metrics)
 
     gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
     params, opt_state = optimizer.apply(gradients, state.opt_state, state.params, step)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
-from codeformer_jax.tasks import common
+from codeformer_jax.tasks import common, groups
 from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
 from codeformer_jax.tasks.state import PyTree, TrainState
 
@@ -90,6 +90,7 @@ class RestorationTask(CodeTask):
         super().__init__(config)
         self.discriminator = PatchDiscriminator(**common.network_fields(config.discriminator))
         self.lpips = LPIPS(normalize_twice=config.loss.lpips_normalize_twice)
+        groups.check(config)
         self.schedule = [Row(**row) for row in config.schedule]
         if not self.module.connect_list:
             raise ValueError("stage III trains fusion blocks: codeformer.connect_list is empty")
@@ -182,7 +183,8 @@ class RestorationTask(CodeTask):
         state, metrics = self.advance(state, gradients, predicted, metrics | {"loss": loss})
         if discriminator is not None:
             discriminator, gan_metrics, _ = common.discriminator_step(
-                self.discriminator, self.optimizer, discriminator, real, fake, state.step - 1
+                *(self.discriminator, self.optimizer, discriminator, real, fake, state.step - 1),
+                self.config.loss.statistics_groups,
             )
             metrics |= gan_metrics
             state = state.replace(discriminator=discriminator)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator
-from codeformer_jax.tasks import common
+from codeformer_jax.tasks import common, groups
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 
@@ -34,6 +34,7 @@ class VQGANTask:
         self.discriminator = PatchDiscriminator(**common.network_fields(config.discriminator))
         self.lpips = LPIPS(normalize_twice=config.loss.lpips_normalize_twice)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
+        groups.check(config)
         if config.codebook_init not in ("latents", "uniform"):
             raise ValueError(
                 f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
@@ -121,7 +122,8 @@ class VQGANTask:
         metrics |= {"loss": total + codebook_loss, "codebook_loss": codebook_loss}
         if phase.gan:
             discriminator, gan_metrics, _ = common.discriminator_step(
-                self.discriminator, self.optimizer, discriminator, real, fake, state.step
+                *(self.discriminator, self.optimizer, discriminator, real, fake, state.step),
+                self.config.loss.statistics_groups,
             )
             metrics |= gan_metrics
             state = state.replace(discriminator=discriminator)

@@ -127,7 +127,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     wanted = {
         name: jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             ),
             getattr(abstract, name),
         )

@@ -20,11 +20,11 @@ from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import parallel, provenance
-from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
+from codeformer_jax.train import hosts, parallel, provenance
+from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.start import check_teacher, prepare
-from codeformer_jax.train.writer import Writer
+from codeformer_jax.train.writer import NoWriter, Writer
 
 # Streams of randomness, folded into the seed.
 INIT, STEP, EVAL = range(3)
@@ -32,6 +32,8 @@ INIT, STEP, EVAL = range(3)
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
     """Trains the task of `config` in `workdir`, going on where an earlier call stopped.
+
+    Of many processes (`hosts.initialize`) each calls it alike; `workdir` is one that all share.
 
     Returns:
         The metrics of the last evaluation.
@@ -54,7 +56,10 @@ class _Run:
                 f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
             )
         self.task: Task = make_task(config)
-        self.key = jax.random.key(config.seed)
+        make_key = jax.jit(
+            partial(jax.random.key, config.seed), out_shardings=parallel.replicated(self.mesh)
+        )
+        self.key = make_key()
         self.source = open_source(config.data, "train")
         self.eval_source = open_heldout(config)
         self.start = prepare(self.task, config, workdir)
@@ -63,50 +68,63 @@ class _Run:
             provenance.check_unchanged(self.data, config, workdir)
         if config.data.get("codes"):
             self.source = with_codes(self.task, config, self.source, self.start.frozen)
-        self.frozen = jax.device_put(self.start.frozen, parallel.replicated(self.mesh))
+        hosts.check_same(
+            config=config.to_json(),
+            data=repr(self.data),
+            checkpoints=repr((self.start.resuming, saved_steps(self.workdir)[-1:])),
+        )
+        self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
-        self.eval_step = jax.jit(self.task.eval_step)
+        self.eval_step = self._compile_evaluation()
+        self.stopped_by = 0
 
     def run(self) -> dict[str, float]:
         # Until the teacher has been checked nothing is written.
         state = self._restore() if self.start.resuming else self._init()
         self._check_teacher(state)
-        provenance.write(self.data, self.workdir)
-        self.start.write(self.config, self.workdir)
         step = int(state.step)
+        if hosts.is_main():
+            provenance.write(self.data, self.workdir)
+            self.start.write(self.config, self.workdir)
         with (
             _interrupt_flag() as interrupted,
             contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
-            contextlib.closing(Writer(self.workdir, step, self.config)) as writer,
+            contextlib.closing(self._writer(step)) as writer,
         ):
             scores = self._loop(state, step, loader, checkpoints, writer, interrupted)
-        if interrupted():
+        if self.stopped_by:
             logging.warning("interrupted and saved; the same command goes on from here")
-            if interrupted() == signal.SIGINT:
+            if self.stopped_by == signal.SIGINT:
                 raise KeyboardInterrupt
         return scores
 
+    def _writer(self, step: int) -> Writer | NoWriter:
+        return Writer(self.workdir, step, self.config) if hosts.is_main() else NoWriter()
+
     def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
         config, train_step, scores = self.config, self._compile(), {}
+        agreed = hosts.Agreement(self.mesh)
         for step in itertools.count(start):
+            self.stopped_by = agreed(interrupted())
             finished = step >= config.steps
             due = step % config.checkpoint_every == 0
             evaluated = finished or due or step % config.eval_every == 0
             if evaluated:
                 scores = self._evaluate(state, step, writer)
-            if finished or due or interrupted():
+            if finished or due or self.stopped_by:
                 checkpoints.save(state, scores if evaluated else None)
-            if finished or interrupted():
+            if finished or self.stopped_by:
                 return scores
             try:
                 batch = next(loader)
             except Exception:
-                checkpoints.save(state, scores if evaluated else None)
+                if jax.process_count() == 1:  # A save waits for the other processes.
+                    checkpoints.save(state, scores if evaluated else None)
                 raise
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
-            inputs = jax.device_put(inputs, parallel.batch_sharding(self.mesh))
+            inputs = parallel.put_batch(self.mesh, inputs)
             phase = self.task.phase(step)
             state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             writer.train_metrics(step + 1, metrics)
@@ -120,6 +138,8 @@ class _Run:
             start_step=start,
             flip=data.flip,
             workers=data.workers,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
         )
 
     def _compile(self):
@@ -149,31 +169,52 @@ class _Run:
 
     def _init(self) -> TrainState:
         with contextlib.closing(self._batches(0)) as loader:
-            images = next(loader)["image"]
+            images = parallel.put_batch(self.mesh, next(loader)["image"])
         # What a workdir was restored to lives on one device; here it has to be on all.
-        previous = jax.device_put(self.start.previous, parallel.replicated(self.mesh))
+        previous = parallel.put_replicated(self.mesh, self.start.previous)
         init = jax.jit(self.task.init, out_shardings=self.sharding)
         self.start = dataclasses.replace(self.start, previous=None)
         return init(jax.random.fold_in(self.key, INIT), images, previous)
 
-    def _eval_batches(self) -> Iterator[tuple[dict[str, np.ndarray], jax.Array]]:
-        """Held-out batches, the same at every call, with one key per image."""
-        key = jax.random.fold_in(self.key, EVAL)
-        loader = evaluation_batches(self.eval_source, batch_size=self.config.eval.batch_size)
+    def _eval_batches(self) -> Iterator[dict[str, jax.Array]]:
+        """Held-out batches, the same at every call: 'image', 'index' and 'valid'."""
+        size = self.config.eval.batch_size
+        # Where the mesh does not divide a batch, every device computes all of it.
+        split = size % self.mesh.size == 0
+        loader = evaluation_batches(
+            self.eval_source,
+            batch_size=size,
+            host=jax.process_index() if split else 0,
+            hosts=jax.process_count() if split else 1,
+        )
+        put = parallel.put_batch if split else parallel.put_replicated
         with contextlib.closing(loader):
             for batch in itertools.islice(loader, self.config.eval.batches):
-                index = jnp.asarray(batch["index"])
-                yield batch, jax.vmap(partial(jax.random.fold_in, key))(index)
+                yield put(self.mesh, {name: batch[name] for name in ("image", "index", "valid")})
+
+    def _compile_evaluation(self):
+        """What the task measures on a batch and which rows count, the whole on every host."""
+
+        def step(state, frozen, batch, key):
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
+            return (
+                self.task.eval_step(state, frozen, batch["image"], keys(batch["index"])),
+                batch["valid"],
+            )
+
+        return jax.jit(step, out_shardings=parallel.replicated(self.mesh))
 
     def _check_teacher(self, state: TrainState) -> None:
         if not self.task.needs_teacher:
             return
-        batch, _ = next(self._eval_batches())
-        reconstruct = jax.jit(self.task.reconstruct)
+        batch = next(self._eval_batches())
+        whole = partial(jax.jit, out_shardings=parallel.replicated(self.mesh))
+        measure = whole(self.task.reconstruct)
+        valid = np.asarray(whole(jnp.copy)(batch["valid"]))
         psnr = check_teacher(
-            lambda teacher: reconstruct(teacher, batch["image"])[batch["valid"]],
+            lambda teacher: np.asarray(measure(teacher, batch["image"]))[valid],
             self.frozen["teacher"],
-            np.asarray(state.params["quantize"]["embedding"]),
+            np.asarray(whole(jnp.copy)(state.params["quantize"]["embedding"])),
             self.config.teacher_min_psnr,
         )
         logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
@@ -181,11 +222,11 @@ class _Run:
     def _evaluate(self, state: TrainState, step: int, writer: Writer) -> dict[str, float]:
         results: list[Evaluated] = []
         panels = {}
-        for batch, keys in self._eval_batches():
-            result = self.eval_step(state, self.frozen, batch["image"], keys)
+        for batch in self._eval_batches():
+            result, valid = self.eval_step(state, self.frozen, batch, self.key)
             panels = panels or jax.device_get(result.panels)
-            result = jax.device_get(result.replace(panels={}))
-            results.append(jax.tree.map(lambda x, valid=batch["valid"]: x[valid], result))
+            result, valid = jax.device_get((result.replace(panels={}), valid))
+            results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
             for name in results[0].metrics

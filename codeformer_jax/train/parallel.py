@@ -14,9 +14,13 @@ MIN_SHARDED_SIZE = 2**16
 def make_mesh(description: str) -> Mesh:
     """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
 
+    Devices are in the order of their processes, `fsdp` the inner axis: each process holds rows of
+    the batch that follow one another, and shards of a parameter are on one machine where its
+    devices suffice.
+
     Raises:
         ValueError: for an unknown axis, or where the product is not the number of devices (fewer
-            than all are taken only where no axis is -1).
+            than all are taken only by a single process and where no axis is -1).
     """
     sizes = {"data": 1, "fsdp": 1}
     for part in description.split(","):
@@ -24,7 +28,7 @@ def make_mesh(description: str) -> Mesh:
         if name not in sizes or not size.lstrip("-").isdigit() or int(size) == 0:
             raise ValueError(f"mesh is {description!r}; expected e.g. 'data:-1' or 'data:4,fsdp:2'")
         sizes[name] = int(size)
-    devices = jax.devices()
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size > 0)
     if len(free) == 1 and len(devices) % known == 0:
@@ -32,6 +36,11 @@ def make_mesh(description: str) -> Mesh:
     elif free or known > len(devices):
         raise ValueError(f"mesh {description!r} does not fit {len(devices)} devices")
     count = math.prod(sizes.values())
+    if jax.process_count() > 1 and count < len(devices):
+        raise ValueError(
+            f"mesh {description!r} leaves out some of the {len(devices)} devices of the "
+            f"{jax.process_count()} processes; expected all of them, e.g. 'data:-1'"
+        )
     return Mesh(
         np.asarray(devices[:count]).reshape(tuple(sizes.values())),
         tuple(sizes),
@@ -47,6 +56,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(mesh: Mesh, rows: Any) -> Any:
+    """Arrays of the global batch, split over the mesh, from the rows of this process.
+
+    Every process has as many, [b / processes, ...]; those of process 0 come first.
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Arrays that are the same on all processes, on every device of the mesh."""
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(x):
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:

@@ -85,6 +85,21 @@ class Writer:
         self._board.close()
 
 
+class NoWriter:
+    """What the processes besides the first have for a `Writer`: it writes nothing."""
+
+    def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Nothing."""
+
+    def eval_metrics(
+        self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
+    ) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
     """A labelled picture, uint8 [h, w, 3]: a row per image, a column per panel.
 

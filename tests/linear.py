@@ -1,0 +1,56 @@
+"""Small runs of which two differ by rounding alone, however their arrays are spread."""
+
+from functools import partial
+
+import flax.linen
+import jax
+import numpy as np
+import optax
+from tiny import stage_config
+
+from codeformer_jax.train import parallel
+
+EPSILON = 1.0
+
+
+def make_linear(setattr=setattr):
+    """Arrays of 64 elements are sharded, Adam's epsilon exceeds any gradient, LeakyReLU is smooth.
+
+    With the usual epsilon Adam's first steps are the gradient's sign, which rounding decides where
+    a gradient is nearly zero: two right runs differ there by twice the learning rate. With a large
+    one the update is the average gradient, and an error in any gradient shows in proportion. The
+    slope of LeakyReLU is another such choice: of 300,000 activations some are as near to zero as
+    rounding.
+    """
+    setattr(parallel, "MIN_SHARDED_SIZE", 64)
+    setattr(optax, "scale_by_adam", partial(optax.scale_by_adam, eps=EPSILON))
+    setattr(flax.linen, "leaky_relu", lambda x, a: a * x + (1 - a) * jax.nn.softplus(x))
+
+
+def linear_config(stage, previous=None, mesh="data:1"):
+    """`tiny.stage_config` for eight devices, with a rate that suits that epsilon."""
+    config = stage_config(stage, previous).unlock()
+    config.mesh = mesh
+    config.steps = 5
+    config.eval_every = config.checkpoint_every = 5
+    config.data.batch_size = 8
+    config.optimizer.update(learning_rate=0.01, final_learning_rate=0.01, warmup_steps=0)
+    if stage == "restoration":
+        row = {"w": 1.0, "recipe": "small", "image_losses": True}
+        config.schedule = ({"until": config.steps, **row},)
+    return config.lock()
+
+
+def relative_error(tree, expected):
+    """||tree - expected|| / ||expected|| over all floating-point leaves; 0 where there are none."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
+    # Counts of steps would outweigh everything else.
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in pairs
+        if a.dtype != np.int32
+    ]
+    if not pairs:
+        return 0.0
+    difference = sum(np.sum((a - b) ** 2) for a, b in pairs)
+    return float(np.sqrt(difference / sum(np.sum(b**2) for _, b in pairs)))

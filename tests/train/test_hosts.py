@@ -1,0 +1,232 @@
+"""Two processes of four devices each as one run, and how processes find each other."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from linear import linear_config, make_linear, relative_error
+
+from codeformer_jax.train import hosts, loop, parallel
+from codeformer_jax.train.checkpoint import load_trained, saved_steps
+from configs import demo
+
+ROOT = Path(__file__).resolve().parents[2]
+MESH = "data:2,fsdp:4"
+VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
+
+
+def launch(script, *arguments):
+    """Two processes of a script; `arguments` is made of the coordinator's address and a number."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    flags = re.sub(r"(device_count)=\d+", r"\1=4", os.environ["XLA_FLAGS"])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLES)}
+    environment |= {"XLA_FLAGS": flags, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return [
+        subprocess.Popen(
+            [sys.executable, ROOT / script, *(a.format(address, i) for a in arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def finish(processes):
+    """What each printed; fails where one failed, and leaves none running."""
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
+    return outputs
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of the three stages on one device and on two processes, and what those printed."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    outputs = finish(launch("tests/train/worker.py", str(two), MESH, "{0}", "2", "{1}"))
+    with pytest.MonkeyPatch.context() as patch:
+        make_linear(patch.setattr)
+        previous = None
+        for stage in demo.STAGES:
+            loop.train(linear_config(stage, previous), one / stage)
+            previous = str(one / stage)
+    return one, two, outputs
+
+
+@pytest.mark.parametrize("stage", demo.STAGES)
+def test_two_processes_train_like_one_device(runs, stage):
+    """Every loss and score of five steps; parameters, averaged and not, restored on one process.
+
+    Stages II and III start from the two processes' own earlier stages.
+    """
+    one, two, _ = runs
+    mine, theirs = lines(two / stage), lines(one / stage)
+    assert [line["step"] for line in mine] == [line["step"] for line in theirs]
+    losses = ("loss", "l1", "codebook_loss", "feature", "cross_entropy", "d_real", "d_fake", "psnr")
+    compared = 0
+    for have, want in zip(mine, theirs, strict=True):
+        for name in want:
+            if name.split("/")[-1] in losses:
+                np.testing.assert_allclose(have[name], want[name], rtol=1e-5, err_msg=name)
+                compared += 1
+    assert compared > 2 * 5
+    have, want = load_trained(two / stage), load_trained(one / stage)
+    assert have.step == want.step == 5
+    for collection in want.variables:
+        assert relative_error(have.variables[collection], want.variables[collection]) < 1e-5
+
+
+def test_only_the_first_process_writes(runs):
+    one, two, outputs = runs
+    for stage in demo.STAGES:
+        names = [sorted(p.name for p in (root / stage).iterdir()) for root in (one, two)]
+        names = [[n for n in each if "tfevents" not in n] for each in names]
+        assert names[0] == names[1]
+        assert len(list((two / stage).glob("*tfevents*"))) == 1
+        steps = [line["step"] for line in lines(two / stage) if "train/loss" in line]
+        assert steps == [1, 2, 3, 4, 5]
+    assert "step 5: " in outputs[0]
+    assert "step 5: " not in outputs[1]
+
+
+def test_processes_that_differ_are_told_on_each_of_them(runs):
+    for output in runs[2]:
+        assert "processes [1] differ from process 0 in: workdir. Give all the same" in output
+
+
+def test_sigterm_on_one_of_two_saves_on_both_and_one_process_goes_on(tmp_path):
+    """By the flags of train.py, with parameters spread over both processes."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from linear import linear_config, make_linear\n"
+        "def get_config():\n"
+        "    make_linear()\n"
+        "    config = linear_config('vqgan', mesh='fsdp:8').unlock()\n"
+        "    config.steps = config.eval_every = config.checkpoint_every = 100_000\n"
+        "    return config.lock()\n"
+    )
+    workdir = tmp_path / "run"
+    processes = launch(
+        "train.py",
+        *(f"--config={config}", f"--workdir={workdir}"),
+        *("--coordinator={0}", "--processes=2", "--process={1}"),
+    )
+    metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.exists() and '"train/loss"' in metrics.read_text()):
+        if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
+            finish(processes)
+            pytest.fail("no step was taken")
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = finish(processes)
+    assert all("interrupted and saved" in output for output in outputs)
+    (saved,) = saved_steps(workdir)[-1:]
+    taken = [line["step"] for line in lines(workdir) if "train/loss" in line]
+    assert saved == taken[-1] < 100_000
+    assert load_trained(workdir).step == saved
+    with pytest.MonkeyPatch.context() as patch:
+        make_linear(patch.setattr)
+        config = linear_config("vqgan").unlock()
+        config.steps = saved + 2
+        loop.train(config, workdir)
+    assert saved_steps(workdir)[-1] == saved + 2
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Arguments of the calls of `jax.distributed.initialize`, which does nothing."""
+    for name in list(os.environ):
+        if name.startswith(VARIABLES):
+            monkeypatch.delenv(name)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+    return calls
+
+
+def test_flags_start_processes_whatever_the_environment_says(started, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    hosts.initialize("node1:1234", 2, 1)
+    assert started == [(("node1:1234", 2, 1), {"cluster_detection_method": "deactivate"})]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+        {"TPU_WORKER_HOSTNAMES": "a,b"},
+        {"JOB_COMPLETION_INDEX": "0"},
+        {"JAX_COORDINATOR_ADDRESS": "a:1"},
+    ],
+)
+def test_the_environment_starts_processes(started, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hosts.initialize()
+    assert started == [((), {})]
+    hosts.initialize(processes=1)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"},  # In a batch script, without srun.
+        {"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"},
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+    ],
+)
+def test_a_process_by_itself_starts_nothing(started, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hosts.initialize()
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("a:1", 2, None), (None, 2, 0), ("a:1", 2, 2), ("a:1", 1, -1)]
+)
+def test_flags_that_do_not_fit_together_are_refused(started, arguments):
+    with pytest.raises(ValueError, match=r"expected all three, e\.g\. --coordinator=10"):
+        hosts.initialize(*arguments)
+    assert started == []
+
+
+def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(started, monkeypatch):
+    def refuse():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(ValueError, match=r"Kubernetes started several.*Pass --coordinator="):
+        hosts.initialize()
+
+
+def test_processes_by_themselves_agree_at_once():
+    agreed = hosts.Agreement(parallel.make_mesh("data:-1"))
+    assert [agreed(flag) for flag in (0, signal.SIGTERM, 0)] == [0, signal.SIGTERM, 0]
+    hosts.check_same(config="a")
