@@ -23,6 +23,8 @@ from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
 from codeformer_jax.train.codes import with_codes
+from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.start import check_teacher, prepare
 from codeformer_jax.train.writer import Writer
 
@@ -41,7 +43,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         FileNotFoundError: where a network to start from, weights or images are missing.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
-    return _Run(config, Path(workdir)).run()
+    with _interrupt_flag() as interrupted:
+        return _Run(config, Path(workdir)).run(interrupted)
 
 
 class _Run:
@@ -68,7 +71,16 @@ class _Run:
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
         self.eval_step = jax.jit(self.task.eval_step)
 
-    def run(self) -> dict[str, float]:
+    def run(self, interrupted: Callable[[], int]) -> dict[str, float]:
+        with full_disk_explained(self.workdir, self.abstract):
+            scores = self._run(interrupted)
+        if interrupted():
+            logging.warning("interrupted and saved; the same command goes on from here")
+            if interrupted() == signal.SIGINT:
+                raise KeyboardInterrupt
+        return scores
+
+    def _run(self, interrupted: Callable[[], int]) -> dict[str, float]:
         # Until the teacher has been checked nothing is written.
         state = self._restore() if self.start.resuming else self._init()
         self._check_teacher(state)
@@ -76,17 +88,11 @@ class _Run:
         self.start.write(self.config, self.workdir)
         step = int(state.step)
         with (
-            _interrupt_flag() as interrupted,
             contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
             contextlib.closing(Writer(self.workdir, step, self.config)) as writer,
         ):
-            scores = self._loop(state, step, loader, checkpoints, writer, interrupted)
-        if interrupted():
-            logging.warning("interrupted and saved; the same command goes on from here")
-            if interrupted() == signal.SIGINT:
-                raise KeyboardInterrupt
-        return scores
+            return self._loop(state, step, loader, checkpoints, writer, interrupted)
 
     def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
         config, train_step, scores = self.config, self._compile(), {}
@@ -94,6 +100,7 @@ class _Run:
             finished = step >= config.steps
             due = step % config.checkpoint_every == 0
             evaluated = finished or due or step % config.eval_every == 0
+            evaluated = evaluated and not interrupted()  # There may be seconds left to save.
             if evaluated:
                 scores = self._evaluate(state, step, writer)
             if finished or due or interrupted():
@@ -104,6 +111,8 @@ class _Run:
                 batch = next(loader)
             except Exception:
                 checkpoints.save(state, scores if evaluated else None)
+                if interrupted():  # The signal went to the processes that read, too.
+                    return scores
                 raise
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
             inputs = jax.device_put(inputs, parallel.batch_sharding(self.mesh))
@@ -142,8 +151,7 @@ class _Run:
             self.abstract,
             self.sharding,
         )
-        with contextlib.closing(Checkpoints(self.workdir)) as checkpoints:
-            state = checkpoints.restore(abstract)
+        state = restore_newest(self.workdir, abstract)
         logging.info("going on from step %d of %d", int(state.step), self.config.steps)
         return state
 
