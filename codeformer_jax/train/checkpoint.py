@@ -68,12 +68,13 @@ class Checkpoints:
         metrics = {BEST_METRIC: WORST if scores is None else float(scores[BEST_METRIC])}
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-        elif scores is not None and _metric(self._folder / str(step)) == WORST:
-            self._add_scores(step, metrics)
+        elif scores is not None:
+            self._manager.wait_until_finished()
+            if _metric(self._folder / str(step)) == WORST:
+                self._add_scores(step, metrics)
 
     def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
         """Of a step that was saved in a hurry, before its evaluation."""
-        self._manager.wait_until_finished()
         if jax.process_index() == 0:
             folder = self._folder / str(step)
             digests.forget(folder)  # Killed before the last line, it is one without digests.

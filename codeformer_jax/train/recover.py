@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from codeformer_jax.tasks.state import TrainState
@@ -55,7 +56,7 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
 def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
     with ocp.StandardCheckpointer() as checkpointer:
         path = folder.absolute() / "default"
-        _check_state(folder, checkpointer.metadata(path).item_metadata, abstract)
+        _check_state(folder, ocp.StandardCheckpointHandler().metadata(epath.Path(path)), abstract)
         state = checkpointer.restore(path, abstract)
     if int(state.step) != step:
         raise ValueError(f"{folder} holds the state of step {int(state.step)}")
@@ -67,7 +68,7 @@ def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
 
     Orbax would cast another dtype in silence.
     """
-    have, want = _arrays(getattr(saved, "tree", saved)), _arrays(ocp.tree.serialize_tree(abstract))
+    have, want = _arrays(getattr(saved, "tree", saved)), _arrays(abstract)
     lines = [f"  {name}: not in the checkpoint" for name in sorted(want.keys() - have.keys())]
     lines += [f"  {name}: only in the checkpoint" for name in sorted(have.keys() - want.keys())]
     lines += [
@@ -85,12 +86,10 @@ def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
 
 
 def _arrays(tree: Any) -> dict[str, str]:
-    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    """Name -> dtype and shape; Orbax makes dicts of dataclasses and lists of tuples."""
     return {
-        "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path): (
-            f"{x.dtype}{list(x.shape)}"
-        )
-        for path, x in found
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
 
 
