@@ -1,6 +1,6 @@
 """A run that is killed at random moments ends, bit for bit, like one that never was.
 
-    python benchmarks/faults.py [--kills 20] [--saves 8] [--seed 0] [--steps 200]
+    python benchmarks/faults.py [--kills 20] [--saves 8] [--seed 0] [--steps 240]
 
 Trains a small stage I on synthetic faces twice: once without a fault, its programs compiled
 afresh; then, those read from the compilation cache, with SIGKILL at moments drawn from the seed:
@@ -74,7 +74,9 @@ def unfinished(workdir):
 
 def moments(arguments, start_seconds, generator):
     """When to kill: a few in the first seconds of a process, the rest all along the run."""
-    steps = sorted(generator.sample(range(1, arguments.steps - 10), arguments.kills - IN_START))
+    # The end is left free: while a moment is awaited the run goes on.
+    end = arguments.steps * 3 // 4
+    steps = sorted(generator.sample(range(1, end), arguments.kills - IN_START))
     in_save = set(generator.sample(range(len(steps)), arguments.saves))
     drawn = [
         Moment(None, step, generator.uniform(0, 0.03 if i in in_save else 0.5), i in in_save)
@@ -158,7 +160,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--saves", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=240)
     arguments = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

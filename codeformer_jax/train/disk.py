@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
     Raises:
         OSError: with errno ENOSPC or EDQUOT.
     """
+    # Orbax leaves a failed task for every array of the state, and asyncio logs each with its
+    # traceback once it is collected, which may be after the end of this block.
+    logging.getLogger("asyncio").addFilter(_not_of_full_disk)
     try:
         yield
     except Exception as error:
@@ -35,15 +39,26 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
             raise
         for unfinished in (workdir / "checkpoints").glob(f"*{UNFINISHED}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
         steps = saved_steps(workdir)
         outlook = f"the same command goes on from step {steps[-1]}" if steps else "start again"
         raise OSError(
             number,
             f"{_FULL[number]}: '{workdir}' has {shutil.disk_usage(workdir).free:,} bytes free, a "
-            f"checkpoint takes up to {needed:,}. Complete checkpoints are intact: {steps}. Make "
-            f"room; {outlook}",
+            f"checkpoint takes about {_needed(workdir, state, steps):,}. Complete checkpoints are "
+            f"intact: {steps}. Make room; {outlook}",
         ) from error
+
+
+def _needed(workdir: Path, state: Any, steps: list[int]) -> int:
+    """Bytes of the newest checkpoint, or of the arrays where there is none."""
+    if not steps:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    files = (workdir / "checkpoints" / str(steps[-1])).rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _not_of_full_disk(record: logging.LogRecord) -> bool:
+    return not record.exc_info or _full(record.exc_info[1]) is None
 
 
 def _full(error: BaseException | None) -> int | None:
