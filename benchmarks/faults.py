@@ -90,10 +90,11 @@ def moments(arguments, start_seconds, generator):
 
 def wait_for(moment, process, workdir):
     """Returns at the moment, or once the process has ended."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), trained(workdir)
     while process.poll() is None:
         if moment.seconds is not None:
-            if time.perf_counter() - began >= moment.seconds:
+            # With its programs in the cache it may have started sooner than that.
+            if time.perf_counter() - began >= moment.seconds or trained(workdir) != before:
                 return
         elif max(trained(workdir), default=0) >= moment.step:
             break
@@ -151,6 +152,9 @@ def with_faults(arguments, workdir, cache, start_seconds):
             saved = max(saved_steps(workdir), default=0)
             found["steps_repeated"] += max(0, max(taken, default=0) - saved)
         found["workers"].append(workers)
+        print(
+            f"kill {found['kills']}: {moment}, checkpoints {saved_steps(workdir)}", file=sys.stderr
+        )
     finish(start(workdir, arguments.steps, 0, cache), workdir)
     return found
 
