@@ -354,6 +354,8 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, monkeypatch, caplog):
     workdir = shutil.copytree(stages[0] / "vqgan", small_disk / "run")
     shutil.rmtree(workdir / "checkpoints" / "4")
+    gc.collect()  # What other tests left, with its messages.
+    caplog.clear()
     original = Writer.train_metrics
 
     def fill(self, step, metrics):
