@@ -50,6 +50,12 @@ def fault(folder: Path) -> str | None:
     return next(filter(None, faults), None)
 
 
+def scores_spoilt(folder: Path) -> bool:
+    """Whether the scores in `folder` are there and cannot be read."""
+    path = folder / "metrics" / "metrics"
+    return path.is_file() and not isinstance(_json(path), dict)
+
+
 def _fault(path: Path, name: str, entry: dict[str, Any]) -> str | None:
     if not path.is_file():
         return f"{name} is missing"

@@ -46,6 +46,10 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
             f"every checkpoint of {workdir} is damaged:{listed}\nBring one back from a copy, or "
             "start anew in another --workdir. Nothing was changed."
         )
+    for older in saved_steps(workdir):
+        # Its arrays are not needed; without its scores no more checkpoints can be saved.
+        if older < step and digests.scores_spoilt(workdir / "checkpoints" / str(older)):
+            faults[older] = "its scores are not what was written"
     for damaged, reason in faults.items():
         _move_aside(workdir, damaged, reason, step)
     if faults and jax.process_count() > 1:  # Which all found, but one process moves.

@@ -141,6 +141,16 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(run, abstract,
         assert 4 not in manager.all_steps()
 
 
+def test_spoilt_scores_of_an_older_checkpoint_stop_nothing(run, abstract):
+    spoil_the_scores(run / "checkpoints" / "2")
+    assert int(restore_newest(run, abstract).step) == 4
+    assert (run / "damaged" / "2").is_dir()
+    checkpoints = Checkpoints(run)
+    checkpoints.save(small_state(5), {"psnr": 1.0})
+    checkpoints.close()
+    assert {4, 5} <= set(saved_steps(run))
+
+
 @pytest.mark.parametrize("damage", TOLD_BY_DIGESTS)
 def test_a_damaged_network_is_not_loaded(run, damage, caplog):
     damage(run / "checkpoints" / "4")
