@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from codeformer_jax.data.system import usable_cores
+from codeformer_jax.data.system import end_with_parent, usable_cores
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -315,4 +315,4 @@ def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
         flags.FLAGS.mark_as_parsed()  # grain asks absl for its debug flags.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return iter(steps.to_iter_dataset(options).mp_prefetch(processes))
+    return iter(steps.to_iter_dataset(options).mp_prefetch(processes, end_with_parent))

@@ -1,7 +1,10 @@
-"""What the operating system says of this process: its cores, and locks against other processes."""
+"""What the operating system says of this process: its cores, its parent, locks against others."""
 
 import contextlib
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 
@@ -10,6 +13,22 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def end_with_parent(*_) -> None:
+    """In a process that `multiprocessing` started: ends it when its parent does, however that ends.
+
+    A reader of grain would otherwise wait for ever for a parent that was killed, with its memory.
+    Ctrl-C, which goes to parent and child, is left to the parent.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=wait, daemon=True, name="end_with_parent").start()
 
 
 @contextlib.contextmanager

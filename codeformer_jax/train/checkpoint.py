@@ -13,12 +13,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from codeformer_jax import convert
+from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.state import TrainState
+from codeformer_jax.train import digests
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
+UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
 BEST_METRIC = "psnr"
+WORST = -1e9  # Of checkpoints that were not evaluated.
 
 
 @dataclass(frozen=True)
@@ -36,34 +40,54 @@ class Trained:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the latest and the best by validation PSNR are kept."""
+    """The checkpoints of a workdir: the latest two and the best by validation PSNR are kept.
+
+    Each has the digests of its files, written before it is complete (`train.digests`).
+    """
 
     def __init__(self, workdir: Path):
         best = BestN(get_metric_fn=_best_metric, n=1, keep_checkpoints_without_metrics=False)
+        self._folder = (Path(workdir) / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
-            (Path(workdir) / "checkpoints").absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 best_fn=_best_metric,  # Without it no metrics are written.
-                preservation_policy=AnyPreservationPolicy([LatestN(1), best]),
+                # Where the latest turns out to be damaged, the run goes on from the one before.
+                preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
     def save(self, state: TrainState, scores: dict[str, float] | None) -> None:
-        """Saves in the background; a step that is already there is left as it is.
+        """Saves in the background; a step that is already there at most gets its scores.
 
         `scores` None, of a step that was not evaluated, can be the latest but not the best.
         """
         step = int(state.step)
+        metrics = {BEST_METRIC: WORST if scores is None else float(scores[BEST_METRIC])}
         if step not in self._manager.all_steps():
-            worst = -1e9
-            metrics = {BEST_METRIC: worst if scores is None else float(scores[BEST_METRIC])}
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        elif scores is not None:
+            self._manager.wait_until_finished()
+            if _metric(self._folder / str(step)) == WORST:
+                self._add_scores(step, metrics)
 
-    def restore(self, abstract: TrainState) -> TrainState:
-        """The newest state, placed as `abstract` says."""
-        step = self._manager.latest_step()
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
+        """Of a step that was saved in a hurry, before its evaluation."""
+        if jax.process_index() == 0:
+            folder = self._folder / str(step)
+            digests.forget(folder)  # Killed before the last line, it is one without digests.
+            with atomic_path(folder / "metrics" / "metrics") as path:
+                path.write_text(json.dumps(metrics))
+            digests.write(folder)
+        self._manager.reload()
+
+    def _write_digests(self) -> None:
+        """Called in the background between the last file of a save and its completion."""
+        if jax.process_index() == 0:
+            for unfinished in self._folder.glob(f"*{UNFINISHED}*"):
+                digests.write(unfinished)
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -111,9 +135,13 @@ def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
 def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     """The averaged network of a workdir (latest or best checkpoint, or a step) or a model file.
 
+    'latest' passes over damaged checkpoints, with a warning: `Trained.step` tells which one it is.
+    Nothing is changed in the workdir.
+
     Raises:
         FileNotFoundError: where there is no such file, workdir or checkpoint.
-        ValueError: where `which` is something else.
+        ValueError: where `which` is something else, the best one or that of the step is damaged,
+            or all are.
     """
     path = Path(path)
     if path.is_file():
@@ -181,14 +209,33 @@ def _find_step(workdir: Path, which: str | int) -> int:
     if not steps:
         raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
     if which == "latest":
-        return steps[-1]
+        return _latest_whole(workdir, steps)
     if which == "best":
-        return max(steps, key=lambda step: _metric(folder / str(step)))
-    if not str(which).isdigit():
+        step = max(steps, key=lambda step: _metric(folder / str(step)))
+    elif not str(which).isdigit():
         raise ValueError(f"checkpoint is {which!r}; expected 'latest', 'best' or a step")
-    if int(which) not in steps:
+    elif int(which) not in steps:
         raise FileNotFoundError(f"{workdir} has checkpoints {steps}, not {which}")
-    return int(which)
+    else:
+        step = int(which)
+    # Scores of another checkpoint than the one asked for would be taken for its own.
+    if reason := digests.fault(folder / str(step)):
+        raise ValueError(
+            f"checkpoint {folder / str(step)} ({which}) is damaged: {reason}; {workdir} has "
+            f"checkpoints {steps}: name another step, or 'latest'"
+        )
+    return step
+
+
+def _latest_whole(workdir: Path, steps: list[int]) -> int:
+    faults = []
+    for step in reversed(steps):
+        folder = workdir / "checkpoints" / str(step)
+        if not (reason := digests.fault(folder)):
+            return step
+        logging.warning("checkpoint %s is damaged, the one before is taken: %s", folder, reason)
+        faults.append(f"\n  step {step}: {reason}")
+    raise ValueError(f"every checkpoint of {workdir} is damaged:" + "".join(faults))
 
 
 def _best_metric(metrics: dict[str, float]) -> float:
@@ -200,4 +247,8 @@ def _metric(checkpoint: Path) -> float:
     if not path.is_file():
         logging.warning("%s has no metrics; it counts as the worst", checkpoint)
         return float("-inf")
-    return _best_metric(json.loads(path.read_text()))
+    try:
+        return float(_best_metric(json.loads(path.read_bytes())))
+    except (ValueError, LookupError, TypeError):
+        logging.warning("%s is damaged; its checkpoint counts as the worst", path)
+        return float("-inf")

@@ -23,6 +23,8 @@ from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
+from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.start import check_teacher, prepare
 from codeformer_jax.train.writer import NoWriter, Writer
 
@@ -43,7 +45,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         FileNotFoundError: where a network to start from, weights or images are missing.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
-    return _Run(config, Path(workdir)).run()
+    with _interrupt_flag() as interrupted:
+        return _Run(config, Path(workdir)).run(interrupted)
 
 
 class _Run:
@@ -79,7 +82,16 @@ class _Run:
         self.eval_step = self._compile_evaluation()
         self.stopped_by = 0
 
-    def run(self) -> dict[str, float]:
+    def run(self, interrupted: Callable[[], int]) -> dict[str, float]:
+        with full_disk_explained(self.workdir, self.abstract):
+            scores = self._run(interrupted)
+        if self.stopped_by:
+            logging.warning("interrupted and saved; the same command goes on from here")
+            if self.stopped_by == signal.SIGINT:
+                raise KeyboardInterrupt
+        return scores
+
+    def _run(self, interrupted: Callable[[], int]) -> dict[str, float]:
         # Until the teacher has been checked nothing is written.
         state = self._restore() if self.start.resuming else self._init()
         self._check_teacher(state)
@@ -88,17 +100,11 @@ class _Run:
             provenance.write(self.data, self.workdir)
             self.start.write(self.config, self.workdir)
         with (
-            _interrupt_flag() as interrupted,
             contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
             contextlib.closing(self._writer(step)) as writer,
         ):
-            scores = self._loop(state, step, loader, checkpoints, writer, interrupted)
-        if self.stopped_by:
-            logging.warning("interrupted and saved; the same command goes on from here")
-            if self.stopped_by == signal.SIGINT:
-                raise KeyboardInterrupt
-        return scores
+            return self._loop(state, step, loader, checkpoints, writer, interrupted)
 
     def _writer(self, step: int) -> Writer | NoWriter:
         return Writer(self.workdir, step, self.config) if hosts.is_main() else NoWriter()
@@ -111,6 +117,7 @@ class _Run:
             finished = step >= config.steps
             due = step % config.checkpoint_every == 0
             evaluated = finished or due or step % config.eval_every == 0
+            evaluated = evaluated and not self.stopped_by  # There may be seconds left to save.
             if evaluated:
                 scores = self._evaluate(state, step, writer)
             if finished or due or self.stopped_by:
@@ -120,8 +127,12 @@ class _Run:
             try:
                 batch = next(loader)
             except Exception:
-                if jax.process_count() == 1:  # A save waits for the other processes.
-                    checkpoints.save(state, scores if evaluated else None)
+                if jax.process_count() > 1:  # A save waits for the other processes.
+                    raise
+                checkpoints.save(state, scores if evaluated else None)
+                self.stopped_by = interrupted()
+                if self.stopped_by:  # The signal went to the processes that read, too.
+                    return scores
                 raise
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
@@ -162,8 +173,7 @@ class _Run:
             self.abstract,
             self.sharding,
         )
-        with contextlib.closing(Checkpoints(self.workdir)) as checkpoints:
-            state = checkpoints.restore(abstract)
+        state = restore_newest(self.workdir, abstract)
         logging.info("going on from step %d of %d", int(state.step), self.config.steps)
         return state
 

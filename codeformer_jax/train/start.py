@@ -27,6 +27,8 @@ from codeformer_jax.train.checkpoint import (
 
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
+# These change how it is computed; its parameters stay what they are.
+COMPUTATION = ("dtype",)
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '
@@ -195,7 +197,7 @@ def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, wor
         if old.get(key) != new.get(key)
     }
     lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
-    if any(key.split(".")[0] in MODEL_SECTIONS for key in changed):
+    if any(_another_model(key) for key in changed):
         raise ValueError(
             f"{workdir} holds a run of another model; its settings and the given ones:\n"
             + "\n".join(lines)
@@ -203,6 +205,11 @@ def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, wor
         )
     if changed:
         logging.warning("settings changed since this run began:\n%s", "\n".join(lines))
+
+
+def _another_model(key: str) -> bool:
+    parts = key.split(".")
+    return parts[0] in MODEL_SECTIONS and parts[-1] not in COMPUTATION
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""A run that is killed at random moments ends, bit for bit, like one that never was.
+
+    python benchmarks/faults.py [--kills 20] [--saves 8] [--seed 0] [--steps 240]
+
+Trains a small stage I on synthetic faces twice: once without a fault, its programs compiled
+afresh; then, those read from the compilation cache, with SIGKILL at moments drawn from the seed:
+some while it starts, the others where it trains, `--saves` of these once the folder of a save under
+way is seen. Every start draws its number of data workers. Prints one JSON object: kills survived,
+kills that left an unfinished save behind, steps taken again, bytes of the two final states
+(parameters, averages, both optimizers, batch statistics, codebook) that differ. About eight minutes
+on two cores.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from codeformer_jax.train.checkpoint import UNFINISHED, saved_steps
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+IN_START = 3
+WORKERS = (0, 0, 0, 1, 2)
+SETTINGS = {
+    **{"log_every": 1, "eval_every": 50, "checkpoint_every": 5, "mesh": "data:1"},
+    **{"model.image_size": 32, "model.nf": 8, "model.ch_mult": "(1,2)", "model.norm_groups": 4},
+    **{"model.codebook_size": 16, "model.emb_dim": 8},
+    **{"discriminator.ndf": 4, "discriminator.n_layers": 1, "loss.gan_start": 20},
+    **{"data.image_size": 32, "data.batch_size": 4, "data.synthetic_length": 64},
+    **{"data.heldout_length": 8, "eval.batch_size": 8, "eval.batches": 1},
+}
+
+Moment = collections.namedtuple("Moment", "seconds step delay in_save")
+
+
+def start(workdir, steps, workers, cache):
+    """The training process, as a user starts it."""
+    settings = SETTINGS | {"steps": steps, "data.workers": workers}
+    command = [sys.executable, "train.py", "--config=configs/demo.py:vqgan,short"]
+    command += [f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    with open(workdir.parent / f"{workdir.name}.log", "ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def trained(workdir):
+    """Step numbers of the training lines in metrics.jsonl; the last line may be half written."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    entries = (json.loads(line) for line in lines if line.endswith("}"))
+    return [entry["step"] for entry in entries if "train/loss" in entry]
+
+
+def unfinished(workdir):
+    """Whether a save is under way, or was when the run was killed."""
+    return any((workdir / "checkpoints").glob(f"*{UNFINISHED}*"))
+
+
+def moments(arguments, start_seconds, generator):
+    """When to kill: a few in the first seconds of a process, the rest all along the run."""
+    # The end is left free: while a moment is awaited the run goes on.
+    end = arguments.steps * 3 // 4
+    steps = sorted(generator.sample(range(1, end), arguments.kills - IN_START))
+    in_save = set(generator.sample(range(len(steps)), arguments.saves))
+    drawn = [
+        Moment(None, step, generator.uniform(0, 0.03 if i in in_save else 0.5), i in in_save)
+        for i, step in enumerate(steps)
+    ]
+    for _ in range(IN_START):
+        seconds = generator.uniform(0, start_seconds)
+        drawn.insert(generator.randrange(len(drawn)), Moment(seconds, 0, 0, False))
+    return drawn
+
+
+def wait_for(moment, process, workdir):
+    """Returns at the moment, or once the process has ended."""
+    began, before = time.perf_counter(), trained(workdir)
+    while process.poll() is None:
+        if moment.seconds is not None:
+            # With its programs in the cache it may have started sooner than that.
+            if time.perf_counter() - began >= moment.seconds or trained(workdir) != before:
+                return
+        elif max(trained(workdir), default=0) >= moment.step:
+            break
+        time.sleep(0.02)
+    while moment.in_save and process.poll() is None and not unfinished(workdir):
+        time.sleep(0.001)
+    time.sleep(moment.delay)
+
+
+def state(workdir):
+    """(step, leaves by name) of the newest checkpoint."""
+    step = saved_steps(workdir)[-1]
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(workdir / "checkpoints" / str(step) / "default")
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def difference(one, other):
+    """Bytes that differ, of all bytes."""
+    if one.keys() != other.keys():
+        sys.exit(f"the states have other leaves: {sorted(one.keys() ^ other.keys())}")
+    differing = 0
+    for name, leaf in one.items():
+        pair = [np.frombuffer(x.tobytes(), np.uint8) for x in (leaf, other[name])]
+        same_length = pair[0].size == pair[1].size
+        differing += int(np.sum(pair[0] != pair[1])) if same_length else leaf.nbytes
+    return differing, sum(leaf.nbytes for leaf in one.values())
+
+
+def finish(process, workdir):
+    if code := process.wait():
+        log = (workdir.parent / f"{workdir.name}.log").read_text()
+        sys.exit(f"a run ended with exit code {code}:\n{log[-3000:]}")
+
+
+def with_faults(arguments, workdir, cache, start_seconds):
+    """Runs to the end in spite of the kills; what happened, as numbers."""
+    generator = random.Random(arguments.seed)
+    found = {"kills": 0, "in_saves": 0, "in_start": 0, "steps_repeated": 0, "workers": []}
+    for moment in moments(arguments, start_seconds, generator):
+        workers = generator.choice(WORKERS)
+        before = trained(workdir)
+        process = start(workdir, arguments.steps, workers, cache)
+        wait_for(moment, process, workdir)
+        if process.poll() is not None:
+            finish(process, workdir)
+            sys.exit("the run was over before all kills; give it more --steps")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found["kills"] += 1
+        found["in_start"] += moment.seconds is not None
+        found["in_saves"] += unfinished(workdir)
+        if (taken := trained(workdir)) != before:  # Else it was killed before its first step.
+            saved = max(saved_steps(workdir), default=0)
+            found["steps_repeated"] += max(0, max(taken, default=0) - saved)
+        found["workers"].append(workers)
+        print(
+            f"kill {found['kills']}: {moment}, checkpoints {saved_steps(workdir)}", file=sys.stderr
+        )
+    finish(start(workdir, arguments.steps, 0, cache), workdir)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--saves", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=240)
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = pathlib.Path(folder, "whole"), pathlib.Path(folder, "killed")
+        cache = pathlib.Path(folder, "cache")
+        process = start(whole, arguments.steps, 0, cache)
+        wait_for(Moment(None, 1, 0, False), process, whole)
+        start_seconds = time.perf_counter() - began
+        finish(process, whole)
+        found = with_faults(arguments, killed, cache, start_seconds)
+        (step, one), (other_step, other) = state(whole), state(killed)
+        if not step == other_step == arguments.steps:
+            sys.exit(f"the runs ended at steps {step} and {other_step}")
+        differing, size = difference(one, other)
+        found |= {
+            "kills_survived": found["kills"],
+            "steps": step,
+            "metrics_of_every_step_once": trained(killed) == list(range(1, step + 1)),
+            "state_bytes": size,
+            "state_bytes_that_differ": differing,
+            "seconds": round(time.perf_counter() - began),
+            "cores": os.cpu_count(),
+            "jax": jax.__version__,
+        }
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A full disk, said so: how much is free, how much a checkpoint takes, what is still there."""
+
+import contextlib
+import errno
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from codeformer_jax.train.checkpoint import UNFINISHED, saved_steps
+
+_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+
+
+@contextlib.contextmanager
+def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
+    """Turns an error that a full disk causes into one that says what to do.
+
+    What the save that failed had written is removed; earlier checkpoints are left as they are.
+
+    Args:
+        workdir: of the run.
+        state: tree of arrays, or of their shapes and dtypes, that a checkpoint holds.
+
+    Raises:
+        OSError: with errno ENOSPC or EDQUOT.
+    """
+    # Orbax leaves a failed task for every array of the state, and asyncio logs each with its
+    # traceback once it is collected, which may be after the end of this block.
+    logging.getLogger("asyncio").addFilter(_not_of_full_disk)
+    try:
+        yield
+    except Exception as error:
+        number = _full(error)
+        if number is None:
+            raise
+        for unfinished in (workdir / "checkpoints").glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        steps = saved_steps(workdir)
+        outlook = f"the same command goes on from step {steps[-1]}" if steps else "start again"
+        raise OSError(
+            number,
+            f"{_FULL[number]}: '{workdir}' has {shutil.disk_usage(workdir).free:,} bytes free, a "
+            f"checkpoint takes about {_needed(workdir, state, steps):,}. Complete checkpoints are "
+            f"intact: {steps}. Make room; {outlook}",
+        ) from error
+
+
+def _needed(workdir: Path, state: Any, steps: list[int]) -> int:
+    """Bytes of the newest checkpoint, or of the arrays where there is none."""
+    if not steps:
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    files = (workdir / "checkpoints" / str(steps[-1])).rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _not_of_full_disk(record: logging.LogRecord) -> bool:
+    return not record.exc_info or _full(record.exc_info[1]) is None
+
+
+def _full(error: BaseException | None) -> int | None:
+    """The error number of a full disk, where it is behind `error`."""
+    while error is not None:
+        for number, words in _FULL.items():
+            # TensorStore raises a ValueError with the words of the system.
+            if getattr(error, "errno", None) == number or words in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None

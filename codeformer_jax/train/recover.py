@@ -1,0 +1,114 @@
+"""The newest checkpoint that is whole: a damaged one is told of and moved out of the way."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from codeformer_jax.tasks.state import TrainState
+from codeformer_jax.train import digests
+from codeformer_jax.train.checkpoint import saved_steps
+
+DAMAGED_FOLDER = "damaged"
+
+
+def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
+    """The newest state that is as it was written, placed as `abstract` says.
+
+    Damaged checkpoints that are newer are moved to `workdir`/damaged, so that their steps can be
+    saved again. Where every checkpoint is damaged nothing is moved.
+
+    Raises:
+        ValueError: no checkpoint is whole, or the state in a whole one is not one of this config.
+    """
+    faults = {}
+    for step in reversed(saved_steps(workdir)):
+        folder = workdir / "checkpoints" / str(step)
+        reason = digests.fault(folder)
+        if reason is None:
+            try:
+                state = _restore(folder, step, abstract)
+            except Exception as error:
+                if digests.known(folder):  # It is whole; what fails is something else.
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                break
+        faults[step] = reason
+    else:
+        listed = "".join(f"\n  step {step}: {reason}" for step, reason in faults.items())
+        raise ValueError(
+            f"every checkpoint of {workdir} is damaged:{listed}\nBring one back from a copy, or "
+            "start anew in another --workdir. Nothing was changed."
+        )
+    for older in saved_steps(workdir):
+        # Its arrays are not needed; without its scores no more checkpoints can be saved.
+        if older < step and digests.scores_spoilt(workdir / "checkpoints" / str(older)):
+            faults[older] = "its scores are not what was written"
+    for damaged, reason in faults.items():
+        _move_aside(workdir, damaged, reason, step)
+    if faults and jax.process_count() > 1:  # Which all found, but one process moves.
+        multihost_utils.sync_global_devices("damaged checkpoints are moved")
+    return state
+
+
+def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
+    with ocp.StandardCheckpointer() as checkpointer:
+        path = folder.absolute() / "default"
+        _check_state(folder, ocp.StandardCheckpointHandler().metadata(epath.Path(path)), abstract)
+        state = checkpointer.restore(path, abstract)
+    if int(state.step) != step:
+        raise ValueError(f"{folder} holds the state of step {int(state.step)}")
+    return state
+
+
+def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
+    """Raises ValueError where the saved arrays are not those that the config asks for.
+
+    Orbax would cast another dtype in silence.
+    """
+    have, want = _arrays(getattr(saved, "tree", saved)), _arrays(abstract)
+    lines = [f"  {name}: not in the checkpoint" for name in sorted(want.keys() - have.keys())]
+    lines += [f"  {name}: only in the checkpoint" for name in sorted(have.keys() - want.keys())]
+    lines += [
+        f"  {name}: {have[name]} in the checkpoint, {want[name]} by the config"
+        for name in sorted(want.keys() & have.keys())
+        if have[name] != want[name]
+    ]
+    if lines:
+        more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise ValueError(
+            f"{folder} holds the state of another model or optimizer:\n"
+            + "\n".join(lines[:10])
+            + f"{more}\nUse another --workdir, or the settings that it was started with."
+        )
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """Name -> dtype and shape; Orbax makes dicts of dataclasses and lists of tuples."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def _move_aside(workdir: Path, damaged: int, reason: str, step: int) -> None:
+    folder, target = workdir / "checkpoints" / str(damaged), workdir / DAMAGED_FOLDER / str(damaged)
+    logging.error(
+        "checkpoint %s is damaged: %s. The run goes on from step %d; the damaged one is now %s and "
+        "can be removed.",
+        folder,
+        reason,
+        step,
+        target,
+    )
+    if jax.process_index() == 0:
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)

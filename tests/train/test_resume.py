@@ -1,0 +1,392 @@
+"""A run that was stopped, killed or found damaged files ends like one that never was."""
+
+import gc
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks.state import TrainState
+from codeformer_jax.train import digests, loop
+from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, load_trained, saved_steps
+from codeformer_jax.train.recover import restore_newest
+from codeformer_jax.train.start import prepare
+from codeformer_jax.train.writer import Writer
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """Of the state of `stages`' vqgan."""
+    config = tiny_config("vqgan")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        abstract_state(make_task(config), config),
+    )
+
+
+@pytest.fixture
+def run(stages, tmp_path):
+    """A finished run of four steps, with the checkpoints 2 and 4 among others."""
+    return shutil.copytree(stages[0] / "vqgan", tmp_path / "run")
+
+
+def state_at(workdir, step):
+    """The whole state as a checkpoint has it: parameters, averages, optimizers, statistics."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(workdir / "checkpoints" / str(step) / "default")
+
+
+def leaves(tree):
+    """Name -> array; the same names for a state and for what is read without its types."""
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+    return dict(zip(names, (np.asarray(leaf) for _, leaf in found), strict=True))
+
+
+def assert_equal(one, other):
+    one, other = leaves(one), leaves(other)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
+
+
+def trained_steps(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [entry["step"] for entry in map(json.loads, lines) if "train/loss" in entry]
+
+
+def largest_file(folder):
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+def truncate(checkpoint):
+    path = largest_file(checkpoint / "default" / "ocdbt.process_0")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero(checkpoint):
+    path = largest_file(checkpoint / "default" / "ocdbt.process_0")
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def remove_a_file(checkpoint):
+    (checkpoint / "default" / "manifest.ocdbt").unlink()
+
+
+def exchange(checkpoint):
+    """A state of the same shapes, which Orbax restores without complaint."""
+    shutil.rmtree(checkpoint / "default")
+    shutil.copytree(checkpoint.parent / "2" / "default", checkpoint / "default")
+    assert int(state_at(checkpoint.parents[1], 4)["step"]) == 2
+
+
+def spoil_the_scores(checkpoint):
+    (checkpoint / "metrics" / "metrics").write_bytes(b'{"psnr"')
+
+
+def spoil_the_digests(checkpoint):
+    (checkpoint / digests.DIGESTS_FILE).write_bytes(b"")
+
+
+def spoil_the_stamp(checkpoint):
+    (checkpoint / "_CHECKPOINT_METADATA").write_bytes(bytes(100))
+
+
+def zero_without_digests(checkpoint):
+    digests.forget(checkpoint)
+    zero(checkpoint)
+
+
+def exchange_without_digests(checkpoint):
+    digests.forget(checkpoint)
+    exchange(checkpoint)
+
+
+TOLD_BY_DIGESTS = [
+    *(truncate, zero, remove_a_file, exchange),
+    *(spoil_the_scores, spoil_the_digests, spoil_the_stamp),
+]
+
+
+@pytest.mark.parametrize(
+    "damage", [*TOLD_BY_DIGESTS, zero_without_digests, exchange_without_digests]
+)
+def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(run, abstract, damage, caplog):
+    before = state_at(run, 2)
+    damage(run / "checkpoints" / "4")
+    state = restore_newest(run, abstract)
+    assert int(state.step) == 2
+    assert_equal(state, before)
+    assert "checkpoints/4 is damaged: " in caplog.text
+    assert "goes on from step 2" in caplog.text
+    assert (run / "damaged" / "4" / "default").is_dir()
+    assert 4 not in saved_steps(run)
+    with Checkpoints(run)._manager as manager:  # The rest is in order for the saves to come.
+        assert 4 not in manager.all_steps()
+
+
+def test_spoilt_scores_of_an_older_checkpoint_stop_nothing(run, abstract):
+    spoil_the_scores(run / "checkpoints" / "2")
+    assert int(restore_newest(run, abstract).step) == 4
+    assert (run / "damaged" / "2").is_dir()
+    checkpoints = Checkpoints(run)
+    checkpoints.save(small_state(5), {"psnr": 1.0})
+    checkpoints.close()
+    assert {4, 5} <= set(saved_steps(run))
+
+
+@pytest.mark.parametrize("damage", TOLD_BY_DIGESTS)
+def test_a_damaged_network_is_not_loaded(run, damage, caplog):
+    damage(run / "checkpoints" / "4")
+    found = sorted(run.rglob("*"))
+    assert load_trained(run).step == 2
+    assert "checkpoints/4 is damaged, the one before is taken" in caplog.text
+    with pytest.raises(ValueError, match=r"checkpoints/4 \(4\) is damaged: .*name another step"):
+        load_trained(run, 4)
+    assert sorted(run.rglob("*")) == found
+
+
+def test_a_damaged_best_checkpoint_is_not_replaced_in_silence(run):
+    best = load_trained(run, "best").step
+    zero(run / "checkpoints" / str(best))
+    with pytest.raises(ValueError, match=rf"checkpoints/{best} \(best\) is damaged"):
+        load_trained(run, "best")
+
+
+def test_where_all_are_damaged_nothing_is_changed(run, abstract):
+    for step in saved_steps(run):
+        zero(run / "checkpoints" / str(step))
+    found = sorted(run.rglob("*"))
+    with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged:\n  step 4: default"):
+        restore_newest(run, abstract)
+    with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged:\n  step 4: default"):
+        load_trained(run)
+    assert sorted(run.rglob("*")) == found
+
+
+def test_a_state_of_another_optimizer_is_no_damage(run, abstract):
+    found = sorted(run.rglob("*"))
+    halves = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=x.sharding), abstract.params
+    )
+    with pytest.raises(ValueError, match=r"another model or optimizer(?s:.*)bfloat16.* by the con"):
+        restore_newest(run, abstract.replace(params=halves))
+    with pytest.raises(ValueError, match=r"opt_state.*: only in the checkpoint"):
+        restore_newest(run, abstract.replace(opt_state=()))
+    assert sorted(run.rglob("*")) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("task", "restoration"), ("model.codebook_size", 32), ("model.ema_decay", None)),
+        *(("model.quantizer", "gumbel"), ("model.norm_groups", 2), ("discriminator.ndf", 8)),
+        *(("discriminator.n_layers", 2),),
+    ],
+)
+def test_settings_of_another_model_are_refused(stages, name, value):
+    config = tiny_config("vqgan").unlock()
+    task = make_task(config)
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(ValueError, match=rf"run of another model(?s:.*)  {name}: .* -> {value}"):
+        prepare(task, config, stages[0] / "vqgan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("model.dtype", "bfloat16"), ("steps", 9), ("data.workers", 2), ("data.batch_size", 8)),
+        *(("optimizer.clip_norm", 0.5), ("ema_decay", 0.5), ("seed", 1), ("mesh", "data:2")),
+    ],
+)
+def test_other_changed_settings_are_shown(stages, name, value, caplog):
+    config = tiny_config("vqgan").unlock()
+    config.update_from_flattened_dict({name: value})
+    with caplog.at_level(logging.WARNING):
+        assert prepare(make_task(config), config, stages[0] / "vqgan").resuming
+    assert f"  {name}: " in caplog.text
+    assert f" -> {value}" in caplog.text
+
+
+def small_state(step):
+    zeros = {"w": np.zeros(3, np.float32)}
+    return TrainState(np.int32(step), zeros, zeros, zeros, {}, np.zeros(2, np.float32))
+
+
+def test_two_latest_and_the_best_are_kept_each_with_digests(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step, psnr in enumerate((10.0, 12.0, 11.0, None, 9.0)):
+        checkpoints.save(small_state(step), psnr and {"psnr": psnr})
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [1, 3, 4]
+    for step in (1, 3, 4):
+        folder = tmp_path / "checkpoints" / str(step)
+        assert digests.known(folder)
+        assert digests.fault(folder) is None
+
+
+def test_a_step_saved_before_its_evaluation_gets_its_scores(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(small_state(0), {"psnr": 10.0})
+    checkpoints.save(small_state(1), None)
+    checkpoints.save(small_state(1), {"psnr": 11.0})
+    checkpoints.save(small_state(1), {"psnr": 1.0})  # Those that it has stay.
+    checkpoints.save(small_state(2), {"psnr": 9.0})
+    checkpoints.save(small_state(3), {"psnr": 8.0})
+    checkpoints.save(small_state(4), {"psnr": 7.0})
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [1, 3, 4]
+    folder = tmp_path / "checkpoints" / "1"
+    assert json.loads((folder / "metrics" / "metrics").read_text()) == {"psnr": 11.0}
+    assert digests.known(folder)
+    assert digests.fault(folder) is None
+
+
+# Signals itself, or its process group, after a step.
+CHILD = """
+import multiprocessing, os, pathlib, signal, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from codeformer_jax.train import loop
+from codeformer_jax.train.writer import Writer
+from tiny import tiny_config
+
+def main(workdir, last, kill, workers):
+    original = Writer.train_metrics
+
+    def stop(self, step, metrics):
+        original(self, step, metrics)
+        if step == int(last):
+            children = [str(child.pid) for child in multiprocessing.active_children()]
+            pathlib.Path(workdir + ".children").write_text(" ".join(children))
+            if kill == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(os.getpgid(0), signal.SIGTERM)
+
+    Writer.train_metrics = stop
+    config = tiny_config("vqgan").unlock()
+    config.data.workers = int(workers)
+    loop.train(config.lock(), workdir)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+def train_in_child(workdir, last, how, workers):
+    script = workdir.parent / "child.py"
+    script.write_text(CHILD.format(tests=str(TESTS), root=str(TESTS.parent)))
+    command = [sys.executable, script, workdir, str(last), how, str(workers)]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=300, start_new_session=True
+    )
+    children = pathlib.Path(f"{workdir}.children").read_text().split()
+    assert len(children) == workers
+    return done, children
+
+
+def running(pid):
+    """Whether a process exists and is not only waiting to be reaped."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, caplog):
+    """Stopped after step 1, killed after step 3, its newest checkpoint spoilt: all of one run."""
+    workdir = tmp_path / "run"
+    done, _ = train_in_child(workdir, 1, "term", workers=1)
+    assert done.returncode == 0, done.stderr
+    assert "interrupted and saved; the same command goes on from here" in done.stderr
+    assert saved_steps(workdir) == [0, 1]
+    done, children = train_in_child(workdir, 3, "kill", workers=1)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 20
+    while any(map(running, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, children))
+    newest = saved_steps(workdir)[-1]
+    assert newest in (1, 2)  # The save of step 2 may have been under way.
+    zero(workdir / "checkpoints" / str(newest))
+    loop.train(tiny_config("vqgan"), workdir)
+    assert f"checkpoints/{newest} is damaged" in caplog.text
+    assert trained_steps(workdir) == [1, 2, 3, 4]
+    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
+    assert digests.fault(workdir / "checkpoints" / "4") is None
+
+
+def test_on_other_devices_it_goes_on_within_reduction_error(run, stages):
+    """But for the moments of the keys' biases in attention.
+
+    Softmax does not see these biases, so that their gradient is nothing but rounding.
+    """
+    shutil.rmtree(run / "checkpoints" / "4")
+    config = tiny_config("vqgan").unlock()
+    config.mesh = "data:2"
+    loop.train(config.lock(), run)
+    ours, theirs = leaves(state_at(run, 4)), leaves(state_at(stages[0] / "vqgan", 4))
+    assert ours.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        if not (name.startswith("opt_state") and name.endswith("/k/bias")):
+            error = np.linalg.norm(np.subtract(ours[name], wanted, dtype=np.float64))
+            assert error <= 1e-4 * np.linalg.norm(wanted.astype(np.float64)), name
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 16 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, monkeypatch, caplog):
+    workdir = shutil.copytree(stages[0] / "vqgan", small_disk / "run")
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    gc.collect()  # What other tests left, with its messages.
+    caplog.clear()
+    original = Writer.train_metrics
+
+    def fill(self, step, metrics):
+        original(self, step, metrics)
+        if step == 4:
+            room = shutil.disk_usage(small_disk).free - 500_000
+            (small_disk / "other").write_bytes(bytes(room))
+
+    monkeypatch.setattr(Writer, "train_metrics", fill)
+    with pytest.raises(
+        OSError,
+        match=r"No space left on device: '.*run' has [\d,]+ bytes free, a checkpoint takes about "
+        r"[\d,]+\. Complete .*2\]\. Make room; the same command goes on from step 2",
+    ):
+        loop.train(tiny_config("vqgan"), workdir)
+    assert 4 not in saved_steps(workdir)
+    assert digests.fault(workdir / "checkpoints" / "2") is None
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # By asyncio, of every array of the state.
+    (small_disk / "other").unlink()
+    monkeypatch.setattr(Writer, "train_metrics", original)
+    loop.train(tiny_config("vqgan"), workdir)
+    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
