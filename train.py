@@ -18,8 +18,10 @@ def main(argv: list[str]) -> None:
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
+    from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
     from codeformer_jax.train.loop import train  # noqa: PLC0415
 
+    keep_compiled_programs()
     try:
         train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:

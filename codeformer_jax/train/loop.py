@@ -23,6 +23,9 @@ from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
 from codeformer_jax.train.codes import with_codes
+from codeformer_jax.train.guard import guarded
+from codeformer_jax.train.monitor import Monitor, check_settings
+from codeformer_jax.train.speed import TimedStep
 from codeformer_jax.train.start import check_teacher, prepare
 from codeformer_jax.train.writer import Writer
 
@@ -38,6 +41,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
     Raises:
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
+        Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
@@ -53,6 +57,7 @@ class _Run:
                 f"data.batch_size={config.data.batch_size} does not divide over the "
                 f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
             )
+        check_settings(config)
         self.task: Task = make_task(config)
         self.key = jax.random.key(config.seed)
         self.source = open_source(config.data, "train")
@@ -79,37 +84,51 @@ class _Run:
             _interrupt_flag() as interrupted,
             contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
-            contextlib.closing(Writer(self.workdir, step, self.config)) as writer,
+            contextlib.closing(self._monitor(step)) as monitor,
+            contextlib.closing(Writer(self.workdir, step, self.config, monitor.read)) as writer,
         ):
-            scores = self._loop(state, step, loader, checkpoints, writer, interrupted)
+            scores = self._loop(state, step, loader, checkpoints, writer, monitor, interrupted)
         if interrupted():
             logging.warning("interrupted and saved; the same command goes on from here")
             if interrupted() == signal.SIGINT:
                 raise KeyboardInterrupt
         return scores
 
-    def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
-        config, train_step, scores = self.config, self._compile(), {}
+    def _loop(
+        self, state, start, loader, checkpoints, writer, monitor, interrupted
+    ) -> dict[str, float]:
+        config, speed, scores = self.config, monitor.speed, {}
+        train_step = TimedStep(self._compile(), speed, self.mesh.size)
         for step in itertools.count(start):
             finished = step >= config.steps
             due = step % config.checkpoint_every == 0
             evaluated = finished or due or step % config.eval_every == 0
             if evaluated:
-                scores = self._evaluate(state, step, writer)
+                with speed.away(state):
+                    scores = self._evaluate(state, step, writer)
             if finished or due or interrupted():
-                checkpoints.save(state, scores if evaluated else None)
+                with speed.away(state):
+                    checkpoints.save(state, scores if evaluated else None)
             if finished or interrupted():
                 return scores
+            monitor.trace.at(step, state)
             try:
-                batch = next(loader)
+                with speed.waiting():
+                    batch = next(loader)
             except Exception:
                 checkpoints.save(state, scores if evaluated else None)
                 raise
+            monitor.watch.take(step + 1, batch)
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
             inputs = jax.device_put(inputs, parallel.batch_sharding(self.mesh))
             phase = self.task.phase(step)
             state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             writer.train_metrics(step + 1, metrics)
+            monitor.watch.check()
+
+    def _monitor(self, step: int) -> Monitor:
+        codes = None if self.task.needs_teacher else self.abstract.code_usage.shape[0]
+        return Monitor(self.config, self.workdir, step, self.mesh.devices.flat, codes)
 
     def _batches(self, start: int):
         data = self.config.data
@@ -131,7 +150,7 @@ class _Run:
             return self.task.train_step(state, frozen, inputs["image"], key, phase, codes)
 
         return jax.jit(
-            step,
+            guarded(step),
             donate_argnums=0,
             out_shardings=(self.sharding, parallel.replicated(self.mesh)),
         )

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from tqdm import tqdm
 from codeformer_jax.convert.atomic import atomic_path
 
 LABEL_HEIGHT = 14
+Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
 
 
 class Writer:
-    """Collects the metrics of steps on the device and fetches them every `log_every` steps."""
+    """Collects the metrics of steps on the device and fetches them every `log_every` steps.
 
-    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict):
-        self._workdir, self._config = workdir, config
+    `read` is then given the step and the metrics of each step since the last time; what it returns
+    is written beside their means.
+    """
+
+    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict, read: Reader):
+        self._workdir, self._config, self._read = workdir, config, read
         (workdir / "images").mkdir(parents=True, exist_ok=True)
         self._path = workdir / "metrics.jsonl"
         _drop_after(self._path, step)
@@ -32,7 +38,6 @@ class Writer:
         )
         self._pending: list[dict[str, jax.Array]] = []
         self._step = step
-        self._since = time.perf_counter()
 
     def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the step that ended at `step` without waiting for it."""
@@ -43,19 +48,14 @@ class Writer:
 
     def _flush(self, step: int) -> None:
         count = len(self._pending)
-        fetched, self._pending = jax.device_get(self._pending), []
-        names = {name for metrics in fetched for name in metrics}
-        means = {
-            name: float(np.mean([m[name] for m in fetched if name in m])) for name in sorted(names)
-        }
-        seconds = time.perf_counter() - self._since
-        means["images_per_second"] = count * self._config.data.batch_size / seconds
+        arrays, self._pending = jax.device_get(self._pending), []
+        fetched = [{name: float(x) for name, x in metrics.items()} for metrics in arrays]
+        means = _means(fetched) | self._read(step, fetched)
         self._write(step, {f"train/{name}": value for name, value in means.items()})
         self._bar.set_postfix_str(
             f"{means['images_per_second']:.1f} images/s, loss {means['loss']:.4f}", refresh=False
         )
         self._bar.update(count)
-        self._since = time.perf_counter()
 
     def eval_metrics(
         self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
@@ -67,7 +67,6 @@ class Writer:
         self._board.add_image("eval/images", picture, step, dataformats="HWC")
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")
-        self._since = time.perf_counter()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         # JSON has no NaN or infinity.
@@ -83,6 +82,16 @@ class Writer:
             self._flush(self._step)
         self._bar.close()
         self._board.close()
+
+
+def _means(fetched: list[dict[str, float]]) -> dict[str, float]:
+    """Means of each metric over the steps that have it and were not skipped."""
+    taken = [metrics for metrics in fetched if not metrics.get("skipped")]
+    values = {
+        name: [metrics[name] for metrics in taken if name in metrics]
+        for name in sorted({name for metrics in fetched for name in metrics})
+    }
+    return {name: float(np.mean(x)) if x else math.nan for name, x in values.items()}
 
 
 def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
