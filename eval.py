@@ -24,7 +24,9 @@ def main(argv: list[str]) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate.run import evaluate_run  # noqa: PLC0415
+    from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
 
+    keep_compiled_programs()
     folder = _WORKDIR.value if os.path.isdir(_WORKDIR.value) else os.path.dirname(_WORKDIR.value)
     try:
         evaluation = evaluate_run(_CONFIG.value, _WORKDIR.value)

@@ -27,10 +27,14 @@ def main(argv: list[str]) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.train import hosts  # noqa: PLC0415
+    from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
     from codeformer_jax.train.loop import train  # noqa: PLC0415
 
+    keep_compiled_programs()
     try:
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if not hosts.is_main():  # What all of them notice, the first one says.
+            logging.getLogger().setLevel(logging.ERROR)
         train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

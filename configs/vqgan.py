@@ -27,6 +27,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 100
     config.eval_every = 5_000
     config.checkpoint_every = 5_000
+    # Steps in a row without a finite loss and gradient, all skipped, that stop the run.
+    config.max_skipped = 10
+    # TFLOP/s of one device, for its share that is used; known ones need none.
+    config.peak_tflops = config_dict.placeholder(float)
+
+    config.train = ml_collections.ConfigDict()
+    # 'START:STOP': these steps, counted from 0, are traced by jax.profiler into WORKDIR/profile.
+    config.train.profile = config_dict.placeholder(str)
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512
@@ -41,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.beta = 0.25
     config.model.beta_on = "commitment"  # or 'codebook', as published
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
-    config.model.restart_below = 0.0  # 0.1 with ema_decay: dead codes restart from latents
+    config.model.restart_below = 0.0  # 0.1: codes used less per batch restart from latents
     config.model.dtype = "float32"  # or 'bfloat16'
 
     config.discriminator = ml_collections.ConfigDict()

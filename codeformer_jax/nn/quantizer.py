@@ -74,6 +74,7 @@ class VectorQuantizer(nn.Module):
         ema_epsilon: Laplace smoothing of the counts.
         restart_below: with a moving average, a code whose average count per batch falls below
             this is replaced by a latent of the batch, drawn with the rng 'codes'; 0 is off.
+            Without one the module does nothing about it: see `tasks.restart`.
     """
 
     codebook_size: int

@@ -76,6 +76,8 @@ class CodeTask:
             opt_state=self.optimizer.init(trained),
             collections={},
             code_usage=jnp.full(size, 1 / size, jnp.float32),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
         )
 
     def degrade(

@@ -16,6 +16,7 @@ from codeformer_jax import losses
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity
 from codeformer_jax.tasks import groups
+from codeformer_jax.tasks.gradients import gradient_norms, norm
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
 Metrics = dict[str, Float[Array, ""]]
@@ -176,7 +177,7 @@ def advance(
     counts: Float[Array, "k"],
     metrics: Metrics,
 ) -> tuple[TrainState, Metrics]:
-    """The state after a step, and `metrics` with the codebook's health and the learning rate.
+    """The state after a step, and `metrics` with codebook health, norms and the learning rate.
 
     Args:
         gradients: of the trained parameters, keyed as in `state.params`; the others stay.
@@ -195,7 +196,7 @@ def advance(
         opt_state=opt_state,
         code_usage=usage,
     )
-    return state, metrics | {
+    return state, metrics | gradient_norms(gradients) | {
         "perplexity": code_perplexity(counts),
         "dead_codes": dead_codes(usage),
         "learning_rate": optimizer.learning_rate(state.step - 1),
@@ -297,4 +298,6 @@ def discriminator_step(
 
     gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
     params, opt_state = optimizer.apply(gradients, state.opt_state, state.params, step)
+    metrics["grad_norm_discriminator"] = norm(gradients)
+    metrics["d_learning_rate"] = optimizer.learning_rate(step)
     return DiscriminatorState(params, opt_state, batch_stats), metrics, gradients

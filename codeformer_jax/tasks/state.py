@@ -36,6 +36,8 @@ class TrainState:
         opt_state: optimizer state of the trained ones.
         collections: mutable variables of the network: 'codebook' where it is a moving average.
         code_usage: moving average of each code's share of the batch, [K] float32.
+        skipped: number of steps skipped for a loss or gradient that was not finite, int32.
+        skipped_in_row: of those the ones that came last, with no other step since, int32.
         discriminator: a `DiscriminatorState`, or None in tasks that have none.
     """
 
@@ -45,6 +47,8 @@ class TrainState:
     opt_state: PyTree
     collections: PyTree
     code_usage: Any
+    skipped: Any
+    skipped_in_row: Any
     discriminator: Any = None
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator
 from codeformer_jax.tasks import common, groups
+from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 
@@ -79,6 +80,8 @@ class VQGANTask:
             opt_state=self.optimizer.init(params),
             collections=variables,
             code_usage=jnp.full(size, 1 / size, jnp.float32),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
             discriminator=common.init_discriminator(
                 self.discriminator, self.optimizer, discriminator_key, real
             ),
@@ -129,7 +132,13 @@ class VQGANTask:
             state = state.replace(discriminator=discriminator)
         state = state.replace(collections=collections)
         counts = output.quantized.code_counts
-        return common.advance(self.config, self.optimizer, state, gradients, counts, metrics)
+        state, metrics = common.advance(
+            self.config, self.optimizer, state, gradients, counts, metrics
+        )
+        if self.module.restart_below and "embedding" in state.params.get("quantize", {}):
+            # A codebook that is a moving average restarts its codes itself.
+            state = restart_dead_codes(state, output.latents, key, self.module.restart_below)
+        return state, metrics
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:
         blocks = gradients["generator"]

@@ -24,9 +24,12 @@ from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.guard import guarded
+from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
+from codeformer_jax.train.speed import TimedStep
 from codeformer_jax.train.start import check_teacher, prepare
-from codeformer_jax.train.writer import NoWriter, Writer
+from codeformer_jax.train.writer import Writer
 
 # Streams of randomness, folded into the seed.
 INIT, STEP, EVAL = range(3)
@@ -42,6 +45,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
     Raises:
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
+        Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
@@ -58,6 +62,7 @@ class _Run:
                 f"data.batch_size={config.data.batch_size} does not divide over the "
                 f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
             )
+        check_settings(config)
         self.task: Task = make_task(config)
         make_key = jax.jit(
             partial(jax.random.key, config.seed), out_shardings=parallel.replicated(self.mesh)
@@ -102,15 +107,16 @@ class _Run:
         with (
             contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
-            contextlib.closing(self._writer(step)) as writer,
+            contextlib.closing(self._monitor(step)) as monitor,
+            contextlib.closing(Writer(self.workdir, step, self.config, monitor.read)) as writer,
         ):
-            return self._loop(state, step, loader, checkpoints, writer, interrupted)
+            return self._loop(state, step, loader, checkpoints, writer, monitor, interrupted)
 
-    def _writer(self, step: int) -> Writer | NoWriter:
-        return Writer(self.workdir, step, self.config) if hosts.is_main() else NoWriter()
-
-    def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
-        config, train_step, scores = self.config, self._compile(), {}
+    def _loop(
+        self, state, start, loader, checkpoints, writer, monitor, interrupted
+    ) -> dict[str, float]:
+        config, speed, scores = self.config, monitor.speed, {}
+        train_step = TimedStep(self._compile(), speed, self.mesh.size)
         agreed = hosts.Agreement(self.mesh)
         for step in itertools.count(start):
             self.stopped_by = agreed(interrupted())
@@ -119,13 +125,17 @@ class _Run:
             evaluated = finished or due or step % config.eval_every == 0
             evaluated = evaluated and not self.stopped_by  # There may be seconds left to save.
             if evaluated:
-                scores = self._evaluate(state, step, writer)
+                with speed.away(state):
+                    scores = self._evaluate(state, step, writer)
             if finished or due or self.stopped_by:
-                checkpoints.save(state, scores if evaluated else None)
+                with speed.away(state):
+                    checkpoints.save(state, scores if evaluated else None)
             if finished or self.stopped_by:
                 return scores
+            monitor.trace.at(step, state)
             try:
-                batch = next(loader)
+                with speed.waiting():
+                    batch = next(loader)
             except Exception:
                 if jax.process_count() > 1:  # A save waits for the other processes.
                     raise
@@ -134,11 +144,17 @@ class _Run:
                 if self.stopped_by:  # The signal went to the processes that read, too.
                     return scores
                 raise
+            monitor.watch.take(step + 1, batch)
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
             phase = self.task.phase(step)
             state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             writer.train_metrics(step + 1, metrics)
+            monitor.watch.check()
+
+    def _monitor(self, step: int) -> Monitor:
+        codes = None if self.task.needs_teacher else self.abstract.code_usage.shape[0]
+        return Monitor(self.config, self.workdir, step, self.mesh.devices.flat, codes)
 
     def _batches(self, start: int):
         data = self.config.data
@@ -162,7 +178,7 @@ class _Run:
             return self.task.train_step(state, frozen, inputs["image"], key, phase, codes)
 
         return jax.jit(
-            step,
+            guarded(step),
             donate_argnums=0,
             out_shardings=(self.sharding, parallel.replicated(self.mesh)),
         )

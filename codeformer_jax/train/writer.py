@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,38 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.train import hosts
 
 LABEL_HEIGHT = 14
+Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
 
 
 class Writer:
-    """Collects the metrics of steps on the device and fetches them every `log_every` steps."""
+    """Collects the metrics of steps on the device and fetches them every `log_every` steps.
 
-    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict):
-        self._workdir, self._config = workdir, config
-        (workdir / "images").mkdir(parents=True, exist_ok=True)
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, step)
-        self._board = SummaryWriter(str(workdir), purge_step=step)
+    `read` is then given the step and the metrics of each step since the last time; what it returns
+    is written beside their means. Of several processes each reads, since what it reads may end the
+    run, and the first one writes.
+    """
+
+    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict, read: Reader):
+        self._workdir, self._config, self._read = workdir, config, read
+        self._writes = hosts.is_main()
         self._bar = tqdm(
-            total=config.steps, initial=step, desc=config.task, unit="step", dynamic_ncols=True
+            total=config.steps,
+            initial=step,
+            desc=config.task,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._writes,
         )
+        self._path = workdir / "metrics.jsonl"
+        if self._writes:
+            (workdir / "images").mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, step)
+            self._board = SummaryWriter(str(workdir), purge_step=step)
         self._pending: list[dict[str, jax.Array]] = []
         self._step = step
-        self._since = time.perf_counter()
 
     def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of the step that ended at `step` without waiting for it."""
@@ -43,33 +57,31 @@ class Writer:
 
     def _flush(self, step: int) -> None:
         count = len(self._pending)
-        fetched, self._pending = jax.device_get(self._pending), []
-        names = {name for metrics in fetched for name in metrics}
-        means = {
-            name: float(np.mean([m[name] for m in fetched if name in m])) for name in sorted(names)
-        }
-        seconds = time.perf_counter() - self._since
-        means["images_per_second"] = count * self._config.data.batch_size / seconds
+        arrays, self._pending = jax.device_get(self._pending), []
+        fetched = [{name: float(x) for name, x in metrics.items()} for metrics in arrays]
+        means = _means(fetched) | self._read(step, fetched)
         self._write(step, {f"train/{name}": value for name, value in means.items()})
         self._bar.set_postfix_str(
             f"{means['images_per_second']:.1f} images/s, loss {means['loss']:.4f}", refresh=False
         )
         self._bar.update(count)
-        self._since = time.perf_counter()
 
     def eval_metrics(
         self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
     ) -> None:
         """Writes held-out scores and a picture whose columns are the panels."""
+        if not self._writes:
+            return
         self._write(step, {f"eval/{name}": value for name, value in scores.items()})
         picture = draw_panels(panels)
         Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
         self._board.add_image("eval/images", picture, step, dataformats="HWC")
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")
-        self._since = time.perf_counter()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         # JSON has no NaN or infinity.
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         with self._path.open("a") as file:
@@ -82,22 +94,18 @@ class Writer:
         if self._pending:
             self._flush(self._step)
         self._bar.close()
-        self._board.close()
+        if self._writes:
+            self._board.close()
 
 
-class NoWriter:
-    """What the processes besides the first have for a `Writer`: it writes nothing."""
-
-    def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Nothing."""
-
-    def eval_metrics(
-        self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
-    ) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+def _means(fetched: list[dict[str, float]]) -> dict[str, float]:
+    """Means of each metric over the steps that have it and were not skipped."""
+    taken = [metrics for metrics in fetched if not metrics.get("skipped")]
+    values = {
+        name: [metrics[name] for metrics in taken if name in metrics]
+        for name in sorted({name for metrics in fetched for name in metrics})
+    }
+    return {name: float(np.mean(x)) if x else math.nan for name, x in values.items()}
 
 
 def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:

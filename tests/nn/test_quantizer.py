@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from codeformer_jax.nn import GumbelQuantizer, VectorQuantizer
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes, squared_distances
@@ -132,6 +133,35 @@ def test_dead_codes_restart_from_the_batch():
     usual, _ = moving()
     after = usual.apply({"codebook": state}, far, mutable="codebook")[1]["codebook"]
     np.testing.assert_allclose(first["sums"][:2], after["sums"][:2])
+
+
+def test_restarts_on_four_devices_are_those_of_one():
+    module = VectorQuantizer(32, 4, ema_decay=0.9, restart_below=0.5)
+    latents = jax.random.normal(jax.random.key(1), (8, 4, 4, 4))
+    # Far from all latents: most codes are never chosen.
+    codes = jax.random.normal(jax.random.key(2), (32, 4)).at[4:].add(50.0)
+    state = {"embedding": codes, "counts": jnp.full(32, 0.5), "sums": codes}
+
+    @jax.jit
+    def step(state, latents):
+        rngs = {"codes": jax.random.key(3)}
+        return module.apply({"codebook": state}, latents, mutable="codebook", rngs=rngs)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    output, one = step(state, latents)
+    split = jax.device_put(latents, NamedSharding(mesh, PartitionSpec("data")))
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    again, four = step(state, split)
+    assert len(again.latents.sharding.device_set) == 4
+    np.testing.assert_array_equal(again.indices, output.indices)
+    restarted = np.asarray(one["codebook"]["counts"]) == 1.0
+    assert restarted.sum() >= 28
+    for name in ("sums", "counts", "embedding"):
+        # What is drawn is equal; sums over the devices are rounded in another order.
+        a, b = np.asarray(four["codebook"][name]), np.asarray(one["codebook"][name])
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        if name == "sums":
+            np.testing.assert_array_equal(a[restarted], b[restarted])
 
 
 def gumbel(**fields):

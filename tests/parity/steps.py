@@ -51,6 +51,8 @@ def make_state(task, variables, trained, codebook_size, discriminator=None):
         opt_state=task.optimizer.init(trained),
         collections={},
         code_usage=jnp.zeros(codebook_size),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
         discriminator=discriminator,
     )
 

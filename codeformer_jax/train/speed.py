@@ -1,0 +1,163 @@
+"""How fast a run is and where its time goes, from clocks of the host and the compiler's counts."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+# Dense bfloat16 or, before Ampere, half-precision peak of one JAX device in TFLOP/s, by the
+# beginning of its `device_kind`; the longest that fits holds. On TPU v2 and v3 a device is a core.
+PEAK_TFLOPS = {
+    "TPU v2": 22.5,
+    "TPU v3": 61.5,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5": 459.0,
+    "TPU v5p": 459.0,
+    "TPU v6 lite": 918.0,
+    "TPU v6e": 918.0,
+    "Tesla V100": 125.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA H100": 989.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA H200 NVL": 835.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA GeForce RTX 3090": 71.0,
+    "NVIDIA GeForce RTX 4090": 165.0,
+}
+# Words behind such a beginning that make it another device, or a part of one.
+_OTHERWISE = {"Ti", "D", "Laptop", "MIG"}
+
+
+def peak_tflops(device_kind: str, given: float | None) -> float | None:
+    """TFLOP/s that one device can reach: `given`, or from the table; None where neither says."""
+    if given is not None:
+        return float(given)
+    if _OTHERWISE & set(device_kind.split()):
+        return None
+    # "NVIDIA L40S" is no L4.
+    fitting = [name for name in PEAK_TFLOPS if re.match(rf"{name}(?![A-Za-z0-9])", device_kind)]
+    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+
+
+class Speed:
+    """Counts steps, waiting and floating-point operations between two calls of `read`.
+
+    Evaluation, saving and compilation (`away`) are not time of training.
+
+    Args:
+        batch_size: images of a step over all devices.
+        peak: FLOP/s of all devices together, or None.
+    """
+
+    def __init__(self, batch_size: int, peak: float | None):
+        self._batch_size, self._peak = batch_size, peak
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since = time.perf_counter()
+        self._waited = self._away = self._compiled = 0.0
+        self._flops: float | None = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a batch."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def away(self, pending: Any) -> Iterator[None]:
+        """Around what is not training; first waits for `pending`, so that steps keep their time."""
+        jax.block_until_ready(pending)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._away += time.perf_counter() - start
+
+    def compiled(self, seconds: float) -> None:
+        """Notes the seconds of a compilation."""
+        self._compiled += seconds
+
+    def stepped(self, flops: float | None) -> None:
+        """Notes a step of so many operations; None where they are not known."""
+        known = self._flops is not None and flops is not None
+        self._flops = self._flops + flops if known else None
+
+    def read(self, steps: int) -> dict[str, float]:
+        """What `steps` steps since the last call took, as metrics."""
+        seconds = max(time.perf_counter() - self._since - self._away, 1e-9)
+        shown = {
+            "images_per_second": steps * self._batch_size / seconds,
+            "step_seconds": seconds / steps,
+            "data_wait_share": self._waited / seconds,
+        }
+        if self._flops:
+            shown["tflops_per_second"] = self._flops / seconds / 1e12
+            if self._peak:
+                shown["peak_share"] = self._flops / seconds / self._peak
+        if self._compiled:
+            shown["compile_seconds"] = self._compiled
+        self._begin()
+        return shown
+
+
+class TimedStep:
+    """A jitted training step, compiled ahead for each variant, so that time and cost are known.
+
+    Args:
+        jitted: of (state, frozen, inputs, key, phase). State, frozen and key keep their shapes.
+        speed: is told of compilations and steps.
+        devices: that the step runs on.
+    """
+
+    def __init__(self, jitted: Callable, speed: Speed, devices: int):
+        self._jitted, self._speed, self._devices = jitted, speed, devices
+        self._variants: dict[Any, tuple[Callable, float | None]] = {}
+
+    def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
+        variant = _variant((inputs, phase))
+        if variant not in self._variants:
+            with self._speed.away(state):
+                self._variants[variant] = self._compile(state, frozen, inputs, key, phase)
+        step, flops = self._variants[variant]
+        self._speed.stepped(flops)
+        return step(state, frozen, inputs, key, phase)
+
+    def _compile(self, *arguments: Any) -> tuple[Callable, float | None]:
+        start = time.perf_counter()
+        lowered = self._jitted.lower(*arguments)
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - start
+        self._speed.compiled(seconds)
+        # On GPUs the compiled program hides its matrix products in library calls that count
+        # nothing, and some backends count nothing before compilation: the larger is right.
+        flops = max(_flops(lowered), _flops(compiled) * self._devices)
+        logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
+        return compiled, flops or None
+
+
+def _variant(tree: Any) -> Any:
+    """What has to be equal for one compiled program to serve: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
+
+
+def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """Of the whole step before it is compiled, of one device's part after; 0 if not known."""
+    try:
+        cost = stage.cost_analysis()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return 0.0
+    return max(0.0, float((cost or {}).get("flops", 0.0)))

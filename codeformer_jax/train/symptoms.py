@@ -1,0 +1,122 @@
+"""Warnings about a discriminator or codebook that goes wrong, each once per stretch, with advice.
+
+Judged over windows of steps, from metrics that are fetched anyway.
+"""
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+WINDOW = 200  # Steps that have the metric; a single bad batch is no symptom.
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as wrong.
+
+    Attributes:
+        adaptive_maximum: the clamp of the adaptive weight, or None in a task without a GAN.
+        codebook_size: number of codes, or None where the codebook is not trained.
+        hinge: sum of the discriminator's two losses under which it has won.
+        logit: size of the mean logits above which the hinge has no gradient for long.
+        dead_share: share of codes that may be dead.
+        perplexity_share: of the best window's perplexity that has to be left.
+    """
+
+    adaptive_maximum: float | None
+    codebook_size: int | None
+    hinge: float = 0.05
+    logit: float = 20.0
+    dead_share: float = 0.5
+    perplexity_share: float = 0.5
+
+
+class Symptoms:
+    """Follows the metrics of a run and warns of what `Limits` calls wrong."""
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._windows: dict[str, deque[float]] = {}
+        self._best_perplexity = 0.0
+        self._last_seen: dict[str, int] = {}
+        self._previous: set[str] = set()
+
+    def read(self, step: int, fetched: list[dict[str, float]]) -> None:
+        """Takes the metrics of each step since the last call; logs a warning where one is due."""
+        for metrics in fetched:
+            if metrics.get("skipped"):
+                continue
+            for name, value in metrics.items():
+                self._windows.setdefault(name, deque(maxlen=WINDOW)).append(float(value))
+        means = {
+            name: float(np.mean(window))
+            for name, window in self._windows.items()
+            if len(window) == WINDOW
+        }
+        self._best_perplexity = max(self._best_perplexity, means.get("perplexity", 0.0))
+        found = self._found(means)
+        for symptom, text in found.items():
+            last = self._last_seen.get(symptom)
+            # Values that waver around a limit are one stretch, and so are reads far apart.
+            if last is None or (symptom not in self._previous and step - last > WINDOW):
+                logging.warning("step %d: %s", step, text)
+            self._last_seen[symptom] = step
+        self._previous = set(found)
+
+    def _found(self, means: dict[str, float]) -> dict[str, str]:
+        texts = {
+            "discriminator": _discriminator(means, self._limits),
+            "adaptive weight": _adaptive_weight(means, self._limits),
+            "codebook": _codebook(means, self._limits, self._best_perplexity),
+        }
+        return {name: text for name, text in texts.items() if text}
+
+
+def _discriminator(means: dict[str, float], limits: Limits) -> str | None:
+    if not {"d_real", "d_fake", "d_logit_real", "d_logit_fake"} <= means.keys():
+        return None
+    hinge = means["d_real"] + means["d_fake"]
+    logit = max(abs(means["d_logit_real"]), abs(means["d_logit_fake"]))
+    if hinge >= limits.hinge and logit <= limits.logit:
+        return None
+    return (
+        f"the discriminator has won: over {WINDOW} steps d_real + d_fake is {hinge:.3g}, the mean "
+        f"logits are {means['d_logit_real']:.3g} (real) and {means['d_logit_fake']:.3g} "
+        "(generated). What it teaches the generator from here is artefacts. Go back to an earlier "
+        "checkpoint and start the GAN later (--config.loss.gan_start), weigh it less "
+        "(--config.loss.gan_weight), or make the discriminator smaller "
+        "(--config.discriminator.n_layers, .ndf) in a run of its own."
+    )
+
+
+def _adaptive_weight(means: dict[str, float], limits: Limits) -> str | None:
+    maximum = limits.adaptive_maximum
+    if maximum is None or means.get("adaptive_weight", -1.0) < 0.99 * maximum:
+        return None
+    ratio = means.get("adaptive_ratio", float("nan"))
+    return (
+        f"the adaptive weight has been at its clamp, {maximum:g}, for {WINDOW} steps (the ratio of "
+        f"the gradients is {ratio:.3g}): it adapts nothing, and the GAN counts for "
+        "loss.gan_weight times the clamp. A small ratio above the clamp is harmless; a large one "
+        "says that the discriminator's gradients vanish: look at d_real and d_fake, and raise "
+        "--config.loss.adaptive_maximum or --config.loss.gan_weight if both are well above 0."
+    )
+
+
+def _codebook(means: dict[str, float], limits: Limits, best_perplexity: float) -> str | None:
+    if limits.codebook_size is None or not {"dead_codes", "perplexity"} <= means.keys():
+        return None
+    dead, perplexity = means["dead_codes"], means["perplexity"]
+    many_dead = dead > limits.dead_share * limits.codebook_size
+    fallen = perplexity < limits.perplexity_share * best_perplexity
+    if not many_dead and not fallen:
+        return None
+    return (
+        f"the codebook is dying: over {WINDOW} steps {dead:.0f} of {limits.codebook_size} codes "
+        f"are dead and the perplexity is {perplexity:.1f} (it was {best_perplexity:.1f}). Let dead "
+        "codes start again from encoder outputs (--config.model.restart_below=0.1), lower "
+        "--config.optimizer.learning_rate, or, in a new run, keep the codebook as a moving average "
+        "(--config.model.ema_decay=0.99) that starts from latents (--config.codebook_init=latents)."
+    )

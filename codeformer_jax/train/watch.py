@@ -1,0 +1,117 @@
+"""Skipped steps: the batches that caused them are written down, and too many in a row end the run.
+
+Nothing here waits for the device: batches keep their names until their metrics are fetched.
+"""
+
+import json
+import logging
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.train.guard import decisive
+
+SKIPPED_FILE = "skipped.jsonl"
+
+
+class Diverged(ValueError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class Watch:
+    """Follows the steps of a run for those that the guard skipped.
+
+    Each is a line of `skipped.jsonl`: 'step' as in metrics.jsonl, 'not_finite' the metrics that
+    were not, 'index' and 'name' of the batch's examples. Hosts other than the first write theirs
+    to `skipped-HOST.jsonl`.
+
+    Args:
+        workdir: of the run.
+        step: from which the run goes on; lines of later steps, which will be taken again, go.
+        max_skipped: steps in a row that end the run.
+    """
+
+    def __init__(self, workdir: Path, step: int, max_skipped: int):
+        host = jax.process_index()
+        name = f"skipped-{host}.jsonl" if host else SKIPPED_FILE
+        self._path, self._max = workdir / name, max_skipped
+        self._pending: deque[tuple[int, dict[str, Any]]] = deque()
+        self._in_stretch, self._failure = False, None
+        _drop_after(self._path, step)
+
+    def take(self, step: int, batch: dict[str, Any]) -> None:
+        """Remembers what the step that will end at `step` is made of."""
+        self._pending.append((step, {name: batch[name] for name in ("index", "name")}))
+
+    def read(self, fetched: list[dict[str, float]]) -> dict[str, float]:
+        """Looks at the metrics of all steps taken since the last call; returns what to show."""
+        skipped, in_row = [], 0.0
+        for metrics in fetched:
+            step, batch = self._pending.popleft()
+            in_row = max(in_row, float(metrics["skipped_in_row"]))
+            if metrics["skipped"]:
+                skipped.append(_line(step, batch, metrics))
+            if metrics["skipped_in_row"] >= self._max and self._failure is None:
+                self._failure = self._message(step, int(metrics["skipped_in_row"]))
+        if skipped:
+            with self._path.open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in skipped)
+        if skipped and not self._in_stretch:
+            logging.warning("%s", self._warning(skipped[0], len(skipped)))
+        self._in_stretch = bool(skipped)
+        return {
+            "skipped": float(len(skipped)),
+            "skipped_in_row": in_row,
+            "skipped_total": float(fetched[-1]["skipped_total"]),
+        }
+
+    def check(self) -> None:
+        """Raises Diverged once metrics that were read tell of too many in a row."""
+        if self._failure is not None:
+            raise Diverged(self._failure)
+
+    def _warning(self, first: dict[str, Any], count: int) -> str:
+        return (
+            f"step {first['step']}: {', '.join(first['not_finite'])} not finite; {count} of the "
+            f"last steps skipped, with weights, averages and optimizers left as they were. Their "
+            f"images are listed in {self._path}; the run stops at {self._max} in a row "
+            "(--config.max_skipped)."
+        )
+
+    def _message(self, step: int, in_row: int) -> str:
+        return (
+            f"the {in_row} steps up to step {step} all had a loss or gradient that is not finite; "
+            f"the weights have not changed since step {step - in_row} and the last checkpoint is "
+            f"in place. Images of the skipped batches are listed in {self._path}. The same command "
+            "meets the same batches again: remove the images if they are at fault, or lower "
+            "--config.optimizer.learning_rate, clip gradients (--config.optimizer.clip_norm=1.0), "
+            "use --config.model.dtype=float32, or raise --config.max_skipped."
+        )
+
+
+def _line(step: int, batch: dict[str, Any], metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "step": step,
+        "not_finite": sorted(n for n, x in metrics.items() if decisive(n) and not math.isfinite(x)),
+        "index": np.asarray(batch["index"]).tolist(),
+        "name": [str(name) for name in batch["name"]],
+    }
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            continue  # The line that was being written when the run was killed.
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept))
