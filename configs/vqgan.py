@@ -28,6 +28,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 5_000
     config.checkpoint_every = 5_000
 
+    config.train = ml_collections.ConfigDict()
+    # Compile the steps for `mesh`, print operations and memory, and stop: no data, no accelerator.
+    config.train.compile_only = False
+
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512
     config.model.nf = 64
@@ -42,7 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.beta_on = "commitment"  # or 'codebook', as published
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
     config.model.restart_below = 0.0  # 0.1 with ema_decay: dead codes restart from latents
-    config.model.dtype = "float32"  # or 'bfloat16'
+    config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
+    # 'full', 'products' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
+    config.model.remat = config_dict.placeholder(str)
 
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.ndf = 64
@@ -58,12 +64,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"  # or 'adamw', with weight_decay
+    config.optimizer.weight_decay = 0.0
     config.optimizer.learning_rate = 7e-5
     config.optimizer.betas = (0.9, 0.99)
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 6e-5
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
+    # Slices that a step's batch is measured in, one after the other: memory for time.
+    config.optimizer.accumulate = 1
 
     config.data = ml_collections.ConfigDict()
     # A source as in docs/data.md: a folder, tfds:DIR, a mixture; without it, synthetic faces.

@@ -24,10 +24,11 @@ from codeformer_jax.train import parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.start import check_teacher, prepare
+from codeformer_jax.train.step import make_step
 from codeformer_jax.train.writer import Writer
 
-# Streams of randomness, folded into the seed.
-INIT, STEP, EVAL = range(3)
+# Streams of randomness, folded into the seed; `step` has the third.
+INIT, EVAL = 0, 2
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -48,12 +49,8 @@ class _Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = parallel.make_mesh(config.mesh)
-        if config.data.batch_size % self.mesh.size:
-            raise ValueError(
-                f"data.batch_size={config.data.batch_size} does not divide over the "
-                f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
-            )
         self.task: Task = make_task(config)
+        parallel.check_batch(self.mesh, config)
         self.key = jax.random.key(config.seed)
         self.source = open_source(config.data, "train")
         self.eval_source = open_heldout(config)
@@ -89,7 +86,8 @@ class _Run:
         return scores
 
     def _loop(self, state, start, loader, checkpoints, writer, interrupted) -> dict[str, float]:
-        config, train_step, scores = self.config, self._compile(), {}
+        config, scores = self.config, {}
+        train_step = make_step(self.task, self.mesh, self.sharding)
         for step in itertools.count(start):
             finished = step >= config.steps
             due = step % config.checkpoint_every == 0
@@ -120,20 +118,6 @@ class _Run:
             start_step=start,
             flip=data.flip,
             workers=data.workers,
-        )
-
-    def _compile(self):
-        """The donated, sharded step; it has one compiled variant per static part of a phase."""
-
-        def step(state, frozen, inputs, key, phase):
-            key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
-            codes = inputs.get("codes")
-            return self.task.train_step(state, frozen, inputs["image"], key, phase, codes)
-
-        return jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(self.sharding, parallel.replicated(self.mesh)),
         )
 
     def _restore(self) -> TrainState:

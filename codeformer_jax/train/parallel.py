@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -37,6 +38,17 @@ def make_mesh(description: str) -> Mesh:
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),
     )
+
+
+def check_batch(mesh: Mesh, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where the batch, or its slices, do not divide over the devices."""
+    batch, slices = config.data.batch_size, config.optimizer.get("accumulate", 1)
+    if batch % (mesh.size * slices):
+        in_slices = f" in optimizer.accumulate={slices} slices" if slices > 1 else ""
+        raise ValueError(
+            f"data.batch_size={batch} does not divide over the {mesh.size} devices of mesh "
+            f"{config.mesh!r}{in_slices}; change one of them"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

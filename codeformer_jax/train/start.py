@@ -27,6 +27,8 @@ from codeformer_jax.train.checkpoint import (
 
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
+# But for these, which only say how it is computed.
+COMPUTATION = ("model.dtype", "model.remat", "discriminator.dtype")
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '
@@ -195,7 +197,8 @@ def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, wor
         if old.get(key) != new.get(key)
     }
     lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
-    if any(key.split(".")[0] in MODEL_SECTIONS for key in changed):
+    other = [key for key in changed if key.split(".")[0] in MODEL_SECTIONS]
+    if not set(other) <= set(COMPUTATION):
         raise ValueError(
             f"{workdir} holds a run of another model; its settings and the given ones:\n"
             + "\n".join(lines)
