@@ -31,6 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = ml_collections.ConfigDict()
     # Compile the steps for `mesh`, print operations and memory, and stop: no data, no accelerator.
     config.train.compile_only = False
+    config.train.topology = config_dict.placeholder(str)  # TPUs to compile for: 'v5e:16x16'
+    config.train.plan_format = "table"  # or 'json'
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512

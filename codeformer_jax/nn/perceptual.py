@@ -23,6 +23,12 @@ class _LinearHead(nn.Module):
 class _Features(VGG):
     """VGG's activations in float32, whatever the dtype of its convolutions."""
 
+    output: str = "activations"
+    pretrained: str | None = None
+    include_head: bool = False
+    ckpt_dir: str | None = None
+    dtype: DTypeLike = jnp.float32
+
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "..."]]:
         activations = super().__call__(images)
         return {name: x.astype(jnp.float32) for name, x in activations.items()}
@@ -45,9 +51,7 @@ class LPIPS(lpips_j.lpips.LPIPS):
 
     def setup(self):
         self.feature_names = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
-        self.vgg = _Features(
-            output="activations", pretrained=None, include_head=False, dtype=self.dtype
-        )
+        self.vgg = _Features(dtype=self.dtype)
         self.lins = [_LinearHead() for _ in self.feature_names]
 
     def __call__(

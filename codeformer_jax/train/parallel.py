@@ -1,6 +1,7 @@
 """Mesh and shardings: `jit` with NamedSharding over the axes `data` and `fsdp`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,12 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_SIZE = 2**16
 
 
-def make_mesh(description: str) -> Mesh:
-    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
+def mesh_sizes(description: str) -> dict[str, int]:
+    """Sizes of the axes in 'data:-1', 'data:4,fsdp:2', ...; JAX's devices are not looked at.
 
     Raises:
-        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
-            than all are taken only where no axis is -1).
+        ValueError: where it cannot be read.
     """
     sizes = {"data": 1, "fsdp": 1}
     for part in description.split(","):
@@ -25,7 +25,21 @@ def make_mesh(description: str) -> Mesh:
         if name not in sizes or not size.lstrip("-").isdigit() or int(size) == 0:
             raise ValueError(f"mesh is {description!r}; expected e.g. 'data:-1' or 'data:4,fsdp:2'")
         sizes[name] = int(size)
-    devices = jax.devices()
+    return sizes
+
+
+def make_mesh(description: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
+
+    Args:
+        devices: JAX's own, unless given.
+
+    Raises:
+        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
+            than all are taken only where no axis is -1).
+    """
+    sizes = mesh_sizes(description)
+    devices = jax.devices() if devices is None else devices
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size > 0)
     if len(free) == 1 and len(devices) % known == 0:
