@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -145,6 +146,10 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
         ValueError: for a mesh or topology that cannot be had.
     """
     if topology:
+        # libtpu would ask the cloud's metadata server which machine this is.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # No device is opened.
         try:
             devices = topologies.get_topology_desc(topology, platform="tpu").devices
         except Exception as error:
