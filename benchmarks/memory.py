@@ -1,7 +1,7 @@
 """Memory of a training step per image at 512 px, with and without rematerialisation.
 
     python benchmarks/memory.py [--stages vqgan code_prediction restoration] [--batches 1 2 3 4]
-        [--policies none products full] [--dtype float32] [--topology v5e:2x2]
+        [--policies none dots full] [--dtype float32] [--topology v5e:2x2]
 
 Compiles the published steps (both adversarial parts on) for one device, runs nothing, and prints
 JSON: for each stage and policy the bytes that the compiler assigns for each batch, and the slope
@@ -69,9 +69,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=STAGES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 3, 4])
     choices = ["none", *POLICIES]
-    parser.add_argument(
-        "--policies", nargs="+", default=["none", "products", "full"], choices=choices
-    )
+    parser.add_argument("--policies", nargs="+", default=["none", "dots", "full"], choices=choices)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--topology", help="TPU slice to compile for, such as v5e:2x2")
     parser.add_argument("--devices", type=int, default=1, help="those of the topology to use")

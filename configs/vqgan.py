@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
     config.model.restart_below = 0.0  # 0.1 with ema_decay: dead codes restart from latents
     config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
-    # 'full', 'products' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
+    # 'full', 'dots' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
     config.model.remat = config_dict.placeholder(str)
 
     config.discriminator = ml_collections.ConfigDict()

@@ -40,6 +40,8 @@ def config_of(stage, slices, **model):
     config.data.batch_size = 8
     config.optimizer.accumulate = slices
     config.optimizer.clip_norm = 0.0
+    if stage != "code_prediction":
+        config.loss.adaptive_maximum = 1e4  # A lambda that is clipped tells nothing.
     config.model.update(model)
     if stage == "restoration":
         row = {"w": 1.0, "recipe": "small", "image_losses": True, "code_recipe": "large"}
@@ -47,18 +49,25 @@ def config_of(stage, slices, **model):
     return config
 
 
-def one_step(config, images):
-    """State and metrics after a step; both optimizers keep their gradients as they came."""
-    task = make_task(config)
-    record(task, optax.identity())
-    state = jax.jit(task.init)(jax.random.key(0), images, None)
-    frozen = {}
-    if task.needs_teacher:
-        teacher = {name: state.params[name] for name in ("encoder", "quantize", "generator")}
-        frozen = {"teacher": {"params": teacher}}
-    # As after one step: the recorded gradients are part of the state's structure.
-    step = jax.jit(task.train_step)
-    return step(state, frozen, images, jax.random.key(1), task.phase(0))
+def steps(config, images):
+    """State and metrics after a step with the batch at once, and after one with it in slices.
+
+    Both optimizers keep their gradients as they came.
+    """
+    results, state = [], None
+    for slices in (1, config.optimizer.accumulate):
+        config.optimizer.accumulate = slices
+        task = make_task(config)
+        record(task, optax.identity())
+        if state is None:
+            state = jax.jit(task.init)(jax.random.key(0), images, None)
+        frozen = {}
+        if task.needs_teacher:
+            teacher = {name: state.params[name] for name in ("encoder", "quantize", "generator")}
+            frozen = {"teacher": {"params": teacher}}
+        step = jax.jit(task.train_step)
+        results.append(step(state, frozen, images, jax.random.key(1), task.phase(0)))
+    return results
 
 
 @pytest.mark.parametrize(
@@ -73,11 +82,11 @@ def one_step(config, images):
 def test_slices_give_the_step_of_the_whole_batch(
     images, judge_without_batch_statistics, stage, model
 ):
-    whole, whole_metrics = one_step(config_of(stage, 1, **model), images)
-    sliced, metrics = one_step(config_of(stage, 4, **model), images)
+    results = steps(config_of(stage, 4, **model), images)
+    (whole, whole_metrics), (sliced, metrics) = results
     assert metrics.keys() == whole_metrics.keys()
     if stage != "code_prediction":
-        assert 0 < metrics["adaptive_weight"] < 1, "lambda that is clipped tells nothing"
+        assert 0 < metrics["adaptive_weight"] < 1e4
     for name, value in whole_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=2e-4, err_msg=name)
     ours, theirs = (

@@ -38,13 +38,13 @@ def config_of(stage, dtype):
 def arguments(config, images):
     """Task and arguments of its step as shapes."""
     task = make_task(config)
-    state = jax.eval_shape(lambda k: task.init(k, images, None), jax.random.key(0))
+    state = jax.eval_shape(lambda *a: task.init(*a, None), jax.random.key(0), images)
     frozen = {}
     if task.needs_teacher:
         names = ("encoder", "quantize", "generator")
         frozen["teacher"] = {"params": {name: state.params[name] for name in names}}
     if config.loss.get("perceptual_weight"):
-        pixels = jnp.zeros((1, 32, 32, 3))
+        pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         frozen["lpips"] = jax.eval_shape(LPIPS().init, jax.random.key(0), pixels, pixels)
     return task, state, frozen
 
