@@ -34,7 +34,7 @@ class VQGANTask:
         self.config = config
         self.module = VQGAN(**common.network_fields(config.model))
         self.image_losses = make_image_losses(
-            config, self.module.dtype, self._last_kernel, ("encoder", "generator")
+            config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
         )
         self.slices = accumulate.slices_of(config)
         self.optimizer = make_optimizer(config.optimizer, config.steps)

@@ -20,6 +20,13 @@ from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.step import make_step
 
 FORMATS = ("table", "json")
+# Without these libtpu asks the cloud's metadata server, for minutes, which TPU this machine has.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _CPU_NOTE = (
     "Compiled for virtual CPU devices. Arguments, outputs and aliases are exact; temporaries, "
     "and with them the peak, are an estimate: XLA's CPU compiler orders and fuses otherwise than "
@@ -146,10 +153,8 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
         ValueError: for a mesh or topology that cannot be had.
     """
     if topology:
-        # libtpu would ask the cloud's metadata server which machine this is.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # No device is opened.
+        for name, value in _NO_TPU.items():
+            os.environ.setdefault(name, value)
         try:
             devices = topologies.get_topology_desc(topology, platform="tpu").devices
         except Exception as error:
