@@ -17,7 +17,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
@@ -25,13 +25,20 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
+    plan_only = _CONFIG.value.train.compile_only
+    if _WORKDIR.value is None and not plan_only:
+        raise app.UsageError("--workdir=DIR is required to train")
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.train import hosts  # noqa: PLC0415
     from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
     from codeformer_jax.train.loop import train  # noqa: PLC0415
+    from codeformer_jax.train.plan import compile_only  # noqa: PLC0415
 
     keep_compiled_programs()
     try:
+        if plan_only:
+            compile_only(_CONFIG.value)
+            return
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if not hosts.is_main():  # What all of them notice, the first one says.
             logging.getLogger().setLevel(logging.ERROR)

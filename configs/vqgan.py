@@ -35,6 +35,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = ml_collections.ConfigDict()
     # 'START:STOP': these steps, counted from 0, are traced by jax.profiler into WORKDIR/profile.
     config.train.profile = config_dict.placeholder(str)
+    # Compile the steps for `mesh`, print operations and memory, and stop: no data, no accelerator.
+    config.train.compile_only = False
+    config.train.topology = config_dict.placeholder(str)  # TPUs to compile for: 'v5e:16x16'
+    config.train.plan_format = "table"  # or 'json'
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512
@@ -50,7 +54,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.beta_on = "commitment"  # or 'codebook', as published
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
     config.model.restart_below = 0.0  # 0.1: codes used less per batch restart from latents
-    config.model.dtype = "float32"  # or 'bfloat16'
+    config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
+    # 'full', 'dots' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
+    config.model.remat = config_dict.placeholder(str)
 
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.ndf = 64
@@ -68,12 +74,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.statistics_groups = 1
 
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"  # or 'adamw', with weight_decay
+    config.optimizer.weight_decay = 0.0
     config.optimizer.learning_rate = 7e-5
     config.optimizer.betas = (0.9, 0.99)
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 6e-5
     config.optimizer.warmup_steps = 0
     config.optimizer.clip_norm = 0.0
+    # Slices that a step's batch is measured in, one after the other: memory for time.
+    config.optimizer.accumulate = 1
 
     config.data = ml_collections.ConfigDict()
     # A source as in docs/data.md: a folder, tfds:DIR, a mixture; without it, synthetic faces.

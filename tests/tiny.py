@@ -49,3 +49,54 @@ def stage_config(stage: str, previous: str | None) -> ml_collections.ConfigDict:
     if stage != "vqgan":
         config.codeformer.fusion_zero_init = False  # So that w makes a difference at once.
     return config.lock()
+
+
+def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A published config for 32 px and as many steps as its boundaries need.
+
+    Sizes and depths shrink. Boundaries of the schedules
+    keep their order and fall on steps 1, 2, 3, ...; all else is as published.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    config.model.update(
+        image_size=32,
+        nf=8,
+        ch_mult=(1, 2),
+        res_blocks=1,
+        norm_groups=4,
+        codebook_size=16,
+        emb_dim=8,
+    )
+    config.data.update(image_size=32, batch_size=4)
+    if "codeformer" in config:
+        # There are two levels, and one more side with fusion at 256 px than without.
+        sides = (16, 32) if 256 in config.codeformer.connect_list else (16,)
+        config.codeformer.update(dim_embd=16, n_head=2, n_layers=1, connect_list=sides)
+    if "discriminator" in config:
+        config.discriminator.update(ndf=4, n_layers=1)
+    return _compress(config).lock()
+
+
+def _compress(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with its step boundaries at 1, 2, 3, ...; the last phase has two steps."""
+    rows = config.get("schedule", ())
+    milestones = config.optimizer.get("milestones", ())
+    found = {config.steps, *milestones, *(row["until"] for row in rows)}
+    if "gan_start" in config.loss:
+        found.add(config.loss.gan_start)
+    order = sorted(found)
+    place = {boundary: i for i, boundary in enumerate(order, 1)}
+    # Both of two rows that take turns get a step, and every run has at least three.
+    place[order[-1]] = max(3, len(order) + 1)
+    config.steps = place[config.steps]
+    if milestones:
+        config.optimizer.milestones = tuple(place[m] for m in milestones)
+    if "gan_start" in config.loss:
+        config.loss.gan_start = place[config.loss.gan_start]
+    if rows:
+        turns = {"every": 2}
+        config.schedule = tuple(
+            {**row, "until": place[row["until"]], **(turns if row.get("every") else {})}
+            for row in rows
+        )
+    return config

@@ -17,6 +17,9 @@ from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer, PatchDiscriminator
 Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS
 Table = Mapping[str, np.ndarray]
 
+# Fields of Linen, and how a gradient is computed, say nothing of what a file holds.
+_NOT_STORED = ("parent", "name", "remat")
+
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
@@ -220,7 +223,7 @@ def _lookup(network: str) -> _Network:
 
 
 def _field_names(module_class: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(module_class) if f.name not in ("parent", "name")]
+    return [f.name for f in dataclasses.fields(module_class) if f.name not in _NOT_STORED]
 
 
 def _check_fields(module_class: type, network: str, fields: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.layers import Conv, ResBlock, attend
+from codeformer_jax.nn.remat import rematted
 from codeformer_jax.nn.vqgan import VQGAN, check_sides
 
 # PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
@@ -175,8 +176,9 @@ class CodeFormer(VQGAN):
             "position_emb", nn.initializers.zeros, (grid**2, self.dim_embd), jnp.float32
         )
         self.feat_emb = nn.Dense(self.dim_embd, kernel_init=_LINEAR_INIT, dtype=self.dtype)
+        transformer_layer = rematted(TransformerLayer, self.remat)
         self.ft_layers = [
-            TransformerLayer(self.n_head, 2 * self.dim_embd, self.dtype)
+            transformer_layer(self.n_head, 2 * self.dim_embd, self.dtype)
             for _ in range(self.n_layers)
         ]
         self.idx_pred_layer = [
@@ -188,8 +190,9 @@ class CodeFormer(VQGAN):
                 dtype=self.dtype,
             ),
         ]
+        fusion = rematted(Fusion, self.remat)
         self.fuse_convs_dict = {
-            str(side): Fusion(self.norm_groups, self.fusion_zero_init, self.dtype)
+            str(side): fusion(self.norm_groups, self.fusion_zero_init, self.dtype)
             for side in self.connect_list
         }
 

@@ -20,6 +20,20 @@ class _LinearHead(nn.Module):
         return nn.Conv(1, (1, 1), use_bias=False, name="layer")(x)
 
 
+class _Features(VGG):
+    """VGG's activations in float32, whatever the dtype of its convolutions."""
+
+    output: str = "activations"
+    pretrained: str | None = None
+    include_head: bool = False
+    ckpt_dir: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "..."]]:
+        activations = super().__call__(images)
+        return {name: x.astype(jnp.float32) for name, x in activations.items()}
+
+
 class LPIPS(lpips_j.lpips.LPIPS):
     """Perceptual distance of two image batches [b, h, w, 3] in [-1, 1] -> [b].
 
@@ -29,6 +43,7 @@ class LPIPS(lpips_j.lpips.LPIPS):
     Attributes:
         normalize_twice: maps the images from [-1, 1] to ImageNet statistics before the network
             does so again, as the published CodeFormer training does.
+        dtype: of VGG's convolutions; features are compared in float32.
     """
 
     normalize_twice: bool = False
@@ -36,7 +51,7 @@ class LPIPS(lpips_j.lpips.LPIPS):
 
     def setup(self):
         self.feature_names = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
-        self.vgg = VGG(output="activations", pretrained=None, include_head=False, dtype=self.dtype)
+        self.vgg = _Features(dtype=self.dtype)
         self.lins = [_LinearHead() for _ in self.feature_names]
 
     def __call__(

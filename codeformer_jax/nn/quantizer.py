@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn.layers import Conv
 
@@ -136,16 +136,22 @@ class VectorQuantizer(nn.Module):
     def _loss(self, latents, codes, flat, indices, counts) -> Float[Array, ""]:
         commitment = jnp.mean((latents - jax.lax.stop_gradient(codes)) ** 2)
         if self.ema_decay is not None:
-            self._update_average(flat, indices, counts)
+            if not self.is_initializing() and self.is_mutable_collection("codebook"):
+                self._update_average(flat, counts, indices)
             return self.beta * commitment
         codebook = jnp.mean((jax.lax.stop_gradient(latents) - codes) ** 2)
         if self.beta_on == "commitment":
             return codebook + self.beta * commitment
         return commitment + self.beta * codebook
 
-    def _update_average(self, flat, indices, counts):
-        if self.is_initializing() or not self.is_mutable_collection("codebook"):
-            return
+    def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
+        """One step of the moving average by latents and their codes; no-op where there is none."""
+        if self.ema_decay is not None:
+            flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
+            counts = count_codes(indices, self.codebook_size)
+            self._update_average(flat, counts, indices.reshape(-1))
+
+    def _update_average(self, flat, counts, indices):
         decay, flat = self.ema_decay, jax.lax.stop_gradient(flat)
         sums = jnp.zeros_like(self.ema_sums.value).at[indices].add(flat)
         sums = decay * self.ema_sums.value + (1 - decay) * sums
@@ -164,7 +170,8 @@ class VectorQuantizer(nn.Module):
 class GumbelQuantizer(nn.Module):
     """Codes drawn by Gumbel softmax from 1x1-conv logits (DALL-E style, as VQGAN offers it).
 
-    Noise is drawn only when an rng named 'gumbel' is given; without it the codes are the argmax.
+    Noise is drawn only where keys, one per image, or an rng named 'gumbel' to be split into such
+    are given; without them the codes are the argmax.
     The loss is kl_weight * KL(softmax(logits) || uniform), summed over codes, averaged over sites.
 
     Attributes:
@@ -199,13 +206,17 @@ class GumbelQuantizer(nn.Module):
         """Codebook rows of `indices`."""
         return self.embed[indices]
 
-    def __call__(self, latents: Float[Array, "b h w c"]) -> Quantized:
+    def __call__(
+        self, latents: Float[Array, "b h w c"], keys: Key[Array, "b"] | None = None
+    ) -> Quantized:
         logits = self.proj(latents).astype(jnp.float32)
         b, h, w, k = logits.shape
         hard, noise = True, 0.0
-        if self.has_rng("gumbel"):
+        if keys is None and self.has_rng("gumbel"):
+            keys = jax.random.split(self.make_rng("gumbel"), b)
+        if keys is not None:
             hard = self.straight_through
-            noise = jax.random.gumbel(self.make_rng("gumbel"), logits.shape)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, (h, w, k)))(keys)
         soft = jax.nn.softmax((logits + noise) / self.temperature, axis=-1)
         indices = jnp.argmax(soft, axis=-1)
         weights = soft

@@ -9,7 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn.layers import (
     AttentionBlock,
@@ -20,6 +20,7 @@ from codeformer_jax.nn.layers import (
     Upsample,
 )
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+from codeformer_jax.nn.remat import check_policy, rematted
 
 
 @flax.struct.dataclass
@@ -58,24 +59,26 @@ class Encoder(nn.Module):
     emb_dim: int
     norm_groups: int
     dtype: DTypeLike
+    remat: str | None = None
 
     def setup(self):
         groups, dtype = self.norm_groups, self.dtype
+        res_block, attention_block = _blocks(self.remat)
         blocks, taps, side = [Conv(self.nf, dtype=dtype)], {}, self.image_size
         for level, mult in enumerate(self.ch_mult):
             width = self.nf * mult
             for _ in range(self.res_blocks):
-                blocks.append(ResBlock(width, groups, dtype))
+                blocks.append(res_block(width, groups, dtype))
                 taps[side] = len(blocks) - 1
                 if side in self.attn_resolutions:
-                    blocks.append(AttentionBlock(groups, dtype))
+                    blocks.append(attention_block(groups, dtype))
             if level < len(self.ch_mult) - 1:
                 blocks.append(Downsample(dtype))
                 side //= 2
         blocks += [
-            ResBlock(width, groups, dtype),
-            AttentionBlock(groups, dtype),
-            ResBlock(width, groups, dtype),
+            res_block(width, groups, dtype),
+            attention_block(groups, dtype),
+            res_block(width, groups, dtype),
             GroupNorm(groups, dtype=dtype),
             Conv(self.emb_dim, dtype=dtype),
         ]
@@ -106,24 +109,26 @@ class Generator(nn.Module):
     attn_resolutions: Sequence[int]
     norm_groups: int
     dtype: DTypeLike
+    remat: str | None = None
 
     def setup(self):
         groups, dtype = self.norm_groups, self.dtype
+        res_block, attention_block = _blocks(self.remat)
         width = self.nf * self.ch_mult[-1]
         side = self.image_size // 2 ** (len(self.ch_mult) - 1)
         blocks = [
             Conv(width, dtype=dtype),
-            ResBlock(width, groups, dtype),
-            AttentionBlock(groups, dtype),
-            ResBlock(width, groups, dtype),
+            res_block(width, groups, dtype),
+            attention_block(groups, dtype),
+            res_block(width, groups, dtype),
         ]
         taps = {}
         for level in reversed(range(len(self.ch_mult))):
             taps[len(blocks)] = side
             for _ in range(self.res_blocks):
-                blocks.append(ResBlock(self.nf * self.ch_mult[level], groups, dtype))
+                blocks.append(res_block(self.nf * self.ch_mult[level], groups, dtype))
                 if side in self.attn_resolutions:
-                    blocks.append(AttentionBlock(groups, dtype))
+                    blocks.append(attention_block(groups, dtype))
             if level > 0:
                 blocks.append(Upsample(dtype))
                 side *= 2
@@ -148,7 +153,8 @@ class VQGAN(nn.Module):
     """Encoder, quantizer and generator; images [b, h, w, 3] in [-1, 1].
 
     The codebook's moving average is updated where the collection 'codebook' is mutable, Gumbel
-    noise is drawn where an rng 'gumbel' is given; otherwise the network is deterministic.
+    noise is drawn where an rng 'gumbel' or `noise_keys`, one per image, are given; otherwise the
+    network is deterministic.
     Images may have any sides that the downsampling factor divides; `image_size` is the size to
     which `attn_resolutions` refers.
 
@@ -165,6 +171,7 @@ class VQGAN(nn.Module):
         beta, beta_on, ema_decay, restart_below: see `VectorQuantizer`.
         straight_through, kl_weight: see `GumbelQuantizer`.
         dtype: dtype of the computation; parameters, codebook distances and norms are float32.
+        remat: what the backward pass computes again, see `remat.rematted`; no value changes.
 
     Raises:
         ValueError: at construction, for sizes that do not divide, naming them.
@@ -186,6 +193,7 @@ class VQGAN(nn.Module):
     straight_through: bool = True
     kl_weight: float = 5e-4
     dtype: DTypeLike = jnp.float32
+    remat: str | None = None
 
     def __post_init__(self):
         # Sequences become tuples: modules are hashed, and lists come from JSON.
@@ -222,6 +230,7 @@ class VQGAN(nn.Module):
                     f"{self.norm_groups}; change nf={self.nf}, ch_mult or norm_groups"
                 )
         check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
+        check_policy(self.remat)
         if self.quantizer not in ("nearest", "gumbel"):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
 
@@ -234,6 +243,7 @@ class VQGAN(nn.Module):
             "attn_resolutions": self.attn_resolutions,
             "norm_groups": self.norm_groups,
             "dtype": self.dtype,
+            "remat": self.remat,
         }
         self.encoder = Encoder(emb_dim=self.emb_dim, **backbone)
         self.generator = Generator(**backbone)
@@ -262,10 +272,15 @@ class VQGAN(nn.Module):
                 f"{len(self.ch_mult) - 1} times; sides must be multiples of {self.downsampling}"
             )
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> VQGANOutput:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, noise_keys: Key[Array, "b"] | None = None
+    ) -> VQGANOutput:
         self.check_images(images)
         latents, _ = self.encoder(images)
-        quantized = self.quantize(latents)
+        if self.quantizer == "gumbel":
+            quantized = self.quantize(latents, noise_keys)
+        else:
+            quantized = self.quantize(latents)
         return VQGANOutput(
             image=self.generator(quantized.latents),
             latents=latents,
@@ -280,9 +295,21 @@ class VQGAN(nn.Module):
         self.check_images(images)
         return self.quantize(self.encoder(images)[0])
 
+    def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
+        """Moves the codebook's average towards a batch that was encoded before.
+
+        `method='update_codebook'`, with the collection 'codebook' mutable; a batch that was
+        encoded in slices is counted as one.
+        """
+        self.quantize.update(latents, indices)
+
     def decode(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 3"]:
         """Images of a map of codes; `method='decode'`."""
         return self.generator(self.quantize.lookup(indices))
+
+
+def _blocks(remat: str | None) -> tuple[type[nn.Module], type[nn.Module]]:
+    return rematted(ResBlock, remat), rematted(AttentionBlock, remat)
 
 
 def check_sides(name: str, given: Sequence[int], sides: Sequence[int]):

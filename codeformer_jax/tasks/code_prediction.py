@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Array, Key
 
 from codeformer_jax.degrade import Recipe
-from codeformer_jax.tasks import common
+from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.codes import CodeTask
 from codeformer_jax.tasks.state import PyTree, TrainState
 
@@ -35,15 +35,34 @@ class CodePredictionTask(CodeTask):
         phase: Phase,
         codes: common.Codes | None = None,
     ) -> tuple[TrainState, common.Metrics]:
-        real = common.from_uint8(images)
-        degraded = self.degrade(real, jax.random.split(key, real.shape[0]), phase.recipe)
-        targets = self.targets(frozen, real, codes)
+        inputs = {"images": images, "keys": jax.random.split(key, images.shape[0])}
+        if codes is not None:
+            inputs["codes"] = codes
+        measured = accumulate.measure(
+            lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
+        )
+        return self.advance(
+            state,
+            measured.means["gradients"],
+            measured.images["indices"],
+            measured.means["metrics"],
+        )
+
+    def _measure(
+        self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
+    ) -> accumulate.Measured:
+        """Gradients, losses and codes of a slice: `images`, `keys` and, where known, `codes`."""
+        real = common.from_uint8(part["images"])
+        degraded = self.degrade(real, part["keys"], phase.recipe)
+        targets = self.targets(frozen, real, part.get("codes"))
 
         def loss(trained):
             output = self.module.apply({"params": {**state.params, **trained}}, degraded, w=0.0)
             total, metrics = self.code_loss(output, targets)
-            return total, (output, metrics | {"loss": total})
+            return total, (output.indices, metrics | {"loss": total})
 
         trained = common.select(state.params, self.trained)
-        gradients, (output, metrics) = jax.grad(loss, has_aux=True)(trained)
-        return self.advance(state, gradients, output, metrics)
+        gradients, (indices, metrics) = jax.grad(loss, has_aux=True)(trained)
+        return accumulate.Measured(
+            means={"gradients": gradients, "metrics": metrics}, images={"indices": indices}
+        )

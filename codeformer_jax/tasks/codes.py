@@ -11,7 +11,7 @@ from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput
 from codeformer_jax.nn.quantizer import count_codes
-from codeformer_jax.tasks import common
+from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
@@ -46,6 +46,7 @@ class CodeTask:
         self.teacher = VQGAN(**backbone)
         self.module = CodeFormer(**backbone, **common.network_fields(config.codeformer))
         self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.slices = accumulate.slices_of(config)
         self.recipes = {name: Recipe.from_config(r) for name, r in config.degradation.items()}
 
     def init(
@@ -115,11 +116,11 @@ class CodeTask:
         self,
         state: TrainState,
         gradients: PyTree,
-        output: CodeFormerOutput,
+        indices: Int[Array, "b n"],
         metrics: common.Metrics,
     ) -> tuple[TrainState, common.Metrics]:
         """Optimizer and moving averages, given the gradients of the trained parameters."""
-        counts = count_codes(output.indices, self.module.codebook_size)
+        counts = count_codes(indices, self.module.codebook_size)
         return common.advance(self.config, self.optimizer, state, gradients, counts, metrics)
 
     def eval_step(

@@ -1,22 +1,17 @@
-"""What the tasks share: image ranges, parameter subsets, codebook health, adversarial steps."""
+"""What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from codeformer_jax import losses
-from codeformer_jax.nn import LPIPS, PatchDiscriminator
+from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity
-from codeformer_jax.tasks import groups
-from codeformer_jax.tasks.gradients import gradient_norms, norm
+from codeformer_jax.tasks.gradients import gradient_norms
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
 Metrics = dict[str, Float[Array, ""]]
@@ -201,103 +196,3 @@ def advance(
         "dead_codes": dead_codes(usage),
         "learning_rate": optimizer.learning_rate(state.step - 1),
     }
-
-
-@dataclass(frozen=True)
-class ImageLoss:
-    """pixel * L1 + perceptual * LPIPS + gan * lambda * hinge on generated images.
-
-    Both parts are differentiated at the image; lambda needs of each only the gradient of the last
-    layer, which the caller takes from its one linearisation of the generator. The sum of the
-    cotangents is then pulled back once.
-    """
-
-    config: ml_collections.ConfigDict
-    lpips: LPIPS
-    discriminator: PatchDiscriminator
-
-    def __call__(
-        self,
-        fake: Float[Array, "b h w 3"],
-        real: Float[Array, "b h w 3"],
-        frozen: dict[str, PyTree],
-        discriminator: DiscriminatorState | None,
-        last_layer_gradient: Callable[[Float[Array, "b h w 3"]], Array],
-    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "b h w 3"], DiscriminatorState | None]:
-        """Loss, its parts, its cotangent at `fake` and the discriminator with new statistics.
-
-        `discriminator` None leaves the adversarial part out.
-        """
-        (total, metrics), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
-            fake, real, frozen
-        )
-        if discriminator is None:
-            return total, metrics, cotangent, None
-        (gan, (each, batch_stats)), gan_cotangent = jax.value_and_grad(
-            self._adversarial, has_aux=True
-        )(fake, discriminator)
-        ratios = groups.gradient_ratios(
-            last_layer_gradient, cotangent, gan_cotangent, self.config.statistics_groups
-        )
-        adaptive = jnp.clip(ratios, 0.0, self.config.adaptive_maximum)
-        weights = self.config.gan_weight * adaptive
-        metrics |= {
-            "gan": gan,
-            "adaptive_weight": jnp.mean(adaptive),
-            "adaptive_ratio": jnp.mean(ratios),
-        }
-        cotangent = cotangent + groups.per_row(weights, fake.shape[0]) * gan_cotangent
-        return (
-            total + jnp.mean(weights * each),
-            metrics,
-            cotangent,
-            discriminator.replace(batch_stats=batch_stats),
-        )
-
-    def _reconstruction(self, fake, real, frozen):
-        pixel = losses.l1(fake, real)
-        total, metrics = self.config.pixel_weight * pixel, {"l1": pixel}
-        if self.config.perceptual_weight:
-            perceptual = jnp.mean(self.lpips.apply(frozen["lpips"], fake, real))
-            total += self.config.perceptual_weight * perceptual
-            metrics["perceptual"] = perceptual
-        return total, metrics
-
-    def _adversarial(self, fake, discriminator):
-        count = self.config.statistics_groups
-        logits, batch_stats = groups.discriminate(
-            self.discriminator, discriminator.params, discriminator.batch_stats, fake, count
-        )
-        each = jax.vmap(losses.hinge_generator)(logits.reshape(count, -1))
-        return jnp.mean(each), (each, batch_stats)
-
-
-def discriminator_step(
-    discriminator: PatchDiscriminator,
-    optimizer: Optimizer,
-    state: DiscriminatorState,
-    real: Float[Array, "b h w 3"],
-    fake: Float[Array, "b h w 3"],
-    step: Array,
-    statistics_groups: int = 1,
-) -> tuple[DiscriminatorState, Metrics, PyTree]:
-    """One hinge step on real and generated images; also returns the gradients."""
-
-    def loss(params):
-        apply = partial(groups.discriminate, discriminator, params, groups=statistics_groups)
-        real_logits, stats = apply(state.batch_stats, real)
-        fake_logits, stats = apply(stats, fake)
-        real_loss, fake_loss = losses.hinge_discriminator(real_logits, fake_logits)
-        metrics = {
-            "d_real": real_loss,
-            "d_fake": fake_loss,
-            "d_logit_real": jnp.mean(real_logits),
-            "d_logit_fake": jnp.mean(fake_logits),
-        }
-        return real_loss + fake_loss, (stats, metrics)
-
-    gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    params, opt_state = optimizer.apply(gradients, state.opt_state, state.params, step)
-    metrics["grad_norm_discriminator"] = norm(gradients)
-    metrics["d_learning_rate"] = optimizer.learning_rate(step)
-    return DiscriminatorState(params, opt_state, batch_stats), metrics, gradients

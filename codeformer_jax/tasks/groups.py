@@ -18,12 +18,21 @@ from codeformer_jax.tasks.state import PyTree
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where `loss.statistics_groups` does not divide `data.batch_size`."""
+    """Raises ValueError where `loss.statistics_groups` does not divide `data.batch_size`.
+
+    Nor does it go with slices of a batch: the published runs had none.
+    """
     groups, batch = config.loss.statistics_groups, config.data.batch_size
     if groups < 1 or batch % groups:
         raise ValueError(
             f"loss.statistics_groups={groups} does not divide data.batch_size={batch}; expected 1 "
             "(statistics of the whole batch) or the number of devices to imitate"
+        )
+    if groups > 1 and config.optimizer.get("accumulate", 1) > 1:
+        raise ValueError(
+            f"loss.statistics_groups={groups} are statistics of parts of the batch, which "
+            f"optimizer.accumulate={config.optimizer.accumulate} cuts in another way; set one of "
+            "them to 1"
         )
 
 

@@ -10,9 +10,9 @@ import ml_collections
 from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
-from codeformer_jax.nn import LPIPS, PatchDiscriminator
-from codeformer_jax.tasks import common, groups
+from codeformer_jax.tasks import accumulate, common, groups
 from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
+from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 # Stream of a step's key, beyond those of any batch's images.
@@ -88,8 +88,9 @@ class RestorationTask(CodeTask):
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.discriminator = PatchDiscriminator(**common.network_fields(config.discriminator))
-        self.lpips = LPIPS(normalize_twice=config.loss.lpips_normalize_twice)
+        self.image_losses = make_image_losses(
+            config, self.module.dtype, self._last_kernel, ("fuse_convs_dict_",)
+        )
         groups.check(config)
         self.schedule = [Row(**row) for row in config.schedule]
         if not self.module.connect_list:
@@ -117,7 +118,10 @@ class RestorationTask(CodeTask):
         key, discriminator_key = jax.random.split(key)
         state = super().init(key, images, previous)
         discriminator = common.init_discriminator(
-            self.discriminator, self.optimizer, discriminator_key, common.from_uint8(images)
+            self.image_losses.discriminator,
+            self.optimizer,
+            discriminator_key,
+            common.from_uint8(images),
         )
         return state.replace(discriminator=discriminator)
 
@@ -132,16 +136,24 @@ class RestorationTask(CodeTask):
             code_recipe=self.recipes[row.code_recipe] if row.code_recipe else None,
         )
 
+    def keys(self, key: Key[Array, ""], batch: int, phase: Phase) -> dict[str, Key[Array, "b"]]:
+        """Keys of each image's degradation and, with `phase.code_recipe`, of its second one."""
+        keys = {"keys": jax.random.split(key, batch)}
+        if phase.code_recipe is not None:
+            keys["code_keys"] = jax.random.split(jax.random.fold_in(key, _CODES), batch)
+        return keys
+
     def inputs(
-        self, real: Float[Array, "b h w 3"], key: Key[Array, ""], phase: Phase
+        self,
+        real: Float[Array, "b h w 3"],
+        keys: dict[str, PyTree],
+        phase: Phase,
     ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"] | None]:
         """Degraded images and, with `phase.code_recipe`, a second and independent degradation."""
-        batch = real.shape[0]
-        degraded = self.degrade(real, jax.random.split(key, batch), phase.recipe)
+        degraded = self.degrade(real, keys["keys"], phase.recipe)
         if phase.code_recipe is None:
             return degraded, None
-        keys = jax.random.split(jax.random.fold_in(key, _CODES), batch)
-        return degraded, self.degrade(real, keys, phase.code_recipe)
+        return degraded, self.degrade(real, keys["code_keys"], phase.code_recipe)
 
     def train_step(
         self,
@@ -152,9 +164,28 @@ class RestorationTask(CodeTask):
         phase: Phase,
         codes: common.Codes | None = None,
     ) -> tuple[TrainState, common.Metrics]:
-        real = common.from_uint8(images)
-        degraded, coded = self.inputs(real, key, phase)
-        targets = self.targets(frozen, real, codes)
+        inputs = {"images": images, **self.keys(key, images.shape[0], phase)}
+        if codes is not None:
+            inputs["codes"] = codes
+        measured = accumulate.measure(
+            lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
+        )
+        gradients, metrics = self.image_losses.weighted(measured.means)
+        metrics["loss"] = metrics.pop("code_loss") + metrics.pop("image_loss")
+        step = state.step
+        state, metrics = self.advance(state, gradients, measured.images["indices"], metrics)
+        state, judged = self.image_losses.update_discriminator(
+            self.optimizer, state, measured.means, step
+        )
+        return state, metrics | judged
+
+    def _measure(
+        self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
+    ) -> accumulate.Measured:
+        """Gradients, losses and codes of a slice: `images`, keys and, where known, `codes`."""
+        real = common.from_uint8(part["images"])
+        degraded, coded = self.inputs(real, part, phase)
+        targets = self.targets(frozen, real, part.get("codes"))
 
         def forward(trained):
             variables = {"params": {**state.params, **trained}}
@@ -163,32 +194,24 @@ class RestorationTask(CodeTask):
             code_loss, metrics = self.code_loss(predicted, targets)
             # Without image losses the generator is not computed.
             image = output.image if phase.image_losses else jnp.zeros(())
-            return (image, code_loss), (predicted, metrics)
+            return (image, code_loss), (predicted.indices, metrics | {"code_loss": code_loss})
 
         trained = common.select(state.params, self.trained)
-        (fake, loss), pullback, (predicted, metrics) = jax.vjp(forward, trained, has_aux=True)
-        cotangent, discriminator = jnp.zeros_like(fake), None
+        (fake, _), pullback, (indices, code_metrics) = jax.vjp(forward, trained, has_aux=True)
         if phase.image_losses:
-            image_loss = common.ImageLoss(self.config.loss, self.lpips, self.discriminator)
-            total, image_metrics, cotangent, discriminator = image_loss(
+            means = self.image_losses.measure(
                 fake,
                 real,
                 frozen,
                 state.discriminator if phase.gan else None,
-                last_layer_gradient=lambda g: self._last_kernel(pullback((g, jnp.zeros(())))[0]),
+                lambda image, loss: pullback((image, jnp.float32(loss)))[0],
+                whole=self.slices == 1,
             )
-            loss += total
-            metrics |= image_metrics
-        (gradients,) = pullback((cotangent, jnp.ones(())))
-        state, metrics = self.advance(state, gradients, predicted, metrics | {"loss": loss})
-        if discriminator is not None:
-            discriminator, gan_metrics, _ = common.discriminator_step(
-                *(self.discriminator, self.optimizer, discriminator, real, fake, state.step - 1),
-                self.config.loss.statistics_groups,
-            )
-            metrics |= gan_metrics
-            state = state.replace(discriminator=discriminator)
-        return state, metrics
+        else:
+            (gradients,) = pullback((jnp.zeros_like(fake), jnp.ones(())))
+            means = {"gradients": gradients, "metrics": {"image_loss": jnp.zeros(())}}
+        means["metrics"] |= code_metrics
+        return accumulate.Measured(means=means, images={"indices": indices})
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c c"]:
         """Of the last convolution of the largest fusion block's shift."""

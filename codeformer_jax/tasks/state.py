@@ -61,11 +61,13 @@ class TrainState:
 class Optimizer:
     """An optax transformation whose learning rate follows the run's step, not its own count.
 
-    So the discriminator, which starts late, sees the same rate as the generator.
+    So the discriminator, which starts late, sees the same rate as the generator. `weight_decay`
+    shrinks kernels (not biases, norms, positions or codes) by that part of the rate, as AdamW does.
     """
 
     transform: optax.GradientTransformation
     schedule: Callable[[Any], Any]
+    weight_decay: float = 0.0
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)
@@ -82,21 +84,36 @@ class Optimizer:
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = self.transform.update(gradients, opt_state, params)
         rate = self.learning_rate(step)
-        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+        # Not a part of the transformation, so that a run may go on with it switched on or off.
+        decayed = jax.tree_util.tree_map_with_path(
+            lambda path, u, p: u + self.weight_decay * p if path[-1].key == "kernel" else u,
+            updates,
+            params,
+        )
+        return jax.tree.map(lambda p, u: p - rate * u, params, decayed), opt_state
 
 
 def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
-    """Adam with optional global-norm clipping and the schedule that `config` names.
+    """Adam or AdamW with optional global-norm clipping and the schedule that `config` names.
 
     Args:
-        config: learning_rate, betas, clip_norm (0 is off), warmup_steps and schedule, one of
+        config: name ('adam', or 'adamw' with weight_decay, decoupled from the gradients),
+            learning_rate, betas, clip_norm (0 is off), warmup_steps and schedule, one of
             'constant', 'cosine' (to final_learning_rate at `steps`), 'multistep' (times `gamma`
             at each of `milestones`).
         steps: length of the run.
 
     Raises:
-        ValueError: for an unknown schedule.
+        ValueError: for an unknown name or schedule, or a weight decay that 'adam' does not have.
     """
+    name, decay = config.get("name", "adam"), config.get("weight_decay", 0.0)
+    if name not in ("adam", "adamw"):
+        raise ValueError(f"optimizer.name is {name!r}; expected 'adam' or 'adamw'")
+    if (decay and name == "adam") or decay < 0:
+        raise ValueError(
+            f"optimizer.weight_decay={decay:g} with optimizer.name={name!r}: 'adam' has none (name "
+            "'adamw' for one), and it must not be negative"
+        )
     rate = config.learning_rate
     if config.schedule == "constant":
         schedule = optax.constant_schedule(rate)
@@ -117,7 +134,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
     # Always two parts: a run goes on from its checkpoint with clipping switched on or off.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     b1, b2 = config.betas
-    return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule)
+    return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule, decay)
 
 
 def update_ema(

@@ -7,8 +7,10 @@ import ml_collections
 from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.metrics import psnr
-from codeformer_jax.nn import LPIPS, VQGAN, PatchDiscriminator
-from codeformer_jax.tasks import common, groups
+from codeformer_jax.nn import VQGAN
+from codeformer_jax.nn.quantizer import count_codes
+from codeformer_jax.tasks import accumulate, common, groups
+from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -32,8 +34,16 @@ class VQGANTask:
     def __init__(self, config: ml_collections.ConfigDict):
         self.config = config
         self.module = VQGAN(**common.network_fields(config.model))
-        self.discriminator = PatchDiscriminator(**common.network_fields(config.discriminator))
-        self.lpips = LPIPS(normalize_twice=config.loss.lpips_normalize_twice)
+        self.image_losses = make_image_losses(
+            config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
+        )
+        self.slices = accumulate.slices_of(config)
+        # A codebook that is a moving average restarts its codes itself.
+        self.restarts = (
+            self.module.restart_below > 0
+            and self.module.quantizer == "nearest"
+            and self.module.ema_decay is None
+        )
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         groups.check(config)
         if config.codebook_init not in ("latents", "uniform"):
@@ -83,7 +93,7 @@ class VQGANTask:
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
             discriminator=common.init_discriminator(
-                self.discriminator, self.optimizer, discriminator_key, real
+                self.image_losses.discriminator, self.optimizer, discriminator_key, real
             ),
         )
 
@@ -99,46 +109,64 @@ class VQGANTask:
         phase: Phase,
         codes: None = None,
     ) -> tuple[TrainState, common.Metrics]:
-        real = common.from_uint8(images)
+        measured = accumulate.measure(
+            lambda part: self._measure(state, frozen, part, phase),
+            {"images": images, "keys": jax.random.split(key, images.shape[0])},
+            self.slices,
+        )
+        gradients, metrics = self.image_losses.weighted(measured.means)
+        metrics["loss"] = metrics.pop("image_loss") + metrics["codebook_loss"]
+        state, judged = self.image_losses.update_discriminator(
+            self.optimizer, state, measured.means, state.step
+        )
+        if state.collections:
+            state = state.replace(collections=self._move_codebook(state, measured.images, key))
+        counts = count_codes(measured.images["indices"], self.module.codebook_size)
+        state, metrics = common.advance(
+            self.config, self.optimizer, state, gradients, counts, metrics | judged
+        )
+        if self.restarts:
+            below = self.module.restart_below
+            state = restart_dead_codes(state, measured.images["latents"], key, below)
+        return state, metrics
+
+    def _measure(
+        self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
+    ) -> accumulate.Measured:
+        """Gradients, losses and codes of a slice: `images` and `keys` of Gumbel noise."""
+        real = common.from_uint8(part["images"])
 
         def forward(params):
-            output, collections = self.module.apply(
-                {"params": params, **state.collections},
-                real,
-                mutable=list(state.collections),
-                rngs={"gumbel": key, "codes": key},
-            )
-            return (output.image, output.codebook_loss), (output, collections)
+            variables = {"params": params, **state.collections}
+            output = self.module.apply(variables, real, noise_keys=part["keys"])
+            return (output.image, output.codebook_loss), output
 
-        (fake, codebook_loss), pullback, (output, collections) = jax.vjp(
-            forward, state.params, has_aux=True
-        )
-        image_loss = common.ImageLoss(self.config.loss, self.lpips, self.discriminator)
-        total, metrics, cotangent, discriminator = image_loss(
+        (fake, codebook_loss), pullback, output = jax.vjp(forward, state.params, has_aux=True)
+        means = self.image_losses.measure(
             fake,
             real,
             frozen,
             state.discriminator if phase.gan else None,
-            last_layer_gradient=lambda g: self._last_kernel(pullback((g, jnp.zeros(())))[0]),
+            lambda image, loss: pullback((image, jnp.float32(loss)))[0],
+            whole=self.slices == 1,
         )
-        (gradients,) = pullback((cotangent, jnp.ones(())))
-        metrics |= {"loss": total + codebook_loss, "codebook_loss": codebook_loss}
-        if phase.gan:
-            discriminator, gan_metrics, _ = common.discriminator_step(
-                *(self.discriminator, self.optimizer, discriminator, real, fake, state.step),
-                self.config.loss.statistics_groups,
-            )
-            metrics |= gan_metrics
-            state = state.replace(discriminator=discriminator)
-        state = state.replace(collections=collections)
-        counts = output.quantized.code_counts
-        state, metrics = common.advance(
-            self.config, self.optimizer, state, gradients, counts, metrics
+        means["metrics"]["codebook_loss"] = codebook_loss
+        images = {"indices": output.indices}
+        if state.collections or self.restarts:
+            images["latents"] = output.latents
+        return accumulate.Measured(means=means, images=images)
+
+    def _move_codebook(self, state: TrainState, images: PyTree, key: Key[Array, ""]) -> PyTree:
+        """The codebook's moving average after the whole batch."""
+        _, collections = self.module.apply(
+            {"params": state.params, **state.collections},
+            images["latents"],
+            images["indices"],
+            method="update_codebook",
+            mutable=list(state.collections),
+            rngs={"codes": key},
         )
-        if self.module.restart_below and "embedding" in state.params.get("quantize", {}):
-            # A codebook that is a moving average restarts its codes itself.
-            state = restart_dead_codes(state, output.latents, key, self.module.restart_below)
-        return state, metrics
+        return collections
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:
         blocks = gradients["generator"]

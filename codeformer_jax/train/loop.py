@@ -24,15 +24,15 @@ from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
-from codeformer_jax.train.guard import guarded
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.speed import TimedStep
 from codeformer_jax.train.start import check_teacher, prepare
+from codeformer_jax.train.step import make_step
 from codeformer_jax.train.writer import Writer
 
-# Streams of randomness, folded into the seed.
-INIT, STEP, EVAL = range(3)
+# Streams of randomness, folded into the seed; `step` has the third.
+INIT, EVAL = 0, 2
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -57,13 +57,9 @@ class _Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = parallel.make_mesh(config.mesh)
-        if config.data.batch_size % self.mesh.size:
-            raise ValueError(
-                f"data.batch_size={config.data.batch_size} does not divide over the "
-                f"{self.mesh.size} devices of mesh {config.mesh!r}; change one of them"
-            )
         check_settings(config)
         self.task: Task = make_task(config)
+        parallel.check_batch(self.mesh, config)
         make_key = jax.jit(
             partial(jax.random.key, config.seed), out_shardings=parallel.replicated(self.mesh)
         )
@@ -116,7 +112,8 @@ class _Run:
         self, state, start, loader, checkpoints, writer, monitor, interrupted
     ) -> dict[str, float]:
         config, speed, scores = self.config, monitor.speed, {}
-        train_step = TimedStep(self._compile(), speed, self.mesh.size)
+        step = make_step(self.task, self.mesh, self.sharding)
+        train_step = TimedStep(step, speed, self.mesh.size, config.optimizer.accumulate)
         agreed = hosts.Agreement(self.mesh)
         for step in itertools.count(start):
             self.stopped_by = agreed(interrupted())
@@ -167,20 +164,6 @@ class _Run:
             workers=data.workers,
             host=jax.process_index(),
             hosts=jax.process_count(),
-        )
-
-    def _compile(self):
-        """The donated, sharded step; it has one compiled variant per static part of a phase."""
-
-        def step(state, frozen, inputs, key, phase):
-            key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
-            codes = inputs.get("codes")
-            return self.task.train_step(state, frozen, inputs["image"], key, phase, codes)
-
-        return jax.jit(
-            guarded(step),
-            donate_argnums=0,
-            out_shardings=(self.sharding, parallel.replicated(self.mesh)),
         )
 
     def _restore(self) -> TrainState:

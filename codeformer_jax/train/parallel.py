@@ -1,9 +1,11 @@
 """Mesh and shardings: `jit` with NamedSharding over the axes `data` and `fsdp`."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -11,16 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_SIZE = 2**16
 
 
-def make_mesh(description: str) -> Mesh:
-    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
-
-    Devices are in the order of their processes, `fsdp` the inner axis: each process holds rows of
-    the batch that follow one another, and shards of a parameter are on one machine where its
-    devices suffice.
+def mesh_sizes(description: str) -> dict[str, int]:
+    """Sizes of the axes in 'data:-1', 'data:4,fsdp:2', ...; JAX's devices are not looked at.
 
     Raises:
-        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
-            than all are taken only by a single process and where no axis is -1).
+        ValueError: where it cannot be read.
     """
     sizes = {"data": 1, "fsdp": 1}
     for part in description.split(","):
@@ -28,7 +25,26 @@ def make_mesh(description: str) -> Mesh:
         if name not in sizes or not size.lstrip("-").isdigit() or int(size) == 0:
             raise ValueError(f"mesh is {description!r}; expected e.g. 'data:-1' or 'data:4,fsdp:2'")
         sizes[name] = int(size)
-    devices = sorted(jax.devices(), key=lambda device: device.process_index)
+    return sizes
+
+
+def make_mesh(description: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
+
+    Devices are in the order of their processes, `fsdp` the inner axis: each process holds rows of
+    the batch that follow one another, and shards of a parameter are on one machine where its
+    devices suffice.
+
+    Args:
+        devices: JAX's own, unless given.
+
+    Raises:
+        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
+            than all are taken only by a single process and where no axis is -1).
+    """
+    sizes = mesh_sizes(description)
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: device.process_index)
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size > 0)
     if len(free) == 1 and len(devices) % known == 0:
@@ -46,6 +62,17 @@ def make_mesh(description: str) -> Mesh:
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),
     )
+
+
+def check_batch(mesh: Mesh, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where the batch, or its slices, do not divide over the devices."""
+    batch, slices = config.data.batch_size, config.optimizer.get("accumulate", 1)
+    if batch % (mesh.size * slices):
+        in_slices = f" in optimizer.accumulate={slices} slices" if slices > 1 else ""
+        raise ValueError(
+            f"data.batch_size={batch} does not divide over the {mesh.size} devices of mesh "
+            f"{config.mesh!r}{in_slices}; change one of them"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

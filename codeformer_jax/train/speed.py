@@ -120,10 +120,12 @@ class TimedStep:
         jitted: of (state, frozen, inputs, key, phase). State, frozen and key keep their shapes.
         speed: is told of compilations and steps.
         devices: that the step runs on.
+        slices: of the batch, measured in a loop whose body the compiler counts once.
     """
 
-    def __init__(self, jitted: Callable, speed: Speed, devices: int):
+    def __init__(self, jitted: Callable, speed: Speed, devices: int, slices: int = 1):
         self._jitted, self._speed, self._devices = jitted, speed, devices
+        self._slices = slices
         self._variants: dict[Any, tuple[Callable, float | None]] = {}
 
     def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
@@ -143,7 +145,7 @@ class TimedStep:
         self._speed.compiled(seconds)
         # On GPUs the compiled program hides its matrix products in library calls that count
         # nothing, and some backends count nothing before compilation: the larger is right.
-        flops = max(_flops(lowered), _flops(compiled) * self._devices)
+        flops = max(_flops(lowered), _flops(compiled) * self._devices) * self._slices
         logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
         return compiled, flops or None
 

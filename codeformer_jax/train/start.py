@@ -28,7 +28,7 @@ from codeformer_jax.train.checkpoint import (
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
 # These change how it is computed; its parameters stay what they are.
-COMPUTATION = ("dtype",)
+COMPUTATION = ("dtype", "remat")
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '

@@ -26,7 +26,7 @@ def stage1():
     config.loss.update(lpips_normalize_twice=True, gan_start=0)
     config.optimizer.update(learning_rate=LEARNING_RATE, schedule="constant")
     task = make_task(config)
-    assert (task.module, task.discriminator) == (module, judge)
+    assert (task.module, task.image_losses.discriminator) == (module, judge)
     steps.record(task)
     before = steps.make_state(
         task, variables, variables["params"], module.codebook_size, judge_variables

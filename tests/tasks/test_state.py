@@ -29,7 +29,7 @@ def settings(**given):
         ({}, {0: 1.0, 99: 1.0}),
         # eta_min + (base - eta_min) (1 + cos(pi t / T)) / 2
         ({"schedule": "cosine"}, {0: 1.0, 50: 0.55, 100: 0.1, 200: 0.1}),
-        ({"schedule": "multistep"}, {0: 1.0, 39: 1.0, 41: 0.5, 44: 0.5, 46: 0.25}),
+        ({"schedule": "multistep"}, {0: 1.0, 39: 1.0, 40: 0.5, 44: 0.5, 45: 0.25}),
         ({"warmup_steps": 10}, {0: 0.1, 4: 0.5, 9: 1.0, 20: 1.0}),
     ],
 )
@@ -37,6 +37,48 @@ def test_schedules(given, expected):
     optimizer = make_optimizer(settings(**given), 100)
     for step, rate in expected.items():
         np.testing.assert_allclose(optimizer.learning_rate(jnp.int32(step)), rate, rtol=1e-6)
+
+
+def walk(optimizer, steps, start=1.0):
+    """Values of parameters that Adam moves by the learning rate: their gradient is constant."""
+    params = {"kernel": jnp.float32(start), "bias": jnp.float32(start)}
+    state, seen = optimizer.init(params), [params]
+    for step in range(steps):
+        gradients = {"kernel": jnp.float32(1), "bias": jnp.float32(1)}
+        params, state = optimizer.apply(gradients, state, params, jnp.int32(step))
+        seen.append(params)
+    return {name: np.array([p[name] for p in seen]) for name in params}
+
+
+def test_steps_follow_warmup_and_milestones():
+    given = {"schedule": "multistep", "milestones": (4, 6), "warmup_steps": 3}
+    values = walk(make_optimizer(settings(**given), 8), 8)["bias"]
+    rates = [1 / 3, 2 / 3, 1, 1, 0.5, 0.5, 0.25, 0.25]
+    np.testing.assert_allclose(-np.diff(values), rates, rtol=1e-5)
+
+
+def test_adamw_decays_kernels_apart_from_the_gradient():
+    given = {"name": "adamw", "weight_decay": 0.1, "learning_rate": 0.01}
+    values = walk(make_optimizer(settings(**given), 5), 5, start=2.0)
+    expected = [2.0]
+    for _ in range(5):
+        # torch.optim.AdamW: p <- p - lr * decay * p, then Adam's step of size lr.
+        expected.append(expected[-1] * (1 - 0.01 * 0.1) - 0.01)
+    np.testing.assert_allclose(values["kernel"], expected, rtol=1e-6)
+    np.testing.assert_allclose(values["bias"], 2.0 - 0.01 * np.arange(6), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "lion"}, "optimizer.name is 'lion'; expected 'adam' or 'adamw'"),
+        ({"weight_decay": 0.1}, "'adam' has none"),
+        ({"name": "adamw", "weight_decay": -0.1}, "must not be negative"),
+    ],
+)
+def test_unknown_optimizers_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(settings(**given), 100)
 
 
 def test_unknown_schedule_names_the_known_ones():

@@ -208,10 +208,15 @@ def two_recipes(steps=6):
     return config
 
 
+def draw(task, real, key, phase):
+    """Degraded images of a step with this key, and those that its codes learn from."""
+    return task.inputs(real, task.keys(key, len(real), phase), phase)
+
+
 def test_every_phase_degrades_by_its_own_recipe_and_keys(images):
     task = make_task(two_recipes())
     real = common.from_uint8(jnp.asarray(images))
-    inputs = jax.jit(task.inputs)
+    inputs = jax.jit(lambda real, key, phase: draw(task, real, key, phase))
     seen = []
     for step, recipe in enumerate(("small", "small", "large", "small", "large", "small")):
         key = jax.random.fold_in(jax.random.key(1), step)
@@ -235,7 +240,7 @@ def test_one_image_under_two_recipes_in_one_step_is_two_independent_draws(images
         config.degradation[name] = {**noise, "jpeg_quality": (100.0, 100.0)}
     task = make_task(config)
     real = jnp.zeros(images.shape, jnp.float32)
-    for_images, for_codes = task.inputs(real, jax.random.key(4), task.phase(5))
+    for_images, for_codes = draw(task, real, jax.random.key(4), task.phase(5))
     one, two = np.ravel(for_images), np.ravel(for_codes)
     assert min(one.std(), two.std()) > 0.1
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.02
@@ -258,7 +263,7 @@ def test_codes_learn_from_their_own_degradation_in_a_step_with_two(images):
 
     other = make_task(alone)
     real = common.from_uint8(jnp.asarray(images))
-    coded = jax.jit(task.inputs)(real, key, phase)[1]
+    coded = jax.jit(lambda *arguments: draw(task, *arguments))(real, key, phase)[1]
     other.degrade = lambda real, keys, recipe: coded
     _, expected = jax.jit(other.train_step)(state, frozen, images, key, other.phase(0))
     for name in ("cross_entropy", "feature", "accuracy"):

@@ -1,0 +1,32 @@
+"""The step as the loop takes it: guarded, donated, sharded, with the step's own key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from codeformer_jax.tasks import Task
+from codeformer_jax.train import parallel
+from codeformer_jax.train.guard import guarded
+
+# Stream of randomness, folded into the seed; `loop` has the others.
+STEP = 1
+
+
+def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any, Any]]:
+    """(state, frozen, inputs, key, phase) -> (state, metrics), jitted for `mesh`.
+
+    It has one compiled variant for each static part of a phase.
+
+    Args:
+        sharding: of the state, which is donated.
+    """
+
+    def step(state, frozen, inputs, key, phase):
+        key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
+        return task.train_step(state, frozen, inputs["image"], key, phase, inputs.get("codes"))
+
+    return jax.jit(
+        guarded(step), donate_argnums=0, out_shardings=(sharding, parallel.replicated(mesh))
+    )

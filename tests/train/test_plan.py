@@ -1,0 +1,135 @@
+"""Plans of runs: what the compiler says of each step, for meshes that are not there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax.tasks import make_task
+from codeformer_jax.train import parallel, plan
+from codeformer_jax.train.step import make_step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_of(**given):
+    config = tiny_config("restoration", steps=6).unlock()
+    config.data.batch_size = 8
+    config.mesh = "data:2,fsdp:2"
+    config.loss.gan_start = 100
+    rows = {"w": 1.0, "recipe": "small", "image_losses": True}
+    config.schedule = (
+        {"until": 2, **rows, "w": 0.0, "image_losses": False},
+        {"until": 6, **rows},
+    )
+    config.update(given)
+    return config
+
+
+@pytest.fixture(scope="module")
+def planned():
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "MIN_SHARDED_SIZE", 16)
+        return plan.compile_only(config_of(), written.append), written
+
+
+def nbytes(tree):
+    return sum(
+        shard.data.nbytes
+        for x in jax.tree.leaves(tree)
+        for shard in x.addressable_shards
+        if shard.device.id == 0
+    )
+
+
+def test_one_row_for_each_compiled_step(planned):
+    steps = planned[0].steps
+    assert [(c.first_step, c.steps) for c in steps] == [(0, 2), (2, 4)]
+    assert [c.phase["image_losses"] for c in steps] == [False, True]
+    # Fusion and generator are left out of the first.
+    assert steps[0].flops < 0.8 * steps[1].flops
+    for cost in steps:
+        parts = cost.arguments + cost.outputs - cost.aliases + cost.temporaries
+        assert cost.peak == parts > cost.arguments > 0
+        # The state is donated.
+        assert cost.aliases > 0.9 * planned[0].state
+
+
+def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 16)
+    config = config_of()
+    mesh, task = parallel.make_mesh(config.mesh), make_task(config)
+    images = np.zeros((8, 32, 32, 3), np.uint8)
+    abstract = jax.eval_shape(lambda k: task.init(k, images, None), jax.random.key(0))
+    sharding = parallel.state_sharding(mesh, abstract)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+    state = jax.device_put(zeros, sharding)
+    names = ("encoder", "quantize", "generator")
+    teacher = {"params": {name: zeros.params[name] for name in names}}
+    frozen = jax.device_put({"teacher": teacher}, parallel.replicated(mesh))
+    batch = jax.device_put({"image": images}, parallel.batch_sharding(mesh))
+    assert planned[0].state == nbytes(state)
+    assert planned[0].frozen == nbytes(frozen)
+    assert planned[0].batch == nbytes(batch)
+    step = make_step(task, mesh, sharding)
+    arguments = (state, frozen, batch, jax.random.key(0), task.phase(0))
+    compiled = step.lower(*arguments).compile()
+    assert compiled.memory_analysis().argument_size_in_bytes == planned[0].steps[0].arguments
+    np.testing.assert_allclose(
+        compiled.cost_analysis()["flops"], planned[0].steps[0].flops, rtol=0.02
+    )
+
+
+def test_the_table_names_everything(planned):
+    (text,) = planned[1]
+    assert "mesh data:2,fsdp:2, batch 8 (2 on each device)" in text
+    assert "image_losses=False, gan=False" in text
+    assert "temporaries, and with them the peak, are an estimate" in text
+    assert "FLOP on all devices" in text
+
+
+def test_slices_hold_less_and_are_counted(monkeypatch):
+    config = config_of(steps=2, mesh="data:1")
+    whole = plan.make_plan(config).steps[0]
+    config.optimizer.accumulate = 4
+    config = config.copy_and_resolve_references()
+    sliced = plan.make_plan(config)
+    assert any("times optimizer.accumulate=4" in note for note in sliced.notes)
+    np.testing.assert_allclose(sliced.steps[0].flops, whole.flops, rtol=0.1)
+    assert sliced.steps[0].temporaries < 0.6 * whole.temporaries
+
+
+def test_faults_say_what_to_do():
+    with pytest.raises(ValueError, match="'xml'; expected one of table, json"):
+        plan.compile_only(config_of(train={"plan_format": "xml"}))
+    with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
+        plan.planned_mesh("data:1", "v9z:1x1")
+
+
+def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path):
+    command = [sys.executable, "train.py", "--config=configs/demo.py:code_prediction,short"]
+    command += ["--config.mesh=data:64,fsdp:4", "--config.train.compile_only"]
+    command += ["--config.train.plan_format=json", f"--config.init_from={tmp_path}/nothing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["mesh"] == {"data": 64, "fsdp": 4}
+    # Eight images do not divide over 256 devices: planned with one on each, and said.
+    assert said["batch_size"] == 256
+    assert said["batch"] == 64 * 64 * 3
+    assert "does not divide over the 256 devices" in said["notes"][0]
+    assert said["steps"][0]["flops"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_needs_a_workdir():
+    command = [sys.executable, "train.py", "--config=configs/demo.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "--workdir=DIR is required to train" in done.stdout + done.stderr
