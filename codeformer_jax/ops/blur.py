@@ -6,6 +6,7 @@ in radians. The border is reflect-101 (the edge pixel is not repeated).
 
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
@@ -59,7 +60,7 @@ def filter2d(
       method: 'matmul' (three small matrix products; best up to 128 px on a CPU), 'fft', or 'auto'.
         They agree within 5e-6 of the value range.
       symmetric: promises kernels equal to themselves turned by 180 degrees (every Gaussian), which
-        saves a quarter of the work of 'matmul'.
+        saves a quarter of the work of 'matmul' and a sixth of that of 'fft'.
 
     Raises:
       ValueError: even kernel, or images too small to be reflected.
@@ -78,25 +79,54 @@ def filter2d(
     small = max(height, width) <= _LARGEST_SIDE_BY_MATMUL
     if method == "matmul" or (method == "auto" and small):
         return _filter_by_matmul(images, kernels, symmetric)
-    return _filter_by_fft(images, kernels)
+    return _filter_by_fft(images, kernels, symmetric)
 
 
-def _filter_by_fft(images: Array, kernels: Array) -> Array:
+def _filter_by_fft(images: Array, kernels: Array, symmetric: bool) -> Array:
     height, width = images.shape[1:3]
-    size = kernels.shape[1]
-    shape = tuple(_fast_length(side + size - 1) for side in (height, width))
+    half = kernels.shape[1] // 2
+    shape = tuple(_fast_length(side + 2 * half) for side in (height, width))
     # Reflected as far as the fast length: zeros behind the border would be one more copy. The end
-    # of the signal wraps around into rows and columns that are cut off below.
-    margins = [
-        (min(size // 2, side - 1), min(length - side - size // 2, side - 1))
+    # of the signal wraps around into rows and columns that are cut off below. Reading through an
+    # index takes half the time of `jnp.pad`.
+    rows, columns = (
+        _reflected(side, half, length - side - half)
         for side, length in zip((height, width), shape, strict=True)
-    ]
-    padded = jnp.pad(jnp.moveaxis(images, 3, 1), ((0, 0), (0, 0), *margins), mode="reflect")
-    spectrum = jnp.fft.rfft2(padded, s=shape)
-    kernel_spectrum = jnp.fft.rfft2(kernels[:, ::-1, ::-1], s=shape)
-    filtered = jnp.fft.irfft2(spectrum * kernel_spectrum[:, None], s=shape)
-    start = size - 1
+    )
+    padded = jnp.moveaxis(images, 3, 1)
+    padded = padded.at[:, :, :, columns].get(mode="promise_in_bounds")
+    padded = padded.at[:, :, rows].get(mode="promise_in_bounds")
+    spectrum = jnp.fft.rfft2(padded)
+    if symmetric:
+        gains, start = _real_spectrum(kernels, shape)[:, None], half
+        spectrum = jax.lax.complex(spectrum.real * gains, spectrum.imag * gains)
+    else:
+        gains, start = jnp.fft.rfft2(kernels[:, ::-1, ::-1], s=shape)[:, None], 2 * half
+        spectrum = spectrum * gains
+    filtered = jnp.fft.irfft2(spectrum, s=shape)
     return jnp.moveaxis(filtered[:, :, start : start + height, start : start + width], 1, 3)
+
+
+def _reflected(side: int, before: int, after: int) -> np.ndarray:
+    """Index of the pixel that reflect-101 puts at each place of a row with its margins.
+
+    Beyond a second reflection, which only rows that are cut off reach, the edge pixel.
+    """
+    index = np.abs(np.arange(-before, side + after))
+    return np.clip(np.where(index < side, index, 2 * (side - 1) - index), 0, side - 1)
+
+
+def _real_spectrum(kernels: Array, shape: tuple[int, int]) -> Array:
+    """What `rfft2` gives of kernels centred on the origin that are even: sums of cosines.
+
+    cos(a + b) as two small matrix products, in half the time of the transform.
+    """
+    taps = np.arange(kernels.shape[1]) - kernels.shape[1] // 2
+    down = 2 * np.pi * np.outer(np.fft.fftfreq(shape[0]), taps)
+    across = 2 * np.pi * np.outer(np.fft.rfftfreq(shape[1]), taps)
+    down = np.stack([np.cos(down), -np.sin(down)]).astype(np.float32)
+    across = np.stack([np.cos(across), np.sin(across)]).astype(np.float32)
+    return _product("bspc,sqc->bpq", _product("spa,bac->bspc", down, kernels), across)
 
 
 def _filter_by_matmul(images: Array, kernels: Array, symmetric: bool) -> Array:

@@ -54,7 +54,9 @@ def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
         # Sideburns fade in, so that no edge shows where the hair ends.
         fade = 0.06 if beard.kind == "stubble" else 0.03
         jaw = cover(cheek - y, px, soft) * step(0.03, 0.05 + fade, y)
-    lips = np.hypot(x / (w * 1.05), (y - 0.5 * (lip_top + low) - 0.002) / (0.5 * (low - lip_top)))
+    with np.errstate(divide="ignore"):  # Where the lips meet, everything else is far away.
+        height = (y - 0.5 * (lip_top + low) - 0.002) / (0.5 * (low - lip_top))
+    lips = np.hypot(x / (w * 1.05), height)
     clear = cover((1 - lips) * np.float32(0.035), px, 0.012)
     return np.maximum(jaw * clear, moustache)
 
