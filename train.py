@@ -29,20 +29,17 @@ def main(argv: list[str]) -> None:
     if _WORKDIR.value is None and not plan_only:
         raise app.UsageError("--workdir=DIR is required to train")
     # Imported late, so that --help does not wait for JAX.
-    from codeformer_jax.train import hosts  # noqa: PLC0415
-    from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
-    from codeformer_jax.train.loop import train  # noqa: PLC0415
-    from codeformer_jax.train.plan import compile_only  # noqa: PLC0415
+    from codeformer_jax.train import cache, hosts, loop, plan  # noqa: PLC0415
 
-    keep_compiled_programs()
+    cache.keep_compiled_programs()
     try:
         if plan_only:
-            compile_only(_CONFIG.value)
+            plan.compile_only(_CONFIG.value)
             return
         hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if not hosts.is_main():  # What all of them notice, the first one says.
             logging.getLogger().setLevel(logging.ERROR)
-        train(_CONFIG.value, _WORKDIR.value)
+        loop.train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:

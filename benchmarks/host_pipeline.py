@@ -8,8 +8,9 @@ and decodes them with what the pipeline uses; "pillow" decodes the files' bytes 
 loops take turns in every round; figures are medians over the rounds, ratios medians of the
 rounds' own.
 Workers: the same stream from one worker process and from two, on all cores, in turns,
-by the clock on the wall: leave the machine alone. The files repeat up to the number of FFHQ's,
-because grain takes longer to shuffle a few indices.
+by the clock on the wall: leave the machine alone. `machine` is what the machine itself gives: the
+decoder in two processes that share nothing, against one. The files repeat up to the number of
+FFHQ's, because grain takes longer to shuffle a few indices.
 
 Without --images the pictures are synthetic faces with the noise of a camera. Prints one JSON
 object.
@@ -170,18 +171,43 @@ def report_cores(rates):
     return report
 
 
+def decode_apart(text, start, results):
+    decode_all(text)
+    start.wait()
+    results.put(rate(time.perf_counter, decode_all, text))
+
+
+def apart_rate(text, processes):
+    """Images per second of the decoder in processes that share nothing."""
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(processes), context.Queue()
+    started = [
+        context.Process(target=decode_apart, args=(text, start, results)) for _ in range(processes)
+    ]
+    for process in started:
+        process.start()
+    total = sum(results.get() for _ in started)
+    for process in started:
+        process.join()
+    return total
+
+
 def scaling(texts, size, rounds, number):
     report = {}
     for kind, text in texts.items():
         source = open_text(text, size)
-        pairs = [
+        found = [
             [stream_rate(time.perf_counter, source, n, number) for n in (1, 2)]
+            + [apart_rate(text, n) for n in (1, 2)]
             for _ in range(rounds)
         ]
+        one, two, alone, together = (np.array(column) for column in zip(*found, strict=True))
         report[kind] = {
-            "1_worker": round(statistics.median(one for one, _ in pairs), 1),
-            "2_workers": round(statistics.median(two for _, two in pairs), 1),
-            "ratio": round(statistics.median(two / one for one, two in pairs), 2),
+            "1_worker": round(float(np.median(one)), 1),
+            "2_workers": round(float(np.median(two)), 1),
+            "ratio": round(float(np.median(two / one)), 2),
+            "machine": round(float(np.median(together / alone)), 2),
+            "of_machine": round(float(np.median(two / one * alone / together)), 2),
         }
     return report
 

@@ -54,8 +54,8 @@ def stage_config(stage: str, previous: str | None) -> ml_collections.ConfigDict:
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A published config for 32 px and as many steps as its boundaries need.
 
-    Sizes and depths shrink. Boundaries of the schedules
-    keep their order and fall on steps 1, 2, 3, ...; all else is as published.
+    Sizes, depths and the number of groups shrink. Boundaries of the schedules keep their order and
+    fall on steps 1, 2, 3, ...; all else is as published.
     """
     config = config.copy_and_resolve_references().unlock()
     config.model.update(
@@ -74,13 +74,15 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.codeformer.update(dim_embd=16, n_head=2, n_layers=1, connect_list=sides)
     if "discriminator" in config:
         config.discriminator.update(ndf=4, n_layers=1)
+        config.loss.statistics_groups = min(config.loss.statistics_groups, 2)
     return _compress(config).lock()
 
 
 def _compress(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config with its step boundaries at 1, 2, 3, ...; the last phase has two steps."""
     rows = config.get("schedule", ())
-    milestones = config.optimizer.get("milestones", ())
+    decays = config.optimizer.get("schedule") == "multistep"
+    milestones = config.optimizer.milestones if decays else ()
     found = {config.steps, *milestones, *(row["until"] for row in rows)}
     if "gan_start" in config.loss:
         found.add(config.loss.gan_start)

@@ -296,7 +296,7 @@ def _device_bytes(tree: Any) -> int:
     )
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     unit = next((u for u in ("B", "KiB", "MiB") if count < 1024 ** (1 + _UNITS.index(u))), "GiB")
     value = count / 1024 ** _UNITS.index(unit)
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"

@@ -66,7 +66,7 @@ def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
     config = config_of()
     mesh, task = parallel.make_mesh(config.mesh), make_task(config)
     images = np.zeros((8, 32, 32, 3), np.uint8)
-    abstract = jax.eval_shape(lambda k: task.init(k, images, None), jax.random.key(0))
+    abstract = jax.eval_shape(lambda k, x: task.init(k, x, None), jax.random.key(0), images)
     sharding = parallel.state_sharding(mesh, abstract)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     state = jax.device_put(zeros, sharding)

@@ -226,7 +226,8 @@ def test_other_changed_settings_are_shown(stages, name, value, caplog):
 
 def small_state(step):
     zeros = {"w": np.zeros(3, np.float32)}
-    return TrainState(np.int32(step), zeros, zeros, zeros, {}, np.zeros(2, np.float32))
+    counts = {"skipped": np.int32(0), "skipped_in_row": np.int32(0)}
+    return TrainState(np.int32(step), zeros, zeros, zeros, {}, np.zeros(2, np.float32), **counts)
 
 
 def test_two_latest_and_the_best_are_kept_each_with_digests(tmp_path):
