@@ -17,12 +17,17 @@ from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.tasks.state import PyTree
 
 
+def groups_of(loss: ml_collections.ConfigDict) -> int:
+    """`loss.statistics_groups`; 1 in configs of runs that are older than it."""
+    return loss.get("statistics_groups", 1)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError where `loss.statistics_groups` does not divide `data.batch_size`.
 
     Nor does it go with slices of a batch: the published runs had none.
     """
-    groups, batch = config.loss.statistics_groups, config.data.batch_size
+    groups, batch = groups_of(config.loss), config.data.batch_size
     if groups < 1 or batch % groups:
         raise ValueError(
             f"loss.statistics_groups={groups} does not divide data.batch_size={batch}; expected 1 "

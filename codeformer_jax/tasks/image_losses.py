@@ -79,7 +79,7 @@ class ImageLosses:
             lambda image: self.last_kernel(pullback(image, 0.0)),
             cotangent,
             gan_cotangent,
-            self.config.statistics_groups,
+            groups.groups_of(self.config),
         )
         weights, adaptive = self._adaptive(ratios)
         means["metrics"] |= adaptive | {"gan_weighted": jnp.mean(weights * each)}
@@ -137,12 +137,12 @@ class ImageLosses:
         logits, batch_stats = self._discriminate(
             discriminator.params, discriminator.batch_stats, fake
         )
-        each = jax.vmap(losses.hinge_generator)(logits.reshape(self.config.statistics_groups, -1))
+        each = jax.vmap(losses.hinge_generator)(logits.reshape(groups.groups_of(self.config), -1))
         return jnp.mean(each), (each, batch_stats)
 
     def _discriminate(self, params, batch_stats, images):
         return groups.discriminate(
-            self.discriminator, params, batch_stats, images, self.config.statistics_groups
+            self.discriminator, params, batch_stats, images, groups.groups_of(self.config)
         )
 
     def _judge(self, params, batch_stats, real, fake):

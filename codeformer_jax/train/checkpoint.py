@@ -16,7 +16,7 @@ from codeformer_jax import convert
 from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import digests
+from codeformer_jax.train import digests, hosts
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
@@ -70,7 +70,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         elif scores is not None:
             self._manager.wait_until_finished()
-            if _metric(self._folder / str(step)) == WORST:
+            if hosts.from_main(lambda: _metric(self._folder / str(step)) == WORST):
                 self._add_scores(step, metrics)
 
     def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
@@ -81,6 +81,7 @@ class Checkpoints:
             with atomic_path(folder / "metrics" / "metrics") as path:
                 path.write_text(json.dumps(metrics))
             digests.write(folder)
+        hosts.wait_for_all("scores are added")
         self._manager.reload()
 
     def _write_digests(self) -> None:
@@ -88,6 +89,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             for unfinished in self._folder.glob(f"*{UNFINISHED}*"):
                 digests.write(unfinished)
+
+    def check(self) -> None:
+        """Raises what a save in the background has failed with, such as a full disk."""
+        self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for saves under way."""

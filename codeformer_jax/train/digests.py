@@ -57,6 +57,13 @@ def scores_spoilt(folder: Path) -> bool:
 
 
 def _fault(path: Path, name: str, entry: dict[str, Any]) -> str | None:
+    try:
+        return _difference(path, name, entry)
+    except OSError as error:
+        return f"{name} cannot be read ({error})"
+
+
+def _difference(path: Path, name: str, entry: dict[str, Any]) -> str | None:
     if not path.is_file():
         return f"{name} is missing"
     if (length := path.stat().st_size) != entry["bytes"]:

@@ -2,8 +2,11 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +79,13 @@ def _environment() -> str | None:
     if int(variables.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
     # Before Kubernetes, which also starts TPU pods: there JAX asks the TPU's own variables.
-    if "TPU_WORKER_HOSTNAMES" in variables or importlib.util.find_spec("libtpu"):
+    if "TPU_WORKER_HOSTNAMES" in variables:
         return "TPU"
-    return "Kubernetes" if "JOB_COMPLETION_INDEX" in variables else None
+    if "JOB_COMPLETION_INDEX" in variables:
+        return "Kubernetes"
+    # Installed alone, as for a plan, it says nothing: JAX would look at SLURM's variables again.
+    by_itself = variables.keys() & {"SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"}
+    return "TPU" if importlib.util.find_spec("libtpu") and not by_itself else None
 
 
 def is_main() -> bool:
@@ -106,6 +113,26 @@ def check_same(**values: str) -> None:
             f"processes {others} differ from process 0 in: {', '.join(names)}. Give all the same "
             "flags, and a --workdir and data on a file system that all of them share"
         )
+
+
+def from_main(make: Callable[[], Any]) -> Any:
+    """What `make` returns on the first process, given to all; something that JSON can hold.
+
+    For decisions about files, which processes might see at different moments.
+    """
+    if jax.process_count() == 1:
+        return make()
+    text = json.dumps(make()).encode() if is_main() else b""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(length, np.uint8)
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 class Agreement:

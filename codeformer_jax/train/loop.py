@@ -56,6 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 class _Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
+        hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
         self.mesh = parallel.make_mesh(config.mesh)
         check_settings(config)
         self.task: Task = make_task(config)
@@ -72,11 +73,7 @@ class _Run:
             provenance.check_unchanged(self.data, config, workdir)
         if config.data.get("codes"):
             self.source = with_codes(self.task, config, self.source, self.start.frozen)
-        hosts.check_same(
-            config=config.to_json(),
-            data=repr(self.data),
-            checkpoints=repr((self.start.resuming, saved_steps(self.workdir)[-1:])),
-        )
+        hosts.check_same(data=repr(self.data))
         self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
@@ -123,7 +120,12 @@ class _Run:
             evaluated = evaluated and not self.stopped_by  # There may be seconds left to save.
             if evaluated:
                 with speed.away(state):
-                    scores = self._evaluate(state, step, writer)
+                    found = self._evaluate(state, step, writer, interrupted)
+                evaluated = found is not None
+                if evaluated:
+                    scores = found
+                else:
+                    self.stopped_by = interrupted()
             if finished or due or self.stopped_by:
                 with speed.away(state):
                     checkpoints.save(state, scores if evaluated else None)
@@ -132,14 +134,10 @@ class _Run:
             monitor.trace.at(step, state)
             try:
                 with speed.waiting():
-                    batch = next(loader)
+                    batch = self._read(loader, step, interrupted)
             except Exception:
-                if jax.process_count() > 1:  # A save waits for the other processes.
-                    raise
-                checkpoints.save(state, scores if evaluated else None)
-                self.stopped_by = interrupted()
-                if self.stopped_by:  # The signal went to the processes that read, too.
-                    return scores
+                if jax.process_count() == 1:  # Of several a save would wait for the others.
+                    checkpoints.save(state, scores if evaluated else None)
                 raise
             monitor.watch.take(step + 1, batch)
             inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
@@ -148,12 +146,24 @@ class _Run:
             state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             writer.train_metrics(step + 1, metrics)
             monitor.watch.check()
+            if (step + 1) % config.log_every == 0:
+                checkpoints.check()
+
+    def _read(self, loader, step: int, interrupted: Callable[[], int]):
+        """The next batch, read in this process where a signal has ended those that read ahead."""
+        try:
+            return next(loader)
+        except Exception:
+            if not interrupted():
+                raise
+            with contextlib.closing(self._batches(step, workers=0)) as here:
+                return next(here)
 
     def _monitor(self, step: int) -> Monitor:
         codes = None if self.task.needs_teacher else self.abstract.code_usage.shape[0]
         return Monitor(self.config, self.workdir, step, self.mesh.devices.flat, codes)
 
-    def _batches(self, start: int):
+    def _batches(self, start: int, workers: int | None = None):
         data = self.config.data
         return batches(
             self.source,
@@ -161,7 +171,7 @@ class _Run:
             seed=self.config.seed,
             start_step=start,
             flip=data.flip,
-            workers=data.workers,
+            workers=data.workers if workers is None else workers,
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
@@ -228,10 +238,15 @@ class _Run:
         )
         logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
 
-    def _evaluate(self, state: TrainState, step: int, writer: Writer) -> dict[str, float]:
+    def _evaluate(
+        self, state: TrainState, step: int, writer: Writer, interrupted: Callable[[], int]
+    ) -> dict[str, float] | None:
+        """Scores of the held-out images; None where a signal has cut it short."""
         results: list[Evaluated] = []
         panels = {}
         for batch in self._eval_batches():
+            if interrupted() and jax.process_count() == 1:  # Several agree between steps only.
+                return None
             result, valid = self.eval_step(state, self.frozen, batch, self.key)
             panels = panels or jax.device_get(result.panels)
             result, valid = jax.device_get((result.replace(panels={}), valid))

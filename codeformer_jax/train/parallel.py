@@ -67,7 +67,7 @@ def make_mesh(description: str, devices: Sequence[jax.Device] | None = None) -> 
 def check_batch(mesh: Mesh, config: ml_collections.ConfigDict) -> None:
     """Raises ValueError where the batch, or its slices, do not divide over the devices."""
     batch, slices = config.data.batch_size, config.optimizer.get("accumulate", 1)
-    if batch % (mesh.size * slices):
+    if batch % (mesh.size * max(1, slices)):
         in_slices = f" in optimizer.accumulate={slices} slices" if slices > 1 else ""
         raise ValueError(
             f"data.batch_size={batch} does not divide over the {mesh.size} devices of mesh "

@@ -14,9 +14,10 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from codeformer_jax.tasks import Task, make_task
+from codeformer_jax.tasks import Task, groups, make_task
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
+from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 
 FORMATS = ("table", "json")
@@ -120,12 +121,20 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
             f"The compiler counts the body of a loop once: operations and bytes are its counts "
             f"times optimizer.accumulate={slices}, the optimizer's among them."
         )
+    parts = groups.groups_of(config.loss)
+    if parts > 1:
+        notes.append(
+            f"loss.statistics_groups={parts}: of the backward passes for the adaptive weights the "
+            "compiler counts those of one group."
+        )
     if platform == "cpu":
         notes.append(_CPU_NOTE)
     costs = []
     for first, count, phase in distinct_phases(task, config.steps):
-        compiled = step.lower(*arguments, phase).compile(compiler_options=options)
-        costs.append(_cost(compiled, first, count, phase, slices))
+        lowered = step.lower(*arguments, phase)
+        compiled = lowered.compile(compiler_options=options)
+        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * slices
+        costs.append(_cost(compiled, first, count, phase, flops, slices))
     return Plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
@@ -256,7 +265,8 @@ def _fitting_batch(
     try:
         parallel.check_batch(mesh, config)
     except ValueError as error:
-        parts = mesh.size * config.optimizer.get("accumulate", 1)
+        parts = mesh.size * max(1, config.optimizer.get("accumulate", 1))
+        parts = math.lcm(parts, groups.groups_of(config.loss))
         config = config.copy_and_resolve_references().unlock()
         config.data.batch_size = -(-config.data.batch_size // parts) * parts
         note = f"A run would be refused: {error}. Planned with {config.data.batch_size} instead."
@@ -264,16 +274,16 @@ def _fitting_batch(
     return config, []
 
 
-def _cost(compiled: Any, first: int, count: int, phase: Any, slices: int) -> StepCost:
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+def _cost(compiled: Any, first: int, count: int, phase: Any, flops: float, slices: int) -> StepCost:
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliases, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
     return StepCost(
         first_step=first,
         steps=count,
         phase=_static(phase),
-        flops=cost["flops"] * slices,
-        bytes_accessed=cost["bytes accessed"] * slices,
+        flops=flops,
+        bytes_accessed=cost.get("bytes accessed", 0.0) * slices,
         arguments=arguments,
         outputs=outputs,
         aliases=aliases,

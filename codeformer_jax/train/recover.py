@@ -2,16 +2,16 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import digests
+from codeformer_jax.train import digests, hosts
 from codeformer_jax.train.checkpoint import saved_steps
 
 DAMAGED_FOLDER = "damaged"
@@ -26,35 +26,59 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
     Raises:
         ValueError: no checkpoint is whole, or the state in a whole one is not one of this config.
     """
-    faults = {}
-    for step in reversed(saved_steps(workdir)):
+    faults: dict[int, str] = {}
+    while True:
+        step, found = hosts.from_main(partial(_newest_whole, workdir, faults))
+        faults |= dict(found)
+        if step is None:
+            listed = "".join(f"\n  step {step}: {reason}" for step, reason in faults.items())
+            raise ValueError(
+                f"every checkpoint of {workdir} is damaged:{listed}\nBring one back from a copy, "
+                "or start anew in another --workdir. Nothing was changed."
+            )
         folder = workdir / "checkpoints" / str(step)
-        reason = digests.fault(folder)
-        if reason is None:
-            try:
-                state = _restore(folder, step, abstract)
-            except Exception as error:
-                if digests.known(folder):  # It is whole; what fails is something else.
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-            else:
-                break
-        faults[step] = reason
-    else:
-        listed = "".join(f"\n  step {step}: {reason}" for step, reason in faults.items())
-        raise ValueError(
-            f"every checkpoint of {workdir} is damaged:{listed}\nBring one back from a copy, or "
-            "start anew in another --workdir. Nothing was changed."
-        )
-    for older in saved_steps(workdir):
-        # Its arrays are not needed; without its scores no more checkpoints can be saved.
-        if older < step and digests.scores_spoilt(workdir / "checkpoints" / str(older)):
-            faults[older] = "its scores are not what was written"
+        try:
+            state = _restore(folder, step, abstract)
+            break
+        except _OtherState:
+            raise
+        except Exception as error:
+            # With digests it is whole, and what fails is something else. Of several processes
+            # another may have read it well.
+            if digests.known(folder) or jax.process_count() > 1:
+                raise
+            faults[step] = f"{type(error).__name__}: {error}"
+    # Arrays of older ones are not needed; without their scores no more checkpoints can be saved.
+    faults |= dict(hosts.from_main(lambda: _spoilt_scores(workdir, step)))
     for damaged, reason in faults.items():
         _move_aside(workdir, damaged, reason, step)
-    if faults and jax.process_count() > 1:  # Which all found, but one process moves.
-        multihost_utils.sync_global_devices("damaged checkpoints are moved")
+    if faults:
+        hosts.wait_for_all("damaged checkpoints are moved")
     return state
+
+
+def _newest_whole(workdir: Path, known: dict[int, str]) -> tuple[int | None, list]:
+    """The newest step without a fault, and [step, reason] of those before it."""
+    found = []
+    for step in reversed(saved_steps(workdir)):
+        if step in known:
+            continue
+        reason = digests.fault(workdir / "checkpoints" / str(step))
+        if reason is None:
+            return step, found
+        found.append([step, reason])
+    return None, found
+
+
+def _spoilt_scores(workdir: Path, before: int) -> list:
+    older = (step for step in saved_steps(workdir) if step < before)
+    folder = workdir / "checkpoints"
+    spoilt = (step for step in older if digests.scores_spoilt(folder / str(step)))
+    return [[step, "its scores are not what was written"] for step in spoilt]
+
+
+class _OtherState(ValueError):
+    """The arrays in a checkpoint are those of another model or optimizer."""
 
 
 def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
@@ -68,7 +92,7 @@ def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
 
 
 def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
-    """Raises ValueError where the saved arrays are not those that the config asks for.
+    """Raises `_OtherState` where the saved arrays are not those that the config asks for.
 
     Orbax would cast another dtype in silence.
     """
@@ -82,7 +106,7 @@ def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
     ]
     if lines:
         more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise ValueError(
+        raise _OtherState(
             f"{folder} holds the state of another model or optimizer:\n"
             + "\n".join(lines[:10])
             + f"{more}\nUse another --workdir, or the settings that it was started with."
@@ -107,7 +131,7 @@ def _move_aside(workdir: Path, damaged: int, reason: str, step: int) -> None:
         step,
         target,
     )
-    if jax.process_index() == 0:
+    if hosts.is_main():
         target.parent.mkdir(exist_ok=True)
         if target.exists():
             shutil.rmtree(target)

@@ -143,9 +143,7 @@ class TimedStep:
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
         self._speed.compiled(seconds)
-        # On GPUs the compiled program hides its matrix products in library calls that count
-        # nothing, and some backends count nothing before compilation: the larger is right.
-        flops = max(_flops(lowered), _flops(compiled) * self._devices) * self._slices
+        flops = step_flops(lowered, compiled, self._devices) * self._slices
         logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
         return compiled, flops or None
 
@@ -154,6 +152,15 @@ def _variant(tree: Any) -> Any:
     """What has to be equal for one compiled program to serve: structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
+
+
+def step_flops(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, devices: int) -> float:
+    """Floating-point operations of a step on all its devices, bodies of loops once; 0 if unknown.
+
+    On GPUs the compiled program hides its matrix products in library calls that count nothing, and
+    some backends count nothing before compilation: the larger is right.
+    """
+    return max(_flops(lowered), _flops(compiled) * devices)
 
 
 def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:

@@ -27,8 +27,8 @@ from codeformer_jax.train.checkpoint import (
 
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
-# These change how it is computed; its parameters stay what they are.
-COMPUTATION = ("dtype", "remat")
+# But for these: how it is computed, and when its codes restart; its arrays stay what they are.
+COMPUTATION = ("dtype", "remat", "restart_below")
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '

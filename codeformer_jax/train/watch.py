@@ -40,6 +40,8 @@ class Watch:
         host = jax.process_index()
         name = f"skipped-{host}.jsonl" if host else SKIPPED_FILE
         self._path, self._max = workdir / name, max_skipped
+        # Of several hosts each writes of the images that it reads.
+        self._listed = self._path if jax.process_count() == 1 else workdir / "skipped*.jsonl"
         self._pending: deque[tuple[int, dict[str, Any]]] = deque()
         self._in_stretch, self._failure = False, None
         _drop_after(self._path, step)
@@ -79,7 +81,7 @@ class Watch:
         return (
             f"step {first['step']}: {', '.join(first['not_finite'])} not finite; {count} of the "
             f"last steps skipped, with weights, averages and optimizers left as they were. Their "
-            f"images are listed in {self._path}; the run stops at {self._max} in a row "
+            f"images are listed in {self._listed}; the run stops at {self._max} in a row "
             "(--config.max_skipped)."
         )
 
@@ -87,8 +89,8 @@ class Watch:
         return (
             f"the {in_row} steps up to step {step} all had a loss or gradient that is not finite; "
             f"the weights have not changed since step {step - in_row} and the last checkpoint is "
-            f"in place. Images of the skipped batches are listed in {self._path}. The same command "
-            "meets the same batches again: remove the images if they are at fault, or lower "
+            f"in place. Images of the skipped batches are listed in {self._listed}. The "
+            "same command meets the same batches again: remove the images if at fault, or lower "
             "--config.optimizer.learning_rate, clip gradients (--config.optimizer.clip_norm=1.0), "
             "use --config.model.dtype=float32, or raise --config.max_skipped."
         )

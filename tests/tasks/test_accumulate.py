@@ -74,6 +74,7 @@ def steps(config, images):
     ("stage", "model"),
     [
         ("vqgan", {"restart_below": 0.99}),
+        ("vqgan", {"restart_below": 0.99, "ema_decay": None}),
         ("vqgan", {"quantizer": "gumbel", "ema_decay": None}),
         ("code_prediction", {}),
         ("restoration", {}),

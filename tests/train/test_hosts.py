@@ -119,7 +119,7 @@ def test_processes_that_differ_are_told_on_each_of_them(runs):
         assert "processes [1] differ from process 0 in: workdir. Give all the same" in output
 
 
-def test_sigterm_on_one_of_two_saves_on_both_and_one_process_goes_on(tmp_path):
+def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
     """By the flags of train.py, with parameters spread over both processes."""
     config = tmp_path / "config.py"
     config.write_text(
@@ -131,11 +131,9 @@ def test_sigterm_on_one_of_two_saves_on_both_and_one_process_goes_on(tmp_path):
         "    return config.lock()\n"
     )
     workdir = tmp_path / "run"
-    processes = launch(
-        "train.py",
-        *(f"--config={config}", f"--workdir={workdir}"),
-        *("--coordinator={0}", "--processes=2", "--process={1}"),
-    )
+    arguments = (f"--config={config}", f"--workdir={workdir}")
+    arguments += ("--coordinator={0}", "--processes=2", "--process={1}")
+    processes = launch("train.py", *arguments)
     metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
     while not (metrics.exists() and '"train/loss"' in metrics.read_text()):
         if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
@@ -150,12 +148,20 @@ def test_sigterm_on_one_of_two_saves_on_both_and_one_process_goes_on(tmp_path):
     taken = [line["step"] for line in lines(workdir) if "train/loss" in line]
     assert saved == taken[-1] < 100_000
     assert load_trained(workdir).step == saved
+    # Both see the damage, one moves it, and both go on from the checkpoint before.
+    array = max((workdir / "checkpoints" / str(saved)).rglob("*"), key=lambda p: p.stat().st_size)
+    array.write_bytes(bytes(array.stat().st_size))
+    config.write_text(config.read_text().replace("100_000", "2"))
+    outputs = finish(launch("train.py", *arguments))
+    assert f"checkpoints/{saved} is damaged" in outputs[0]
+    assert (workdir / "damaged" / str(saved)).is_dir()
+    assert saved_steps(workdir) == [0, 2]
     with pytest.MonkeyPatch.context() as patch:
         make_linear(patch.setattr)
         config = linear_config("vqgan").unlock()
-        config.steps = saved + 2
+        config.steps = 4
         loop.train(config, workdir)
-    assert saved_steps(workdir)[-1] == saved + 2
+    assert saved_steps(workdir)[-1] == 4
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from linear import linear_config, make_linear, relative_error
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train import parallel
+from codeformer_jax.train.step import make_step
 from configs import demo
 
 LOSSES = {"loss", "l1", "codebook_loss", "feature", "cross_entropy", "d_real", "d_fake"}
@@ -106,17 +107,12 @@ def five_steps(description, task, state, frozen, images):
         for name in ("params", "ema_params", "opt_state"):
             whole, shard = bytes_of(getattr(state, name))
             assert shard < 1.3 * whole / mesh.shape["fsdp"], (name, whole, shard)
-    step = jax.jit(
-        task.train_step,
-        donate_argnums=0,
-        out_shardings=(sharding, parallel.replicated(mesh)),
-    )
+    step = make_step(task, mesh, sharding)
     frozen = parallel.put_replicated(mesh, frozen)
     history = []
     for i in range(5):
-        key = jax.random.fold_in(jax.random.key(1), i)
-        batch = parallel.put_batch(mesh, np.roll(images, i, axis=0))
-        state, metrics = step(state, frozen, batch, key, task.phase(i))
+        batch = parallel.put_batch(mesh, {"image": np.roll(images, i, axis=0)})
+        state, metrics = step(state, frozen, batch, jax.random.key(1), task.phase(i))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 
