@@ -13,7 +13,6 @@ import types
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 SIZE = 512  # The published CodeFormer's image side; the codes' grid is a 32nd of it.

@@ -6,19 +6,25 @@ degraded images of a batch are made once, by the stage's own recipe, and given t
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 
-PARITY = ROOT / "tests" / "parity"
+PARITY = Path(__file__).resolve().parents[1] / "tests" / "parity"
 STAGES = ("vqgan", "code_prediction", "restoration")
 SEED = 0
+# Convolutions that only normalisations read: of the residual stream, and before BatchNorm.
+STREAM = re.compile(
+    r"(encoder|generator)\.blocks\.(0|\d+\.(conv|conv1|conv2|conv_out|proj_out))\.(weight|bias)"
+    r"|main\.(0\.(weight|bias)|[258]\.weight|11\.weight)"
+)
 
 
 def lpips_weights():
@@ -38,8 +44,14 @@ def lpips_weights():
     return weights
 
 
-def write_weights(directory, stage, size, path):
-    """Draws every network that the stage needs, named and shaped as the checkout's are."""
+def write_weights(directory, stage, size, path, gain=1.0):
+    """Draws every network that the stage needs, named and shaped as the checkout's are.
+
+    Args:
+        gain: of those convolutions of the VQGAN of stage I and of the discriminator that only
+            normalisations read. The networks compute the same at any, but for the norms' epsilon;
+            it says how small a step of Adam is beside these weights.
+    """
     import reference  # noqa: PLC0415
 
     published = reference.load(directory)
@@ -49,6 +61,10 @@ def write_weights(directory, stage, size, path):
     if stage != "code_prediction":
         networks["discriminator"] = reference.make_discriminator(published)
     tables = {n: seeded_state_dict(reference.shapes(m), SEED) for n, m in networks.items()}
+    for network in ("vqgan", "discriminator") if stage == "vqgan" else ("discriminator",):
+        table = tables.get(network, {})
+        for name in filter(STREAM.fullmatch, table):
+            table[name] = table[name] * np.float32(gain)
     if stage != "code_prediction":
         tables["lpips"] = lpips_weights()
     np.savez(path, **{f"{n}/{key}": w for n, table in tables.items() for key, w in table.items()})

@@ -1,8 +1,8 @@
 """The three training steps in PyTorch, around the published networks and losses.
 
 The loop is this project's own, written from the paper and from the described behaviour of the
-published training: order of the updates, adaptive weight, frozen parts, moving average. Networks and
-losses are those of the checkout; see `reference.py`. Images are NCHW in [-1, 1].
+published training: order of the updates, adaptive weight, frozen parts, moving average. Networks
+and losses are those of the checkout; see `reference.py`. Images are NCHW in [-1, 1].
 """
 
 import contextlib
@@ -10,10 +10,9 @@ import copy
 import math
 from dataclasses import dataclass
 
+import reference
 import torch
 from torch import nn
-
-import reference
 
 # Learning rate, the one it falls to, steps of the schedule, and decay of the moving average.
 SCHEDULES = {

@@ -8,8 +8,8 @@ step on the same batch: teacher, forward, all losses, backward, discriminator's 
 average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). PyTorch
 runs as shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, all
 take turns, `ratio` is the median over the rounds of PyTorch's seconds / ours: above 1 this project
-is faster. `share_of_peak` is the step's operations, as our compiler counts them, per second of ours, of
-the device's peak; on a CPU, of what a large matrix product reaches there. On a GPU give
+is faster. `share_of_peak` is the step's operations, as our compiler counts them, per second of
+ours, of the device's peak; on a CPU, of what a large matrix product reaches there. On a GPU give
 `--device cuda --size 512 --dtypes float32 bfloat16`: float32 is TF32, bfloat16 is compared with
 autocast. Prints one JSON object.
 """
