@@ -218,6 +218,7 @@ def main():
     parser.add_argument("--size", type=int, default=128, help="pixels; default %(default)s")
     parser.add_argument("--batch", type=int, default=2, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=20, help="default %(default)s")
+    parser.add_argument("--gain", type=float, default=30.0, help="default %(default)s")
     parser.add_argument(
         "--stages", nargs="+", default=seeded_steps.STAGES, choices=seeded_steps.STAGES
     )
