@@ -130,13 +130,15 @@ WORKERS = {
 
 def run(worker, stage, folder, arguments):
     """What the worker returns, from a process of its own, so that memory is bounded."""
+    path = folder / f"{worker}.json"
+    if path.exists():
+        return json.loads(path.read_text())
     values = ("reference", "size", "batch", "steps", "gain")
     options = [f"--{name}={getattr(arguments, name)}" for name in values]
     command = [sys.executable, __file__, f"--worker={worker}", f"--stage={stage}"]
     environment = {"JAX_PLATFORMS": "cpu", **os.environ}
     subprocess.run([*command, f"--folder={folder}", *options], check=True, env=environment)
-    path = folder / f"{worker}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text())
 
 
 def compare(stage, folder, arguments):
@@ -224,6 +226,9 @@ def main():
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the curves")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep curves there; what it has is not run again"
+    )
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -236,8 +241,10 @@ def main():
         return
     results = []
     for stage in arguments.stages:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(compare(stage, Path(folder), arguments))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (arguments.work or Path(temporary)) / stage
+            folder.mkdir(parents=True, exist_ok=True)
+            results.append(compare(stage, folder, arguments))
         report(results[-1])
     about = {name: getattr(arguments, name) for name in ("size", "batch", "steps", "gain")}
     if arguments.json:
