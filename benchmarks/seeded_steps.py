@@ -20,9 +20,12 @@ from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 PARITY = Path(__file__).resolve().parents[1] / "tests" / "parity"
 STAGES = ("vqgan", "code_prediction", "restoration")
 SEED = 0
-# Convolutions that only normalisations read: of the residual stream, and before BatchNorm.
+# What is read by normalisations alone: the residual stream, of which these are the source, and the
+# layers between two norms. Convolutions that carry the stream on keep their size (their biases are
+# sources), or the levels' gains would multiply.
 STREAM = re.compile(
-    r"(encoder|generator)\.blocks\.(0|\d+\.(conv|conv1|conv2|conv_out|proj_out))\.(weight|bias)"
+    r"(encoder|generator)\.blocks\.(0|\d+\.(conv1|conv2|proj_out))\.(weight|bias)"
+    r"|(encoder|generator)\.blocks\.\d+\.(conv|conv_out)\.bias"
     r"|main\.(0\.(weight|bias)|[258]\.weight|11\.weight)"
 )
 

@@ -10,7 +10,7 @@ order, degraded once by the stage's recipe, and take consecutive steps of Adam i
 published losses, rates and quirks; the discriminator trains from the first step. Prints every loss
 of every step with its relative difference and exits with 1 where one is above the bound, 1e-3.
 
-PyTorch runs a second time, channels-last: how far it then lies from itself is what the order of
+PyTorch runs a second time, on one thread: how far it then lies from itself is what the order of
 sums alone does (`floor`). `--gain` is the size of the seeded weights that only normalisations read:
 the losses have kinks (L1, LeakyReLU, VGG's ReLU), codes are chosen, and Adam's first steps are
 signs, so that at gain 1 no two float32 programs stay together for long, PyTorch and PyTorch among
@@ -34,21 +34,20 @@ BOUND = 1e-3
 FACTORS = ("adaptive_weight", "adaptive_ratio")
 
 
-def torch_curve(folder, arguments, channels_last=False):
+def torch_curve(folder, arguments, threads=None):
     """Losses, codes and targets of every step in PyTorch."""
     import reference  # noqa: PLC0415
     import torch  # noqa: PLC0415
     import torch_steps  # noqa: PLC0415
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     weights = seeded_steps.read_weights(folder / "weights.npz")
     published = reference.load(arguments.reference)
-    mode = torch_steps.Mode(channels_last=channels_last)
+    mode = torch_steps.Mode()
     take = torch_steps.STEPS[arguments.stage](published, weights, arguments.size, mode)
     curve = []
     for step, (clean, degraded) in enumerate(batches(folder, arguments.batch)):
         nchw = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (clean, degraded)]
-        nchw = [mode.place(x) for x in nchw]
         targets = take.targets(nchw[0])[0].flatten().tolist() if hasattr(take, "targets") else []
         metrics, codes = take(*nchw, step)
         losses = {name: float(value.detach()) for name, value in metrics.items()}
@@ -123,7 +122,7 @@ WORKERS = {
     "weights": write_weights,
     "images": write_images,
     "torch": torch_curve,
-    "torch_again": functools.partial(torch_curve, channels_last=True),
+    "torch_again": functools.partial(torch_curve, threads=1),
     "jax": jax_curve,
 }
 
