@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.nn.conv_gradients import convolve_same
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -54,6 +56,8 @@ class Conv(nn.Module):
     def _convolve(self, x, kernel):
         half = self.kernel_size // 2
         padding = self.padding or ((half, half), (half, half))
+        if (self.kernel_size, self.stride, padding) == (3, 1, ((1, 1), (1, 1))):
+            return convolve_same(x, kernel)
         return convolve(x, kernel, self.stride, padding)
 
 
@@ -69,7 +73,7 @@ def _convolve_doubled(
 ) -> Float[Array, "b h2 w2 d"]:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return convolve(x.reshape(b, 2 * h, 2 * w, c), kernel, 1, ((1, 1), (1, 1)))
+    return convolve_same(x.reshape(b, 2 * h, 2 * w, c), kernel)
 
 
 @jax.custom_vjp

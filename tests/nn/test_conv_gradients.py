@@ -1,0 +1,58 @@
+"""The convolution's own gradients are XLA's, for fewer operations of the CPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codeformer_jax.nn import conv_gradients
+from codeformer_jax.nn.conv_gradients import convolve_same, plain_convolve
+
+
+def draw(b, h, w, c, d, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((b, h, w, c), (3, 3, c, d), (b, h, w, d))
+    return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+
+
+def gradients(function, x, kernel, cotangent):
+    return jax.vjp(function, x, kernel)[1](cotangent)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4, 3), (1, 7, 8, 3, 2), (3, 1, 1, 2, 5)])
+def test_gradients_are_those_of_the_convolution(shape):
+    x, kernel, cotangent = draw(*shape)
+    by_input, by_kernel = gradients(plain_convolve, x, kernel, cotangent)
+    ours = conv_gradients.kernel_gradient_by_strips(x, cotangent)
+    np.testing.assert_allclose(ours, by_kernel, rtol=1e-4, atol=1e-5)
+    ours = conv_gradients.input_gradient_by_taps(kernel, cotangent)
+    np.testing.assert_allclose(ours, by_input, rtol=1e-4, atol=1e-5)
+
+
+def test_several_strips(monkeypatch):
+    monkeypatch.setattr(conv_gradients, "STRIP", 2 * 2 * 5 * 9 * 4)
+    x, kernel, cotangent = draw(2, 6, 5, 4, 3)
+    _, by_kernel = gradients(plain_convolve, x, kernel, cotangent)
+    strips = jax.make_jaxpr(conv_gradients.kernel_gradient_by_strips)(x, cotangent)
+    assert "length=3" in str(strips)
+    ours = conv_gradients.kernel_gradient_by_strips(x, cotangent)
+    np.testing.assert_allclose(ours, by_kernel, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 128, 32, 128), (2, 4, 4, 256, 256)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layers_of_both_kinds_take_them(shape, dtype):
+    arrays = draw(*shape, dtype)
+    assert "custom_vjp" in str(jax.make_jaxpr(convolve_same)(*arrays[:2]))
+    bound = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}[dtype]
+    ours = jax.jit(lambda *a: gradients(convolve_same, *a))(*arrays)
+    theirs = gradients(plain_convolve, *(a.astype(jnp.float32) for a in arrays))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == dtype
+        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
+        assert error < bound
+
+
+def test_other_layers_are_left_alone():
+    x, kernel, _ = draw(1, 16, 16, 32, 32)
+    assert "custom_vjp" not in str(jax.make_jaxpr(convolve_same)(x, kernel))
