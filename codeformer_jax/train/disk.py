@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,7 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
     Raises:
         OSError: with errno ENOSPC or EDQUOT.
     """
-    # Orbax leaves a failed task for every array of the state, and asyncio logs each with its
-    # traceback once it is collected, which may be after the end of this block.
-    logging.getLogger("asyncio").addFilter(_not_of_full_disk)
+    _silence_what_a_failed_save_leaves()
     try:
         yield
     except Exception as error:
@@ -47,6 +47,23 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
             f"checkpoint takes about {_needed(workdir, state, steps):,}. Complete checkpoints are "
             f"intact: {steps}. Make room; {outlook}",
         ) from error
+
+
+def _silence_what_a_failed_save_leaves() -> None:
+    """For good: it comes from other threads, and may come after the error was told.
+
+    Orbax leaves a failed task for every array of the state, which asyncio logs with its traceback
+    once it is collected. Writes that were under way find the event loop of the save closed, and
+    Python prints that for each, as an error that nobody can catch.
+    """
+    logging.getLogger("asyncio").addFilter(_not_of_full_disk)
+    if getattr(sys.unraisablehook, "func", None) is not _tell:  # Each run comes here.
+        sys.unraisablehook = functools.partial(_tell, sys.unraisablehook)
+
+
+def _tell(before: Callable[[Any], None], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        before(unraisable)
 
 
 def _needed(workdir: Path, state: Any, steps: list[int]) -> int:

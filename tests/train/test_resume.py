@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, loop
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, load_trained, saved_steps
+from codeformer_jax.train.disk import full_disk_explained
 from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.writer import Writer
@@ -349,6 +351,20 @@ def test_on_other_devices_it_goes_on_within_reduction_error(run, stages):
         if not (name.startswith("opt_state") and name.endswith("/k/bias")):
             error = np.linalg.norm(np.subtract(ours[name], wanted, dtype=np.float64))
             assert error <= 1e-4 * np.linalg.norm(wanted.astype(np.float64)), name
+
+
+def test_writes_that_a_failed_save_left_are_not_told_of_one_by_one(tmp_path, monkeypatch):
+    """Each finds the event loop closed; anything else that nobody can catch is still told."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    for _ in range(2):
+        with full_disk_explained(tmp_path, {}):
+            pass
+    closed = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    other = types.SimpleNamespace(exc_value=RuntimeError("something else"))
+    sys.unraisablehook(closed)
+    sys.unraisablehook(other)
+    assert told == [other]
 
 
 @pytest.fixture
