@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codeformer_jax.convert import hyperparameters, names
+from codeformer_jax.convert import hyperparameters, names, taming
 from codeformer_jax.convert.errors import ConversionError
-from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer, PatchDiscriminator
+from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer, PatchDiscriminator, TamingVQGAN
 
-Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS
+Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN
 Table = Mapping[str, np.ndarray]
 
 # Fields of Linen, and how a gradient is computed, say nothing of what a file holds.
@@ -85,6 +85,14 @@ _NETWORKS = {
         rename=_rename_lpips,
         key=None,
     ),
+    "taming_vqgan": _Network(
+        TamingVQGAN,
+        lambda module: ((_image(module.image_size),), {}),
+        (("encoder.down.",), ("decoder.up.",), ("quantize.",), ("quant_conv.",)),
+        taming.read_vqgan,
+        taming.rename_vqgan,
+        key="state_dict",
+    ),
 }
 NETWORKS = tuple(_NETWORKS)
 
@@ -119,7 +127,7 @@ def unseen_fields(network: str, module: Module) -> dict[str, Any]:
     `from_torch` takes them as published unless they are given.
     """
     hidden = ["norm_groups", "n_head"]
-    if network == "vqgan":  # That of a CodeFormer shows in its positions.
+    if network in ("vqgan", "taming_vqgan"):  # That of a CodeFormer shows in its positions.
         hidden.insert(0, "image_size")
     return {name: getattr(module, name) for name in hidden if hasattr(module, name)}
 

@@ -4,6 +4,7 @@ from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.perceptual import LPIPS
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+from codeformer_jax.nn.taming import TamingVQGAN
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GumbelQuantizer",
     "PatchDiscriminator",
     "Quantized",
+    "TamingVQGAN",
     "VQGANOutput",
     "VectorQuantizer",
 ]
