@@ -1,10 +1,11 @@
-""" "Taming Transformers": names of its checkpoints, and of `diffusers`, as one table.
+"""Names of "Taming Transformers" checkpoints, and of `diffusers`, as one table.
 
 A Lightning checkpoint of the autoencoder holds its losses and discriminator too; one of a
 transformer holds `transformer.`, and the autoencoders before it, `first_stage_model.` and
 `cond_stage_model.`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ Table = Mapping[str, np.ndarray]
 
 # What training alone needs: losses, running averages, the colours that labels are drawn in.
 _TRAINING = ("loss.", "model_ema.", "colorize")
+
+_MASK = re.compile(r"blocks\.\d+\.attn\.mask")
 
 # `diffusers` -> published, applied in order.
 _DIFFUSERS = tuple(
@@ -92,6 +95,66 @@ def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
                 zip(("codebook_size", "emb_dim", "quantizer"), (*codebook, quantizer), strict=False)
             )
     return with_sides(fields, given.get("image_size", 256))
+
+
+def rename_gpt(table: Table) -> Table:
+    """The transformer alone, without the masks that its attention keeps."""
+    table = _part(table, "transformer.")
+    return {name: array for name, array in table.items() if not _MASK.fullmatch(name)}
+
+
+def read_gpt_masks(table: Table) -> dict[str, Any]:
+    """`n_unmasked`: how many first tokens the masks of attention let see each other.
+
+    Published code hides what a mask has zeros for, whatever its other values.
+
+    Raises:
+        ConversionError: masks of another form, or not the same in all blocks.
+    """
+    found = {}
+    for name, mask in _part(table, "transformer.").items():
+        if _MASK.fullmatch(name):
+            seen = mask.reshape(mask.shape[-2:]) != 0
+            n_unmasked = int(np.argmin(seen[0])) if not seen[0].all() else len(seen)
+            if not np.array_equal(seen, _visible(len(seen), n_unmasked)):
+                raise ConversionError(
+                    f"{name} is not a mask of causal attention whose first tokens see each other"
+                )
+            found[0 if n_unmasked == 1 else n_unmasked] = name
+    if len(found) > 1:
+        raise ConversionError(f"{' and '.join(found.values())} are different masks")
+    return {"n_unmasked": next(iter(found))} if found else {}
+
+
+def _visible(size: int, n_unmasked: int) -> np.ndarray:
+    seen = np.tri(size, dtype=bool)
+    seen[:n_unmasked, :n_unmasked] = True
+    return seen
+
+
+def read_gpt(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `GPT`; its heads and what it was conditioned on do not show.
+
+    The map is taken to be square, of at most 16x16 codes.
+    """
+    fields = {}
+    if embeddings := shapes.get("tok_emb.weight"):
+        fields["vocab_size"], fields["n_embd"] = embeddings
+    if layers := numbers(shapes, r"blocks\.(\d+)\."):
+        fields["n_layer"] = max(layers) + 1
+    if len(positions := shapes.get("pos_emb", ())) == 3:
+        fields["block_size"] = positions[1]
+        room = max(1, positions[1] + 1 - given.get("condition_length", 1))
+        fields["map_size"] = (min(16, math.isqrt(room)),) * 2
+    return fields
+
+
+def gpt_masks(variables: Mapping[str, Any], n_unmasked: int) -> dict[str, np.ndarray]:
+    """The buffers {name: mask [1, 1, n, n]} that published code keeps in each block."""
+    size = variables["params"]["pos_emb"].shape[1]
+    mask = _visible(size, n_unmasked).astype(np.float32)[None, None]
+    blocks = numbers(variables["params"], r"blocks_(\d+)$")
+    return {f"blocks.{i}.attn.mask": mask for i in blocks}
 
 
 def _part(table: Table, prefix: str) -> Table:
