@@ -19,6 +19,7 @@ ROWS = (
     ("nn",),
     ("convert",),
     ("losses", "metrics"),
+    ("sampling",),
     ("data",),
     ("tasks",),
     ("train",),

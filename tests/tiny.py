@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 
 from codeformer_jax.train import loop
-from configs import demo
+from configs import demo, gpt_faces
 
 
 def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
@@ -75,6 +75,8 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if "discriminator" in config:
         config.discriminator.update(ndf=4, n_layers=1)
         config.loss.statistics_groups = min(config.loss.statistics_groups, 2)
+    if "gpt" in config:
+        config.gpt.update(n_layer=1, n_head=2, n_embd=16)
     return _compress(config).lock()
 
 
@@ -102,3 +104,17 @@ def _compress(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             for row in rows
         )
     return config
+
+
+def tiny_prior_config(steps: int = 4) -> ml_collections.ConfigDict:
+    """The prior of `tiny_config('vqgan')`'s network: maps of 16x16 codes."""
+    config = gpt_faces.get_config("small").unlock()
+    stage1 = tiny_config("vqgan", steps)
+    for name in ("steps", "log_every", "eval_every", "checkpoint_every", "mesh"):
+        config[name] = stage1[name]
+    for section in ("model", "data", "eval"):
+        config[section].update(stage1[section].to_dict())
+    config.gpt.update(n_layer=1, n_head=2, n_embd=16, dropout=0.0)
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
+    config.teacher_min_psnr = 0.0
+    return config.lock()

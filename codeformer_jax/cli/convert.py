@@ -11,12 +11,16 @@ def add(commands: Commands) -> None:
         "convert",
         _run,
         "convert PyTorch weights to a model file, or back",
-        "Converts published or trained PyTorch weights (.pth) to a .safetensors model file, or "
-        "back with --to-torch. Pickles that carry anything but tensors are refused.",
+        "Converts published or trained PyTorch weights (.pth, .ckpt, .safetensors) to a "
+        ".safetensors model file, or back with --to-torch. Pickles that make anything but tensors "
+        "are refused.",
     )
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="file(s) to read")
     parser.add_argument("target", metavar="TARGET", help="file or folder to write")
-    parser.add_argument("--network", help="vqgan, discriminator, codeformer, lpips; default: told")
+    parser.add_argument(
+        "--network",
+        help="vqgan, discriminator, codeformer, lpips, taming_gpt, taming_vqgan; default: told",
+    )
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch file")
     parser.add_argument("--force", action="store_true", help="replace TARGET")
     parser.add_argument(
@@ -25,7 +29,10 @@ def add(commands: Commands) -> None:
         default=True,
         help="compare published files with their SHA-256; default on",
     )
-    parser.add_argument("--key", help="table of the PyTorch file, such as params_ema")
+    parser.add_argument(
+        "--key",
+        help="table of the file, such as params_ema, or one network in it: cond_stage_model",
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

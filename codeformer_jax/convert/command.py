@@ -11,7 +11,7 @@ import numpy as np
 
 from codeformer_jax.convert.checksums import Verification, verify
 from codeformer_jax.convert.errors import ConversionError
-from codeformer_jax.convert.files import load_model, save_model
+from codeformer_jax.convert.files import load_model, read_foreign, save_model
 from codeformer_jax.convert.networks import (
     detect_network,
     from_torch,
@@ -73,7 +73,7 @@ def convert_file(
     key: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ConversionSummary:
-    """Converts a PyTorch file to a model file, or back with `to_torch`.
+    """Converts a PyTorch file, or safetensors of PyTorch weights, to a model file, or back.
 
     Several sources are read as one table (LPIPS comes as VGG16 and heads). `network` None or
     'auto' is told from the names. A `target` that is a folder, or has no suffix, gets the file
@@ -157,10 +157,9 @@ def _from_torch_files(
     verifications = tuple(verify(path) for path in sources) if check else ()
     table: dict[str, np.ndarray] = {}
     for path in sources:
-        if path.suffix == ".safetensors":
-            raise ConversionError(f"{path}: already a model file; --to-torch converts it back")
         try:
-            part = select_state_dict(read_pth(path), key)
+            tree = read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
+            part = select_state_dict(tree, key)
         except ConversionError as error:
             raise _naming(path, error) from error
         if both := sorted(set(part) & set(table)):
@@ -193,7 +192,7 @@ def _to_torch_file(
     found, module, variables = load_model(sources[0])
     if network not in (None, found):
         raise ConversionError(f"{sources[0]}: holds the network '{found}', not '{network}'")
-    table = to_torch(found, variables)
+    table = to_torch(found, variables, module)
     key = torch_key(found)
     write_pth(target, {key: table} if key else table)
     settings = unseen_fields(found, module)

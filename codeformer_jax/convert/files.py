@@ -89,6 +89,21 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
     return network, module, jax.tree.map(jnp.asarray, tree)
 
 
+def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """{name: array} of a safetensors file of PyTorch weights.
+
+    Raises:
+        ModelFileError: a file that this package wrote, or one that is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("format") == FORMAT:
+                raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
+
+
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise ModelFileError(

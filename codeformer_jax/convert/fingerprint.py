@@ -46,7 +46,8 @@ def code_fingerprint(module: VQGAN, variables: Mapping[str, Any]) -> str:
         )
     fields = module_fields(module)
     digest = hashlib.sha256(json.dumps({name: fields[name] for name in _FIELDS}).encode())
-    params = {name: variables["params"][name] for name in ("encoder", "quantize")}
+    names = {"encoder", "quantize"} | variables["params"].keys() & {"quant_conv"}
+    params = {name: variables["params"][name] for name in names}
     for path, value in sorted(flatten(params).items()):
         array = np.asarray(jax.device_get(value), order="C")
         digest.update(f"\n{'/'.join(path)} {array.dtype} {array.shape}\n".encode())

@@ -6,7 +6,7 @@ name and shape that follows says what is wrong with the table.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from codeformer_jax.convert.errors import ConversionError
@@ -26,7 +26,7 @@ _HEAD_BLOCKS = 5  # res, attention, res, norm, conv close the encoder
 def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `VQGAN`; the image size does not show and is 512 unless `given`."""
     fields = _read_backbone(shapes)
-    return _with_sides(fields, given.get("image_size", 512))
+    return with_sides(fields, given.get("image_size", 512))
 
 
 def read_codeformer(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,11 +37,11 @@ def read_codeformer(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     if len(positions) == 2:
         fields["dim_embd"] = positions[1]
         image_size = math.isqrt(positions[0]) * 2 ** (len(fields["ch_mult"]) - 1)
-    layers = _numbers(shapes, r"ft_layers\.(\d+)\.")
+    layers = numbers(shapes, r"ft_layers\.(\d+)\.")
     if layers:
         fields["n_layers"] = max(layers) + 1
-    fields["connect_list"] = tuple(_numbers(shapes, r"fuse_convs_dict\.(\d+)\."))
-    return _with_sides(fields, given.get("image_size", image_size))
+    fields["connect_list"] = tuple(numbers(shapes, r"fuse_convs_dict\.(\d+)\."))
+    return with_sides(fields, given.get("image_size", image_size))
 
 
 def read_discriminator(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,18 +49,24 @@ def read_discriminator(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, An
     fields = {}
     if "main.0.weight" in shapes:
         fields["ndf"] = shapes["main.0.weight"][0]
-    numbers = _numbers(shapes, r"main\.(\d+)\.")
-    if numbers:
+    found = numbers(shapes, r"main\.(\d+)\.")
+    if found:
         # Convolutions stand at 0, 2, 5, 8, ...; the last one at 3 * n_layers + 2.
-        fields["n_layers"] = max(1, (max(numbers) - 2) // 3)
+        fields["n_layers"] = max(1, (max(found) - 2) // 3)
     return fields
 
 
-def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    return sorted({int(m[1]) for name in shapes if (m := re.match(pattern, name))})
+def numbers(names: Iterable[str], pattern: str) -> list[int]:
+    """The different numbers that the pattern's group finds at the start of names, rising."""
+    return sorted({int(m[1]) for name in names if (m := re.match(pattern, name))})
 
 
-def _with_sides(fields: dict[str, Any], image_size: Any) -> dict[str, Any]:
+def with_sides(fields: dict[str, Any], image_size: Any) -> dict[str, Any]:
+    """`fields` whose `attention_levels` have become `attn_resolutions` of an image of that size.
+
+    Raises:
+        ConversionError: where the size is not a positive integer.
+    """
     if type(image_size) is not int or image_size < 1:
         raise ConversionError(f"image_size is {image_size!r}; expected a positive integer")
     levels = fields.pop("attention_levels")

@@ -4,8 +4,9 @@ A Linen path is the PyTorch name with the index into a list joined by an undersc
 are mechanical. Kernels: convolution [o, i, kh, kw] <-> [kh, kw, i, o], linear [o, i] <-> [i, o].
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,12 @@ _LEAVES = {
 # The moving average's own state has no counterpart: a converted codebook starts with one count
 # per code, as a fresh one does.
 _EMA_STATE = {("codebook", "counts"), ("codebook", "sums")}
+# Parameters of a network itself.
+_TOP_LEVEL = {
+    "position_emb": "position_emb",
+    "pos_emb": "pos_emb",
+    "tok_emb": "tok_emb.weight",
+}
 _BATCH_COUNT = ".num_batches_tracked"
 
 # torchvision's VGG16 numbers every layer of its Sequential; lpips cuts it into five slices.
@@ -85,13 +92,24 @@ def entry_of(path: Path, ndim: int) -> Entry | None:
         return Entry(f"features.{_VGG_LAYERS[path[2]]}{_LEAVES[collection, leaf]}", path, axes)
     if head := re.fullmatch(r"lins_(\d)", modules[0] if modules else ""):
         return Entry(f"lin{head[1]}.model.1.weight", path, axes)
-    if path == ("params", "position_emb"):
-        return Entry("position_emb", path, axes)
+    if len(path) == 2 and path[0] == "params" and leaf in _TOP_LEVEL:
+        return Entry(_TOP_LEVEL[leaf], path, axes)
     if (collection, leaf) not in _LEAVES or not modules:
         raise ConversionError(f"no PyTorch name is known for the variable '{'/'.join(path)}'")
-    name = ".".join(re.sub(r"_(\d+)$", r".\1", m) for m in modules) + _LEAVES[collection, leaf]
+    name = ".".join(_torch_modules(modules)) + _LEAVES[collection, leaf]
     # PyTorch's attention keeps its joint projection as bare parameters of the attention itself.
     return Entry(re.sub(r"\.in_proj\.(weight|bias)$", r".in_proj_\1", name), path, axes)
+
+
+def _torch_modules(modules: list[str]) -> Iterator[str]:
+    """Modules by PyTorch's names."""
+    for before, module in itertools.pairwise(("", *modules)):
+        if before == "mid":  # Taming's block_1, attn_1 and block_2 are no lists.
+            yield module
+        elif module == "conv_out" and re.fullmatch(r"block_\d", before):
+            yield "nin_shortcut"  # Taming's name of a residual block's 1x1 convolution.
+        else:
+            yield re.sub(r"_(\d+)$", r".\1", module)
 
 
 def entries_of(flat: Mapping[Path, Any]) -> dict[str, Entry]:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codeformer_jax.convert import hyperparameters, names
+from codeformer_jax.convert import hyperparameters, names, taming
 from codeformer_jax.convert.errors import ConversionError
-from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer, PatchDiscriminator
+from codeformer_jax.nn import GPT, LPIPS, VQGAN, CodeFormer, PatchDiscriminator, TamingVQGAN
 
-Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS
+Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN | GPT
 Table = Mapping[str, np.ndarray]
 
 # Fields of Linen, and how a gradient is computed, say nothing of what a file holds.
@@ -32,6 +32,8 @@ class _Network:
         read: fields read off names and shapes, given the overrides.
         rename: other packages' names -> the ones converted here.
         key: where published files keep such a table; None at the top.
+        read_buffers: fields read off values that are no parameters, before `rename` drops them.
+        buffers: what a strict load in PyTorch needs besides, of the variables and the module.
     """
 
     module: type
@@ -40,6 +42,8 @@ class _Network:
     read: Callable[..., dict[str, Any]] = lambda shapes, given: {}
     rename: Callable[[Table], Table] = lambda table: table
     key: str | None = "params_ema"
+    read_buffers: Callable[[Table], dict[str, Any]] = lambda table: {}
+    buffers: Callable[[Mapping[str, Any], Any], Table] = lambda variables, module: {}
 
 
 def _image(side: int) -> jax.ShapeDtypeStruct:
@@ -85,6 +89,27 @@ _NETWORKS = {
         rename=_rename_lpips,
         key=None,
     ),
+    # Before the autoencoder, which such a checkpoint holds, too.
+    "taming_gpt": _Network(
+        GPT,
+        lambda module: ((jax.ShapeDtypeStruct((1, 1), jnp.int32),), {}),
+        (("tok_emb.",), ("blocks.0.attn.",), ("ln_f.",)),
+        taming.read_gpt,
+        taming.rename_gpt,
+        key="state_dict",
+        read_buffers=taming.read_gpt_masks,
+        buffers=lambda variables, module: taming.gpt_masks(
+            variables, module.n_unmasked if module else 0
+        ),
+    ),
+    "taming_vqgan": _Network(
+        TamingVQGAN,
+        lambda module: ((_image(module.image_size),), {}),
+        (("encoder.down.",), ("decoder.up.",), ("quantize.",), ("quant_conv.",)),
+        taming.read_vqgan,
+        taming.rename_vqgan,
+        key="state_dict",
+    ),
 }
 NETWORKS = tuple(_NETWORKS)
 
@@ -104,10 +129,12 @@ def from_torch(
     """
     spec = _lookup(network)
     table = {name: np.asarray(array) for name, array in state_dict.items()}
-    table = spec.rename(_without_wrapper(table))
+    table = _without_wrapper(table)
+    fields = spec.read_buffers(table)
+    table = spec.rename(table)
     _check_fields(spec.module, network, overrides)
     shapes = {name: tuple(array.shape) for name, array in table.items()}
-    fields = {**spec.read(shapes, overrides), **overrides}
+    fields |= {**spec.read(shapes, overrides), **overrides}
     module = build_module(network, fields)
     variables = names.load_table(table, expected_variables(network, module), network)
     return module, jax.tree.map(jnp.asarray, variables)
@@ -119,26 +146,32 @@ def unseen_fields(network: str, module: Module) -> dict[str, Any]:
     `from_torch` takes them as published unless they are given.
     """
     hidden = ["norm_groups", "n_head"]
-    if network == "vqgan":  # That of a CodeFormer shows in its positions.
+    if network in ("vqgan", "taming_vqgan"):  # That of a CodeFormer shows in its positions.
         hidden.insert(0, "image_size")
+    if network == "taming_gpt":
+        hidden += ["condition", "classes", "condition_length", "map_size"]
     return {name: getattr(module, name) for name in hidden if hasattr(module, name)}
 
 
-def to_torch(network: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(
+    network: str, variables: Mapping[str, Any], module: Module | None = None
+) -> dict[str, np.ndarray]:
     """Variables as {PyTorch name: array}; such a dict loads strictly in PyTorch.
+
+    `module` matters where PyTorch keeps settings among the arrays: a GPT's `n_unmasked`.
 
     Raises:
         ConversionError: unknown network, variables without PyTorch names, or variables without
             the batch statistics that a strict load needs.
     """
-    _lookup(network)
+    spec = _lookup(network)
     if "params" not in variables:
         raise ConversionError(
             f"variables have the collections {sorted(variables)}; expected 'params' among them"
         )
     if network == "discriminator" and "batch_stats" not in variables:
         raise ConversionError("a discriminator's variables need the collection 'batch_stats' too")
-    return names.dump_table(variables)
+    return names.dump_table(variables) | spec.buffers(variables, module)
 
 
 def detect_network(state_dict: Mapping[str, Any]) -> str:

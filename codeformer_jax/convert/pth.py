@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from codeformer_jax.convert.errors import ConversionError, PthError, UnsafePickleError
-from codeformer_jax.convert.unpickle import Storage, TensorUnpickler
+from codeformer_jax.convert.unpickle import ForeignName, Storage, TensorUnpickler
 
 STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
 
@@ -60,7 +60,8 @@ def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray
     """The {name: array} table of a file's contents.
 
     Without `key`, the first of 'params_ema', 'params', 'params_d', 'state_dict' that is there,
-    else the whole tree if it is such a table itself.
+    else the whole tree if it is such a table itself. A `key` that is no table names the network
+    of that name in it: 'cond_stage_model' takes what is under 'cond_stage_model.'.
 
     Raises:
         ConversionError: no such table; the message lists what there is.
@@ -72,6 +73,8 @@ def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray
         table = tree[found[0]] if found else tree
     elif isinstance(tree.get(key), dict):
         table = tree[key]
+    elif part := _part(tree, key):
+        table = part
     else:
         raise ConversionError(f"no table of tensors under {key!r}; the file has {_contents(tree)}")
     others = [str(k) for k, v in table.items() if not isinstance(v, np.ndarray)]
@@ -81,6 +84,13 @@ def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray
             f"the file has {_contents(table)}"
         )
     return {str(k): v for k, v in table.items()}
+
+
+def _part(tree: dict, name: str) -> dict[str, np.ndarray]:
+    """The entries of a file's table under `name.`, without that: one network of several."""
+    table = next((tree[k] for k in STATE_DICT_KEYS if isinstance(tree.get(k), dict)), tree)
+    prefix = f"{name}."
+    return {str(k)[len(prefix) :]: v for k, v in table.items() if str(k).startswith(prefix)}
 
 
 def _contents(tree: dict) -> str:
@@ -187,12 +197,16 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, dict):
-        if not all(isinstance(k, str | int) for k in value):
+        if not all(isinstance(k, str | int | ForeignName) for k in value):
             raise PthError("a dict whose keys are neither strings nor integers")
-        plain = {k: _plain(v, done, depth + 1) for k, v in value.items()}
+        plain = {
+            str(k) if isinstance(k, ForeignName) else k: _plain(v, done, depth + 1)
+            for k, v in value.items()
+        }
     elif type(value) in (list, tuple):
         plain = type(value)(_plain(v, done, depth + 1) for v in value)
     else:
-        raise UnsafePickleError(f"refused: it holds a {type(value).__name__}, which is not data")
+        kind = value if isinstance(value, ForeignName) else type(value).__name__
+        raise UnsafePickleError(f"refused: it holds a {kind}, which is not data")
     done[id(value)] = plain
     return plain

@@ -78,6 +78,27 @@ class _RebuildParameter:
         return data
 
 
+class ForeignName:
+    """Stand-in for a class that a checkpoint names and does not need: it only has a name.
+
+    PyTorch Lightning keys the states of its callbacks by their classes.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, *_) -> Any:
+        raise UnsafePickleError(
+            f"refused: the pickle makes a '{self.name}', which is not part of a tensor. If you "
+            "trust the file, load it with PyTorch and save its state dict alone"
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
 # Opcodes that data and tensors take; missing are old-style instances, extension codes, buffers.
 _OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "
@@ -95,7 +116,7 @@ _DISPATCH = {
 # The unpickler written in Python: its memo is a dict, while that of the C one is an array that a
 # damaged index makes grow to the machine's memory. It also lets opcodes be left out.
 class TensorUnpickler(pickle._Unpickler):
-    """Knows tensors, storages and OrderedDict; refuses every other global."""
+    """Knows tensors, storages and OrderedDict; refuses to make anything else."""
 
     dispatch: ClassVar[dict] = dict(_DISPATCH)
 
@@ -112,6 +133,8 @@ class TensorUnpickler(pickle._Unpickler):
             return _RebuildParameter()
         if module == "torch" and name in STORAGE_DTYPES:
             return _StorageType(STORAGE_DTYPES[name])
+        if module.partition(".")[0] in ("pytorch_lightning", "lightning"):
+            return ForeignName(f"{module}.{name}")
         raise UnsafePickleError(
             f"refused: the pickle names '{module}.{name}', which is not part of a tensor, and "
             "loading it could run code. If you trust the file, load it with PyTorch and save its "

@@ -1,5 +1,6 @@
 """Image and code metrics: pure functions, one number per image; callers reduce."""
 
+from codeformer_jax.metrics.baselines import count_sites, site_nll
 from codeformer_jax.metrics.codes import (
     CodebookUsage,
     code_accuracy,
@@ -14,7 +15,9 @@ __all__ = [
     "code_accuracy",
     "code_cross_entropy",
     "codebook_usage",
+    "count_sites",
     "psnr",
     "psnr_y",
+    "site_nll",
     "ssim",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import Conv, ResBlock, attend
+from codeformer_jax.nn.layers import Conv, LayerNorm, ResBlock, attend
 from codeformer_jax.nn.remat import rematted
 from codeformer_jax.nn.vqgan import VQGAN, check_sides
 
@@ -46,16 +46,6 @@ def adaptive_instance_norm(
     content_mean, content_std = statistics(content)
     style_mean, style_std = statistics(style)
     return (content - content_mean) / content_std * style_std + style_mean
-
-
-class LayerNorm(nn.LayerNorm):
-    """Flax's, with PyTorch's eps and in every dtype also under strict promotion."""
-
-    epsilon: float = 1e-5
-
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        with jax.numpy_dtype_promotion("standard"):
-            return super().__call__(x)
 
 
 class SelfAttention(nn.Module):

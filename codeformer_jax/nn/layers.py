@@ -166,6 +166,16 @@ class ResBlock(nn.Module):
         return x + y
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's, with PyTorch's eps and in every dtype also under strict promotion."""
+
+    epsilon: float = 1e-5
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x)
+
+
 def attend(
     queries: Float[Array, "b n heads d"],
     keys: Float[Array, "b n heads d"],

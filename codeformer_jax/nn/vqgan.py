@@ -247,8 +247,11 @@ class VQGAN(nn.Module):
         }
         self.encoder = Encoder(emb_dim=self.emb_dim, **backbone)
         self.generator = Generator(**backbone)
+        self.quantize = self._make_quantizer()
+
+    def _make_quantizer(self) -> VectorQuantizer | GumbelQuantizer:
         if self.quantizer == "nearest":
-            self.quantize = VectorQuantizer(
+            return VectorQuantizer(
                 self.codebook_size,
                 self.emb_dim,
                 self.beta,
@@ -256,13 +259,20 @@ class VQGAN(nn.Module):
                 self.ema_decay,
                 restart_below=self.restart_below,
             )
-        else:
-            self.quantize = GumbelQuantizer(
-                self.codebook_size,
-                self.emb_dim,
-                straight_through=self.straight_through,
-                kl_weight=self.kl_weight,
-            )
+        return GumbelQuantizer(
+            self.codebook_size,
+            self.emb_dim,
+            straight_through=self.straight_through,
+            kl_weight=self.kl_weight,
+        )
+
+    def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
+        """What the quantizer is given."""
+        return self.encoder(images)[0]
+
+    def _generate(self, quantized: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 3"]:
+        """Images of quantized latents."""
+        return self.generator(quantized)
 
     def check_images(self, images: Float[Array, "b h w 3"]):
         """Raises ValueError where the images' sides are not multiples of the downsampling."""
@@ -276,13 +286,13 @@ class VQGAN(nn.Module):
         self, images: Float[Array, "b h w 3"], *, noise_keys: Key[Array, "b"] | None = None
     ) -> VQGANOutput:
         self.check_images(images)
-        latents, _ = self.encoder(images)
+        latents = self._latents(images)
         if self.quantizer == "gumbel":
             quantized = self.quantize(latents, noise_keys)
         else:
             quantized = self.quantize(latents)
         return VQGANOutput(
-            image=self.generator(quantized.latents),
+            image=self._generate(quantized.latents),
             latents=latents,
             indices=quantized.indices,
             codebook_loss=quantized.loss,
@@ -293,7 +303,7 @@ class VQGAN(nn.Module):
     def encode(self, images: Float[Array, "b h w 3"]) -> Quantized:
         """Codes and quantized latents of images, without generating; `method='encode'`."""
         self.check_images(images)
-        return self.quantize(self.encoder(images)[0])
+        return self.quantize(self._latents(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
         """Moves the codebook's average towards a batch that was encoded before.
@@ -305,7 +315,7 @@ class VQGAN(nn.Module):
 
     def decode(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 3"]:
         """Images of a map of codes; `method='decode'`."""
-        return self.generator(self.quantize.lookup(indices))
+        return self._generate(self.quantize.lookup(indices))
 
 
 def _blocks(remat: str | None) -> tuple[type[nn.Module], type[nn.Module]]:

@@ -4,6 +4,7 @@ import ml_collections
 
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
 from codeformer_jax.tasks.common import Task
+from codeformer_jax.tasks.prior import PriorTask
 from codeformer_jax.tasks.restoration import RestorationTask
 from codeformer_jax.tasks.vqgan import VQGANTask
 
@@ -11,6 +12,7 @@ TASKS = {
     "vqgan": VQGANTask,
     "code_prediction": CodePredictionTask,
     "restoration": RestorationTask,
+    "prior": PriorTask,
 }
 
 

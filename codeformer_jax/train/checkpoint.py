@@ -42,6 +42,8 @@ class Trained:
 class Checkpoints:
     """The checkpoints of a workdir: the latest two and the best by validation PSNR are kept.
 
+    Of a prior the best is that of fewest bits, under the same name.
+
     Each has the digests of its files, written before it is complete (`train.digests`).
     """
 
@@ -65,7 +67,7 @@ class Checkpoints:
         `scores` None, of a step that was not evaluated, can be the latest but not the best.
         """
         step = int(state.step)
-        metrics = {BEST_METRIC: WORST if scores is None else float(scores[BEST_METRIC])}
+        metrics = {BEST_METRIC: WORST if scores is None else _score(scores)}
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         elif scores is not None:
@@ -241,6 +243,11 @@ def _latest_whole(workdir: Path, steps: list[int]) -> int:
         logging.warning("checkpoint %s is damaged, the one before is taken: %s", folder, reason)
         faults.append(f"\n  step {step}: {reason}")
     raise ValueError(f"every checkpoint of {workdir} is damaged:" + "".join(faults))
+
+
+def _score(scores: dict[str, float]) -> float:
+    """What the best checkpoint is chosen by: PSNR, or, of a prior, the negative bits."""
+    return float(scores[BEST_METRIC] if BEST_METRIC in scores else -scores["bits_per_dim"])
 
 
 def _best_metric(metrics: dict[str, float]) -> float:

@@ -230,10 +230,11 @@ class _Run:
         whole = partial(jax.jit, out_shardings=parallel.replicated(self.mesh))
         measure = whole(self.task.reconstruct)
         valid = np.asarray(whole(jnp.copy)(batch["valid"]))
+        own = state.params.get("quantize", {}).get("embedding")  # A prior has no codebook.
         psnr = check_teacher(
             lambda teacher: np.asarray(measure(teacher, batch["image"]))[valid],
             self.frozen["teacher"],
-            np.asarray(whole(jnp.copy)(state.params["quantize"]["embedding"])),
+            own if own is None else np.asarray(whole(jnp.copy)(own)),
             self.config.teacher_min_psnr,
         )
         logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)

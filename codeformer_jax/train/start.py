@@ -26,9 +26,10 @@ from codeformer_jax.train.checkpoint import (
 )
 
 # A checkpoint of another value of these is another model.
-MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
+MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "gpt", "teacher_network")
 # But for these: how it is computed, and when its codes restart; its arrays stay what they are.
 COMPUTATION = ("dtype", "remat", "restart_below")
+STAGE1_NETWORKS = ("vqgan", "taming_vqgan")
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '
@@ -58,7 +59,8 @@ class Start:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
         workdir.mkdir(parents=True, exist_ok=True)
         if self.teacher is not None and not self.resuming:
-            convert.save_model(workdir / TEACHER_FILE, "vqgan", *self.teacher)
+            network = config.get("teacher_network", "vqgan")
+            convert.save_model(workdir / TEACHER_FILE, network, *self.teacher)
         with atomic_path(workdir / CONFIG_FILE) as path:
             path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
@@ -76,24 +78,34 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     origin = None
     if config.init_from and not resuming:
         origin = load_trained(config.init_from)
-        if origin.network not in (task.network, "vqgan"):
+        stage1 = config.get("teacher_network", "vqgan")
+        if origin.network not in (task.network, stage1):
             raise ValueError(
                 f"init_from={config.init_from} holds a {origin.network}; task {config.task!r} "
-                f"starts from a {task.network} or a vqgan"
+                f"starts from a {task.network} or a {stage1}"
             )
     teacher = None
     if task.needs_teacher:
         teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
+        _check_fits(task, teacher[1])
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = load_lpips(config.loss.lpips)
     return Start(resuming, origin and origin.variables, frozen, teacher)
 
 
+def _check_fits(task: Task, teacher: PyTree) -> None:
+    """Raises ValueError where the task's teacher is built otherwise than the given one."""
+    side = task.teacher.image_size
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    expected = jax.eval_shape(task.teacher.init, jax.random.key(0), pixels)["params"]
+    common.transplant(expected, teacher["params"], {*expected, *teacher["params"]})
+
+
 def check_teacher(
     reconstruct: Callable[[PyTree], jax.Array],
     teacher: PyTree,
-    codebook: np.ndarray,
+    codebook: np.ndarray | None,
     minimum: float,
 ) -> float:
     """Refuses a teacher that cannot teach; returns its PSNR in dB.
@@ -104,14 +116,14 @@ def check_teacher(
     Args:
         reconstruct: variables -> PSNR of the teacher's reconstructions of some images.
         teacher: the teacher's variables.
-        codebook: the codebook of the network in training.
+        codebook: the codebook of the network in training, None where it has none.
         minimum: the PSNR floor in dB.
 
     Raises:
         ValueError: for another codebook than the student's, or a PSNR under the floor.
     """
     own = np.asarray(teacher["params"]["quantize"].get("embedding", np.zeros(0)))
-    if own.shape != codebook.shape or not np.allclose(own, codebook, atol=1e-6):
+    if codebook is not None and not _same(own, codebook):
         raise ValueError(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
             "nothing to it: give the stage-I run that the network comes from as --config.teacher"
@@ -124,6 +136,10 @@ def check_teacher(
             "lower --config.teacher_min_psnr if you mean it"
         )
     return psnr
+
+
+def _same(own: np.ndarray, codebook: np.ndarray) -> bool:
+    return own.shape == codebook.shape and np.allclose(own, codebook, atol=1e-6)
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
@@ -159,7 +175,7 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: where there is none.
     """
-    if trained.network == "vqgan":
+    if trained.network in STAGE1_NETWORKS:
         module = trained.module.clone(ema_decay=None)
         return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)

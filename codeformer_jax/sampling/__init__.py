@@ -1,0 +1,14 @@
+"""Codes drawn from a prior, one after another, as pure compiled functions."""
+
+from codeformer_jax.sampling.condition import class_tokens, code_tokens, start_tokens
+from codeformer_jax.sampling.draw import Draw, draw_codes
+from codeformer_jax.sampling.gpt import sample_gpt
+
+__all__ = [
+    "Draw",
+    "class_tokens",
+    "code_tokens",
+    "draw_codes",
+    "sample_gpt",
+    "start_tokens",
+]

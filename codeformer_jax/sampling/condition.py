@@ -1,0 +1,80 @@
+"""Condition tokens of a prior, checked before anything is compiled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Int32, Integer
+
+from codeformer_jax.nn import GPT
+
+
+def start_tokens(module: GPT, batch: int) -> Int32[np.ndarray, "b 1"]:
+    """The start token of a prior without a condition.
+
+    Raises:
+        ValueError: the prior has one.
+    """
+    _check_kind(module, "start")
+    return np.zeros((batch, 1), np.int32)
+
+
+def class_tokens(module: GPT, classes: Sequence[int]) -> Int32[np.ndarray, "b 1"]:
+    """One class per sample, 0..classes - 1.
+
+    Raises:
+        ValueError: the prior has no such class, or no classes at all.
+    """
+    _check_kind(module, "class")
+    if unknown := sorted({int(c) for c in classes if not 0 <= c < module.classes}):
+        raise ValueError(
+            f"class {', '.join(map(str, unknown))} is unknown; this prior has the classes 0 to "
+            f"{module.classes - 1}"
+        )
+    return np.asarray(classes, np.int32)[:, None]
+
+
+def code_tokens(
+    module: GPT, codes: Integer[np.ndarray, "b *n"] | Integer[Array, "b *n"]
+) -> Int32[np.ndarray, "b *n"]:
+    """Condition codes [b, n], n = condition_length, or maps [b, h, w] as large as those to sample.
+
+    Of maps each window sees what lies under it.
+
+    Raises:
+        ValueError: another number of codes, codes outside the vocabulary, or a prior that takes
+            none.
+    """
+    _check_kind(module, "codes")
+    codes = np.asarray(codes)
+    if codes.ndim not in (2, 3):
+        raise ValueError(f"condition codes have shape {codes.shape}; expected [b, n] or [b, h, w]")
+    if codes.ndim == 2 and codes.shape[1] != module.condition_length:
+        raise ValueError(
+            f"{codes.shape[1]} condition codes per sample; this prior takes "
+            f"{module.condition_length}"
+        )
+    window = module.map_size[0] * module.map_size[1]
+    if codes.ndim == 3 and module.condition_length != window:
+        raise ValueError(
+            f"condition maps are cut by a window of {module.map_size[0]}x{module.map_size[1]} "
+            f"codes, but this prior takes {module.condition_length}: give them as [b, n]"
+        )
+    if codes.size and not 0 <= codes.min() <= codes.max() < module.vocab_size:
+        raise ValueError(
+            f"condition codes from {codes.min()} to {codes.max()}; this prior knows 0 to "
+            f"{module.vocab_size - 1}"
+        )
+    return codes.astype(np.int32)
+
+
+def _check_kind(module: GPT, kind: str) -> None:
+    if module.condition != kind:
+        made = {
+            "start": "start_tokens: it has no condition",
+            "class": f"class_tokens, of 0 to {module.classes - 1}",
+            "codes": f"code_tokens, of {module.condition_length} codes",
+        }
+        raise ValueError(
+            f"this prior's condition is {module.condition!r}, not {kind!r}; make its tokens with "
+            + made[module.condition]
+        )
