@@ -20,6 +20,7 @@ ROWS = (
     ("convert",),
     ("losses", "metrics"),
     ("data",),
+    ("sampling",),
     ("tasks",),
     ("train",),
     ("encode",),
