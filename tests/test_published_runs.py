@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,7 +12,7 @@ from tiny import shrink
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.nn import LPIPS
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import common, make_task
 
 PUBLISHED = [path for path in CONFIGS if path != "configs/demo.py"]
 
@@ -41,14 +42,18 @@ _STATES = {}
 
 def start(task, config):
     """A state, drawn once for all configs whose networks begin alike, and the frozen networks."""
-    sections = ("task", "model", "codeformer", "discriminator", "codebook_init")
+    sections = ("task", "model", "codeformer", "discriminator", "codebook_init", "prior_of")
     known = tuple(str(config.get(name)) for name in sections)
     if known not in _STATES:
         _STATES[known] = jax.jit(task.init)(jax.random.key(0), images(), None)
     state, frozen = _STATES[known], {}
     if task.needs_teacher:
         names = ("encoder", "quantize", "generator")
-        frozen["teacher"] = {"params": {name: state.params[name] for name in names}}
+        if "encoder" in state.params:
+            frozen["teacher"] = {"params": {name: state.params[name] for name in names}}
+        else:  # A prior has nothing of its teacher.
+            pixels = common.from_uint8(jnp.asarray(images()))
+            frozen["teacher"] = jax.jit(task.teacher.init)(jax.random.key(2), pixels)
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = lpips()
     return state, frozen
@@ -59,7 +64,10 @@ def expected_rates(config, published):
     optimizer, steps = config.optimizer, np.arange(config.steps)
     if optimizer.schedule == "cosine":
         low, high = optimizer.final_learning_rate, optimizer.learning_rate
-        return low + (high - low) * (1 + np.cos(np.pi * steps / config.steps)) / 2
+        warm = np.minimum(1, (steps + 1) / max(1, optimizer.warmup_steps))
+        return warm * (low + (high - low) * (1 + np.cos(np.pi * steps / config.steps)) / 2)
+    if optimizer.schedule == "constant":
+        return np.full(config.steps, optimizer.learning_rate)
     assert (optimizer.schedule, published.optimizer.schedule) == ("multistep",) * 2
     passed = sum((steps >= milestone).astype(int) for milestone in optimizer.milestones)
     return optimizer.learning_rate * optimizer.gamma**passed

@@ -14,6 +14,8 @@ from codeformer_jax.nn import LPIPS
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
+EVALUATED = ("codeformer", "vqgan", "vqvae")
+
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
     """Scores the averaged network of `workdir` (or a model file) on held-out images.
@@ -30,6 +32,11 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     """
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
+    if trained.network not in EVALUATED:
+        raise ValueError(
+            f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
+            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
+        )
     teacher, recipe, size = None, None, trained.module.image_size
     if config.data.image_size != size:
         raise ValueError(

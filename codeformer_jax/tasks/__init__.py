@@ -4,11 +4,15 @@ import ml_collections
 
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
 from codeformer_jax.tasks.common import Task
+from codeformer_jax.tasks.pixelcnn_prior import PixelCNNPriorTask
 from codeformer_jax.tasks.restoration import RestorationTask
 from codeformer_jax.tasks.vqgan import VQGANTask
+from codeformer_jax.tasks.vqvae import VQVAETask
 
 TASKS = {
     "vqgan": VQGANTask,
+    "vqvae": VQVAETask,
+    "pixelcnn_prior": PixelCNNPriorTask,
     "code_prediction": CodePredictionTask,
     "restoration": RestorationTask,
 }

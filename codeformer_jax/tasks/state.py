@@ -39,6 +39,8 @@ class TrainState:
         skipped: number of steps skipped for a loss or gradient that was not finite, int32.
         skipped_in_row: of those the ones that came last, with no other step since, int32.
         discriminator: a `DiscriminatorState`, or None in tasks that have none.
+        site_counts: of a prior how often each value was seen at each place, [h, w, c, K] float32,
+            for the baseline without context; None in other tasks.
     """
 
     step: Any
@@ -50,6 +52,7 @@ class TrainState:
     skipped: Any
     skipped_in_row: Any
     discriminator: Any = None
+    site_counts: Any = None
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
         """The network's variables for inference: averaged parameters, or the trained ones."""

@@ -26,7 +26,9 @@ from codeformer_jax.train.checkpoint import (
 )
 
 # A checkpoint of another value of these is another model.
-MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator")
+MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn")
+# Networks whose codes are learned.
+AUTOENCODERS = ("vqgan", "vqvae")
 # These change how it is computed; its parameters stay what they are.
 COMPUTATION = ("dtype", "remat")
 LPIPS_HELP = (
@@ -58,7 +60,8 @@ class Start:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
         workdir.mkdir(parents=True, exist_ok=True)
         if self.teacher is not None and not self.resuming:
-            convert.save_model(workdir / TEACHER_FILE, "vqgan", *self.teacher)
+            network = convert.network_of(self.teacher[0])
+            convert.save_model(workdir / TEACHER_FILE, network, *self.teacher)
         with atomic_path(workdir / CONFIG_FILE) as path:
             path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
@@ -76,14 +79,16 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     origin = None
     if config.init_from and not resuming:
         origin = load_trained(config.init_from)
-        if origin.network not in (task.network, "vqgan"):
+        taught = {convert.network_of(task.teacher)} if task.needs_teacher else set()
+        if origin.network not in (starts := sorted({task.network} | taught)):
             raise ValueError(
                 f"init_from={config.init_from} holds a {origin.network}; task {config.task!r} "
-                f"starts from a {task.network} or a vqgan"
+                f"starts from a {' or a '.join(starts)}"
             )
     teacher = None
     if task.needs_teacher:
         teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
+        _check_kind(task, config, teacher[0])
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = load_lpips(config.loss.lpips)
@@ -93,7 +98,7 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
 def check_teacher(
     reconstruct: Callable[[PyTree], jax.Array],
     teacher: PyTree,
-    codebook: np.ndarray,
+    codebook: np.ndarray | None,
     minimum: float,
 ) -> float:
     """Refuses a teacher that cannot teach; returns its PSNR in dB.
@@ -104,14 +109,15 @@ def check_teacher(
     Args:
         reconstruct: variables -> PSNR of the teacher's reconstructions of some images.
         teacher: the teacher's variables.
-        codebook: the codebook of the network in training.
+        codebook: the codebook of the network in training, or None where it has none.
         minimum: the PSNR floor in dB.
 
     Raises:
         ValueError: for another codebook than the student's, or a PSNR under the floor.
     """
     own = np.asarray(teacher["params"]["quantize"].get("embedding", np.zeros(0)))
-    if own.shape != codebook.shape or not np.allclose(own, codebook, atol=1e-6):
+    same = codebook is None or own.shape == codebook.shape
+    if not same or not (codebook is None or np.allclose(own, codebook, atol=1e-6)):
         raise ValueError(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
             "nothing to it: give the stage-I run that the network comes from as --config.teacher"
@@ -127,10 +133,10 @@ def check_teacher(
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
-    """Module and variables of the stage-I VQGAN that `config.teacher` or `config.init_from` holds.
+    """Module and variables of the autoencoder that `config.teacher` or `config.init_from` holds.
 
     Args:
-        config: of a stage II or III run.
+        config: of a run of stage II or III, or of a prior.
         origin: what `init_from` holds, where it is known already.
 
     Raises:
@@ -141,16 +147,17 @@ def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> t
         origin = load_trained(config.teacher)
     if origin is None:
         raise ValueError(
-            f"task {config.task!r} learns the codes of a trained stage-I VQGAN and none was given: "
-            "pass its workdir or model file as --config.init_from=PATH or --config.teacher=PATH"
+            f"task {config.task!r} learns the codes of a trained stage-I network and none was "
+            "given: pass its workdir or model file as --config.init_from=PATH or "
+            "--config.teacher=PATH"
         )
     return teacher_of(origin, path)
 
 
 def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
-    """Module and variables of a trained VQGAN as a teacher, its codebook a parameter.
+    """Module and variables of a trained VQGAN or VQ-VAE as a teacher, its codebook a parameter.
 
-    Of a CodeFormer it is the VQGAN that lies beside its checkpoints.
+    Of another network it is the one that lies beside its checkpoints.
 
     Args:
         trained: what `load_trained(path)` gave.
@@ -159,13 +166,13 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: where there is none.
     """
-    if trained.network == "vqgan":
+    if trained.network in AUTOENCODERS:
         module = trained.module.clone(ema_decay=None)
         return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:
         raise ValueError(
-            f"{path} holds a {trained.network} without the stage-I VQGAN that it was trained "
+            f"{path} holds a {trained.network} without the stage-I network that it was trained "
             "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
         )
     return teacher
@@ -186,6 +193,15 @@ def load_lpips(path: str | None) -> PyTree:
     if network != "lpips":
         raise ValueError(f"{path} holds a {network}, not LPIPS weights")
     return variables
+
+
+def _check_kind(task: Task, config: ml_collections.ConfigDict, module: Any) -> None:
+    if type(module) is not type(task.teacher):
+        raise ValueError(
+            f"task {config.task!r} with this config learns the codes of a "
+            f"{convert.network_of(task.teacher)}; the teacher given is a "
+            f"{convert.network_of(module)}: give another one as --config.teacher=PATH"
+        )
 
 
 def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: Path) -> None:
