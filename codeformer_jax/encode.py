@@ -22,7 +22,7 @@ from codeformer_jax.data.code_staging import Staging
 from codeformer_jax.data.codes import DESCRIPTION_FILE, Description, records_per_shard, write_shard
 from codeformer_jax.data.pipeline import Source, evaluation_batches, listing_digest
 from codeformer_jax.data.sources import open_source
-from codeformer_jax.nn import VQGAN
+from codeformer_jax.nn import Autoencoder
 from codeformer_jax.tasks.common import from_uint8
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import load_trained
@@ -50,8 +50,8 @@ def encode_dataset(
     """Writes the codes of the images that a run with the same data settings would train on.
 
     Args:
-        checkpoint: model file or workdir of a VQGAN, or workdir of a CodeFormer, whose teacher
-            encodes.
+        checkpoint: model file or workdir of a VQGAN or VQ-VAE, or workdir of a network that
+            was trained on the codes of one, which then encodes.
         target: folder to write.
         data: as `data.path` of a config; None is what the checkpoint's own run trained on.
         size: side of the pictures in pixels; None is the network's.
@@ -86,7 +86,7 @@ def encode_dataset(
 def encode_source(
     source: Source,
     target: str | Path,
-    module: VQGAN,
+    module: Autoencoder,
     variables: Any,
     *,
     described: str,
@@ -103,7 +103,7 @@ def encode_source(
     Args:
         source: square images of one size.
         target: folder to write.
-        module, variables: a VQGAN whose codebook is a parameter, see `train.start.teacher_of`.
+        module, variables: an autoencoder, its codebook a parameter: `train.start.teacher_of`.
         described: the source in words, for messages.
         workers: processes that read; 0 reads in threads.
         batch_size: pictures at once over all devices, each in both orientations; None is 8 for
@@ -153,7 +153,7 @@ def check_target(target: str | Path, force: bool) -> None:
         )
 
 
-def make_encode(module: VQGAN, variables: Any, mesh: jax.sharding.Mesh) -> Encode:
+def make_encode(module: Autoencoder, variables: Any, mesh: jax.sharding.Mesh) -> Encode:
     """The compiled function images -> codes [b, 2, n], as they are and mirrored, over the mesh.
 
     It returns before the devices have finished; b must be a multiple of their number.
@@ -228,7 +228,7 @@ def _batch_size(given: int | None, devices: int) -> int:
     return size
 
 
-def _plan(source: Source, described: str, module: VQGAN, variables: Any) -> Description:
+def _plan(source: Source, described: str, module: Autoencoder, variables: Any) -> Description:
     if not len(source):
         raise ValueError(f"no images to encode in '{described}'")
     size = source[0]["image"].shape[0]

@@ -23,10 +23,10 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config = (vqgan.get_config() if size == "published" else demo.get_config("vqgan")).unlock()
     del config.discriminator
     del config.codebook_init
-    config.task = "prior"
+    config.task = "gpt_prior"
     config.steps = 500_000
-    # 'vqgan', or 'taming_vqgan' with the fields of that network in `model`.
-    config.teacher_network = "vqgan"
+    # Or 'taming_vqgan' or 'vqvae' with the fields of that network in `model`.
+    config.prior_of = "vqgan"
     # Workdir or model file of the stage-I network, where it is not the one in `init_from`.
     config.teacher = config_dict.placeholder(str)
     config.teacher_min_psnr = 18.0
@@ -65,6 +65,8 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.optimizer.final_learning_rate = 1.44e-5
     config.optimizer.warmup_steps = 2_000
     config.optimizer.clip_norm = 1.0
+    # Draw a map for every held-out image, for the picture that an evaluation writes.
+    config.eval.samples = True
     if size == "small":
         _shrink(config)
     return config.lock()

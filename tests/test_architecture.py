@@ -21,6 +21,7 @@ ROWS = (
     ("losses", "metrics"),
     ("sampling",),
     ("data",),
+    ("sampling",),
     ("tasks",),
     ("train",),
     ("encode",),

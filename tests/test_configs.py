@@ -4,11 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from codeformer_jax.degrade import Recipe
+from codeformer_jax.nn import PixelCNN
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train.checkpoint import abstract_state
 
@@ -21,6 +21,7 @@ ARGUMENTS = {
         for size in ("full", "short")
     ],
     "configs/gpt_faces.py": [("published",), ("small",)],
+    "configs/pixelcnn_faces.py": [("vqvae",), ("vqgan",)],
 }
 
 
@@ -31,6 +32,14 @@ def load(path, arguments=()):
     return module.get_config(*arguments)
 
 
+def image_size(task):
+    """For which the networks of a task are made."""
+    if isinstance(task.module, PixelCNN) and not task.needs_teacher:
+        return task.module.map_size
+    module = task.teacher if task.needs_teacher else task.module
+    return module.image_size
+
+
 @pytest.mark.parametrize(
     ("path", "arguments"), [(p, a) for p in CONFIGS for a in ARGUMENTS.get(p, [()])]
 )
@@ -39,9 +48,7 @@ def test_every_config_builds_its_task(path, arguments):
     assert config.is_locked
     task = make_task(config)
     state = abstract_state(task, config)
-    images = jax.ShapeDtypeStruct((1, *[config.data.image_size] * 2, 3), jnp.uint8)
-    network = task.teacher if config.task == "prior" else task.module
-    assert images.shape[1] == network.image_size
+    assert config.data.image_size == image_size(task)
     for step in (0, config.steps // 2, config.steps - 1):
         task.phase(step)
     assert {"params", "ema_params"} <= vars(state).keys()
@@ -100,3 +107,8 @@ def test_unknown_demo_argument_names_the_known_ones():
         ValueError, match="a stage of vqgan, code_prediction, restoration and a size"
     ):
         load("configs/demo.py", ("stage4",))
+
+
+def test_unknown_autoencoder_of_a_prior_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"pixelcnn_faces\.py:gan names no autoencoder"):
+        load("configs/pixelcnn_faces.py", ("gan",))

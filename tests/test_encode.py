@@ -279,7 +279,7 @@ def test_a_model_file_needs_to_be_told_the_images(tmp_path, model_file):
 
 
 def test_a_network_without_a_codebook_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds a discriminator without the stage-I VQGAN"):
+    with pytest.raises(ValueError, match=r"holds a discriminator without the stage-I network"):
         teacher_of(Trained("discriminator", None, {}), tmp_path)
 
 

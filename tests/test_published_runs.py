@@ -42,7 +42,7 @@ _STATES = {}
 
 def start(task, config):
     """A state, drawn once for all configs whose networks begin alike, and the frozen networks."""
-    sections = ("task", "model", "codeformer", "discriminator", "codebook_init", "gpt")
+    sections = ("task", "model", "codeformer", "discriminator", "codebook_init", "prior_of", "gpt")
     known = tuple(str(config.get(name)) for name in sections)
     if known not in _STATES:
         _STATES[known] = jax.jit(task.init)(jax.random.key(0), images(), None)

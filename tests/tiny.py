@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 
 from codeformer_jax.train import loop
-from configs import demo, gpt_faces
+from configs import demo, gpt_faces, pixelcnn_cifar10, pixelcnn_faces, vqvae_faces
 
 
 def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
@@ -29,6 +29,36 @@ def tiny_config(stage: str, steps: int = 4) -> ml_collections.ConfigDict:
     if stage == "restoration":
         row = {"w": 1.0, "recipe": "small", "image_losses": True}
         config.schedule = ({"until": steps, **row},)
+    return config.lock()
+
+
+def tiny_vqvae(steps: int = 4) -> ml_collections.ConfigDict:
+    """`configs/vqvae_faces.py` for 32 px, in seconds."""
+    return _in_seconds(shrink(vqvae_faces.get_config()), steps)
+
+
+def tiny_pixelcnn(prior_of: str = "vqvae", steps: int = 4) -> ml_collections.ConfigDict:
+    """`configs/pixelcnn_faces.py` for 32 px (8 px of pixels), in seconds."""
+    if prior_of == "pixels":
+        config = shrink(pixelcnn_cifar10.get_config()).unlock()
+        config.data.image_size = 8
+        config.data.path = None
+    else:
+        config = shrink(pixelcnn_faces.get_config(prior_of)).unlock()
+        config.teacher_min_psnr = 0.0
+    config.pixelcnn.features = config.pixelcnn.head_features = 24
+    config.optimizer.warmup_steps = 0
+    return _in_seconds(config, steps)
+
+
+def _in_seconds(config: ml_collections.ConfigDict, steps: int) -> ml_collections.ConfigDict:
+    config = config.copy_and_resolve_references().unlock()
+    config.steps = steps
+    config.log_every = 1
+    config.eval_every = config.checkpoint_every = 2
+    config.mesh = "data:1"
+    config.data.update(synthetic_length=32, heldout_length=6)
+    config.eval.update(batch_size=4, batches=2)
     return config.lock()
 
 
@@ -58,15 +88,15 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     fall on steps 1, 2, 3, ...; all else is as published.
     """
     config = config.copy_and_resolve_references().unlock()
-    config.model.update(
-        image_size=32,
-        nf=8,
-        ch_mult=(1, 2),
-        res_blocks=1,
-        norm_groups=4,
-        codebook_size=16,
-        emb_dim=8,
-    )
+    if "model" in config:
+        config.model.update(image_size=32, res_blocks=1, codebook_size=16, emb_dim=8)
+        if "hidden" in config.model:
+            config.model.hidden = 16
+        else:
+            config.model.update(nf=8, ch_mult=(1, 2), norm_groups=4)
+    if "pixelcnn" in config:
+        config.pixelcnn.update(embed_dim=4, layers=2, features=6, first_kernel=3, kernel=3)
+        config.pixelcnn.head_features = 6
     config.data.update(image_size=32, batch_size=4)
     if "codeformer" in config:
         # There are two levels, and one more side with fusion at 256 px than without.
@@ -106,8 +136,8 @@ def _compress(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def tiny_prior_config(steps: int = 4) -> ml_collections.ConfigDict:
-    """The prior of `tiny_config('vqgan')`'s network: maps of 16x16 codes."""
+def tiny_gpt(steps: int = 4) -> ml_collections.ConfigDict:
+    """A transformer over the codes of `tiny_config('vqgan')`'s network: maps of 16x16."""
     config = gpt_faces.get_config("small").unlock()
     stage1 = tiny_config("vqgan", steps)
     for name in ("steps", "log_every", "eval_every", "checkpoint_every", "mesh"):
@@ -117,4 +147,5 @@ def tiny_prior_config(steps: int = 4) -> ml_collections.ConfigDict:
     config.gpt.update(n_layer=1, n_head=2, n_embd=16, dropout=0.0)
     config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
     config.teacher_min_psnr = 0.0
+    config.eval.samples = False
     return config.lock()

@@ -11,7 +11,13 @@ from codeformer_jax.convert.errors import (
 )
 from codeformer_jax.convert.files import load_model, save_model
 from codeformer_jax.convert.fingerprint import code_fingerprint
-from codeformer_jax.convert.networks import NETWORKS, detect_network, from_torch, to_torch
+from codeformer_jax.convert.networks import (
+    NETWORKS,
+    detect_network,
+    from_torch,
+    network_of,
+    to_torch,
+)
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
 
@@ -29,6 +35,7 @@ __all__ = [
     "detect_network",
     "from_torch",
     "load_model",
+    "network_of",
     "parse_overrides",
     "read_pth",
     "save_model",

@@ -10,10 +10,10 @@ import numpy as np
 
 from codeformer_jax.convert.names import flatten
 from codeformer_jax.convert.networks import module_fields
-from codeformer_jax.nn import VQGAN
+from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, TamingVQGAN
 
 # Which code a site gets depends on these; the others steer training, or the generator alone.
-_FIELDS = (
+_VQGAN = (
     "image_size",
     "nf",
     "ch_mult",
@@ -24,17 +24,22 @@ _FIELDS = (
     "norm_groups",
     "quantizer",
 )
+_FIELDS = {
+    VQGAN: _VQGAN,
+    TamingVQGAN: _VQGAN,
+    VQVAE: ("image_size", "hidden", "res_blocks", "codebook_size", "emb_dim"),
+}
 
 
-def code_fingerprint(module: VQGAN, variables: Mapping[str, Any]) -> str:
+def code_fingerprint(module: Autoencoder, variables: Mapping[str, Any]) -> str:
     """SHA-256 in hexadecimal of what turns images into codes: encoder, codebook, hyperparameters.
 
     Parameters enter with name, dtype, shape and bytes. The dtype of the computation does not: it
     changes codes as little as another device does.
 
     Args:
-        module: a VQGAN whose codebook is a parameter (`ema_decay` None).
-        variables: its variables; a generator among them is left aside.
+        module: an autoencoder whose codebook is a parameter (`ema_decay` None).
+        variables: its variables; a generator or decoder among them is left aside.
 
     Raises:
         ValueError: where the codebook is a moving average.
@@ -45,9 +50,11 @@ def code_fingerprint(module: VQGAN, variables: Mapping[str, Any]) -> str:
             "fingerprint the network that stages II and III get of it (train.start.teacher_of)"
         )
     fields = module_fields(module)
-    digest = hashlib.sha256(json.dumps({name: fields[name] for name in _FIELDS}).encode())
-    names = {"encoder", "quantize"} | variables["params"].keys() & {"quant_conv"}
-    params = {name: variables["params"][name] for name in names}
+    digest = hashlib.sha256(
+        json.dumps({name: fields[name] for name in _FIELDS[type(module)]}).encode()
+    )
+    before = {"encoder", "quant_conv", "quantize"} & variables["params"].keys()
+    params = {name: variables["params"][name] for name in before}
     for path, value in sorted(flatten(params).items()):
         array = np.asarray(jax.device_get(value), order="C")
         digest.update(f"\n{'/'.join(path)} {array.dtype} {array.shape}\n".encode())

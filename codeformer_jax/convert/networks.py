@@ -12,9 +12,18 @@ import numpy as np
 
 from codeformer_jax.convert import hyperparameters, names, taming
 from codeformer_jax.convert.errors import ConversionError
-from codeformer_jax.nn import GPT, LPIPS, VQGAN, CodeFormer, PatchDiscriminator, TamingVQGAN
+from codeformer_jax.nn import (
+    GPT,
+    LPIPS,
+    VQGAN,
+    VQVAE,
+    CodeFormer,
+    PatchDiscriminator,
+    PixelCNN,
+    TamingVQGAN,
+)
 
-Module = VQGAN | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN | GPT
+Module = VQGAN | VQVAE | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN | GPT | PixelCNN
 Table = Mapping[str, np.ndarray]
 
 # Fields of Linen, and how a gradient is computed, say nothing of what a file holds.
@@ -28,7 +37,7 @@ class _Network:
     Attributes:
         module: its class.
         inputs: (args, kwargs) for `init`, as shapes, of a module.
-        marks: PyTorch names start with one of each group.
+        marks: PyTorch names start with one of each group; none where no such files are known.
         read: fields read off names and shapes, given the overrides.
         rename: other packages' names -> the ones converted here.
         key: where published files keep such a table; None at the top.
@@ -48,6 +57,12 @@ class _Network:
 
 def _image(side: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+
+
+def _map(module: PixelCNN) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
+    shape = (1, module.map_size, module.map_size, module.channels)
+    labels = jax.ShapeDtypeStruct((1,), jnp.int32) if module.classes else None
+    return jax.ShapeDtypeStruct(shape, jnp.int32), labels
 
 
 def _rename_lpips(table: Table) -> Table:
@@ -75,6 +90,8 @@ _NETWORKS = {
         (("encoder.blocks.",), ("generator.blocks.",), ("quantize.",)),
         hyperparameters.read_vqgan,
     ),
+    "vqvae": _Network(VQVAE, lambda module: ((_image(module.image_size),), {}), marks=(), key=None),
+    "pixelcnn": _Network(PixelCNN, lambda module: (_map(module), {}), marks=(), key=None),
     "discriminator": _Network(
         PatchDiscriminator,
         lambda module: ((_image(module.min_size()),), {"train": False}),
@@ -182,7 +199,8 @@ def detect_network(state_dict: Mapping[str, Any]) -> str:
     """
     for network, spec in _NETWORKS.items():
         table = spec.rename(_without_wrapper(state_dict))
-        if all(any(name.startswith(group) for name in table) for group in spec.marks):
+        found = [any(name.startswith(group) for name in table) for group in spec.marks]
+        if found and all(found):
             return network
     first = ", ".join(list(state_dict)[:5])
     raise ConversionError(
@@ -226,6 +244,20 @@ def module_fields(module: Module) -> dict[str, Any]:
     if "dtype" in fields:
         fields["dtype"] = jnp.dtype(fields["dtype"]).name
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def network_of(module: Module) -> str:
+    """The name of the network that `module` is.
+
+    Raises:
+        ConversionError: of none.
+    """
+    for network, spec in _NETWORKS.items():
+        if type(module) is spec.module:
+            return network
+    raise ConversionError(
+        f"a {type(module).__name__} is no network that can be stored: {', '.join(NETWORKS)} are"
+    )
 
 
 def expected_variables(network: str, module: Module) -> dict[str, Any]:

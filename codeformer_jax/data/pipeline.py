@@ -32,6 +32,7 @@ _MAX_SEED = 2**32 - 1
 class Source(Protocol):
     """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
 
+    Sources of pictures in classes give `label` besides, an integer from 0 on.
     An `index` in the element says which example it really is, where a source replaces broken ones.
     Where its `repr` does not tell its examples from others, `listing()` does, line by line.
     """
@@ -80,7 +81,8 @@ def batches(
     """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
     Where the source's elements have 'codes' of both orientations, int32 [2, n], so has a step:
-    int32 [b, n] of its pictures as they are in it, mirrored or not.
+    int32 [b, n] of its pictures as they are in it, mirrored or not. Where they have a 'label', a
+    step has int32 [b].
 
     Args:
       source: any number of examples; with `repeat` also fewer than a batch. Of a mixture each part
@@ -225,10 +227,14 @@ class _Read:
                 images = np.empty((len(chosen), *found["image"].shape), np.uint8)
             _put(images[place], found["image"], mirrored)
             row = {"index": np.int32(found.get("index", index)), "name": found["name"]}
+            if "label" in found:
+                row["label"] = np.int32(found["label"])
             if "codes" in found:
                 row["codes"] = found["codes"][int(mirrored)]
             rows.append(row)
-        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        # Of a mixture some parts may have labels.
+        keys = [key for key in rows[0] if all(key in row for row in rows)]
+        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in keys}
 
 
 class _ReadValid(_Read):

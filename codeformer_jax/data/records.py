@@ -1,7 +1,8 @@
 """Encoded images in ArrayRecord files as a random-access source, read without TensorFlow.
 
 A record is an image file, or a serialized `tf.train.Example` whose feature `image` holds one and
-whose feature `name`, where it has it, tells what it is called. Nothing but the decoder runs on a
+whose features `name` and `label`, where it has them, tell what it is called and, as an integer, its
+class. Nothing but the decoder runs on a
 record of the right size that is upright 8-bit RGB, as `codeformer-jax prepare` writes them.
 """
 
@@ -50,6 +51,7 @@ class Shard:
 class Records:
     """Images in ArrayRecord files as `{'image': uint8 [size, size, 3], 'name', 'index'}`.
 
+    Where a record has an integer feature `label`, so has the element.
     Pictures of another size are cropped to their centred square and resized. `name` is the
     feature of that name, or else the file and the number of the record in it. Copies for worker
     processes open readers of their own.
@@ -96,7 +98,7 @@ class Records:
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
         record = int(index if self._picked is None else self._picked[index])
         try:
-            encoded, name = _content(self._records[record])
+            encoded, name, label = _content(self._records[record])
             pixels = decode_stored_png(encoded)
             if pixels is None:
                 pixels = decode_image(encoded, "")
@@ -111,7 +113,8 @@ class Records:
                 reason = f"too small: {width}x{height} pixels (w x h)"
                 raise self._unreadable(record, f"{reason}, min_size={self.min_size}")
             pixels = resize_image(pixels, self.size)
-        return {"image": pixels, "name": name or self._place(record), "index": index}
+        found = {"image": pixels, "name": name or self._place(record), "index": index}
+        return found if label is None else {**found, "label": label}
 
     def __repr__(self) -> str:
         return f"Records('{self.label}', size={self.size})"
@@ -323,10 +326,10 @@ def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:
             ) from error
 
 
-def _content(record: bytes) -> tuple[bytes, str]:
-    """The encoded image in a record, and its name or ''."""
+def _content(record: bytes) -> tuple[bytes, str, int | None]:
+    """The encoded image in a record, its name or '', and its label or None."""
     if not record.startswith(_EXAMPLE):
-        return record, ""
+        return record, "", None
     try:
         features = tf_example_pb2.Example.FromString(record).features.feature
     except DecodeError as error:
@@ -334,4 +337,9 @@ def _content(record: bytes) -> tuple[bytes, str]:
     if "image" not in features or not features["image"].bytes_list.value:
         raise ValueError(f"no bytes in feature 'image'; it has {', '.join(sorted(features))}")
     name = features["name"].bytes_list.value if "name" in features else ()
-    return features["image"].bytes_list.value[0], name[0].decode("utf-8", "replace") if name else ""
+    label = features["label"].int64_list.value if "label" in features else ()
+    return (
+        features["image"].bytes_list.value[0],
+        name[0].decode("utf-8", "replace") if name else "",
+        int(label[0]) if label else None,
+    )

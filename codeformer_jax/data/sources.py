@@ -2,6 +2,7 @@
 
     SOURCE = ONE, or a mixture: WEIGHT * ONE + WEIGHT * ONE ...
     ONE    = [folder:]PATH | tfds:NAME[SPLIT] | array_record:GLOB | synthetic:SIZE
+           | synthetic_shapes:SIZE
 
 A plus parts two sources only between spaces and before a weight, so paths may hold plus signs and
 spaces; a path that still reads like something else is written with `folder:`.
@@ -20,7 +21,8 @@ from codeformer_jax.data import records
 from codeformer_jax.data.folder import ImageFolder
 from codeformer_jax.data.pipeline import CachedSource, Element, Part, Source
 
-KINDS = ("folder", "tfds", "array_record", "synthetic")
+KINDS = ("folder", "tfds", "array_record", "synthetic", "synthetic_shapes")
+DRAWN = KINDS[3:]  # By the program itself.
 
 _KIND = re.compile(r"([A-Za-z_]{2,}):")
 _TFDS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
@@ -39,7 +41,7 @@ class Spec:
 
     Attributes:
       kind: one of `KINDS`.
-      where: path, name, pattern or number of faces.
+      where: path, name, pattern or number of pictures.
       split: what stands in brackets after a TFDS name, or None.
       weight: its share in a mixture, before the shares are made to add up to 1.
     """
@@ -133,8 +135,8 @@ def open_heldout(config: Any) -> Source:
     for spec in specs:
         if spec.split:
             sources.append(_open_tfds(spec, config.data, spec.split))
-        elif spec.kind == "synthetic":
-            sources.append(_open_synthetic(int(spec.where), config.data, "heldout"))
+        elif spec.kind in DRAWN:
+            sources.append(_open_drawn(spec.kind, int(spec.where), config.data, "heldout"))
         else:
             sources.append(_open(spec, config.data, whole.get(spec.kind, "heldout")))
     return _join(sources, specs)
@@ -158,10 +160,10 @@ def _open(spec: Spec, data_config: Any, split: str) -> Source:
             chosen = records.heldout_of(spec.where, chosen)
         return _open_tfds(spec, data_config, chosen, split)
     if split == "heldout":
-        faces = data_config.heldout_length
+        length = data_config.heldout_length
     else:
-        faces = int(spec.where or data_config.synthetic_length)
-    return _open_synthetic(faces, data_config, split)
+        length = int(spec.where or data_config.synthetic_length)
+    return _open_drawn(spec.kind, length, data_config, split)
 
 
 def _open_tfds(spec: Spec, data_config: Any, chosen: str | None, split: str = "all") -> Source:
@@ -169,16 +171,17 @@ def _open_tfds(spec: Spec, data_config: Any, chosen: str | None, split: str = "a
     return records.open_tfds(spec.where, data_config.image_size, split, chosen, **given)
 
 
-def _open_synthetic(length: int, data_config: Any, split: str) -> Source:
+def _open_drawn(kind: str, length: int, data_config: Any, split: str) -> Source:
     # Here, so that reading a folder does not need the renderer.
-    from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
+    from codeformer_jax.data.synthetic import SyntheticFaces, SyntheticShapes  # noqa: PLC0415
 
     if split not in ("train", "heldout"):
         raise ValueError(
-            f"synthetic faces have the splits 'train' and 'heldout', got '{split}'; to use all "
+            f"synthetic pictures have the splits 'train' and 'heldout', got '{split}'; to use all "
             "images of a folder set data.path"
         )
-    return SyntheticFaces(
+    drawn = SyntheticShapes if kind == "synthetic_shapes" else SyntheticFaces
+    return drawn(
         split=split, size=data_config.image_size, length=length, seed=data_config.get("seed") or 0
     )
 
@@ -218,8 +221,9 @@ def _parse_one(text: str, span: tuple[int, int]) -> Spec:
         kind, where = "folder", one
     if not where.strip():
         raise _error(text, span, f"nothing behind '{kind}:'" if match else "no source is named")
-    if kind == "synthetic" and not (where.isascii() and where.isdigit() and int(where)):
-        raise _error(text, span, "expected synthetic:SIZE with a number of faces, from 1 on")
+    if kind in DRAWN and not (where.isascii() and where.isdigit() and int(where)):
+        what = "faces" if kind == "synthetic" else "pictures"
+        raise _error(text, span, f"expected {kind}:SIZE with a number of {what}, from 1 on")
     if kind != "tfds" or os.path.isdir(where):
         return Spec(kind, where)
     split = _TFDS.fullmatch(where)

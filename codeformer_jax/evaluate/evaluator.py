@@ -20,7 +20,7 @@ from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
-from codeformer_jax.nn import VQGAN, CodeFormer
+from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
 
 Variables = Mapping[str, Any]
 
@@ -41,10 +41,10 @@ def evaluate(
     progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores a CodeFormer's restorations, or a VQGAN's reconstructions, of clean images.
+    """Scores a CodeFormer's restorations, or an autoencoder's reconstructions, of clean images.
 
     Args:
-        module, variables: a `CodeFormer`, or a `VQGAN`, whose inputs are not degraded.
+        module, variables: a `CodeFormer`, or a `VQGAN` or `VQVAE`, whose inputs are not degraded.
         images_source: clean images, see `Source`; where elements also have `degraded`, of the same
             shape, these are restored as they are: give no recipe.
         teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
@@ -125,7 +125,7 @@ def _run(
     return list(pending[0].images.shape[1:3])
 
 
-def _batches(source: Source, number: int, batch_size: int, module: VQGAN) -> Iterator[_Batch]:
+def _batches(source: Source, number: int, batch_size: int, module: Autoencoder) -> Iterator[_Batch]:
     """Batches of one size; the last is padded with copies of its last image."""
     shape, elements = None, []
     for index in range(number):
@@ -161,7 +161,7 @@ def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
     return ["input", *(f"w={w:g}" for w in weights), *(["teacher"] if has_teacher else [])]
 
 
-def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: VQGAN):
+def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: Autoencoder):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected uint8 [h, w, 3] (RGB)")
     size = f"'{name}' has {image.shape[0]}x{image.shape[1]} px"
@@ -192,11 +192,15 @@ def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
 
 
 def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
-    if not isinstance(module, VQGAN):
-        raise TypeError(f"cannot evaluate a {type(module).__name__}; expected CodeFormer or VQGAN")
+    if not isinstance(module, VQGAN | VQVAE):
+        raise TypeError(
+            f"cannot evaluate a {type(module).__name__}; expected CodeFormer, VQGAN or VQVAE"
+        )
     if not isinstance(module, CodeFormer):
         if teacher is not None:
-            raise ValueError("a VQGAN's own codes are the truth; give a teacher to CodeFormer only")
+            raise ValueError(
+                "an autoencoder's own codes are the truth; give a teacher to CodeFormer only"
+            )
         return
     sane = all(math.isfinite(w) and w >= 0 for w in weights)
     if not weights or not sane or len({f"{w:g}" for w in weights}) < len(weights):
@@ -210,11 +214,11 @@ def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weight
             )
 
 
-def _hyperparameters(**modules: VQGAN | None) -> dict[str, Any]:
+def _hyperparameters(**modules: Autoencoder | None) -> dict[str, Any]:
     return {name: _fields(module) for name, module in modules.items() if module is not None}
 
 
-def _fields(module: VQGAN) -> dict[str, Any]:
+def _fields(module: Autoencoder) -> dict[str, Any]:
     """The network's class and fields as JSON values."""
     names = [field.name for field in dataclasses.fields(module)]
     fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}

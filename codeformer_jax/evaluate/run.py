@@ -14,7 +14,7 @@ from codeformer_jax.nn import LPIPS
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
-EVALUATED = ("codeformer", "vqgan", "taming_vqgan")
+EVALUATED = ("codeformer", "vqgan", "taming_vqgan", "vqvae")
 
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:

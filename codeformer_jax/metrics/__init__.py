@@ -1,6 +1,5 @@
 """Image and code metrics: pure functions, one number per image; callers reduce."""
 
-from codeformer_jax.metrics.baselines import count_sites, site_nll
 from codeformer_jax.metrics.codes import (
     CodebookUsage,
     code_accuracy,
@@ -8,16 +7,18 @@ from codeformer_jax.metrics.codes import (
     codebook_usage,
 )
 from codeformer_jax.metrics.images import PSNR_CEILING, psnr, psnr_y, ssim
+from codeformer_jax.metrics.likelihood import bits_per_dim, count_values, site_bits_per_dim
 
 __all__ = [
     "PSNR_CEILING",
     "CodebookUsage",
+    "bits_per_dim",
     "code_accuracy",
     "code_cross_entropy",
     "codebook_usage",
-    "count_sites",
+    "count_values",
     "psnr",
     "psnr_y",
-    "site_nll",
+    "site_bits_per_dim",
     "ssim",
 ]

@@ -4,19 +4,27 @@ from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.perceptual import LPIPS
+from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.taming import TamingVQGAN
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
+from codeformer_jax.nn.vqvae import VQVAE
+
+# Networks with a codebook, whose codes a prior or a CodeFormer learns.
+Autoencoder = VQGAN | VQVAE
 
 __all__ = [
     "GPT",
     "LPIPS",
     "VQGAN",
+    "VQVAE",
+    "Autoencoder",
     "Cache",
     "CodeFormer",
     "CodeFormerOutput",
     "GumbelQuantizer",
     "PatchDiscriminator",
+    "PixelCNN",
     "Quantized",
     "TamingVQGAN",
     "VQGANOutput",

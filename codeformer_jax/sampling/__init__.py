@@ -3,6 +3,7 @@
 from codeformer_jax.sampling.condition import class_tokens, code_tokens, start_tokens
 from codeformer_jax.sampling.draw import Draw, draw_codes
 from codeformer_jax.sampling.gpt import sample_gpt
+from codeformer_jax.sampling.pixelcnn import sample_pixelcnn
 
 __all__ = [
     "Draw",
@@ -10,5 +11,6 @@ __all__ = [
     "code_tokens",
     "draw_codes",
     "sample_gpt",
+    "sample_pixelcnn",
     "start_tokens",
 ]

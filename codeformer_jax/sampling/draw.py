@@ -24,14 +24,17 @@ class Draw:
             Traced.
         top_k: only so many likeliest codes (ties of the last are kept); None: all. It is applied
             before `top_p`.
+        codes: only so many first ones, where the vocabulary has conditions besides; None: all.
     """
 
     temperature: ArrayLike = 1.0
     top_p: ArrayLike | None = None
     top_k: int | None = flax.struct.field(pytree_node=False, default=None)
+    codes: int | None = flax.struct.field(pytree_node=False, default=None)
 
     def check(self, vocabulary: int) -> None:
         """Raises ValueError where a value cannot be meant, for that number of codes."""
+        vocabulary = min(vocabulary, self.codes or vocabulary)
         if not 0 <= float(self.temperature) < float("inf"):
             raise ValueError(
                 f"temperature is {self.temperature}; expected 0 (the likeliest code) or more"
@@ -45,7 +48,9 @@ class Draw:
 
 
 def filter_logits(logits: Float[Array, "b k"], how: Draw) -> Float[Array, "b k"]:
-    """`logits`, minus infinity where `top_k` and `top_p` exclude a code."""
+    """`logits`, minus infinity where `how` excludes a code."""
+    if how.codes is not None:
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < how.codes, logits, _EXCLUDED)
     if how.top_k is not None:
         least = jax.lax.top_k(logits, how.top_k)[0][:, -1:]
         logits = jnp.where(logits < least, _EXCLUDED, logits)

@@ -4,15 +4,19 @@ import ml_collections
 
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
 from codeformer_jax.tasks.common import Task
-from codeformer_jax.tasks.prior import PriorTask
+from codeformer_jax.tasks.gpt_prior import GPTPriorTask
+from codeformer_jax.tasks.pixelcnn_prior import PixelCNNPriorTask
 from codeformer_jax.tasks.restoration import RestorationTask
 from codeformer_jax.tasks.vqgan import VQGANTask
+from codeformer_jax.tasks.vqvae import VQVAETask
 
 TASKS = {
     "vqgan": VQGANTask,
+    "vqvae": VQVAETask,
+    "pixelcnn_prior": PixelCNNPriorTask,
+    "gpt_prior": GPTPriorTask,
     "code_prediction": CodePredictionTask,
     "restoration": RestorationTask,
-    "prior": PriorTask,
 }
 
 

@@ -46,7 +46,8 @@ class Task(Protocol):
     `frozen` holds the variables of networks that are not trained: 'teacher' and 'lpips' where
     the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
     the compiled variant, its arrays do not recompile). `codes` spare a task with a teacher that
-    network's forward; the others take None only.
+    network's forward; the others take None only. A task with a true attribute `needs_labels` gets
+    `labels` besides, int32 [b], in `train_step` and `eval_step`.
     """
 
     network: str
@@ -132,7 +133,7 @@ def transplant(params: PyTree, source: PyTree, names: Iterable[str]) -> PyTree:
 
 
 def plain_codebook(variables: PyTree) -> PyTree:
-    """Parameters of a VQGAN with its codebook among them, also where it is a moving average."""
+    """Parameters of an autoencoder, the codebook among them even if it is a moving average."""
     params = dict(variables["params"])
     if "codebook" in variables:
         params["quantize"] = {"embedding": variables["codebook"]["quantize"]["embedding"]}

@@ -11,7 +11,9 @@ GROUPS = {
     "encoder": "encoder",
     "quantize": "quantizer",
     "generator": "generator",
+    "decoder": "decoder",
     "fuse_convs_dict_": "fusion",
+    **dict.fromkeys(("embed", "gated_", "head_"), "pixelcnn"),
 }
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN
 from codeformer_jax.nn.quantizer import count_codes
-from codeformer_jax.tasks import accumulate, common, groups
+from codeformer_jax.tasks import accumulate, codebook, common, groups
 from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
@@ -38,18 +38,10 @@ class VQGANTask:
             config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
         )
         self.slices = accumulate.slices_of(config)
-        # A codebook that is a moving average restarts its codes itself.
-        self.restarts = (
-            self.module.restart_below > 0
-            and self.module.quantizer == "nearest"
-            and self.module.ema_decay is None
-        )
+        self.restarts = codebook.restarts_codes(self.module)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         groups.check(config)
-        if config.codebook_init not in ("latents", "uniform"):
-            raise ValueError(
-                f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
-            )
+        codebook.check_start(config)
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
@@ -60,28 +52,9 @@ class VQGANTask:
         """
         generator_key, discriminator_key, codes_key = jax.random.split(key, 3)
         real = common.from_uint8(images)
-        variables = dict(self.module.init(generator_key, real[:1]))
-        params = variables.pop("params")
-        if previous is not None:
-            source = common.plain_codebook(previous)
-            if "codebook" in variables:
-                codes = source["quantize"]["embedding"]
-                average = variables["codebook"]["quantize"]
-                variables = common.transplant(
-                    {"codebook": {"quantize": {**average, "embedding": average["sums"]}}},
-                    {"codebook": {"quantize": {**average, "embedding": codes, "sums": codes}}},
-                    ["codebook"],
-                )
-                source = {name: value for name, value in source.items() if name != "quantize"}
-            params = common.transplant(params, source, params)
-        elif self.config.codebook_init == "latents" and self.module.quantizer == "nearest":
-            latents = self.module.apply({"params": params, **variables}, real).latents
-            codes = _draw_codes(codes_key, latents, self.module.codebook_size)
-            if "codebook" in variables:
-                average = {**variables["codebook"]["quantize"], "embedding": codes, "sums": codes}
-                variables = {"codebook": {"quantize": average}}
-            else:
-                params = {**params, "quantize": {"embedding": codes}}
+        params, variables = codebook.init_network(
+            self.config, self.module, (generator_key, codes_key), real, previous
+        )
         size = self.module.codebook_size
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -120,7 +93,8 @@ class VQGANTask:
             self.optimizer, state, measured.means, state.step
         )
         if state.collections:
-            state = state.replace(collections=self._move_codebook(state, measured.images, key))
+            moved = codebook.move_codebook(self.module, state, measured.images, key)
+            state = state.replace(collections=moved)
         counts = count_codes(measured.images["indices"], self.module.codebook_size)
         state, metrics = common.advance(
             self.config, self.optimizer, state, gradients, counts, metrics | judged
@@ -156,18 +130,6 @@ class VQGANTask:
             images["latents"] = output.latents
         return accumulate.Measured(means=means, images=images)
 
-    def _move_codebook(self, state: TrainState, images: PyTree, key: Key[Array, ""]) -> PyTree:
-        """The codebook's moving average after the whole batch."""
-        _, collections = self.module.apply(
-            {"params": state.params, **state.collections},
-            images["latents"],
-            images["indices"],
-            method="update_codebook",
-            mutable=list(state.collections),
-            rngs={"codes": key},
-        )
-        return collections
-
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:
         blocks = gradients["generator"]
         last = max(blocks, key=lambda name: int(name.removeprefix("blocks_")))
@@ -187,15 +149,3 @@ class VQGANTask:
             panels={"reconstruction": output.image, "truth": real},
             indices=output.indices,
         )
-
-
-def _draw_codes(
-    key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
-) -> Float[Array, "k d"]:
-    """`size` latents drawn without replacement; where there are fewer, repeats with some noise."""
-    flat = latents.reshape(-1, latents.shape[-1])
-    draw, jitter = jax.random.split(key)
-    repeats = -(-size // flat.shape[0])
-    order = jax.random.permutation(draw, jnp.tile(flat, (repeats, 1)))[:size]
-    noise = 0.1 * jnp.std(flat) if repeats > 1 else 0.0
-    return order + noise * jax.random.normal(jitter, order.shape)

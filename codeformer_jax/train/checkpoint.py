@@ -21,7 +21,9 @@ from codeformer_jax.train import digests, hosts
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
 UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
+# The score by which a checkpoint is the best; of a prior, which has no pictures, the negative bits.
 BEST_METRIC = "psnr"
+BITS = "bits_per_dim"
 WORST = -1e9  # Of checkpoints that were not evaluated.
 
 
@@ -40,9 +42,9 @@ class Trained:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the latest two and the best by validation PSNR are kept.
+    """The checkpoints of a workdir: the latest two and the best by its held-out score are kept.
 
-    Of a prior the best is that of fewest bits, under the same name.
+    The score is the PSNR, or of a prior its bits.
 
     Each has the digests of its files, written before it is complete (`train.digests`).
     """
@@ -67,7 +69,10 @@ class Checkpoints:
         `scores` None, of a step that was not evaluated, can be the latest but not the best.
         """
         step = int(state.step)
-        metrics = {BEST_METRIC: WORST if scores is None else _score(scores)}
+        metrics = {BEST_METRIC: WORST}
+        if scores is not None:
+            name = BEST_METRIC if BEST_METRIC in scores else BITS
+            metrics = {name: float(scores[name])}
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         elif scores is not None:
@@ -245,13 +250,8 @@ def _latest_whole(workdir: Path, steps: list[int]) -> int:
     raise ValueError(f"every checkpoint of {workdir} is damaged:" + "".join(faults))
 
 
-def _score(scores: dict[str, float]) -> float:
-    """What the best checkpoint is chosen by: PSNR, or, of a prior, the negative bits."""
-    return float(scores[BEST_METRIC] if BEST_METRIC in scores else -scores["bits_per_dim"])
-
-
 def _best_metric(metrics: dict[str, float]) -> float:
-    return metrics[BEST_METRIC]
+    return metrics[BEST_METRIC] if BEST_METRIC in metrics else -metrics[BITS]
 
 
 def _metric(checkpoint: Path) -> float:

@@ -2,17 +2,15 @@
 
 import contextlib
 import errno
-import functools
-import logging
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from codeformer_jax.train.checkpoint import UNFINISHED, saved_steps
+from codeformer_jax.train.leftovers import silence_leftovers
 
 _FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
@@ -30,7 +28,7 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
     Raises:
         OSError: with errno ENOSPC or EDQUOT.
     """
-    _silence_what_a_failed_save_leaves()
+    silence_leftovers()
     try:
         yield
     except Exception as error:
@@ -49,33 +47,12 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
         ) from error
 
 
-def _silence_what_a_failed_save_leaves() -> None:
-    """For good: it comes from other threads, and may come after the error was told.
-
-    Orbax leaves a failed task for every array of the state, which asyncio logs with its traceback
-    once it is collected. Writes that were under way find the event loop of the save closed, and
-    Python prints that for each, as an error that nobody can catch.
-    """
-    logging.getLogger("asyncio").addFilter(_not_of_full_disk)
-    if getattr(sys.unraisablehook, "func", None) is not _tell:  # Each run comes here.
-        sys.unraisablehook = functools.partial(_tell, sys.unraisablehook)
-
-
-def _tell(before: Callable[[Any], None], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        before(unraisable)
-
-
 def _needed(workdir: Path, state: Any, steps: list[int]) -> int:
     """Bytes of the newest checkpoint, or of the arrays where there is none."""
     if not steps:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     files = (workdir / "checkpoints" / str(steps[-1])).rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
-
-
-def _not_of_full_disk(record: logging.LogRecord) -> bool:
-    return not record.exc_info or _full(record.exc_info[1]) is None
 
 
 def _full(error: BaseException | None) -> int | None:

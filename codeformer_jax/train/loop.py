@@ -24,6 +24,7 @@ from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.labels import check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.speed import TimedStep
@@ -67,6 +68,9 @@ class _Run:
         self.key = make_key()
         self.source = open_source(config.data, "train")
         self.eval_source = open_heldout(config)
+        check_labels(self.task, config, self.source, self.eval_source)
+        # What of a batch the steps take.
+        self.names = ("image", "codes", *(("label",) if needs_labels(self.task) else ()))
         self.start = prepare(self.task, config, workdir)
         self.data = provenance.describe(train=self.source, heldout=self.eval_source)
         if self.start.resuming:
@@ -140,7 +144,7 @@ class _Run:
                     checkpoints.save(state, scores if evaluated else None)
                 raise
             monitor.watch.take(step + 1, batch)
-            inputs = {name: batch[name] for name in ("image", "codes") if name in batch}
+            inputs = {name: batch[name] for name in self.names if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
             phase = self.task.phase(step)
             state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
@@ -196,7 +200,7 @@ class _Run:
         return init(jax.random.fold_in(self.key, INIT), images, previous)
 
     def _eval_batches(self) -> Iterator[dict[str, jax.Array]]:
-        """Held-out batches, the same at every call: 'image', 'index' and 'valid'."""
+        """Held-out batches, the same at every call: what the steps take, 'index' and 'valid'."""
         size = self.config.eval.batch_size
         # Where the mesh does not divide a batch, every device computes all of it.
         split = size % self.mesh.size == 0
@@ -209,17 +213,18 @@ class _Run:
         put = parallel.put_batch if split else parallel.put_replicated
         with contextlib.closing(loader):
             for batch in itertools.islice(loader, self.config.eval.batches):
-                yield put(self.mesh, {name: batch[name] for name in ("image", "index", "valid")})
+                names = ("index", "valid", *self.names)
+                yield put(self.mesh, {name: batch[name] for name in names if name in batch})
 
     def _compile_evaluation(self):
         """What the task measures on a batch and which rows count, the whole on every host."""
 
         def step(state, frozen, batch, key):
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
-            return (
-                self.task.eval_step(state, frozen, batch["image"], keys(batch["index"])),
-                batch["valid"],
-            )
+            labels = {"labels": batch["label"]} if "label" in batch else {}
+            keys = keys(batch["index"])
+            evaluated = self.task.eval_step(state, frozen, batch["image"], keys, **labels)
+            return evaluated, batch["valid"]
 
         return jax.jit(step, out_shardings=parallel.replicated(self.mesh))
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from codeformer_jax.tasks import Task, groups, make_task
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
+from codeformer_jax.train.labels import needs_labels
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 
@@ -197,6 +198,8 @@ def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh
         if config.data.get("codes"):
             sites = (size // task.teacher.downsampling) ** 2
             inputs["codes"] = jax.ShapeDtypeStruct((batch, sites), jnp.int32)
+    if needs_labels(task):
+        inputs["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = jax.eval_shape(task.image_losses.lpips.init, key, pixels, pixels)
 

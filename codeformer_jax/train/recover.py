@@ -13,6 +13,7 @@ from etils import epath
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, hosts
 from codeformer_jax.train.checkpoint import saved_steps
+from codeformer_jax.train.leftovers import silence_leftovers
 
 DAMAGED_FOLDER = "damaged"
 
@@ -26,6 +27,7 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
     Raises:
         ValueError: no checkpoint is whole, or the state in a whole one is not one of this config.
     """
+    silence_leftovers()  # Of a checkpoint that turns out to be damaged while it is read.
     faults: dict[int, str] = {}
     while True:
         step, found = hosts.from_main(partial(_newest_whole, workdir, faults))

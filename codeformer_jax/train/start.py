@@ -26,10 +26,11 @@ from codeformer_jax.train.checkpoint import (
 )
 
 # A checkpoint of another value of these is another model.
-MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "gpt", "teacher_network")
+MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
 # But for these: how it is computed, and when its codes restart; its arrays stay what they are.
 COMPUTATION = ("dtype", "remat", "restart_below")
-STAGE1_NETWORKS = ("vqgan", "taming_vqgan")
+# Networks whose codes are learned.
+AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 LPIPS_HELP = (
     "make one with\n"
     '  python -c "import lpips, torch; '
@@ -59,7 +60,7 @@ class Start:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
         workdir.mkdir(parents=True, exist_ok=True)
         if self.teacher is not None and not self.resuming:
-            network = config.get("teacher_network", "vqgan")
+            network = convert.network_of(self.teacher[0])
             convert.save_model(workdir / TEACHER_FILE, network, *self.teacher)
         with atomic_path(workdir / CONFIG_FILE) as path:
             path.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
@@ -78,28 +79,20 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     origin = None
     if config.init_from and not resuming:
         origin = load_trained(config.init_from)
-        stage1 = config.get("teacher_network", "vqgan")
-        if origin.network not in (task.network, stage1):
+        taught = {convert.network_of(task.teacher)} if task.needs_teacher else set()
+        if origin.network not in (starts := sorted({task.network} | taught)):
             raise ValueError(
                 f"init_from={config.init_from} holds a {origin.network}; task {config.task!r} "
-                f"starts from a {task.network} or a {stage1}"
+                f"starts from a {' or a '.join(starts)}"
             )
     teacher = None
     if task.needs_teacher:
         teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
-        _check_fits(task, teacher[1])
+        _check_fits(task, config, *teacher)
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = load_lpips(config.loss.lpips)
     return Start(resuming, origin and origin.variables, frozen, teacher)
-
-
-def _check_fits(task: Task, teacher: PyTree) -> None:
-    """Raises ValueError where the task's teacher is built otherwise than the given one."""
-    side = task.teacher.image_size
-    pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    expected = jax.eval_shape(task.teacher.init, jax.random.key(0), pixels)["params"]
-    common.transplant(expected, teacher["params"], {*expected, *teacher["params"]})
 
 
 def check_teacher(
@@ -116,7 +109,7 @@ def check_teacher(
     Args:
         reconstruct: variables -> PSNR of the teacher's reconstructions of some images.
         teacher: the teacher's variables.
-        codebook: the codebook of the network in training, None where it has none.
+        codebook: the codebook of the network in training, or None where it has none.
         minimum: the PSNR floor in dB.
 
     Raises:
@@ -143,10 +136,10 @@ def _same(own: np.ndarray, codebook: np.ndarray) -> bool:
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
-    """Module and variables of the stage-I VQGAN that `config.teacher` or `config.init_from` holds.
+    """Module and variables of the autoencoder that `config.teacher` or `config.init_from` holds.
 
     Args:
-        config: of a stage II or III run.
+        config: of a run of stage II or III, or of a prior.
         origin: what `init_from` holds, where it is known already.
 
     Raises:
@@ -157,16 +150,17 @@ def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> t
         origin = load_trained(config.teacher)
     if origin is None:
         raise ValueError(
-            f"task {config.task!r} learns the codes of a trained stage-I VQGAN and none was given: "
-            "pass its workdir or model file as --config.init_from=PATH or --config.teacher=PATH"
+            f"task {config.task!r} learns the codes of a trained stage-I network and none was "
+            "given: pass its workdir or model file as --config.init_from=PATH or "
+            "--config.teacher=PATH"
         )
     return teacher_of(origin, path)
 
 
 def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
-    """Module and variables of a trained VQGAN as a teacher, its codebook a parameter.
+    """Module and variables of a trained VQGAN or VQ-VAE as a teacher, its codebook a parameter.
 
-    Of a CodeFormer it is the VQGAN that lies beside its checkpoints.
+    Of another network it is the one that lies beside its checkpoints.
 
     Args:
         trained: what `load_trained(path)` gave.
@@ -175,13 +169,13 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: where there is none.
     """
-    if trained.network in STAGE1_NETWORKS:
+    if trained.network in AUTOENCODERS:
         module = trained.module.clone(ema_decay=None)
         return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:
         raise ValueError(
-            f"{path} holds a {trained.network} without the stage-I VQGAN that it was trained "
+            f"{path} holds a {trained.network} without the stage-I network that it was trained "
             "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
         )
     return teacher
@@ -202,6 +196,20 @@ def load_lpips(path: str | None) -> PyTree:
     if network != "lpips":
         raise ValueError(f"{path} holds a {network}, not LPIPS weights")
     return variables
+
+
+def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, given: PyTree) -> None:
+    """Raises ValueError where the teacher is not the network that the task describes."""
+    if type(module) is not type(task.teacher):
+        raise ValueError(
+            f"task {config.task!r} with this config learns the codes of a "
+            f"{convert.network_of(task.teacher)}; the teacher given is a "
+            f"{convert.network_of(module)}: give another one as --config.teacher=PATH"
+        )
+    side = task.teacher.image_size
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    expected = jax.eval_shape(task.teacher.init, jax.random.key(0), pixels)["params"]
+    common.transplant(expected, given["params"], {*expected, *given["params"]})
 
 
 def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -25,7 +25,9 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
 
     def step(state, frozen, inputs, key, phase):
         key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
-        return task.train_step(state, frozen, inputs["image"], key, phase, inputs.get("codes"))
+        labels = {"labels": inputs["label"]} if "label" in inputs else {}
+        codes = inputs.get("codes")
+        return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
 
     return jax.jit(
         guarded(step), donate_argnums=0, out_shardings=(sharding, parallel.replicated(mesh))

@@ -28,6 +28,9 @@ LOGITS = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))[None, jnp.array([3, 0,
         # Of what top_k leaves, 0.47, 0.35 and 0.18.
         (Draw(top_k=3, top_p=0.8), {1, 3}),
         (Draw(top_p=0.8), {1, 3, 4}),
+        # Of the first three.
+        (Draw(codes=3), {0, 1, 2}),
+        (Draw(codes=3, top_k=2), {0, 1}),
     ],
 )
 def test_which_codes_stay(how, kept):

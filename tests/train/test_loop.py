@@ -144,7 +144,7 @@ def refused(tmp_path, config, message, error=ValueError):
 
 def test_stage2_without_a_teacher_is_refused(tmp_path):
     config = tiny_config("code_prediction").unlock()
-    refused(tmp_path, config, "learns the codes of a trained stage-I VQGAN and none was given")
+    refused(tmp_path, config, "learns the codes of a trained stage-I network and none was given")
 
 
 def test_a_refused_run_starts_once_its_settings_are_mended_on_several_devices(stages, tmp_path):

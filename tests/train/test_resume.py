@@ -1,6 +1,5 @@
 """A run that was stopped, killed or found damaged files ends like one that never was."""
 
-import gc
 import json
 import logging
 import os
@@ -10,22 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from states import assert_equal, leaves, state_at
 from tiny import tiny_config
 
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, loop
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, load_trained, saved_steps
-from codeformer_jax.train.disk import full_disk_explained
 from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.start import prepare
-from codeformer_jax.train.writer import Writer
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -45,25 +41,6 @@ def abstract():
 def run(stages, tmp_path):
     """A finished run of four steps, with the checkpoints 2 and 4 among others."""
     return shutil.copytree(stages[0] / "vqgan", tmp_path / "run")
-
-
-def state_at(workdir, step):
-    """The whole state as a checkpoint has it: parameters, averages, optimizers, statistics."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(workdir / "checkpoints" / str(step) / "default")
-
-
-def leaves(tree):
-    """Name -> array; the same names for a state and for what is read without its types."""
-    found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
-    return dict(zip(names, (np.asarray(leaf) for _, leaf in found), strict=True))
-
-
-def assert_equal(one, other):
-    one, other = leaves(one), leaves(other)
-    assert one.keys() == other.keys()
-    assert [name for name in one if one[name].tobytes() != other[name].tobytes()] == []
 
 
 def trained_steps(workdir):
@@ -268,6 +245,7 @@ import multiprocessing, os, pathlib, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from codeformer_jax.train import loop
 from codeformer_jax.train.writer import Writer
+from states import assert_equal, leaves, state_at
 from tiny import tiny_config
 
 def main(workdir, last, kill, workers):
@@ -351,60 +329,3 @@ def test_on_other_devices_it_goes_on_within_reduction_error(run, stages):
         if not (name.startswith("opt_state") and name.endswith("/k/bias")):
             error = np.linalg.norm(np.subtract(ours[name], wanted, dtype=np.float64))
             assert error <= 1e-4 * np.linalg.norm(wanted.astype(np.float64)), name
-
-
-def test_writes_that_a_failed_save_left_are_not_told_of_one_by_one(tmp_path, monkeypatch):
-    """Each finds the event loop closed; anything else that nobody can catch is still told."""
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
-    for _ in range(2):
-        with full_disk_explained(tmp_path, {}):
-            pass
-    closed = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
-    other = types.SimpleNamespace(exc_value=RuntimeError("something else"))
-    sys.unraisablehook(closed)
-    sys.unraisablehook(other)
-    assert told == [other]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 16 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, monkeypatch, caplog):
-    workdir = shutil.copytree(stages[0] / "vqgan", small_disk / "run")
-    shutil.rmtree(workdir / "checkpoints" / "4")
-    gc.collect()  # What other tests left, with its messages.
-    caplog.clear()
-    original = Writer.train_metrics
-
-    def fill(self, step, metrics):
-        original(self, step, metrics)
-        if step == 4:
-            room = shutil.disk_usage(small_disk).free - 500_000
-            (small_disk / "other").write_bytes(bytes(room))
-
-    monkeypatch.setattr(Writer, "train_metrics", fill)
-    with pytest.raises(
-        OSError,
-        match=r"No space left on device: '.*run' has [\d,]+ bytes free, a checkpoint takes about "
-        r"[\d,]+\. Complete .*2\]\. Make room; the same command goes on from step 2",
-    ):
-        loop.train(tiny_config("vqgan"), workdir)
-    assert 4 not in saved_steps(workdir)
-    assert digests.fault(workdir / "checkpoints" / "2") is None
-    assert not list((workdir / "checkpoints").glob("*tmp*"))
-    gc.collect()
-    assert "never retrieved" not in caplog.text  # By asyncio, of every array of the state.
-    (small_disk / "other").unlink()
-    monkeypatch.setattr(Writer, "train_metrics", original)
-    loop.train(tiny_config("vqgan"), workdir)
-    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))

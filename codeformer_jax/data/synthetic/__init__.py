@@ -1,9 +1,18 @@
-"""Synthetic faces: drawn by the program itself, so that training needs no data set.
+"""Pictures drawn by the program itself, so that training needs no data set: faces, and shapes.
 
 `render_face` draws one identity at any size, `SyntheticFaces` is a random-access source of them.
+`SyntheticShapes` is one of ten classes of simple shapes with their labels.
 """
 
+from codeformer_jax.data.synthetic.emblems import SHAPE_CLASSES, SyntheticShapes, draw_shape
 from codeformer_jax.data.synthetic.render import render_face
 from codeformer_jax.data.synthetic.source import FACES_PER_SEED, SyntheticFaces
 
-__all__ = ["FACES_PER_SEED", "SyntheticFaces", "render_face"]
+__all__ = [
+    "FACES_PER_SEED",
+    "SHAPE_CLASSES",
+    "SyntheticFaces",
+    "SyntheticShapes",
+    "draw_shape",
+    "render_face",
+]

@@ -1,0 +1,135 @@
+"""Whether samples of a class-conditional prior are of the class that was asked for.
+
+    python benchmarks/class_samples.py --prior runs/pixelcnn_shapes [--per-class 32]
+        [--temperature 1.0] [--steps 400] [--picture samples.png]
+
+A small convolutional classifier is trained on real, labelled pictures of the training data and
+says what the samples show. Beside its share of right answers on samples stand those on held-out
+real pictures and on the teacher's reconstructions of them, which bound it. Prints one JSON object.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import itertools
+
+from codeformer_jax.data.pipeline import batches, evaluation_batches
+from codeformer_jax.data.sources import open_heldout, open_source
+from codeformer_jax.sampling import Draw, sample_pixelcnn
+from codeformer_jax.tasks import common, make_task
+from codeformer_jax.train.checkpoint import load_teacher, load_trained
+
+WIDTHS = (3, 24, 48, 96)
+
+
+def init(key, classes):
+    """Kernels of three 3x3 convolutions, each followed by halving, and of a linear layer."""
+    shapes = [(3, 3, c, d) for c, d in itertools.pairwise(WIDTHS)]
+    shapes.append((WIDTHS[-1], classes))
+    keys = jax.random.split(key, len(shapes))
+    scales = [np.sqrt(2 / np.prod(shape[:-1])) for shape in shapes]
+    return [s * jax.random.normal(k, n) for k, n, s in zip(keys, shapes, scales, strict=True)]
+
+
+def classify(params, images):
+    """Logits of pictures in [-1, 1]."""
+    x = images
+    for kernel in params[:-1]:
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jax.lax.reduce_window(
+            jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"
+        )
+    return x.mean(axis=(1, 2)) @ params[-1]
+
+
+def train_classifier(config, classes, steps):
+    optimizer = optax.adam(2e-3)
+    params = init(jax.random.key(1), classes)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state, images, labels):
+        def loss(params):
+            logits = classify(params, common.from_uint8(images))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    stream = batches(open_source(config.data, "train"), batch_size=64, seed=1, flip=False)
+    with contextlib.closing(stream):
+        for _ in range(steps):
+            batch = next(stream)
+            params, state = step(params, state, batch["image"], batch["label"])
+    return params
+
+
+def heldout(config):
+    loader = evaluation_batches(open_heldout(config), batch_size=64)
+    with contextlib.closing(loader):
+        found = [
+            {name: batch[name][batch["valid"]] for name in ("image", "label")} for batch in loader
+        ]
+    return tuple(np.concatenate([part[name] for part in found]) for name in ("image", "label"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prior", required=True, help="workdir of a class-conditional prior")
+    parser.add_argument("--per-class", type=int, default=32)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=400, help="of the classifier")
+    parser.add_argument("--picture", help="PNG of eight samples of each class to write")
+    given = parser.parse_args()
+    trained = load_trained(given.prior)
+    task, classes = make_task(trained.config), trained.module.classes
+    if not classes:
+        raise SystemExit(f"{given.prior} holds a prior without classes")
+    teacher = load_teacher(given.prior)
+    frozen = {} if teacher is None else {"teacher": teacher[1]}
+    labels = np.tile(np.arange(classes, dtype=np.int32), given.per_class)
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(labels)))
+    how = Draw(temperature=given.temperature)
+    drawn = sample_pixelcnn(trained.module, trained.variables, keys, labels=labels, how=how)
+    pictures = jax.jit(task.pictures)
+    samples = np.asarray(jnp.clip(pictures(frozen, drawn), -1, 1))
+    images, truth = heldout(trained.config)
+    again = jnp.clip(pictures(frozen, jax.jit(task.values)(frozen, images)), -1, 1)
+    params = train_classifier(trained.config, classes, given.steps)
+
+    def right(images, labels):
+        predicted = np.asarray(jnp.argmax(jax.jit(classify)(params, images), axis=-1))
+        return predicted == labels
+
+    hits = right(samples, labels)
+    report = {
+        "samples": len(labels),
+        "temperature": given.temperature,
+        "chance": 1 / classes,
+        "recognised": round(float(hits.mean()), 4),
+        "recognised_by_class": [round(float(hits[labels == k].mean()), 3) for k in range(classes)],
+        "recognised_of_heldout": round(float(right(common.from_uint8(images), truth).mean()), 4),
+        "recognised_of_reconstructions": round(float(right(again, truth).mean()), 4),
+    }
+    print(json.dumps(report, indent=2))
+    if given.picture:
+        rows = samples.reshape(given.per_class, classes, *samples.shape[1:])[:8]
+        grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+        Image.fromarray(np.uint8(np.round((grid + 1) * 127.5))).save(given.picture)
+
+
+if __name__ == "__main__":
+    main()

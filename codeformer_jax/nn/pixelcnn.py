@@ -1,0 +1,342 @@
+"""Gated PixelCNN over maps of codes or pixels (arXiv 1606.05328).
+
+Values are ordered by row, column and, at one site, channel (R, G, B). Two stacks keep the order:
+the vertical one sees all rows above, the horizontal one the sites to the left; together they see
+every earlier value, which a single stack does not (the blind spot). Masks over space are kernels
+without the taps that would look ahead, masks over channels are zeros between groups of features.
+
+Parameter tree: embed, gated_{i}/*, head_hidden, head_out.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from codeformer_jax.nn.layers import convolve
+
+# Variance of a kernel's start times its fan-in: a gate halves what it lets through.
+_GAIN = 2.0
+
+# Of each layer an array: rows [b, r, w, c] or sites [b, s, c] that came in, or contexts.
+Cache = tuple[Float[Array, "..."], ...]
+
+
+class MaskedDense(nn.Module):
+    """x W + b over the last axis, where a group of features sees itself and those before it."""
+
+    features: int
+    groups: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
+        mask = channel_mask(self.groups, x.shape[-1], self.features, own=True)
+        kernel = self.param("kernel", _masked_init(mask), mask.shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        y = jnp.matmul(x.astype(self.dtype), _masked(kernel, mask).astype(self.dtype))
+        return y + _over(bias, y)
+
+
+class GatedLayer(nn.Module):
+    """A layer of both stacks (figure 2) in pieces, for whole maps as for a row or a site of one.
+
+    Attributes:
+        inputs: features that come in, from the map or from the layer before, for either stack.
+        features: p, those of either stack that go out.
+        half: taps to each side of a site and above it.
+        groups: channels of a site.
+        classes: that condition both gates; 0 is none.
+        first: mask A and no residual, because what comes in is the map itself.
+    """
+
+    inputs: int
+    features: int
+    half: int
+    groups: int
+    classes: int
+    first: bool
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        gates, half = 2 * self.features, self.half
+        rows = half if self.first else half + 1
+        shape = (rows, 2 * half + 1, self.inputs, gates)
+        self.vertical = self.param("vertical", _masked_init(np.ones(shape)), shape, jnp.float32)
+        here = channel_mask(self.groups, self.inputs, self.features, own=not self.first)
+        here = np.concatenate([here, here], axis=1)
+        # Of one row, from `half` sites to the left up to the site itself.
+        self.mask = np.stack([*[np.ones_like(here)] * half, here])
+        self.horizontal = self.param(
+            "horizontal", _masked_init(self.mask), self.mask.shape, jnp.float32
+        )
+        square = (gates, gates)
+        self.link = self.param("link", _masked_init(np.ones(square)), square, jnp.float32)
+        zeros = nn.initializers.zeros
+        self.vertical_bias = self.param("vertical_bias", zeros, (gates,), jnp.float32)
+        self.horizontal_bias = self.param("horizontal_bias", zeros, (gates,), jnp.float32)
+        if self.classes:
+            table = nn.initializers.normal(0.1)
+            self.labels = self.param("labels", table, (2, self.classes, gates), jnp.float32)
+        self.out = MaskedDense(self.features, self.groups, self.dtype)
+
+    def vertical_map(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """What the vertical gates get from a map; row i sees rows up to i, or i - 1 if `first`."""
+        padding = ((self.half, 0), (self.half, self.half))
+        y = convolve(x.astype(self.dtype), self.vertical.astype(self.dtype), 1, padding)
+        return y[:, : x.shape[1]]
+
+    def vertical_row(self, rows: Float[Array, "b r w c"]) -> Float[Array, "b w d"]:
+        """The same for one row, from the rows that its kernel covers."""
+        padding = ((0, 0), (self.half, self.half))
+        y = convolve(rows.astype(self.dtype), self.vertical.astype(self.dtype), 1, padding)
+        return y[:, 0]
+
+    def horizontal_map(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """What the horizontal gates get from the same row of a map."""
+        kernel = _masked(self.horizontal, self.mask)[None]
+        padding = ((0, 0), (self.half, 0))
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1, padding)
+
+    def horizontal_site(self, sites: Float[Array, "b s c"]) -> Float[Array, "b d"]:
+        """The same for one site, from the half + 1 sites that end with it."""
+        kernel = _masked(self.horizontal, self.mask).astype(self.dtype)
+        flat = sites.astype(self.dtype).reshape(sites.shape[0], -1)
+        return jnp.matmul(flat, kernel.reshape(-1, kernel.shape[-1]))
+
+    def open_vertical(
+        self, gates: Float[Array, "b *s d"], labels: Int[Array, "b"] | None
+    ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s d"]]:
+        """The vertical stack's output, and what it gives to the horizontal gates."""
+        context = jnp.matmul(gates, self.link.astype(self.dtype))
+        biases = [self.vertical_bias, self.horizontal_bias]
+        gates, context = gates + _over(biases[0], gates), context + _over(biases[1], context)
+        if labels is not None:
+            conditions = self.labels[:, labels].astype(self.dtype)
+            inner = (1,) * (gates.ndim - 2)
+            conditions = conditions.reshape(2, labels.shape[0], *inner, -1)
+            gates, context = gates + conditions[0], context + conditions[1]
+        return gate(gates), context
+
+    def open_horizontal(
+        self,
+        gates: Float[Array, "b *s d"],
+        context: Float[Array, "b *s d"],
+        x: Float[Array, "b *s c"],
+    ) -> Float[Array, "b *s e"]:
+        """The horizontal stack's output; `x` is what came in."""
+        y = self.out(gate(gates + context))
+        return y if self.first else x + y
+
+
+class PixelCNN(nn.Module):
+    """Logits of every value of a map given those before it: maps [b, h, w, c] of 0..levels - 1.
+
+    Attributes:
+        map_size: side of the maps in training; others work.
+        channels: c, values at a site: 1 of a map of codes, 3 of an RGB picture.
+        levels: K, the codebook's size or 256.
+        ordinal: the values are intensities: what comes in is the value itself, not its embedding.
+        embed_dim: features of a value's embedding.
+        layers: gated layers.
+        features: width p of either stack; a multiple of `channels`.
+        first_kernel, kernel: odd sides of the (masked) square kernels.
+        head_features: width of the hidden layer before the logits; a multiple of `channels`.
+        classes: classes that condition every layer; 0 is none.
+        dtype: dtype of the computation; parameters and logits are float32.
+
+    Raises:
+        ValueError: at construction, for sizes that cannot be, naming them.
+    """
+
+    map_size: int = 16
+    channels: int = 1
+    levels: int = 512
+    ordinal: bool = False
+    embed_dim: int = 64
+    layers: int = 12
+    features: int = 128
+    first_kernel: int = 7
+    kernel: int = 3
+    head_features: int = 256
+    classes: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        for name in ("map_size", "channels", "levels", "embed_dim", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("features", "head_features"):
+            width = getattr(self, name)
+            if width < 1 or width % self.channels:
+                raise ValueError(
+                    f"{name}={width} does not divide into groups for channels={self.channels}; "
+                    "change one of them"
+                )
+        for name in ("first_kernel", "kernel"):
+            side = getattr(self, name)
+            if side < 3 or side % 2 == 0:
+                raise ValueError(f"{name} must be odd and at least 3; got {side}")
+        if self.classes < 0:
+            raise ValueError(f"classes must not be negative; got {self.classes}")
+        super().__post_init__()
+
+    def setup(self):
+        inputs = self.channels * (2 if self.ordinal else self.embed_dim)
+        if not self.ordinal:
+            shape = (self.channels, self.levels, self.embed_dim)
+            self.embed = self.param("embed", nn.initializers.normal(1.0), shape, jnp.float32)
+        layers = [self._layer(inputs, self.first_kernel, first=True)]
+        layers += [self._layer(self.features, self.kernel) for _ in range(self.layers - 1)]
+        self.gated = layers
+        self.head_hidden = MaskedDense(self.head_features, self.channels, self.dtype)
+        self.head_out = MaskedDense(self.channels * self.levels, self.channels, self.dtype)
+
+    def _layer(self, inputs: int, kernel: int, *, first: bool = False) -> GatedLayer:
+        return GatedLayer(
+            inputs, self.features, kernel // 2, self.channels, self.classes, first, self.dtype
+        )
+
+    def __call__(
+        self, values: Int[Array, "b h w c"], labels: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b h w c k"]:
+        return self.logits(self.embedded(values), labels)
+
+    def embedded(self, values: Int[Array, "*s c"]) -> Float[Array, "*s d"]:
+        """What the layers get of values; outside a map they get zeros."""
+        if self.ordinal:
+            x = values.astype(jnp.float32) * (2 / (self.levels - 1)) - 1
+            x = jnp.stack([x, jnp.ones_like(x)], axis=-1)
+        else:
+            offsets = (jnp.arange(self.channels) * self.levels).astype(values.dtype)
+            table = self.embed.reshape(-1, self.embed_dim)
+            x = table[values + _over(offsets, values)]
+        return x.reshape(*values.shape[:-1], -1)
+
+    def logits(
+        self, x: Float[Array, "b h w d"], labels: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b h w c k"]:
+        """Logits of a map whose values have been embedded; `method='logits'`."""
+        self.check_labels(labels)
+        vertical = horizontal = x
+        for layer in self.gated:
+            gates = layer.vertical_map(vertical)
+            vertical, context = layer.open_vertical(gates, labels)
+            gates = layer.horizontal_map(horizontal)
+            horizontal = layer.open_horizontal(gates, context, horizontal)
+        return self.head(horizontal)
+
+    def head(self, x: Float[Array, "*s d"]) -> Float[Array, "*s c k"]:
+        """Logits of the horizontal stack's features."""
+        x = self.head_out(nn.relu(self.head_hidden(nn.relu(x))))
+        return x.astype(jnp.float32).reshape(*x.shape[:-1], self.channels, self.levels)
+
+    def check_labels(self, labels: Int[Array, "b"] | None) -> None:
+        """Raises ValueError where labels are given and not expected, or the other way round."""
+        if (labels is None) == bool(self.classes):
+            given = "none were given" if labels is None else "labels were given"
+            raise ValueError(
+                f"this network is conditioned on {self.classes or 'no'} classes, and {given}; "
+                "expected one label per map where classes > 0, and None otherwise"
+            )
+
+    def empty_rows(self, batch: int, width: int) -> Cache:
+        """Of each layer the rows above a map that its vertical stack needs: zeros."""
+        return tuple(
+            jnp.zeros((batch, layer.half, width, layer.inputs), self._dtype_in(index))
+            for index, layer in enumerate(self.gated)
+        )
+
+    def empty_sites(self, batch: int) -> Cache:
+        """Of each layer the sites left of a row that its horizontal stack needs: zeros."""
+        return tuple(
+            jnp.zeros((batch, layer.half, layer.inputs), self._dtype_in(index))
+            for index, layer in enumerate(self.gated)
+        )
+
+    def _dtype_in(self, index: int) -> DTypeLike:
+        return jnp.float32 if index == 0 else self.dtype
+
+    def next_row(self, rows: Cache, labels: Int[Array, "b"] | None) -> tuple[Cache, Cache]:
+        """The vertical stack's part of a row, before any of its values is known.
+
+        Args:
+            rows: of each layer the last rows that came in, [b, r, w, c].
+            labels: as of `__call__`.
+
+        Returns:
+            The rows for the next call, but for the first layer's, which lack this row's values;
+            and what each layer's horizontal gates get at every site.
+        """
+        kept, contexts, vertical = [rows[0]], [], None
+        for layer, window in zip(self.gated, rows, strict=True):
+            if vertical is not None:
+                window = jnp.concatenate([window, vertical[:, None]], axis=1)  # noqa: PLW2901
+                kept.append(window[:, 1:])
+            vertical, context = layer.open_vertical(layer.vertical_row(window), labels)
+            contexts.append(context)
+        return tuple(kept), tuple(contexts)
+
+    def next_site(
+        self,
+        sites: Cache,
+        contexts: Cache,
+        values: Int[Array, "b c"],
+    ) -> tuple[Cache, Float[Array, "b c k"]]:
+        """Logits of one site, given its values in the channels before.
+
+        Args:
+            sites: of each layer what came in at the last sites of this row, [b, s, c].
+            contexts: of each layer what `next_row` says of this site, [b, d].
+            values: of this site; those that are not known yet play no part.
+
+        Returns:
+            The sites for the next call, right where all channels but the last are known and but
+            for the first layer's, which have `values` in them; and the logits.
+        """
+        x, kept = self.embedded(values), []
+        for layer, left, context in zip(self.gated, sites, contexts, strict=True):
+            window = jnp.concatenate([left, x[:, None]], axis=1)
+            kept.append(window[:, 1:])
+            x = layer.open_horizontal(layer.horizontal_site(window), context, x)
+        return tuple(kept), self.head(x)
+
+
+def channel_mask(groups: int, inputs: int, outputs: int, *, own: bool) -> np.ndarray:
+    """1 where an output feature may see an input feature of its own site, [inputs, outputs].
+
+    Features lie in `groups` equal runs, one for each channel. A group sees those before it and,
+    with `own` (mask B; without it mask A), itself.
+    """
+    inside = np.arange(inputs)[:, None] * groups // inputs
+    outside = np.arange(outputs)[None, :] * groups // outputs
+    return (inside <= outside if own else inside < outside).astype(np.float32)
+
+
+def gate(x: Float[Array, "*s d"]) -> Float[Array, "*s c"]:
+    """tanh of the first half of the features times the sigmoid of the second (eq. 2)."""
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.tanh(a) * jax.nn.sigmoid(b)
+
+
+def _masked(kernel: jax.Array, mask: np.ndarray) -> jax.Array:
+    return kernel if mask.all() else kernel * mask
+
+
+def _masked_init(mask: np.ndarray):
+    """Normal weights whose variance counts the inputs that are not masked, of each output."""
+    seen = np.maximum(mask.reshape(-1, mask.shape[-1]).sum(axis=0), 1)
+    scale = np.sqrt(_GAIN / seen).astype(np.float32)
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        drawn = jax.random.normal(key, shape, dtype)
+        return drawn * scale.reshape((1,) * (len(shape) - 1) + (-1,)) * mask.astype(np.float32)
+
+    return init
+
+
+def _over(vector: Float[Array, "d"] | Int[Array, "d"], x: jax.Array) -> jax.Array:
+    """A vector of the last axis of `x`, with `x`'s rank and dtype."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,94 @@
+"""How the codebook of a stage-I network starts, and moves where it is a moving average."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Key
+
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.state import PyTree, TrainState
+
+
+def check_start(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for an unknown `config.codebook_init`."""
+    if config.codebook_init not in ("latents", "uniform"):
+        raise ValueError(
+            f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
+        )
+
+
+def restarts_codes(module: Any) -> bool:
+    """Whether the task has to restart dead codes: one that is a moving average does so itself."""
+    trained = module.quantizer == "nearest" and module.ema_decay is None
+    return trained and module.restart_below > 0
+
+
+def init_network(
+    config: ml_collections.ConfigDict,
+    module: Any,
+    keys: tuple[Key[Array, ""], Key[Array, ""]],
+    real: Float[Array, "b h w 3"],
+    previous: PyTree | None,
+) -> tuple[PyTree, PyTree]:
+    """Parameters and collections of an autoencoder with a codebook, random or those of `previous`.
+
+    Args:
+        config: of the run; `codebook_init` 'latents' starts the codes from encoder outputs of
+            `real`, 'uniform' is the published U(+-1/K) start, from which most codes of a short run
+            die.
+        keys: of the network and of the draw of codes.
+        previous: variables of a network of the same kind.
+
+    Raises:
+        ValueError: where the shapes of `previous` are not those of the config.
+    """
+    variables = dict(module.init(keys[0], real[:1]))
+    params = variables.pop("params")
+    if previous is not None:
+        source = common.plain_codebook(previous)
+        if "codebook" in variables:
+            codes = source["quantize"]["embedding"]
+            average = variables["codebook"]["quantize"]
+            variables = common.transplant(
+                {"codebook": {"quantize": {**average, "embedding": average["sums"]}}},
+                {"codebook": {"quantize": {**average, "embedding": codes, "sums": codes}}},
+                ["codebook"],
+            )
+            source = {name: value for name, value in source.items() if name != "quantize"}
+        params = common.transplant(params, source, params)
+    elif config.codebook_init == "latents" and module.quantizer == "nearest":
+        latents = module.apply({"params": params, **variables}, real).latents
+        codes = _draw_codes(keys[1], latents, module.codebook_size)
+        if "codebook" in variables:
+            average = {**variables["codebook"]["quantize"], "embedding": codes, "sums": codes}
+            variables = {"codebook": {"quantize": average}}
+        else:
+            params = {**params, "quantize": {"embedding": codes}}
+    return params, variables
+
+
+def move_codebook(module: Any, state: TrainState, images: PyTree, key: Key[Array, ""]) -> PyTree:
+    """The codebook's moving average after the whole batch: its 'latents' and 'indices'."""
+    _, collections = module.apply(
+        {"params": state.params, **state.collections},
+        images["latents"],
+        images["indices"],
+        method="update_codebook",
+        mutable=list(state.collections),
+        rngs={"codes": key},
+    )
+    return collections
+
+
+def _draw_codes(
+    key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
+) -> Float[Array, "k d"]:
+    """`size` latents drawn without replacement; where there are fewer, repeats with some noise."""
+    flat = latents.reshape(-1, latents.shape[-1])
+    draw, jitter = jax.random.split(key)
+    repeats = -(-size // flat.shape[0])
+    order = jax.random.permutation(draw, jnp.tile(flat, (repeats, 1)))[:size]
+    noise = 0.1 * jnp.std(flat) if repeats > 1 else 0.0
+    return order + noise * jax.random.normal(jitter, order.shape)

@@ -1,0 +1,125 @@
+"""A transformer learns maps of a frozen autoencoder's codes (arXiv 2012.09841, section 3.2)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Int, Key
+
+from codeformer_jax.degrade import Recipe, degrade
+from codeformer_jax.nn import GPT
+from codeformer_jax.sampling import Draw, sample_gpt
+from codeformer_jax.tasks import common, prior
+from codeformer_jax.tasks.state import PyTree
+
+# Streams of randomness, folded into an image's key.
+_CORRUPT, _DROPOUT, _DEGRADE, _DRAW = range(4)
+
+
+def corrupt(
+    codes: Int[Array, "b n"], keys: Key[Array, "b"], pkeep: float, codebook_size: int
+) -> Int[Array, "b n"]:
+    """Keeps each code with probability `pkeep`; others become uniform ones, by a key per row."""
+    if pkeep == 1.0:
+        return codes
+
+    def row(codes, key):
+        which, what = jax.random.split(key)
+        kept = jax.random.bernoulli(which, pkeep, codes.shape)
+        return jnp.where(kept, codes, jax.random.randint(what, codes.shape, 0, codebook_size))
+
+    return jax.vmap(row)(codes, keys)
+
+
+class GPTPriorTask(prior.PriorTask):
+    """Cross entropy of the codes, no smoothing.
+
+    `config`, besides what every prior has: gpt (see `GPT`; its vocabulary and map are those of the
+    autoencoder), loss.pkeep. With gpt.condition 'codes' the condition is the map of the same image
+    degraded by degradation[condition_recipe].
+    """
+
+    network = "taming_gpt"
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        super().__init__(config)
+        self.levels = self.teacher.codebook_size
+        self.module = _make_gpt(config, self.map_shape[:2], self.levels)
+        self.needs_labels = self.module.condition == "class"
+        if self.module.condition == "codes":
+            self.recipe = Recipe.from_config(config.degradation[config.condition_recipe])
+        if not 0 < config.loss.pkeep <= 1:
+            raise ValueError(
+                f"loss.pkeep is {config.loss.pkeep}; expected the share of codes to keep, more "
+                "than 0 and at most 1"
+            )
+
+    def _init_params(self, key: Key[Array, ""]) -> PyTree:
+        return self.module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def logits(
+        self,
+        params: PyTree,
+        frozen: dict[str, PyTree],
+        values: prior.Values,
+        inputs: PyTree,
+        recipe: Recipe | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "b h2 w2 c k"]:
+        """Of conditions in the vocabulary that are no codes, the logits are left away."""
+        condition = self.condition(frozen, inputs, recipe)
+        codes, dropping = values.reshape(values.shape[0], -1), None
+        if train:
+            dropping = _stream(inputs["keys"], _DROPOUT)
+            corrupting = _stream(inputs["keys"], _CORRUPT)
+            codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.levels)
+        tokens = jnp.concatenate([condition, codes], axis=1)[:, :-1]
+        logits = self.module.apply({"params": params}, tokens, dropout_keys=dropping)
+        logits = logits[:, condition.shape[1] - 1 :, : self.levels]
+        return logits.reshape(*values.shape, self.levels)
+
+    def condition(
+        self, frozen: dict[str, PyTree], inputs: PyTree, recipe: Recipe | None
+    ) -> Int[Array, "b m"]:
+        """What comes before the codes: start token, class, or codes of the degraded images.
+
+        Raises:
+            ValueError: for a prior of classes and data without labels.
+        """
+        images, labels = inputs["images"], inputs.get("labels")
+        if self.module.condition == "start":
+            return jnp.zeros((images.shape[0], 1), jnp.int32)
+        if self.module.condition == "class":
+            if labels is None:
+                raise ValueError(
+                    "gpt.condition='class' needs data whose examples have a 'label', and these "
+                    "have none; set it to 'start', or take another data.path"
+                )
+            return labels[:, None].astype(jnp.int32)
+        keys = _stream(inputs["keys"], _DEGRADE)
+        degraded = degrade((common.from_uint8(images) + 1) / 2, keys, recipe) * 2 - 1
+        return self.values(frozen, degraded).reshape(images.shape[0], -1)
+
+    def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> prior.Values:
+        condition = self.condition(frozen, inputs, self.recipe)
+        keys = _stream(inputs["keys"], _DRAW)
+        codes = sample_gpt(self.module, variables, keys, condition, how=Draw(codes=self.levels))
+        return codes[..., None]
+
+
+def _stream(keys: Key[Array, "b"], stream: int) -> Key[Array, "b"]:
+    return jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys)
+
+
+def _make_gpt(config: ml_collections.ConfigDict, map_size: tuple[int, int], codes: int) -> GPT:
+    """The transformer of `config.gpt` for maps of a size."""
+    fields: dict[str, Any] = common.network_fields(config.gpt)
+    sites = map_size[0] * map_size[1]
+    fields["condition_length"] = sites if fields["condition"] == "codes" else 1
+    fields["map_size"] = map_size
+    fields["vocab_size"] = max(codes, fields["classes"])
+    if fields["block_size"] is None:
+        fields["block_size"] = fields["condition_length"] + sites - 1
+    return GPT(**fields)

@@ -1,0 +1,46 @@
+"""Class labels, for tasks that are conditioned on them."""
+
+from typing import Any
+
+import ml_collections
+
+from codeformer_jax.data.pipeline import Source
+from codeformer_jax.tasks import Task
+
+# Of each task with classes: their number, and what does without them.
+_SETTINGS = {
+    "pixelcnn_prior": ("--config.pixelcnn.classes", "--config.pixelcnn.classes=0"),
+    "gpt_prior": ("--config.gpt.classes", "--config.gpt.classes=0 --config.gpt.condition=start"),
+}
+
+
+def needs_labels(task: Task) -> bool:
+    """Whether the task's steps take labels."""
+    return getattr(task, "needs_labels", False)
+
+
+def check_labels(
+    task: Task, config: ml_collections.ConfigDict, source: Source, heldout: Source
+) -> None:
+    """Looks at one example of each source where the task needs labels.
+
+    Raises:
+        ValueError: no labels, or one of an unknown class.
+    """
+    if not needs_labels(task):
+        return
+    classes = task.module.classes
+    parts = [part for each in (source, heldout) for part in getattr(each, "sources", (each,))]
+    for part in parts:
+        label: Any = part[0].get("label")
+        if label is None:
+            raise ValueError(
+                f"task {config.task!r} is conditioned on {classes} classes, and {part!r} gives no "
+                "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
+                f"a feature 'label') or a prior without classes ({_SETTINGS[config.task][1]})"
+            )
+        if not 0 <= int(label) < classes:
+            raise ValueError(
+                f"{part!r} gives the label {int(label)}, and the network knows 0 to {classes - 1}; "
+                f"set {_SETTINGS[config.task][0]} to the number of classes"
+            )

@@ -1,0 +1,56 @@
+"""A full disk while a checkpoint is written."""
+
+import gc
+import shutil
+import subprocess
+
+import pytest
+from states import assert_equal, state_at
+from tiny import tiny_config
+
+from codeformer_jax.train import digests, loop
+from codeformer_jax.train.checkpoint import saved_steps
+from codeformer_jax.train.writer import Writer
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 16 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, monkeypatch, caplog):
+    workdir = shutil.copytree(stages[0] / "vqgan", small_disk / "run")
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    gc.collect()  # What other tests left, with its messages.
+    caplog.clear()
+    original = Writer.train_metrics
+
+    def fill(self, step, metrics):
+        original(self, step, metrics)
+        if step == 4:
+            room = shutil.disk_usage(small_disk).free - 500_000
+            (small_disk / "other").write_bytes(bytes(room))
+
+    monkeypatch.setattr(Writer, "train_metrics", fill)
+    with pytest.raises(
+        OSError,
+        match=r"No space left on device: '.*run' has [\d,]+ bytes free, a checkpoint takes about "
+        r"[\d,]+\. Complete .*2\]\. Make room; the same command goes on from step 2",
+    ):
+        loop.train(tiny_config("vqgan"), workdir)
+    assert 4 not in saved_steps(workdir)
+    assert digests.fault(workdir / "checkpoints" / "2") is None
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    gc.collect()
+    assert "never retrieved" not in caplog.text  # By asyncio, of every array of the state.
+    (small_disk / "other").unlink()
+    monkeypatch.setattr(Writer, "train_metrics", original)
+    loop.train(tiny_config("vqgan"), workdir)
+    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
