@@ -21,7 +21,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from codeformer_jax.data.system import end_with_parent, usable_cores
+from codeformer_jax.data import slots
+from codeformer_jax.data.system import end_with_parent, keep_freed_memory, usable_cores
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -113,7 +114,7 @@ def batches(
     # Before the hosts' rows are taken: behind it every host would draw the same flips.
     chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
     rows = _Rows(chosen, batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_Read(source))
+    steps = grain.MapDataset.source(rows).map(_Read(source, share=workers > 0))
     return _iterate(steps[start_step:], workers)
 
 
@@ -134,7 +135,7 @@ def evaluation_batches(
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
     rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_ReadValid(source))
+    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=workers > 0))
     return _iterate(steps, workers)
 
 
@@ -213,18 +214,24 @@ class _Read:
     """Reads the examples of a batch, one after the other and each straight into its place.
 
     Batches of decoded pictures would be stacked from memory that is cold again, and that the system
-    has to clear first: that took half as long as decoding them.
+    has to clear first: that took half as long as decoding them. `share`: that place is a slot of
+    this process, out of which `_Take` has to take the pictures.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, *, share: bool):
         self._source = source
+        self._share = share
 
     def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
-        images, rows = None, []
+        images, sent, rows = None, None, []
         for place, (index, mirrored) in enumerate(chosen):
             found = self._source[int(index)]
             if images is None:
-                images = np.empty((len(chosen), *found["image"].shape), np.uint8)
+                shape = (len(chosen), *found["image"].shape)
+                if self._share:
+                    images, sent = slots.OWN.lend(shape, np.uint8)
+                else:
+                    images = sent = np.empty(shape, np.uint8)
             _put(images[place], found["image"], mirrored)
             row = {"index": np.int32(found.get("index", index)), "name": found["name"]}
             if "label" in found:
@@ -234,12 +241,12 @@ class _Read:
             rows.append(row)
         # Of a mixture some parts may have labels.
         keys = [key for key in rows[0] if all(key in row for row in rows)]
-        return {"image": images} | {key: np.stack([row[key] for row in rows]) for key in keys}
+        return {"image": sent} | {key: np.stack([row[key] for row in rows]) for key in keys}
 
 
 class _ReadValid(_Read):
-    def __init__(self, source: Source):
-        super().__init__(source)
+    def __init__(self, source: Source, *, share: bool):
+        super().__init__(source, share=share)
         self._order = _interleaved(getattr(source, "parts", None))
 
     def __call__(self, chosen: Sequence[int]) -> Element:
@@ -249,6 +256,16 @@ class _ReadValid(_Read):
             wanted = self._order[wanted]
         batch = super().__call__([(int(index), False) for index in wanted])
         return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
+
+
+class _Take(grain.transforms.Map):
+    """A batch of a worker process with its pictures in memory of this process."""
+
+    def __init__(self):
+        self._taker = slots.Taker()
+
+    def map(self, element: Element) -> Element:
+        return element | {"image": self._taker.take(element["image"])}
 
 
 def _put(
@@ -311,6 +328,11 @@ def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int)
         )
 
 
+def _start_worker(*_) -> None:
+    end_with_parent(slots.OWN.close)
+    keep_freed_memory()
+
+
 def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     """An iterator that reads ahead, in threads or in processes; its elements keep their order."""
     if workers == 0:
@@ -321,4 +343,5 @@ def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
         flags.FLAGS.mark_as_parsed()  # grain asks absl for its debug flags.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return iter(steps.to_iter_dataset(options).mp_prefetch(processes, end_with_parent))
+    read = steps.to_iter_dataset(options).mp_prefetch(processes, _start_worker)
+    return iter(read.map(_Take()))

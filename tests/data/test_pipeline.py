@@ -267,7 +267,7 @@ def faces(monkeypatch):
             self.asked = (split, size, length, seed)
 
     module = types.ModuleType("codeformer_jax.data.synthetic")
-    module.SyntheticFaces = SyntheticFaces
+    module.SyntheticFaces, module.SyntheticShapes = SyntheticFaces, None
     monkeypatch.setitem(sys.modules, "codeformer_jax.data.synthetic", module)
 
 
