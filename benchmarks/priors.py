@@ -104,8 +104,7 @@ def train(root: Path, only: list[str]) -> None:
         if not any(name.startswith(chosen) for chosen in only):
             continue
         if teacher and not (root / name).exists():
-            config = config.unlock()
-            config.teacher = str(root / teacher)
+            config.unlock().teacher = str(root / teacher)
         logging.info("training %s", name)
         loop.train(config, root / name)
 
