@@ -26,7 +26,7 @@ import itertools
 
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
-from codeformer_jax.sampling import Draw, sample_pixelcnn
+from codeformer_jax.sampling import Draw, class_tokens, sample_gpt, sample_pixelcnn
 from codeformer_jax.tasks import common, make_task
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 
@@ -86,6 +86,64 @@ def heldout(config):
     return tuple(np.concatenate([part[name] for part in found]) for name in ("image", "label"))
 
 
+def draw(task, trained, keys, labels, how):
+    """A map of values for each label, [b, h, w, c], 64 at a time."""
+
+    def some(keys, labels):
+        if trained.network == "pixelcnn":
+            return sample_pixelcnn(trained.module, trained.variables, keys, labels=labels, how=how)
+        condition = class_tokens(trained.module, labels)
+        how_codes = how.replace(codes=task.levels)
+        return sample_gpt(trained.module, trained.variables, keys, condition, how=how_codes)[
+            ..., None
+        ]
+
+    starts = range(0, len(labels), 64)
+    return np.concatenate([some(keys[i : i + 64], labels[i : i + 64]) for i in starts])
+
+
+def recognise(workdir, per_class=32, temperature=1.0, steps=400, picture=None):
+    """Shares of samples, held-out pictures and reconstructions that are told right.
+
+    Raises:
+        ValueError: for a prior without classes.
+    """
+    trained = load_trained(workdir, "best")
+    task, classes = make_task(trained.config), trained.module.classes
+    if not classes:
+        raise ValueError(f"{workdir} holds a prior without classes")
+    teacher = load_teacher(workdir)
+    frozen = {} if teacher is None else {"teacher": teacher[1]}
+    labels = np.tile(np.arange(classes, dtype=np.int32), per_class)
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(labels)))
+    drawn = draw(task, trained, keys, labels, Draw(temperature=temperature))
+    pictures = jax.jit(task.pictures)
+    samples = np.asarray(jnp.clip(pictures(frozen, jnp.asarray(drawn)), -1, 1))
+    images, truth = heldout(trained.config)
+    again = jnp.clip(pictures(frozen, jax.jit(task.values)(frozen, images)), -1, 1)
+    params = train_classifier(trained.config, classes, steps)
+
+    def right(images, labels):
+        predicted = np.asarray(jnp.argmax(jax.jit(classify)(params, images), axis=-1))
+        return predicted == labels
+
+    hits = right(samples, labels)
+    if picture:
+        rows = samples.reshape(per_class, classes, *samples.shape[1:])[:8]
+        grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+        Image.fromarray(np.uint8(np.round((grid + 1) * 127.5))).save(picture)
+    return {
+        "samples": len(labels),
+        "temperature": temperature,
+        "chance": 1 / classes,
+        "recognised": round(float(hits.mean()), 4),
+        "times_chance": round(float(hits.mean()) * classes, 2),
+        "recognised_by_class": [round(float(hits[labels == k].mean()), 3) for k in range(classes)],
+        "recognised_of_heldout": round(float(right(common.from_uint8(images), truth).mean()), 4),
+        "recognised_of_reconstructions": round(float(right(again, truth).mean()), 4),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prior", required=True, help="workdir of a class-conditional prior")
@@ -94,41 +152,8 @@ def main():
     parser.add_argument("--steps", type=int, default=400, help="of the classifier")
     parser.add_argument("--picture", help="PNG of eight samples of each class to write")
     given = parser.parse_args()
-    trained = load_trained(given.prior)
-    task, classes = make_task(trained.config), trained.module.classes
-    if not classes:
-        raise SystemExit(f"{given.prior} holds a prior without classes")
-    teacher = load_teacher(given.prior)
-    frozen = {} if teacher is None else {"teacher": teacher[1]}
-    labels = np.tile(np.arange(classes, dtype=np.int32), given.per_class)
-    keys = jax.vmap(jax.random.key)(jnp.arange(len(labels)))
-    how = Draw(temperature=given.temperature)
-    drawn = sample_pixelcnn(trained.module, trained.variables, keys, labels=labels, how=how)
-    pictures = jax.jit(task.pictures)
-    samples = np.asarray(jnp.clip(pictures(frozen, drawn), -1, 1))
-    images, truth = heldout(trained.config)
-    again = jnp.clip(pictures(frozen, jax.jit(task.values)(frozen, images)), -1, 1)
-    params = train_classifier(trained.config, classes, given.steps)
-
-    def right(images, labels):
-        predicted = np.asarray(jnp.argmax(jax.jit(classify)(params, images), axis=-1))
-        return predicted == labels
-
-    hits = right(samples, labels)
-    report = {
-        "samples": len(labels),
-        "temperature": given.temperature,
-        "chance": 1 / classes,
-        "recognised": round(float(hits.mean()), 4),
-        "recognised_by_class": [round(float(hits[labels == k].mean()), 3) for k in range(classes)],
-        "recognised_of_heldout": round(float(right(common.from_uint8(images), truth).mean()), 4),
-        "recognised_of_reconstructions": round(float(right(again, truth).mean()), 4),
-    }
+    report = recognise(given.prior, given.per_class, given.temperature, given.steps, given.picture)
     print(json.dumps(report, indent=2))
-    if given.picture:
-        rows = samples.reshape(given.per_class, classes, *samples.shape[1:])[:8]
-        grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-        Image.fromarray(np.uint8(np.round((grid + 1) * 127.5))).save(given.picture)
 
 
 if __name__ == "__main__":
