@@ -45,7 +45,8 @@ def start(task, config):
     sections = ("task", "model", "codeformer", "discriminator", "codebook_init", "prior_of", "gpt")
     known = tuple(str(config.get(name)) for name in sections)
     if known not in _STATES:
-        _STATES[known] = jax.jit(task.init)(jax.random.key(0), images(), None)
+        # Not compiled as one: layers of one shape are alike in all configs.
+        _STATES[known] = task.init(jax.random.key(0), jax.device_put(images()), None)
     state, frozen = _STATES[known], {}
     if task.needs_teacher:
         names = ("encoder", "quantize", "generator")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn_state
 from parity.steps import record
 from tiny import tiny_config
 
@@ -60,7 +61,7 @@ def steps(config, images):
         task = make_task(config)
         record(task, optax.identity())
         if state is None:
-            state = jax.jit(task.init)(jax.random.key(0), images, None)
+            state = drawn_state(task, images)
         frozen = {}
         if task.needs_teacher:
             teacher = {name: state.params[name] for name in ("encoder", "quantize", "generator")}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_state
 from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
@@ -120,7 +121,7 @@ def test_twenty_steps_lower_the_loss_as_float32_does(images, stage):
             config.loss.update(perceptual_weight=0.0, gan_start=100)
         task = make_task(config)
         if dtype == "float32":
-            start = jax.jit(task.init)(jax.random.key(0), images, None)
+            start = drawn_state(task, images)
             names = ("encoder", "quantize", "generator")
             teacher = {name: start.params.get(name) for name in names}
         frozen = {"teacher": {"params": teacher}} if task.needs_teacher else {}

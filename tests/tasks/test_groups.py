@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from drawn import drawn_state
 from linear import relative_error
 from tiny import tiny_config
 
@@ -33,7 +34,7 @@ def test_two_groups_step_like_two_processes_that_average_gradients(stage):
     images = np.stack([source[i]["image"] for i in range(8)])
     images[4:] //= 3  # Other statistics than those of the first half.
     grouped, whole = make(stage, 2), make(stage, 1)
-    state = jax.jit(whole.init)(jax.random.key(0), images, None)
+    state = drawn_state(whole, images)
     frozen = {}
     if whole.needs_teacher:
         frozen = {"teacher": {"params": state.params}}

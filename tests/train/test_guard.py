@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_state
 from tiny import tiny_config
 
 from codeformer_jax.data.pipeline import batches
@@ -28,7 +29,7 @@ def started():
     source = SyntheticFaces("train", 32, 4)
     pixels = np.stack([source[i]["image"] for i in range(4)])
     images = pixels.astype(np.float32) / 127.5 - 1
-    state = jax.jit(lambda k, i: task.init(k, i, None))(jax.random.key(0), pixels)
+    state = drawn_state(task, pixels)
     step = jax.jit(guarded(task.train_step), donate_argnums=0)
     state, _ = step(state, {}, images, jax.random.key(1), task.phase(0))
     return task, step, state, images

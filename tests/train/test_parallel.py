@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn_state
 from jax.sharding import PartitionSpec
 from linear import linear_config, make_linear, relative_error
 
@@ -90,7 +91,7 @@ def start(task):
     """A state, frozen networks and images on the host; the teacher is the student's own network."""
     source = SyntheticFaces("train", 32, 8)
     images = np.stack([source[i]["image"] for i in range(8)])
-    state = jax.device_get(jax.jit(task.init)(jax.random.key(0), images, None))
+    state = jax.device_get(drawn_state(task, images))
     frozen = {}
     if task.needs_teacher:
         names = ("encoder", "quantize", "generator")
