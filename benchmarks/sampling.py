@@ -1,119 +1,230 @@
-"""Codes per second from a GPT with its cache, against a full forward for every code.
+"""Values per second drawn from priors with their caches, against full forwards and PyTorch.
 
-    python benchmarks/sampling.py
+    python benchmarks/sampling.py gpt [--layers 24] [--width 1024] [--heads 16] [--codes 1024]
+        [--batches 1 8] [--full-sites 16] [--reference DIR]
+    python benchmarks/sampling.py pixelcnn [--sizes 16 32] [--batches 1 16] [--layers 12]
+        [--features 128] [--codes 512] [--pixels]
 
-A map of 16x16 codes by 24 layers, both ways on the same weights and noise, so that they draw the
-same codes. The full forwards see the whole window, as the sliding window's do, whatever is sampled
-already; `growing` is what they would take if each saw the codes before it only, which is estimated
-from forwards of several lengths. Prints JSON.
+Both with [--rounds 3] [--json FILE]. Weights are random: time does not depend on them. Ways take
+turns, and ratios are medians of the rounds' ratios; that all ways of ours draw the same values is
+checked.
+
+`gpt` draws maps of 16x16 codes. `full` sees the whole window for every code, as the sliding
+window's forwards do; only the last `--full-sites` are drawn with it, at the same cost each.
+`--reference` takes a checkout of Taming Transformers (a PyTorch of this environment runs its
+`taming/modules/transformer/mingpt.py`, with the same weights, top-k of 100 and temperature 1):
+`reference_cached` is its `sample_with_past`, `reference` its `sample`, a full forward over the
+codes so far for every code, as `Net2NetTransformer.sample` does.
+
+`pixelcnn` is the network of `configs/pixelcnn_faces.py`; a full forward for every value is over the
+whole map.
 """
 
 import argparse
+import importlib.util
 import json
 import os
-import platform
 import statistics
+import sys
 import time
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codeformer_jax.nn import GPT
-from codeformer_jax.sampling import Draw, sample_gpt, start_tokens
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from codeformer_jax.convert import to_torch
+from codeformer_jax.nn import GPT, PixelCNN
+from codeformer_jax.sampling import Draw, sample_gpt, sample_pixelcnn, start_tokens
+
+SIDE = 16
+SITES = SIDE * SIDE
+TOP_K = 100
 
 
-def seconds(call) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+def in_turns(ways, rounds):
+    """{name: seconds of each round} of functions that were called once before."""
+    seconds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            jax.block_until_ready(way())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
-def growing_seconds(module: GPT, variables, batch: int, rounds: int) -> float:
-    """Time of a full forward for every code over the codes before it alone."""
-    apply = jax.jit(module.apply)
-    lengths = [1, 32, 64, 128, 192, 256]
-    times = []
-    for length in lengths:
-        tokens = jnp.zeros((batch, length), jnp.int32)
-        jax.block_until_ready(apply(variables, tokens))
-        runs = [seconds(lambda tokens=tokens: apply(variables, tokens)) for _ in range(rounds)]
-        times.append(statistics.median(runs))
-    return float(np.sum(np.interp(np.arange(1, 257), lengths, times)))
+def report_of(seconds, values):
+    """Rates by medians, and how many times faster than each other way the cached one is.
+
+    `values`: name -> how many values a call draws.
+    """
+    each = {name: [s / values[name] for s in times] for name, times in seconds.items()}
+    return {
+        "values_per_second": {n: round(1 / statistics.median(t), 1) for n, t in each.items()},
+        "times_faster_than": {
+            name: round(
+                statistics.median(a / b for a, b in zip(times, each["cached"], strict=True)), 2
+            )
+            for name, times in each.items()
+            if name != "cached"
+        },
+    }
 
 
-def measure(options: argparse.Namespace) -> dict[str, object]:
+def measure_gpt(options, batch):
     module = GPT(
-        vocab_size=options.codes,
-        block_size=256,
-        n_layer=options.layers,
+        vocab_size=options.codes or 1024,
+        block_size=SITES,
+        n_layer=options.layers or 24,
         n_head=options.heads,
         n_embd=options.width,
         dtype=jnp.dtype(options.dtype),
     )
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    variables = jax.jit(module.init)(jax.random.key(0), tokens)
-    parameters = sum(x.size for x in jax.tree.leaves(variables))
-    keys = jax.random.split(jax.random.key(1), options.batch)
-    condition = start_tokens(module, options.batch)
-    # Full forwards are slow: only the last sites are sampled with them, at the same cost each.
-    kept = np.arange(256).reshape(16, 16) < 256 - options.full_sites
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    keys = jax.random.split(jax.random.key(1), batch)
+    condition, how = start_tokens(module, batch), Draw(top_k=TOP_K)
+    kept = np.arange(SITES).reshape(SIDE, SIDE) < SITES - options.full_sites
 
     def cached():
-        return sample_gpt(module, variables, keys, condition, how=Draw(top_k=100))
+        return sample_gpt(module, variables, keys, condition, how=how)
 
-    whole = cached()
+    whole = np.asarray(cached())
 
     def full():
-        return sample_gpt(
-            module,
-            variables,
-            keys,
-            condition,
-            how=Draw(top_k=100),
-            given=whole,
-            keep=kept,
-            cache=False,
-        )
+        given = {"given": whole, "keep": kept, "cache": False}
+        return sample_gpt(module, variables, keys, condition, how=how, **given)
 
-    agree = float(np.mean(np.asarray(full()) == np.asarray(whole)))
-    times = {"cached": [], "full": []}
-    for _ in range(options.rounds):
-        times["cached"].append(seconds(cached))
-        times["full"].append(seconds(full) * 256 / options.full_sites)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    median["growing"] = growing_seconds(module, variables, options.batch, options.rounds)
-    rates = {name: 256 * options.batch / value for name, value in median.items()}
+    same = bool(np.array_equal(full(), whole))
+    ways = {"cached": cached, "full": full}
+    values = {"cached": batch * SITES, "full": batch * options.full_sites}
+    if options.reference:
+        ways |= reference_ways(options.reference, module, variables, batch, options.device)
+        values |= {"reference_cached": batch * SITES, "reference": batch * SITES}
+        for name in values.keys() - {"cached", "full"}:
+            ways[name]()
     return {
-        "network": {"layers": options.layers, "width": options.width, "parameters": parameters},
-        "batch": options.batch,
+        "prior": "gpt",
+        "layers": module.n_layer,
+        "width": module.n_embd,
+        "parameters": sum(x.size for x in jax.tree.leaves(variables)),
         "dtype": options.dtype,
-        "codes_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "times_faster_than_full": round(median["full"] / median["cached"], 1),
-        "times_faster_than_growing": round(median["growing"] / median["cached"], 1),
-        "full_sites_measured": options.full_sites,
-        "same_codes": agree,
-        "rounds": options.rounds,
-        "machine": {
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "jax": jax.__version__,
-        },
+        "map": [SIDE, SIDE],
+        "batch": batch,
+        **report_of(in_turns(ways, options.rounds), values),
+        "same_values": same,
+    }
+
+
+def reference_ways(reference, module, variables, batch, device):
+    """The published samplers, with our weights."""
+    import torch  # noqa: PLC0415
+
+    # It imports a function that `transformers` has not had for years.
+    stand_in = types.ModuleType("transformers")
+    stand_in.top_k_top_p_filtering = keep_top_k
+    sys.modules.setdefault("transformers", stand_in)
+    path = Path(reference) / "taming/modules/transformer/mingpt.py"
+    spec = importlib.util.spec_from_file_location("mingpt", path)
+    mingpt = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mingpt)
+    mingpt.top_k_top_p_filtering = keep_top_k
+    network = mingpt.GPT(
+        vocab_size=module.vocab_size,
+        block_size=module.block_size,
+        n_layer=module.n_layer,
+        n_head=module.n_head,
+        n_embd=module.n_embd,
+    )
+    table = {n: torch.tensor(a) for n, a in to_torch("taming_gpt", variables, module).items()}
+    network.load_state_dict(table, strict=True)
+    network = network.eval().to(device)
+    start = torch.zeros(batch, 1, dtype=torch.long, device=device)
+
+    def drawing(function, **settings):
+        def draw():
+            with torch.no_grad():
+                drawn = function(steps=SITES, top_k=TOP_K, **settings).cpu()
+            return drawn.numpy()
+
+        return draw
+
+    return {
+        "reference_cached": drawing(mingpt.sample_with_past, x=start, model=network),
+        "reference": drawing(mingpt.sample, model=network, x=start, sample=True),
+    }
+
+
+def keep_top_k(logits, top_k, top_p=None):
+    del top_p
+    least = logits.topk(top_k).values[:, -1:]
+    return logits.masked_fill(logits < least, float("-inf"))
+
+
+def measure_pixelcnn(options, size, batch):
+    fields = {"levels": options.codes or 512, "features": options.features, "head_features": 512}
+    if options.pixels:
+        wide = 3 * -(-options.features // 3)
+        fields = {"channels": 3, "levels": 256, "ordinal": True, "features": wide}
+        fields["head_features"] = 513
+    module = PixelCNN(layers=options.layers or 12, map_size=size, **fields)
+    values = jnp.zeros((batch, size, size, module.channels), jnp.int32)
+    variables = jax.jit(module.init)(jax.random.key(0), values, None)
+    keys = jax.random.split(jax.random.key(1), batch)
+    ways = {
+        name: lambda cache=cache: sample_pixelcnn(module, variables, keys, cache=cache)
+        for name, cache in (("cached", True), ("full", False))
+    }
+    drawn = {name: np.asarray(way()) for name, way in ways.items()}
+    return {
+        "prior": "pixelcnn",
+        "layers": module.layers,
+        "features": module.features,
+        "levels": module.levels,
+        "map": [size, size, module.channels],
+        "batch": batch,
+        **report_of(in_turns(ways, options.rounds), dict.fromkeys(ways, values.size)),
+        "same_values": bool(np.array_equal(drawn["cached"], drawn["full"])),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("prior", choices=("gpt", "pixelcnn"))
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--codes", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--codes", type=int)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", help="of PyTorch: cpu or cuda")
+    parser.add_argument("--full-sites", type=int, default=16, help="codes drawn without cache")
+    parser.add_argument("--reference", metavar="DIR", help="a checkout of Taming Transformers")
+    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--pixels", action="store_true", help="three channels of 256 levels")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--full-sites", type=int, default=16, help="sites sampled without cache")
-    print(json.dumps(measure(parser.parse_args()), indent=2))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.prior == "gpt":
+        results = [measure_gpt(options, batch) for batch in options.batches]
+    else:
+        results = [
+            measure_pixelcnn(options, size, batch)
+            for size in options.sizes
+            for batch in options.batches
+        ]
+    machine = {
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "jax": jax.__version__,
+    }
+    text = json.dumps({"machine": machine, "results": results}, indent=2)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
