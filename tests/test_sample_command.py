@@ -190,11 +190,18 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
     loop.train(config, tmp_path / "run")
     assert sample("run", "-n", "1", teacher=None)[0] == 0
     assert stored()["codes"].shape == (1, 16, 16)
-    # The settings of another model beside the checkpoint.
+    assert json.loads(str(stored()["settings"]))["step"] == 2
+    # A config of another network than that of the checkpoint.
     path = tmp_path / "run" / "config.json"
-    path.write_text(path.read_text().replace('"n_embd": 16', '"n_embd": 32'))
-    code, _, err = sample("run", "-n", "1", "-o", "other.png", teacher=None)
-    assert (code, err.count("\n")) == (2, 1), err
+    text = path.read_text()
+    for changed, problem in (
+        (text.replace('"n_embd": 16', '"n_embd": 32'), "kernel: [16, 16], expected [32, 32]"),
+        (text.replace('"n_layer": 1', '"n_layer": 2'), "blocks_1/attn/key/bias: missing"),
+        (text.replace('"condition": "start"', '"condition": "depth"'), "condition is 'depth'"),
+    ):
+        path.write_text(changed)
+        code, _, err = sample("run", "-n", "1", "-o", "other.png", teacher=None)
+        assert (code, err.count("\n"), problem in err) == (2, 1, True), err
     assert not (tmp_path / "other.png").exists()
 
 
