@@ -12,7 +12,9 @@ from tiny import tiny_gpt
 from codeformer_jax import cli
 from codeformer_jax.convert import code_fingerprint, load_model, save_model
 from codeformer_jax.data.images import read_image, write_image
+from codeformer_jax.generate.prior import load_prior
 from codeformer_jax.nn import GPT, VQVAE, PixelCNN
+from codeformer_jax.sampling.gpt import _sample_map
 from codeformer_jax.train import loop
 
 CODES = 16  # The autoencoder's; maps are 4x4 of 4 px.
@@ -85,8 +87,9 @@ def stored(name="samples.npz"):
 
 
 def test_a_prior_of_a_transformer(sample, models, tmp_path):
+    compiled = _sample_map._cache_size()
     code, out, _ = sample("start", "-n", "5", "--batch-size", "2", "--seed", "3", "-o", "a/b.png")
-    assert code == 0
+    assert (code, _sample_map._cache_size()) == (0, compiled + 1)
     assert out.splitlines()[0] == "5 samples of 16x16 px (4x4 values) -> a/b.png"
     assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
         f"000{n}.png" for n in range(5)
@@ -187,7 +190,8 @@ def test_a_condition_of_codes(sample):
 def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
     config = tiny_gpt(steps=2).unlock()
     config.teacher = str(stages[0] / "vqgan")
-    loop.train(config, tmp_path / "run")
+    scores = loop.train(config, tmp_path / "run")
+    assert load_prior(tmp_path / "run").heldout_bits == pytest.approx(scores["bits_per_dim"])
     assert sample("run", "-n", "1", teacher=None)[0] == 0
     assert stored()["codes"].shape == (1, 16, 16)
     assert json.loads(str(stored()["settings"]))["step"] == 2

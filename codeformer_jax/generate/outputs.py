@@ -36,11 +36,11 @@ def plan_outputs(sheet: Path, each: bool, force: bool) -> Outputs:
     for path in (outputs.sheet, outputs.codes):
         if path.is_dir():
             raise IsADirectoryError(f"'{path}' is a folder; give another name as -o")
+    if outputs.folder is not None and os.path.lexists(outputs.folder):
+        _check_replaceable(outputs.folder)
     for path in filter(None, (outputs.sheet, outputs.codes, outputs.folder)):
         if os.path.lexists(path) and not force:
             raise FileExistsError(f"{path}: exists; pass --force to replace it")
-    if outputs.folder is not None and os.path.lexists(outputs.folder):
-        _check_replaceable(outputs.folder)
     for folder in sheet.parents:
         if os.path.lexists(folder):
             if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

@@ -59,7 +59,7 @@ def draw_heatmap(
     luma = face.astype(np.float32).mean(axis=-1, keepdims=True)
     shown = _WEIGHT * _color(spread / (_TOP * scale.uniform)) + (1 - _WEIGHT) * luma
     font = ImageFont.load_default(12)
-    head, side = 22, 110
+    head, side = 22, 120
     # Room for the bar's labels, however flat the picture is.
     whole = max(height, 120)
     sheet = Image.new(
@@ -84,15 +84,19 @@ def _draw_bar(
 ) -> None:
     """The colours from 0 at the foot to the end of the scale, with its marks."""
     left, top, height = place
-    font = ImageFont.load_default(11)
+    font = ImageFont.load_default(12)
     values = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_BAR, axis=1)
     sheet.paste(Image.fromarray(_color(values).astype(np.uint8)), (left, top))
     end = _TOP * scale.uniform
-    marks = [(0.0, "0"), (end, f"{end:.0f} or more"), (scale.uniform, f"{scale.uniform:.1f} guess")]
+    marks = [
+        (0.0, "0"),
+        (end, f"{end:.0f} or more"),
+        (scale.uniform, f"{scale.uniform:.1f} blind guess"),
+    ]
     if scale.heldout is not None:
         marks.append((scale.heldout, f"{scale.heldout:.1f} clean faces"))
     marks.append((min(mean, end), f"{mean:.1f} this face"))
-    line = 13
+    line = 14
     wanted = sorted((top + (1 - value / end) * (height - 1), label) for value, label in marks)
     ys = _apart([y for y, _ in wanted], line, top, top + height - 1)
     for (y, label), text_y in zip(wanted, ys, strict=True):

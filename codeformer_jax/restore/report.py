@@ -66,7 +66,10 @@ class Scores:
 
 def describe_score(bits: Float[np.ndarray, "rows columns"]) -> dict[str, Any]:
     """A face's scores: the mean, and the bits of every code, rows from the top."""
-    return {"bits_per_code": round(float(bits.mean()), 4), "map": bits.round(3).tolist()}
+    return {
+        "bits_per_code": round(float(bits.mean()), 4),
+        "map": bits.astype(np.float64).round(3).tolist(),
+    }
 
 
 def read_scores(folder: pathlib.Path, about: dict[str, Any], force: bool) -> dict[str, Any]:
