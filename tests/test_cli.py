@@ -34,6 +34,7 @@ def pretend_demo(monkeypatch, run):
         ["restore", "--help"],
         ["testset", "--help"],
         ["gallery", "--help"],
+        ["sample", "--help"],
         ["--version"],
     ],
 )
@@ -57,7 +58,7 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
 
 @pytest.mark.parametrize(
     "command",
-    ["restore", "convert", "export", "prepare", "encode", "testset", "gallery", "demo"],
+    ["restore", "sample", "convert", "export", "prepare", "encode", "testset", "gallery", "demo"],
 )
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
@@ -81,6 +82,8 @@ def test_help_lists_the_commands(command, capsys):
         (["gallery", "out.png", "-n", "few"], "-n: invalid int value"),
         (["testset"], "required: GT"),
         (["testset", "faces", "set", "--seed", "x"], "--seed: invalid int value"),
+        (["sample"], "required: --checkpoint"),
+        (["sample", "--checkpoint", "x", "-n", "few"], "-n: invalid int value"),
         (["encode", "runs/vqgan"], "required: OUT"),
         (["encode", "runs/vqgan", "codes", "--size", "big"], "--size: invalid int value"),
     ],

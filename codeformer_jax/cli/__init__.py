@@ -17,10 +17,11 @@ from codeformer_jax.cli import (
     gallery,
     prepare,
     restore,
+    sample,
     testset,
 )
 
-COMMANDS = (restore, convert, export, prepare, encode, testset, gallery, demo)
+COMMANDS = (restore, sample, convert, export, prepare, encode, testset, gallery, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

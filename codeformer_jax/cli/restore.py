@@ -50,7 +50,44 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="images at once; default 1 on the CPU, 8 on an accelerator",
     )
+    _add_prior_options(parser)
     _add_file_options(parser)
+
+
+def _add_prior_options(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="draw N restorations of each picture, NAME_1 to NAME_N; default: one, by the "
+        "likeliest codes",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of --samples; a sample follows from it, the picture's name and its number, whatever "
+        "the batch; default %(default)s",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of --samples: 0 takes the likeliest codes; default 1",
+    )
+    parser.add_argument(
+        "--score",
+        metavar="PRIOR",
+        help="workdir or model file of a prior over the same codebook: writes a heat map of the "
+        "bits of each code, NAME_score.png, and scores.json; many bits are codes that are unusual "
+        "in faces",
+    )
+    parser.add_argument(
+        "--score-teacher",
+        metavar="AE",
+        help="autoencoder of the prior; default the one in its workdir",
+    )
 
 
 def _add_file_options(parser: argparse.ArgumentParser):
@@ -92,6 +129,11 @@ def _run(args: argparse.Namespace) -> int:
         suffix=args.suffix,
         file_format=args.format,
         limit=args.limit,
+        samples=args.samples,
+        seed=args.seed,
+        temperature=args.temperature,
+        score=args.score,
+        score_teacher=args.score_teacher,
     )
     print(summary)
     if summary.failed:

@@ -65,8 +65,9 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
     """
     path = Path(path)
     with open(path, "rb") as file:
-        head = file.read(4)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+        head = file.read(9)
+    # The length of a safetensors header, which comes first, may begin like a pickle does.
+    if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:] != b"{":
         raise ModelFileError(
             f"{path}: this is a PyTorch file; convert it first: "
             f"codeformer-jax convert {path.name} {path.stem}.safetensors"

@@ -1,6 +1,6 @@
 """Linen modules: hyperparameters are fields, outputs are frozen dataclasses."""
 
-from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput
+from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput, CodePrediction
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.perceptual import LPIPS
@@ -22,6 +22,7 @@ __all__ = [
     "Cache",
     "CodeFormer",
     "CodeFormerOutput",
+    "CodePrediction",
     "GumbelQuantizer",
     "PatchDiscriminator",
     "PixelCNN",

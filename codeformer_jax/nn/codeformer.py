@@ -1,6 +1,7 @@
 """CodeFormer (arXiv 2206.11253): codes predicted by a transformer, features fused on demand."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -32,6 +33,21 @@ class CodeFormerOutput:
     logits: Float[Array, "b n k"]
     indices: Int[Array, "b n"]
     latents: Float[Array, "b h2 w2 d"]
+
+
+@flax.struct.dataclass
+class CodePrediction:
+    """What a degraded image says of its restoration: all of it but the choice of codes.
+
+    Attributes:
+        logits: scores of the codes at every site, row-major, [b, n, K].
+        latents: encoder output [b, h / f, w / f, d].
+        features: side -> encoder features of the sides where they are fused.
+    """
+
+    logits: Float[Array, "b n k"]
+    latents: Float[Array, "b h2 w2 d"]
+    features: Any
 
 
 def adaptive_instance_norm(
@@ -189,10 +205,32 @@ class CodeFormer(VQGAN):
     def __call__(
         self, images: Float[Array, "b h w 3"], *, w: ArrayLike, adain: bool = False
     ) -> CodeFormerOutput:
+        prediction = self.predict(images)
+        indices = jnp.argmax(prediction.logits, axis=-1)
+        return CodeFormerOutput(
+            image=self.restore(prediction, indices, w=w, adain=adain),
+            logits=prediction.logits,
+            indices=indices,
+            latents=prediction.latents,
+        )
+
+    def predict(self, images: Float[Array, "b h w 3"]) -> CodePrediction:
+        """What `restore` needs of degraded images; `method='predict'`."""
         self.check_images(images)
         latents, features = self.encoder(images)
-        logits = self.predict_codes(latents)
-        indices = jnp.argmax(logits, axis=-1)
+        fused = {side: features[side] for side in self.connect_list}
+        return CodePrediction(self.predict_codes(latents), latents, fused)
+
+    def restore(
+        self,
+        prediction: CodePrediction,
+        indices: Int[Array, "b n"],
+        *,
+        w: ArrayLike,
+        adain: bool = False,
+    ) -> Float[Array, "b h w 3"]:
+        """Images from chosen codes, one at every site; `method='restore'`."""
+        latents, features = prediction.latents, prediction.features
         # Image losses train the fusion alone: codes and encoder features are constants to them.
         quantized = jax.lax.stop_gradient(self.quantize.lookup(indices).reshape(latents.shape))
         if adain:
@@ -205,9 +243,7 @@ class CodeFormer(VQGAN):
             encoder_features = jax.lax.stop_gradient(features[side])
             return self.fuse_convs_dict[str(side)](encoder_features, x, weight)
 
-        return CodeFormerOutput(
-            image=self.generator(quantized, fuse), logits=logits, indices=indices, latents=latents
-        )
+        return self.generator(quantized, fuse)
 
     def predict_codes(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b n k"]:
         """Scores of the codes at every site of the latents, row-major, [b, h * w, K]."""

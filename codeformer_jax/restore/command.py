@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import SupportsFloat
 
 from codeformer_jax.restore.errors import RestoreError
-from codeformer_jax.restore.files import RestoreSummary, make_folders, run_plan
+from codeformer_jax.restore.files import RestoreSummary, Run, make_folders, run_plan
 from codeformer_jax.restore.plan import plan_files
 from codeformer_jax.restore.restorer import Restorer, check_weight
+from codeformer_jax.restore.samples import Samples
+from codeformer_jax.restore.score import Scorer
 
 DEFAULT_WEIGHTS = pathlib.Path("weights", "codeformer.safetensors")
 
@@ -36,19 +38,29 @@ def restore_command(
     suffix: str = "",
     file_format: str = "png",
     limit: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    score: str | os.PathLike | None = None,
+    score_teacher: str | os.PathLike | None = None,
 ) -> RestoreSummary:
     """Restores as `restore_files` does; everything that can be wrong is checked before loading.
 
     Args:
         checkpoint: model file or workdir; None is `weights/codeformer.safetensors` here.
         which: checkpoint of a workdir: 'latest', 'best' or a step.
+        samples, seed, temperature: see `Samples`; None draws none.
+        score, score_teacher: prior by which results are scored, see `Scorer.load`.
         Others: see `restore_files`.
 
     Raises:
-        RestoreError: see `restore_files` and `Restorer.load`; without weights, the two commands
-            that fetch and convert them.
+        RestoreError: see `restore_files`, `Restorer.load` and `Scorer.load`; without weights, the
+            two commands that fetch and convert them.
     """
     w = check_weight(w)
+    drawn = _samples(samples, seed, temperature)
+    if score is None and score_teacher is not None:
+        raise RestoreError("--score-teacher is the autoencoder of a prior: give that as --score")
     if checkpoint is None:
         if not DEFAULT_WEIGHTS.exists():
             raise RestoreError(NO_WEIGHTS)
@@ -62,7 +74,19 @@ def restore_command(
         suffix=suffix,
         file_format=file_format,
         limit=limit,
+        samples=drawn.number if drawn else 0,
+        scores=score is not None,
     )
     restorer = Restorer.load(checkpoint, which=which, batch_size=batch_size)
+    scorer = None if score is None else Scorer.load(score, restorer, teacher=score_teacher)
     make_folders(plan)
-    return run_plan(plan, restorer, w=w, adain=adain, force=force, progress=None)
+    run = Run(restorer, w, adain, drawn, scorer)
+    return run_plan(plan, run, force=force, progress=None)
+
+
+def _samples(number: int | None, seed: int, temperature: float | None) -> Samples | None:
+    if number is None:
+        if temperature is not None:
+            raise RestoreError("--temperature is for drawn codes: say how many by --samples")
+        return None
+    return Samples(number, seed, 1.0 if temperature is None else temperature)

@@ -16,8 +16,12 @@ from codeformer_jax.data.images import UnreadableImage, read_image, write_image
 from codeformer_jax.data.system import usable_cores
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, fit, unfit
+from codeformer_jax.restore.heatmap import Scale, draw_heatmap
 from codeformer_jax.restore.plan import Failure, Job, Plan, plan_files
-from codeformer_jax.restore.restorer import NOT_FINITE, Restorer, check_weight
+from codeformer_jax.restore.report import Scores
+from codeformer_jax.restore.restorer import NOT_FINITE, RestoredBatch, Restorer, check_weight
+from codeformer_jax.restore.samples import Samples, sample_batch
+from codeformer_jax.restore.score import Scorer
 
 _THREADS = 4
 
@@ -32,6 +36,8 @@ class RestoreSummary:
         skipped: results that existed and were left alone.
         padded: pictures that were not square.
         seconds: from the first reading to the last writing.
+        samples: results of each picture.
+        scores: where scores were asked for, what they say and where they are.
     """
 
     written: tuple[pathlib.Path, ...]
@@ -39,10 +45,14 @@ class RestoreSummary:
     skipped: tuple[pathlib.Path, ...]
     padded: tuple[pathlib.Path, ...]
     seconds: float
+    samples: int = 1
+    scores: str = ""
 
     def __str__(self) -> str:
-        total = len(self.written) + len(self.failed)
-        text = f"{len(self.written)} of {total} images restored in {self.seconds:.1f} s"
+        done = len(self.written) // self.samples
+        text = f"{done} of {done + len(self.failed)} images restored in {self.seconds:.1f} s"
+        if self.samples > 1:
+            text += f", {self.samples} times each"
         if self.skipped:
             text += f"; {len(self.skipped)} results that existed were kept"
         if self.padded:
@@ -50,7 +60,26 @@ class RestoreSummary:
                 f"; {len(self.padded)} were not square and were continued by their edges "
                 "(aligned faces are square)"
             )
-        return text
+        return f"{text}\n{self.scores}" if self.scores else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How pictures are restored; see `restore_files`."""
+
+    restorer: Restorer
+    w: SupportsFloat
+    adain: bool
+    samples: Samples | None = None
+    scorer: Scorer | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A restoration, cut as its picture, and the bits of its codes where they were asked for."""
+
+    pixels: np.ndarray
+    bits: np.ndarray | None
 
 
 def restore_files(
@@ -67,6 +96,8 @@ def restore_files(
     suffix: str = "",
     file_format: str = "png",
     limit: int | None = None,
+    samples: Samples | None = None,
+    scorer: Scorer | None = None,
     progress: bool | None = False,
 ) -> RestoreSummary:
     """Restores files and folders of aligned faces into `output_dir`.
@@ -78,11 +109,13 @@ def restore_files(
         inputs, output_dir, force, skip_existing, recursive, suffix, file_format, limit: see
             `plan_files`.
         restorer, w, adain, batch_size: see `Restorer`.
+        samples: draw several restorations of each picture; None takes the likeliest codes.
+        scorer: write a heat map of each result, and all scores into scores.json.
         progress: a progress bar; None shows it on terminals only.
 
     Raises:
-        RestoreError: before anything is written: see `plan_files`, `check_weight`, and an output
-            folder that cannot be written to.
+        RestoreError: before anything is written: see `plan_files`, `check_weight`, `read_scores`,
+            and an output folder that cannot be written to.
     """
     w = check_weight(w)
     plan = plan_files(
@@ -94,63 +127,84 @@ def restore_files(
         suffix=suffix,
         file_format=file_format,
         limit=limit,
+        samples=samples.number if samples else 0,
+        scores=scorer is not None,
     )
     return run_plan(
-        plan, restorer, w=w, adain=adain, batch_size=batch_size, force=force, progress=progress
+        plan,
+        Run(restorer, w, adain, samples, scorer),
+        batch_size=batch_size,
+        force=force,
+        progress=progress,
     )
 
 
 def run_plan(
     plan: Plan,
-    restorer: Restorer,
+    run: Run,
     *,
-    w: SupportsFloat,
-    adain: bool,
     batch_size: int | None = None,
     force: bool = False,
     progress: bool | None = False,
 ) -> RestoreSummary:
     """Restores the pictures of a plan; arguments as for `restore_files`."""
     start = time.monotonic()
-    size = restorer.batch_for(len(plan.jobs), batch_size)
+    size = run.restorer.batch_for(len(plan.jobs), batch_size)
+    scores = Scores.begin(plan, run.scorer, force)
     make_folders(plan)
-    # Every job ends with a path written or a Failure, whichever thread it came from.
-    outcomes: dict[Job, pathlib.Path | Failure] = {}
+    # Every job ends with the paths written or a Failure, whichever thread it came from.
+    outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
     padded = []
     disable = None if progress is None else not progress
+    kept = frozenset(plan.skipped)
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
-    with tqdm.tqdm(total=len(plan.jobs), unit="image", disable=disable) as bar:
+    with tqdm.tqdm(total=len(plan.jobs), unit="image", disable=disable) as bar, scores:
 
-        def finish(job: Job, outcome: pathlib.Path | Failure):
+        def finish(job: Job, outcome: tuple[pathlib.Path, ...] | Failure):
             outcomes[job] = outcome
             bar.update()
 
+        writes: collections.deque = collections.deque()
         try:
-            writes: collections.deque = collections.deque()
-            for batch in _batches(_read_ahead(threads, plan.jobs, restorer, size), size, finish):
+            reads = _read_ahead(threads, plan.jobs, run.restorer, size)
+            for batch in _batches(reads, size, finish):
                 padded += [job.source for job, fitted in batch if fitted.padded]
-                for job, result in _restore(restorer, batch, w, adain, size):
-                    if isinstance(result, Failure):
-                        finish(job, result)
+                for job, results in _restore(run, batch, size):
+                    if isinstance(results, Failure):
+                        finish(job, results)
                         continue
-                    gray = dict(batch)[job].gray
-                    writes.append((job, threads.submit(_write, job, result, gray, force)))
+                    fitted = dict(batch)[job]
+                    write = threads.submit(_write, job, results, fitted, run.scorer, force, kept)
+                    writes.append((job, results, write))
                 while len(writes) > 2 * size:
-                    job, write = writes.popleft()
-                    finish(job, write.result())
-            for job, write in writes:
-                finish(job, write.result())
+                    _finish_write(writes.popleft(), finish, scores)
+            while writes:
+                _finish_write(writes.popleft(), finish, scores)
         finally:
             threads.shutdown(cancel_futures=True)
+            # After an interrupt: what was written nevertheless has its scores, too.
+            for waiting in writes:
+                if not waiting[-1].cancelled():
+                    _finish_write(waiting, finish, scores)
 
     ordered = [outcomes[job] for job in plan.jobs]
     return RestoreSummary(
-        written=tuple(x for x in ordered if isinstance(x, pathlib.Path)),
+        written=tuple(path for x in ordered if not isinstance(x, Failure) for path in x),
         failed=plan.unreadable + tuple(x for x in ordered if isinstance(x, Failure)),
         skipped=plan.skipped,
         padded=tuple(padded),
         seconds=time.monotonic() - start,
+        samples=run.samples.number if run.samples else 1,
+        scores=scores.summary(),
     )
+
+
+def _finish_write(waiting, finish, scores: Scores) -> None:
+    job, results, write = waiting
+    outcome = write.result()
+    if not isinstance(outcome, Failure):
+        scores.add(job, [result.bits for result in results])
+    finish(job, outcome)
 
 
 def make_folders(plan: Plan):
@@ -205,31 +259,72 @@ def _batches(reads, size: int, finish) -> Iterator[list[tuple[Job, Fitted]]]:
 
 
 def _restore(
-    restorer: Restorer, batch: list[tuple[Job, Fitted]], w: SupportsFloat, adain: bool, size: int
-) -> Iterator[tuple[Job, np.ndarray | Failure]]:
+    run: Run, batch: list[tuple[Job, Fitted]], size: int
+) -> Iterator[tuple[Job, list[Result] | Failure]]:
     try:
-        restored = restorer.restore_batch(
-            [fitted for _, fitted in batch], w, adain, batch_size=size
-        )
+        attempts, bits = _run_network(run, batch, size)
     # Whatever the network raises, these pictures have no result; the next may have one.
     except Exception as error:
         advice = "; try a smaller batch size" if "RESOURCE_EXHAUSTED" in str(error) else ""
         for job, _ in batch:
             yield job, Failure(job.source, f"the network failed: {_reason(error)}{advice}")
         return
-    for (job, fitted), image, finite in zip(batch, restored.images, restored.finite, strict=True):
-        yield job, unfit(image, fitted) if finite else Failure(job.source, NOT_FINITE)
+    for index, (job, fitted) in enumerate(batch):
+        if not all(attempt.finite[index] for attempt in attempts):
+            yield job, Failure(job.source, NOT_FINITE)
+            continue
+        yield (
+            job,
+            [
+                Result(unfit(attempt.images[index], fitted), None if cost is None else cost[index])
+                for attempt, cost in zip(attempts, bits, strict=True)
+            ],
+        )
 
 
-def _write(job: Job, pixels: np.ndarray, gray: bool, force: bool) -> pathlib.Path | Failure:
-    # Another process, or a file system that takes two names for one, may have made it meanwhile.
-    if not force and os.path.lexists(job.target):
-        return Failure(job.source, f"'{job.target}' has come to exist meanwhile; it was kept")
-    try:
-        write_image(job.target, pixels, gray=gray)
-    except OSError as error:
-        return Failure(job.source, f"cannot write '{job.target}': {_reason(error)}")
-    return job.target
+def _run_network(
+    run: Run, batch: list[tuple[Job, Fitted]], size: int
+) -> tuple[list[RestoredBatch], list[np.ndarray | None]]:
+    """Restorations of a batch, one for each sample, and the bits of their codes."""
+    names, pictures = [job.name for job, _ in batch], [fitted for _, fitted in batch]
+    if run.samples is not None:
+        attempts = sample_batch(
+            run.restorer, pictures, names, run.w, run.adain, run.samples, batch_size=size
+        )
+    else:
+        codes = {} if run.scorer is None else {"codes": True}
+        attempts = [
+            run.restorer.restore_batch(pictures, run.w, run.adain, batch_size=size, **codes)
+        ]
+    if run.scorer is None:
+        return attempts, [None] * len(attempts)
+    return attempts, [run.scorer.bits(pictures, x.indices, size) for x in attempts]
+
+
+def _write(
+    job: Job,
+    results: list[Result],
+    fitted: Fitted,
+    scorer: Scorer | None,
+    force: bool,
+    kept: frozenset[pathlib.Path],
+) -> tuple[pathlib.Path, ...] | Failure:
+    pictures = [(path, result.pixels) for path, result in zip(job.results, results, strict=True)]
+    for path, result in zip(job.maps, results, strict=False):
+        scale = Scale(scorer.bits_uniform, scorer.prior.heldout_bits)
+        pictures.append((path, draw_heatmap(result.pixels, result.bits, fitted, scale)))
+    for path, pixels in pictures:
+        if path in kept:
+            continue
+        # Another process, or a file system that takes two names for one, may have made it
+        # meanwhile.
+        if not force and os.path.lexists(path):
+            return Failure(job.source, f"'{path}' has come to exist meanwhile; it was kept")
+        try:
+            write_image(path, pixels, gray=fitted.gray and path in job.results)
+        except OSError as error:
+            return Failure(job.source, f"cannot write '{path}': {_reason(error)}")
+    return job.results
 
 
 def _reason(error: Exception) -> str:

@@ -22,10 +22,29 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One picture to restore and the file that its result is written to."""
+    """One picture to restore and the files that come of it.
+
+    Attributes:
+        source: the picture.
+        results: restorations of it.
+        maps: heat maps of the results, one each, or none.
+        name: path below the output folder without suffixes, by which samples are drawn.
+    """
 
     source: pathlib.Path
-    target: pathlib.Path
+    results: tuple[pathlib.Path, ...]
+    maps: tuple[pathlib.Path, ...]
+    name: str
+
+    @property
+    def target(self) -> pathlib.Path:
+        """The first result."""
+        return self.results[0]
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """All that is written of it."""
+        return self.results + self.maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +53,15 @@ class Plan:
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
-        skipped: targets that exist already and are left alone.
+        skipped: files that exist already and are left alone.
         unreadable: folders that could not be listed.
+        folder: of the results.
     """
 
     jobs: tuple[Job, ...]
     skipped: tuple[pathlib.Path, ...]
     unreadable: tuple[Failure, ...]
+    folder: pathlib.Path
 
 
 def plan_files(
@@ -53,6 +74,8 @@ def plan_files(
     suffix: str = "",
     file_format: str = "png",
     limit: int | None = None,
+    samples: int = 0,
+    scores: bool = False,
 ) -> Plan:
     """Pairs pictures with the files to write; reads and writes no picture.
 
@@ -69,44 +92,60 @@ def plan_files(
         suffix: put behind the stem, such as '_restored'.
         file_format: 'png', 'jpg' or 'webp'.
         limit: at most so many jobs.
+        samples: so many results of each picture, STEM + suffix + '_1', '_2', ...; 0 is one as it
+            is called above.
+        scores: a heat map of each result, its name with '_score' behind it and '.png'.
 
     Raises:
         RestoreError: no picture found; targets that exist (without `force` and `skip_existing`),
             collide, or are inputs; an output folder that is a file or an input folder.
     """
     output_dir = pathlib.Path(output_dir)
+    _check_options(file_format, suffix, limit)
+    _check_output(output_dir, inputs)
+
+    unreadable: list[Failure] = []
+    endings = [f"{suffix}_{number}" for number in range(1, samples + 1)] or [suffix]
+    jobs: dict[Job, None] = {}
+    for source, relative in _find(inputs, output_dir, recursive, unreadable):
+        name = relative.parent / relative.stem
+        results = tuple(output_dir / f"{name}{ending}.{file_format}" for ending in endings)
+        maps = tuple(output_dir / f"{name}{ending}_score.png" for ending in endings)
+        jobs[Job(source, results, maps if scores else (), name.as_posix())] = None
+    if not jobs:
+        raise RestoreError(_nothing_found(inputs, unreadable))
+    _check_targets(jobs)
+    existing = {path: None for job in jobs for path in job.files if os.path.lexists(path)}
+    done = {job for job in jobs if skip_existing and existing.keys() >= set(job.files)}
+    chosen = [job for job in jobs if job not in done][:limit]
+    kept = () if force or skip_existing else [path for job in chosen for path in job.files]
+    _check_existing(existing, kept)
+    skipped = tuple(existing) if skip_existing else ()
+    return Plan(tuple(chosen), skipped, tuple(unreadable), output_dir)
+
+
+def _check_options(file_format: str, suffix: str, limit: int | None):
     if file_format not in FORMATS:
         raise RestoreError(f"format is '{file_format}'; expected one of {', '.join(FORMATS)}")
     if os.path.basename(suffix) != suffix:
         raise RestoreError(f"suffix is '{suffix}'; it must not hold a path separator")
     if limit is not None and limit < 1:
         raise RestoreError(f"limit is {limit}; expected at least 1")
-    _check_output(output_dir, inputs)
-
-    unreadable: list[Failure] = []
-    ending = f"{suffix}.{file_format}"
-    jobs: dict[Job, None] = {}
-    for source, relative in _find(inputs, output_dir, recursive, unreadable):
-        jobs[Job(source, output_dir / relative.parent / (relative.stem + ending))] = None
-    if not jobs:
-        listing = f"; {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
-        raise RestoreError(
-            f"no image found in {', '.join(map(_quoted, inputs)) or 'nothing'}{listing}; expected "
-            f"image files, or folders with {', '.join(SUFFIXES)}"
-        )
-    _check_targets(jobs)
-    existing = {job: None for job in jobs if os.path.lexists(job.target)}
-    chosen = [job for job in jobs if not (skip_existing and job in existing)][:limit]
-    _check_existing(existing, () if force or skip_existing else chosen)
-    skipped = tuple(job.target for job in existing) if skip_existing else ()
-    return Plan(tuple(chosen), skipped, tuple(unreadable))
 
 
-def _check_existing(existing: Collection[Job], kept: Sequence[Job]):
-    """Raises where folders stand in the place of results, or results of `kept` exist."""
-    if folders := [job.target for job in existing if job.target.is_dir()]:
+def _nothing_found(inputs: Sequence[str | os.PathLike], unreadable: Sequence[Failure]) -> str:
+    listing = f"; {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
+    return (
+        f"no image found in {', '.join(map(_quoted, inputs)) or 'nothing'}{listing}; expected "
+        f"image files, or folders with {', '.join(SUFFIXES)}"
+    )
+
+
+def _check_existing(existing: Collection[pathlib.Path], kept: Sequence[pathlib.Path]):
+    """Raises where folders stand in the place of results, or some of `kept` exist."""
+    if folders := [path for path in existing if path.is_dir()]:
         raise RestoreError(f"a folder stands where a result must go:{_listing(folders)}")
-    if clashes := [job.target for job in kept if job in existing]:
+    if clashes := [path for path in kept if path in existing]:
         raise RestoreError(
             f"{len(clashes)} of {len(kept)} results exist already:{_listing(clashes)}\n"
             "--force writes over them, --skip-existing restores the others only"
@@ -131,17 +170,18 @@ def _check_targets(jobs: Iterable[Job]):
     sources = {job.source.resolve(): job.source for job in jobs}
     by_target: dict[pathlib.Path, Job] = {}
     for job in jobs:
-        other = by_target.setdefault(job.target.resolve(), job)
-        if other.source.resolve() != job.source.resolve():
-            raise RestoreError(
-                f"'{other.source}' and '{job.source}' would both be written to '{job.target}'; "
-                "rename one, or restore them into different output folders"
-            )
-        if job.target.resolve() in sources:
-            raise RestoreError(
-                f"the result of '{job.source}' would replace the input "
-                f"'{sources[job.target.resolve()]}'; give another output folder or a suffix"
-            )
+        for path in job.files:
+            other = by_target.setdefault(path.resolve(), job)
+            if other.source.resolve() != job.source.resolve():
+                raise RestoreError(
+                    f"'{other.source}' and '{job.source}' would both be written to '{path}'; "
+                    "rename one, or restore them into different output folders"
+                )
+            if path.resolve() in sources:
+                raise RestoreError(
+                    f"the result of '{job.source}' would replace the input "
+                    f"'{sources[path.resolve()]}'; give another output folder or a suffix"
+                )
 
 
 def _find(

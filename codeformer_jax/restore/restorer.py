@@ -11,7 +11,7 @@ from typing import Any, SupportsFloat
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model
 from codeformer_jax.nn import CodeFormer
@@ -26,10 +26,12 @@ class RestoredBatch:
     Attributes:
         images: uint8 0..255 or float32 0..1.
         finite: False where the network gave infinities or NaN; such an image has no meaning.
+        indices: the codes they were made from, row-major, where they were asked for.
     """
 
     images: UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]
     finite: Bool[np.ndarray, "b"]
+    indices: Int[np.ndarray, "b n"] | None = None
 
 
 class Restorer:
@@ -148,20 +150,24 @@ class Restorer:
         return min(size, 2 ** math.ceil(math.log2(max(count, 1))))
 
     def restore_batch(
-        self, batch: Sequence[Fitted], w: SupportsFloat, adain: bool, *, batch_size: int
+        self,
+        batch: Sequence[Fitted],
+        w: SupportsFloat,
+        adain: bool,
+        *,
+        batch_size: int,
+        codes: bool = False,
     ) -> RestoredBatch:
-        """Restores 1 to `batch_size` fitted pictures, as one call of the compiled function."""
-        whole = all(fitted.pixels.dtype == np.uint8 for fitted in batch)
-        dtype = np.dtype(np.uint8 if whole else np.float32)
-        images = np.stack([as_dtype(fitted.pixels, dtype) for fitted in batch])
-        missing = batch_size - len(batch)
-        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        """Restores 1 to `batch_size` fitted pictures, as one call of the compiled function.
+
+        `codes` asks for the codes, too.
+        """
+        images = stack_pictures(batch, batch_size)
         weights = np.full(batch_size, float(w), np.float32)
-        restored, finite = _restore(
-            self.variables, images, weights, module=self.module, adain=bool(adain)
+        results = _restore(
+            self.variables, images, weights, module=self.module, adain=bool(adain), codes=codes
         )
-        count = len(batch)
-        return RestoredBatch(np.asarray(restored)[:count], np.asarray(finite)[:count])
+        return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
 
 NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
@@ -177,8 +183,36 @@ def check_weight(w: SupportsFloat) -> float:
     return w
 
 
+def stack_pictures(
+    batch: Sequence[Fitted], batch_size: int
+) -> UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]:
+    """The pixels of fitted pictures, filled up with copies of the last one."""
+    whole = all(fitted.pixels.dtype == np.uint8 for fitted in batch)
+    dtype = np.dtype(np.uint8 if whole else np.float32)
+    images = np.stack([as_dtype(fitted.pixels, dtype) for fitted in batch])
+    missing = batch_size - len(batch)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+
+
+def to_input(
+    images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
+) -> Float[Array, "b s s 3"]:
+    """Pixels as the network takes them, in [-1, 1]."""
+    whole = images.dtype == jnp.uint8
+    return images.astype(jnp.float32) / 127.5 - 1 if whole else images * 2 - 1
+
+
+def to_pixels(
+    restored: Float[Array, "b s s 3"], whole: bool
+) -> tuple[UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"], Bool[Array, "b"]]:
+    """Pixels of the network's result, uint8 if `whole`, and whether it was finite."""
+    finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
+    restored = (jnp.clip(restored, -1, 1) + 1) / 2
+    return (jnp.round(restored * 255).astype(jnp.uint8) if whole else restored), finite
+
+
 # The variables are arguments: closed over, they would be folded as constants.
-@functools.partial(jax.jit, static_argnames=("module", "adain"))
+@functools.partial(jax.jit, static_argnames=("module", "adain", "codes"))
 def _restore(
     variables: Mapping[str, Any],
     images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
@@ -186,13 +220,11 @@ def _restore(
     *,
     module: CodeFormer,
     adain: bool,
-) -> tuple[Array, Bool[Array, "b"]]:
-    whole = images.dtype == jnp.uint8
-    inputs = images.astype(jnp.float32) / 127.5 - 1 if whole else images * 2 - 1
-    restored = module.apply(variables, inputs, w=w, adain=adain).image
-    finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
-    restored = (jnp.clip(restored, -1, 1) + 1) / 2
-    return (jnp.round(restored * 255).astype(jnp.uint8) if whole else restored), finite
+    codes: bool,
+) -> tuple[Array, ...]:
+    output = module.apply(variables, to_input(images), w=w, adain=adain)
+    results = to_pixels(output.image, images.dtype == jnp.uint8)
+    return (*results, output.indices) if codes else results
 
 
 def _pictures(images: Any) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, hosts
+from codeformer_jax.train.stored import check_stored
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
@@ -153,7 +154,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     Raises:
         FileNotFoundError: where there is no such file, workdir or checkpoint.
         ValueError: where `which` is something else, the best one or that of the step is damaged,
-            or all are.
+            or all are; where the workdir's config is that of another network.
     """
     path = Path(path)
     if path.is_file():
@@ -173,9 +174,11 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         )
         for name in ("params", "ema_params", "collections")
     }
+    folder = path.absolute() / "checkpoints" / str(step) / "default"
+    check_stored(folder, wanted, path / CONFIG_FILE)
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(
-            path.absolute() / "checkpoints" / str(step) / "default",
+            folder,
             args=ocp.args.PyTreeRestore(
                 item=wanted,
                 partial_restore=True,

@@ -75,6 +75,20 @@ def test_transposed_arrays_are_written_as_they_read(tmp_path):
     assert_same(load_model(tmp_path / "m.safetensors")[2], variables)
 
 
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path):
+    module, variables = small_discriminator()
+    path = tmp_path / "model.safetensors"
+    save_model(path, "discriminator", module, variables)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    padding = (0x80 - length) % 256  # Spaces behind the header belong to it.
+    header = whole[8 : 8 + length] + b" " * padding
+    head = (length + padding).to_bytes(8, "little")
+    assert head.startswith(b"\x80")
+    path.write_bytes(head + header + whole[8 + length :])
+    assert load_model(path)[1] == module
+
+
 def test_variables_of_another_module_are_refused_and_nothing_is_lost(tmp_path):
     module, variables = small_discriminator()
     path = tmp_path / "m.safetensors"

@@ -41,6 +41,12 @@ def draw_variables(module, *args, **kwargs):
 
 
 @pytest.fixture(scope="session")
+def draw():
+    """draw(module, *arguments of its init) -> variables"""
+    return draw_variables
+
+
+@pytest.fixture(scope="session")
 def network():
     """(module, variables)"""
     module = CodeFormer(**FIELDS)

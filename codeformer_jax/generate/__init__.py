@@ -1,0 +1,1 @@
+"""Pictures from a trained prior: its maps of codes drawn, decoded, shown and stored."""

@@ -1,0 +1,100 @@
+"""One picture of many: samples in rows under a title, their classes beside them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_MARGIN, _GAP = 8, 4
+# Small pictures are enlarged for the sheet, and many large ones reduced.
+_LEAST_CELL, _WIDEST = 96, 4096
+
+Pictures = UInt8[np.ndarray, "_ _ _ 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
+
+def make_sheet(
+    samples: Pictures,
+    *,
+    title: str,
+    classes: Sequence[int] | None = None,
+    references: Sequence[tuple[str, Picture]] = (),
+) -> Picture:
+    """The samples, in rows.
+
+    Args:
+        title: above all.
+        classes: of each sample, equal ones in a row: each class begins a row, with its label.
+        references: pictures with captions that stand above the samples.
+    """
+    groups = _groups(samples, classes)
+    columns = _columns(samples, [len(group) for _, group in groups])
+    columns = max(columns, len(references))
+    height, width = _cell(samples.shape[1:3], columns)
+    font = ImageFont.load_default(12)
+    left = _MARGIN + (_GAP + round(max(font.getlength(label) for label, _ in groups)))
+    rows = [
+        (label if n == 0 else "", part)
+        for label, group in groups
+        for n, part in _cut(group, columns)
+    ]
+    line = 16
+    head = _MARGIN + line + _GAP + (height + line + _MARGIN if references else 0)
+    whole = (
+        left + columns * (width + _GAP) + _MARGIN,
+        head + len(rows) * (height + _GAP) + _MARGIN,
+    )
+    title_width = round(font.getlength(title)) + 2 * _MARGIN
+    sheet = Image.new("RGB", (max(whole[0], title_width), whole[1]), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, _MARGIN // 2), title, _FAINT, font)
+    top = _MARGIN + line + _GAP
+    for column, (caption, picture) in enumerate(references):
+        x = left + column * (width + _GAP)
+        sheet.paste(_resized(picture, height, width), (x, top))
+        pen.text((x, top + height), caption, _FAINT, font)
+    for row, (label, pictures) in enumerate(rows):
+        y = head + row * (height + _GAP)
+        pen.text((_MARGIN, y + height // 2 - line // 2), label, _INK, font)
+        for column, picture in enumerate(pictures):
+            sheet.paste(_resized(picture, height, width), (left + column * (width + _GAP), y))
+    return np.array(sheet)
+
+
+def _groups(samples: Pictures, classes: Sequence[int] | None) -> list[tuple[str, Pictures]]:
+    if classes is None:
+        return [("", samples)]
+    classes = np.asarray(classes)
+    starts = [0, *(np.flatnonzero(np.diff(classes)) + 1).tolist(), len(classes)]
+    return [(f"class {classes[a]}", samples[a:b]) for a, b in itertools.pairwise(starts)]
+
+
+def _columns(samples: Pictures, sizes: Sequence[int]) -> int:
+    """A row for each class where there are several; else a sheet about as wide as high."""
+    height, width = samples.shape[1:3]
+    square = math.ceil(math.sqrt(len(samples) * height / width))
+    return min(max(sizes), max(square, 1) if len(sizes) == 1 else max(square, 8))
+
+
+def _cut(group: Pictures, columns: int) -> list[tuple[int, Pictures]]:
+    starts = range(0, len(group), columns)
+    return [(number, group[start : start + columns]) for number, start in enumerate(starts)]
+
+
+def _cell(size: tuple[int, int], columns: int) -> tuple[int, int]:
+    scale = max(1, math.ceil(_LEAST_CELL / max(size)))
+    scale = min(scale, _WIDEST / (columns * size[1]))
+    return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
+
+
+def _resized(picture: Picture, height: int, width: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    if image.size == (width, height):
+        return image
+    grows = width > image.width
+    method = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+    return image.resize((width, height), method)
