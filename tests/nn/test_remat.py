@@ -51,11 +51,16 @@ def residuals(module, arguments, params, images):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept)) - own
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_and_names_are_those_without(images, network):
-    cls, fields, arguments = NETWORKS[network]
+def test_gradients_and_names_are_those_without(images):
+    """Of CodeFormer, which has every kind of block that can be computed again."""
+    cls, fields, arguments = NETWORKS["codeformer"]
     plain = cls(**fields)
-    params = jax.jit(lambda k: plain.init(k, images, **arguments))(jax.random.key(0))["params"]
+    shapes = jax.eval_shape(lambda k: plain.init(k, images, **arguments), jax.random.key(0))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(random.normal(0, max(x.size, 4) ** -0.25, x.shape), x.dtype),
+        shapes["params"],
+    )
     expected = jax.jit(jax.grad(loss(plain, arguments, images)))(params)
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
     for policy in ("full", "dots"):

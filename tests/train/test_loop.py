@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -103,27 +102,6 @@ def test_a_second_run_of_the_same_command_changes_nothing(stages, tmp_path):
     assert again["psnr"] == pytest.approx(scores["vqgan"]["psnr"], abs=1e-6)
     new = (workdir / "metrics.jsonl").read_text()[len(before) :].splitlines()
     assert not any("train/loss" in line for line in new)
-
-
-def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
-    stages, tmp_path, monkeypatch
-):
-    """SIGTERM after the third step: saved there, and the same command goes on."""
-    root, _ = stages
-    original = Writer.train_metrics
-
-    def stop(self, step, metrics):
-        original(self, step, metrics)
-        if step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(Writer, "train_metrics", stop)
-    loop.train(tiny_config("vqgan"), tmp_path / "run")
-    assert load_trained(tmp_path / "run").step == 3
-    monkeypatch.setattr(Writer, "train_metrics", original)
-    loop.train(tiny_config("vqgan"), tmp_path / "run")
-    assert [x["step"] for x in lines(tmp_path / "run") if "train/loss" in x] == [1, 2, 3, 4]
-    tree_equal(load_trained(tmp_path / "run").variables, load_trained(root / "vqgan").variables)
 
 
 def test_changed_settings(stages, caplog):
