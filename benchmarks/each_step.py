@@ -183,7 +183,7 @@ def torch_tables(found):
 
 def norm(arrays):
     """Of all arrays together."""
-    return float(np.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)))
+    return sum(float(np.vdot(array, array)) for array in arrays) ** 0.5
 
 
 def apart(before, theirs, weights, means):
