@@ -79,11 +79,11 @@ def draw_each_step(canvas, result, bound, top, bottom):
     """Differences of the losses, and of gradients and updates with PyTorch's own in gray."""
     title = TITLES.get(result["stage"], result["stage"])
     differences, steps = result["relative_difference"], len(result["torch"]["loss"])
-    middle = WIDTH * 0.36
+    middle = WIDTH * 0.34
     canvas.text((MARGIN, top - 20), f"{title}: losses of each step from PyTorch's state", INK)
     panel = Panel(canvas, MARGIN, top, middle, bottom, steps, *DECADES)
     draw_differences(panel, differences, dict(zip(differences, COLOURS, strict=False)), bound)
-    left, right = middle + 110 + MARGIN, WIDTH - 150
+    left, right = middle + 140 + MARGIN, WIDTH - 150
     canvas.text(
         (left, top - 20), "its gradients and updates; gray: PyTorch on one thread from two", INK
     )
@@ -110,7 +110,8 @@ def draw_differences(panel, curves, colours, bound=None):
     for index, (name, values) in enumerate(curves.items()):
         panel.curve(logarithms(values, (low, high)), colours[name], dots=True)
         _, top, right, _ = panel.box
-        panel.draw.text((right + 10, top + 14 * index), name, fill=colours[name])
+        label = f"{name} (factor)" if name.startswith("adaptive_") else name
+        panel.draw.text((right + 10, top + 14 * index), label, fill=colours[name])
 
 
 def logarithms(values, decades):
