@@ -1,7 +1,7 @@
 """Twenty training steps of each stage against the same loop around the published PyTorch code.
 
     python benchmarks/trajectory.py --reference DIR [--size 128] [--batch 2] [--steps 20]
-        [--stages vqgan code_prediction restoration] [--plot PNG] [--json FILE]
+        [--stages vqgan code_prediction restoration] [--each-step] [--plot PNG] [--json FILE]
 
 `--reference` takes a checkout of the published code, whose networks and losses are imported from
 there (`reference.py`); the loop around them is written here (`torch_steps.py`). Both sides start
@@ -15,6 +15,9 @@ sums alone does (`floor`). `--gain` is the size of the seeded weights that only 
 the losses have kinks (L1, LeakyReLU, VGG's ReLU), codes are chosen, and Adam's first steps are
 signs, so that at gain 1 no two float32 programs stay together for long, PyTorch and PyTorch among
 them.
+
+With `--each-step` no course of ours is taken: each of PyTorch's steps is compared on its own, from
+PyTorch's state before it, and its gradient and its update besides the losses (`each_step.py`).
 """
 
 import argparse
@@ -25,7 +28,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
+import each_step
 import numpy as np
 import seeded_steps
 
@@ -36,40 +41,26 @@ FACTORS = ("adaptive_weight", "adaptive_ratio")
 
 def torch_curve(folder, arguments, threads=None):
     """Losses, codes and targets of every step in PyTorch."""
-    import reference  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    import torch_steps  # noqa: PLC0415
-
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     weights = seeded_steps.read_weights(folder / "weights.npz")
-    published = reference.load(arguments.reference)
-    mode = torch_steps.Mode()
-    take = torch_steps.STEPS[arguments.stage](published, weights, arguments.size, mode)
-    curve = []
-    for step, (clean, degraded) in enumerate(batches(folder, arguments.batch)):
-        nchw = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (clean, degraded)]
-        targets = take.targets(nchw[0])[0].flatten().tolist() if hasattr(take, "targets") else []
-        metrics, codes = take(*nchw, step)
-        losses = {name: float(value.detach()) for name, value in metrics.items()}
-        curve.append({"losses": losses, "codes": codes.tolist(), "targets": targets})
-    return curve
+    _, run = each_step.make_torch(arguments, weights)
+    threads = threads or len(os.sched_getaffinity(0))
+    return [run(threads, pair, step) for step, pair in enumerate(batches(folder, arguments.batch))]
 
 
 def jax_curve(folder, arguments):
     """The same of this project, and the margin by which each code was chosen."""
-    import jax  # noqa: PLC0415
-
     weights = seeded_steps.read_weights(folder / "weights.npz")
-    config = seeded_steps.stage_config(arguments.stage, arguments.size, arguments.batch)
-    task, state, frozen = seeded_steps.start(arguments.stage, weights, config)
-    observe, take = jax.jit(observer(task)), seeded_steps.make_step(task)
+    state, _, run = each_step.make_jax(arguments, weights, observer)
     curve = []
-    for clean, degraded in batches(folder, arguments.batch):
-        seen = {k: np.asarray(v) for k, v in observe(state, frozen, clean, degraded).items()}
-        state, metrics = take(state, frozen, clean, degraded)
-        losses = {name: float(value) for name, value in metrics.items()}
-        curve.append({"losses": losses} | {k: v.flatten().tolist() for k, v in seen.items()})
+    for pair in batches(folder, arguments.batch):
+        state, seen = run(state, pair)
+        curve.append(seen)
     return curve
+
+
+def each_step_curves(folder, arguments):
+    """Both curves, and `apart`, where every step of ours starts from PyTorch's state."""
+    return each_step.curves(folder, arguments, batches, observer)
 
 
 def observer(task):
@@ -124,6 +115,7 @@ WORKERS = {
     "torch": torch_curve,
     "torch_again": functools.partial(torch_curve, threads=1),
     "jax": jax_curve,
+    "each_step": each_step_curves,
 }
 
 
@@ -144,7 +136,12 @@ def compare(stage, folder, arguments):
     """Curves of one stage and what differs between them."""
     for worker in ("weights", "images"):
         run(worker, stage, folder, arguments)
-    sides = {name: run(name, stage, folder, arguments) for name in ("torch", "torch_again", "jax")}
+    if arguments.each_step:
+        sides = run("each_step", stage, folder, arguments)
+        apart = {name: sides.pop(name) for name in ("apart", "apart_again")}
+    else:
+        alone = ("torch", "torch_again", "jax")
+        sides, apart = {name: run(name, stage, folder, arguments) for name in alone}, {}
     names = list(sides["torch"][0]["losses"])
     curves = {
         side: {name: [step["losses"][name] for step in curve] for name in names}
@@ -161,6 +158,15 @@ def compare(stage, folder, arguments):
         "worst": {name: max(values) for name, values in difference.items()},
         "worst_floor": {name: max(values) for name, values in floor.items()},
         "codes": count_codes(sides["jax"], sides["torch"]),
+        **{name: by_network(steps) for name, steps in apart.items()},
+    }
+
+
+def by_network(steps):
+    """{network: {quantity: [of every step]}} of a list of {network: {quantity: value}}."""
+    return {
+        network: {name: [step[network][name] for step in steps] for name in quantities}
+        for network, quantities in steps[0].items()
     }
 
 
@@ -210,6 +216,13 @@ def report(result):
         print(f"{step:3d}  " + "  ".join(cells))
     for row in ("worst", "worst_floor"):
         print(row + "  " + "  ".join(f"{name} {value:.1e}" for name, value in result[row].items()))
+    for row in ("apart", "apart_again"):
+        for network, quantities in result.get(row, {}).items():
+            cells = [
+                f"{name} median {median(values):.1e} worst {max(values):.1e}"
+                for name, values in quantities.items()
+            ]
+            print(f"{row}  {network}  " + "  ".join(cells))
     print("codes " + json.dumps(result["codes"]), flush=True)
 
 
@@ -222,6 +235,11 @@ def main():
     parser.add_argument("--gain", type=float, default=30.0, help="default %(default)s")
     parser.add_argument(
         "--stages", nargs="+", default=seeded_steps.STAGES, choices=seeded_steps.STAGES
+    )
+    parser.add_argument(
+        "--each-step",
+        action="store_true",
+        help="start each of our steps from PyTorch's state before it",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the curves")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
@@ -245,7 +263,9 @@ def main():
             folder.mkdir(parents=True, exist_ok=True)
             results.append(compare(stage, folder, arguments))
         report(results[-1])
-    about = {name: getattr(arguments, name) for name in ("size", "batch", "steps", "gain")}
+    about = {
+        name: getattr(arguments, name) for name in ("size", "batch", "steps", "gain", "each_step")
+    }
     if arguments.json:
         seeded_steps.dump(arguments.json, {**about, "bound": BOUND, "results": results})
     if arguments.plot:

@@ -6,9 +6,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, ROW, MARGIN = 1080, 250, 56
 COLOURS = ("#4269d0", "#e8730c", "#c22f4d", "#3a9a8c", "#7a5bb5", "#8a6d3b", "#44aa33", "#666666")
+COLOURS += ("#00a5d8", "#d06bb0")
 GRID, INK, PEER = "#dddddd", "#222222", "#b8b8b8"
 TITLES = {"vqgan": "Stage I", "code_prediction": "Stage II", "restoration": "Stage III"}
 DECADES = (-8, -2)
+APART_DECADES = (-6, 0)
 
 
 class Panel:
@@ -41,39 +43,78 @@ class Panel:
 
 
 def draw(results, bound, path):
-    """One row per stage: every loss, PyTorch's as a broad gray line with ours on it, and their
-    relative differences on a logarithmic scale, with the bound."""
+    """One row per stage, as a PNG: `draw_course`, or `draw_each_step` where each step is alone."""
     image = Image.new("RGB", (WIDTH, ROW * len(results)), "white")
     canvas = ImageDraw.Draw(image)
     canvas.font = ImageFont.load_default(11)
     for row, result in enumerate(results):
         top, bottom = row * ROW + 34, (row + 1) * ROW - 24
-        middle = WIDTH * 0.42
-        names = list(result["worst"])
-        colours = dict(zip(names, COLOURS * 2, strict=False))
-        steps = len(result["torch"]["loss"])
-        title = TITLES.get(result["stage"], result["stage"])
-        canvas.text(
-            (MARGIN, top - 20), f"{title}: losses, PyTorch gray, this project in colour", INK
-        )
-        curves = [(n, result["torch"][n], result["jax"][n]) for n in names]
-        values = [v for _, theirs, ours in curves for v in (*theirs, *ours)]
-        panel = Panel(canvas, MARGIN, top, middle, bottom, steps, min(values), max(values))
-        for value in (min(values), (min(values) + max(values)) / 2, max(values)):
-            panel.tick(value, f"{value:.2g}")
-        for name, theirs, ours in curves:
-            panel.curve(theirs, PEER, width=6)
-            panel.curve(ours, colours[name], dots=True)
-        left, right = middle + MARGIN + 14, WIDTH - 150
-        canvas.text((left, top - 20), "relative difference at every step", INK)
-        panel = Panel(canvas, left, top, right, bottom, steps, *DECADES)
-        for decade in range(DECADES[0], DECADES[1] + 1):
-            panel.tick(decade, f"1e{decade}")
-        panel.tick(math.log10(bound), f"{bound:g}", INK)
-        for index, (name, differences) in enumerate(result["relative_difference"].items()):
-            logs = [
-                min(max(math.log10(max(d, 1e-30)), DECADES[0]), DECADES[1]) for d in differences
-            ]
-            panel.curve(logs, colours[name], dots=True)
-            canvas.text((right + 10, top + 14 * index), name, fill=colours[name])
+        draw_row = draw_each_step if "apart" in result else draw_course
+        draw_row(canvas, result, bound, top, bottom)
     image.quantize(64).save(path, optimize=True)
+
+
+def draw_course(canvas, result, bound, top, bottom):
+    """Every loss, PyTorch's as a broad gray line with ours on it, and their differences."""
+    names, title = list(result["worst"]), TITLES.get(result["stage"], result["stage"])
+    colours = dict(zip(names, COLOURS, strict=False))
+    text = f"{title}: losses, PyTorch gray, this project in colour"
+    canvas.text((MARGIN, top - 20), text, INK)
+    curves = [(n, result["torch"][n], result["jax"][n]) for n in names]
+    values = [v for _, theirs, ours in curves for v in (*theirs, *ours)]
+    middle, steps = WIDTH * 0.42, len(result["torch"]["loss"])
+    panel = Panel(canvas, MARGIN, top, middle, bottom, steps, min(values), max(values))
+    for value in (min(values), (min(values) + max(values)) / 2, max(values)):
+        panel.tick(value, f"{value:.2g}")
+    for name, theirs, ours in curves:
+        panel.curve(theirs, PEER, width=6)
+        panel.curve(ours, colours[name], dots=True)
+    left, right = middle + MARGIN + 14, WIDTH - 150
+    canvas.text((left, top - 20), "relative difference at every step", INK)
+    panel = Panel(canvas, left, top, right, bottom, steps, *DECADES)
+    draw_differences(panel, result["relative_difference"], colours, bound)
+
+
+def draw_each_step(canvas, result, bound, top, bottom):
+    """Differences of the losses, and of gradients and updates with PyTorch's own in gray."""
+    title = TITLES.get(result["stage"], result["stage"])
+    differences, steps = result["relative_difference"], len(result["torch"]["loss"])
+    middle = WIDTH * 0.34
+    canvas.text((MARGIN, top - 20), f"{title}: losses of each step from PyTorch's state", INK)
+    panel = Panel(canvas, MARGIN, top, middle, bottom, steps, *DECADES)
+    draw_differences(panel, differences, dict(zip(differences, COLOURS, strict=False)), bound)
+    left, right = middle + 140 + MARGIN, WIDTH - 150
+    canvas.text(
+        (left, top - 20), "its gradients and updates; gray: PyTorch on one thread from two", INK
+    )
+    panel = Panel(canvas, left, top, right, bottom, steps, *APART_DECADES)
+    floors = [v for found in result["apart_again"].values() for v in found.values()]
+    for values in floors:
+        panel.curve(logarithms(values, APART_DECADES), PEER, width=2)
+    curves = {
+        f"{network}: {quantity}": values
+        for network, found in result["apart"].items()
+        for quantity, values in found.items()
+    }
+    draw_differences(panel, curves, dict(zip(curves, COLOURS, strict=False)))
+
+
+def draw_differences(panel, curves, colours, bound=None):
+    """Curves on a logarithmic scale, named beside the panel, and the bound."""
+    low, high = round(panel.low), round(panel.high)
+    for decade in range(low, high + 1):
+        if bound is None or not math.isclose(decade, math.log10(bound)):
+            panel.tick(decade, f"1e{decade}")
+    if bound is not None:
+        panel.tick(math.log10(bound), f"{bound:g}", INK)
+    for index, (name, values) in enumerate(curves.items()):
+        panel.curve(logarithms(values, (low, high)), colours[name], dots=True)
+        _, top, right, _ = panel.box
+        label = f"{name} (factor)" if name.startswith("adaptive_") else name
+        panel.draw.text((right + 10, top + 14 * index), label, fill=colours[name])
+
+
+def logarithms(values, decades):
+    """Exponents of ten, kept within the axis."""
+    low, high = decades
+    return [min(max(math.log10(max(value, 1e-30)), low), high) for value in values]
