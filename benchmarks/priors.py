@@ -86,16 +86,16 @@ def _runs(config: ml_collections.ConfigDict, steps: int) -> ml_collections.Confi
 def jobs() -> dict[str, tuple[ml_collections.ConfigDict, str | None]]:
     """Name -> config, and the name of its autoencoder."""
     shapes = vqvae(SHAPES, 64, 1500)
-    faces = vqvae(FACES, 128, 1500)
+    faces = vqvae(FACES, 128, 600)
     vqgan = demo.get_config("vqgan")
     return {
         "shapes_vqvae": (shapes, None),
         "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 2500), "shapes_vqvae"),
         "shapes_gpt": (gpt(SHAPES, shapes, "vqvae", 10, 1500), "shapes_vqvae"),
         "faces_vqvae": (faces, None),
-        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 1200), "faces_vqvae"),
+        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600), "faces_vqvae"),
         "faces_vqgan": (vqgan, None),
-        "faces_gpt": (gpt(FACES, vqgan, "vqgan", 0, 1200), "faces_vqgan"),
+        "faces_gpt": (gpt(FACES, vqgan, "vqgan", 0, 500), "faces_vqgan"),
     }
 
 

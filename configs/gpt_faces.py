@@ -65,7 +65,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.optimizer.final_learning_rate = 1.44e-5
     config.optimizer.warmup_steps = 2_000
     config.optimizer.clip_norm = 1.0
-    # Draw a map for every held-out image, for the picture that an evaluation writes.
+    # Draw maps for the picture that an evaluation writes.
     config.eval.samples = True
     if size == "small":
         _shrink(config)

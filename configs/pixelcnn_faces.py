@@ -53,6 +53,6 @@ def get_config(prior_of: str = "vqvae") -> ml_collections.ConfigDict:
     config.optimizer.final_learning_rate = 1e-5
     config.optimizer.warmup_steps = 500
     config.optimizer.clip_norm = 1.0
-    # Draw a map for every held-out image, for the picture that an evaluation writes.
+    # Draw maps for the picture that an evaluation writes.
     config.eval.samples = True
     return config.lock()

@@ -223,11 +223,21 @@ class PriorTask:
             metrics["teacher_mse"] = jnp.mean(jnp.square(made - real), axis=(1, 2, 3))
             metrics["teacher_psnr"] = psnr(common.to_unit(made), common.to_unit(real))
             panels["reconstruction"] = made
-        if self.config.eval.samples:
-            panels["sample"] = self.pictures(frozen, self.draw(variables, frozen, inputs))
         return common.Evaluated(
             metrics=metrics, panels=panels, indices=values.reshape(values.shape[0], -1)
         )
+
+    def sample_step(
+        self,
+        state: PriorState,
+        frozen: dict[str, PyTree],
+        images: UInt8[Array, "b h w 3"],
+        keys: Key[Array, "b"],
+        labels: Labels | None = None,
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """A panel with a drawn picture for each of the images, of which it takes the condition."""
+        inputs = {"images": images, "keys": keys, "labels": labels}
+        return {"sample": self.pictures(frozen, self.draw(state.variables(), frozen, inputs))}
 
     def pictures(self, frozen: dict[str, PyTree], values: Values) -> Float[Array, "b h w 3"]:
         """What maps show, in [-1, 1]: decoded by the teacher, or the pixels themselves."""

@@ -81,7 +81,11 @@ class _Run:
         self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
-        self.eval_step = self._compile_evaluation()
+        self.eval_step = self._compile_heldout(self.task.eval_step)
+        # Of the first batch only: what a prior draws takes longer than all its likelihoods.
+        self.sample_step = None
+        if config.eval.get("samples"):
+            self.sample_step = self._compile_heldout(self.task.sample_step)
         self.stopped_by = 0
 
     def run(self, interrupted: Callable[[], int]) -> dict[str, float]:
@@ -216,15 +220,15 @@ class _Run:
                 names = ("index", "valid", *self.names)
                 yield put(self.mesh, {name: batch[name] for name in names if name in batch})
 
-    def _compile_evaluation(self):
-        """What the task measures on a batch and which rows count, the whole on every host."""
+    def _compile_heldout(self, function: Callable[..., Any]):
+        """`function` of a batch, and which rows of it count, the whole on every host."""
 
         def step(state, frozen, batch, key):
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
             labels = {"labels": batch["label"]} if "label" in batch else {}
             keys = keys(batch["index"])
-            evaluated = self.task.eval_step(state, frozen, batch["image"], keys, **labels)
-            return evaluated, batch["valid"]
+            found = function(state, frozen, batch["image"], keys, **labels)
+            return found, batch["valid"]
 
         return jax.jit(step, out_shardings=parallel.replicated(self.mesh))
 
@@ -254,7 +258,11 @@ class _Run:
             if interrupted() and jax.process_count() == 1:  # Several agree between steps only.
                 return None
             result, valid = self.eval_step(state, self.frozen, batch, self.key)
-            panels = panels or jax.device_get(result.panels)
+            if not panels:
+                panels = jax.device_get(result.panels)
+                if self.sample_step is not None:
+                    drawn, _ = self.sample_step(state, self.frozen, batch, self.key)
+                    panels = dict(sorted((panels | jax.device_get(drawn)).items()))
             result, valid = jax.device_get((result.replace(panels={}), valid))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {
