@@ -114,8 +114,9 @@ def batches(
     # Before the hosts' rows are taken: behind it every host would draw the same flips.
     chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
     rows = _Rows(chosen, batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_Read(source, share=workers > 0))
-    return _iterate(steps[start_step:], workers)
+    share = workers > 0 and repeat
+    steps = grain.MapDataset.source(rows).map(_Read(source, share=share))
+    return _iterate(steps[start_step:], workers, share=share)
 
 
 def evaluation_batches(
@@ -135,8 +136,8 @@ def evaluation_batches(
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
     rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=workers > 0))
-    return _iterate(steps, workers)
+    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=False))
+    return _iterate(steps, workers, share=False)
 
 
 class CachedSource:
@@ -333,8 +334,12 @@ def _start_worker(*_) -> None:
     keep_freed_memory()
 
 
-def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """An iterator that reads ahead, in threads or in processes; its elements keep their order."""
+def _iterate(steps: grain.MapDataset, workers: int, *, share: bool) -> grain.DatasetIterator:
+    """An iterator that reads ahead, in threads or in processes; its elements keep their order.
+
+    `share`: pictures come in slots of the processes. These take their slots with them when they
+    end, at the end of a finite stream before the last batches are taken.
+    """
     if workers == 0:
         threads = min(usable_cores(), _PREFETCHED)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED)
@@ -344,4 +349,4 @@ def _iterate(steps: grain.MapDataset, workers: int) -> grain.DatasetIterator:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     read = steps.to_iter_dataset(options).mp_prefetch(processes, _start_worker)
-    return iter(read.map(_Take()))
+    return iter(read.map(_Take()) if share else read)

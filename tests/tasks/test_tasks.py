@@ -68,7 +68,7 @@ def changed(before, after):
 def test_unknown_task_names_the_known_ones():
     config = tiny_config("vqgan").unlock()
     config.task = "vae"
-    with pytest.raises(ValueError, match=r"'vae'; expected one of vqgan, code_prediction, rest"):
+    with pytest.raises(ValueError, match=r"'vae'; expected one of vqgan, vqvae, pixel"):
         make_task(config)
 
 

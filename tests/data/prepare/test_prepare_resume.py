@@ -373,10 +373,16 @@ def test_kill_and_ctrl_c_in_mid_build(room, tmp_path):
     wait_for(lambda: not any(map(alive, workers)), "end of the workers")
     assert not room.out.exists()
 
-    command = start_command(room)
-    wait_for(lambda: begun(room) - left, "begun shards")
-    os.killpg(command.pid, signal.SIGINT)
-    _, err = command.communicate(timeout=60)
+    for _ in range(5):
+        command = start_command(room)
+        wait_for(lambda left=left: begun(room) - left, "begun shards")
+        os.killpg(command.pid, signal.SIGINT)
+        _, err = command.communicate(timeout=60)
+        if command.returncode:
+            break
+        # On a busy machine it may have ended before the signal came: once more, from the start.
+        shutil.rmtree(room.out)
+        left = set()
     assert command.returncode == 130
     assert f"interrupted; nothing is published; what is done is kept in '{room.partial}'" in err
     assert "Traceback" not in err
