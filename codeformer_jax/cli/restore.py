@@ -65,10 +65,9 @@ def _add_prior_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--seed",
         type=int,
-        default=0,
         metavar="N",
         help="of --samples; a sample follows from it, the picture's name and its number, whatever "
-        "the batch; default %(default)s",
+        "the batch; default 0",
     )
     parser.add_argument(
         "--temperature",

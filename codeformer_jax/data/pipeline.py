@@ -216,7 +216,9 @@ class _Read:
 
     Batches of decoded pictures would be stacked from memory that is cold again, and that the system
     has to clear first: that took half as long as decoding them. `share`: that place is a slot of
-    this process, out of which `_Take` has to take the pictures.
+    this process, out of which `_Take` has to take the pictures. What fails is then handed over,
+    too: raised here it would end the process, and its slots, before the batches ahead of it are
+    taken.
     """
 
     def __init__(self, source: Source, *, share: bool):
@@ -224,6 +226,14 @@ class _Read:
         self._share = share
 
     def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
+        if not self._share:
+            return self._read(chosen)
+        try:
+            return self._read(chosen)
+        except Exception as error:  # noqa: BLE001  Raised again by `_Take`.
+            return {"error": error}
+
+    def _read(self, chosen: Sequence[tuple[int, bool]]) -> Element:
         images, sent, rows = None, None, []
         for place, (index, mirrored) in enumerate(chosen):
             found = self._source[int(index)]
@@ -266,6 +276,8 @@ class _Take(grain.transforms.Map):
         self._taker = slots.Taker()
 
     def map(self, element: Element) -> Element:
+        if "error" in element:
+            raise element["error"]
         return element | {"image": self._taker.take(element["image"])}
 
 

@@ -28,7 +28,7 @@ class Slots:
 
     def __init__(self):
         self._memories: list[shared_memory.SharedMemory] = []
-        self._lock, self._closed = threading.Lock(), False
+        self._lock, self._closed = threading.RLock(), False  # A signal may come in `close`.
 
     def lend(self, shape: tuple[int, ...], dtype: type) -> tuple[np.ndarray, Lent]:
         """An array to write to, of any content, and what to send instead of it."""
@@ -69,7 +69,8 @@ class Taker:
         if memory is None:
             memory = shared_memory.SharedMemory(lent.slot)
             self._memories[lent.slot] = memory
-            memory.unlink()  # Both processes have it; so nothing stays, however they end.
+            with contextlib.suppress(FileNotFoundError):
+                memory.unlink()  # Both processes have it; so nothing stays, however they end.
         array = np.ndarray(lent.shape, lent.dtype, memory.buf, _HEADER).copy()
         memory.buf[0] = 0
         return array

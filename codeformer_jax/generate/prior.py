@@ -200,10 +200,10 @@ def _check_codebook(module: GPT | PixelCNN, stage1: Autoencoder, conditioned: bo
     filled = isinstance(module, GPT) and (module.classes == tokens or conditioned)
     if codes == tokens or (codes < tokens and filled):
         return
-    raise ValueError(
-        f"the autoencoder has {codes} codes and this prior draws {tokens}: it was trained on "
-        "another autoencoder; give that one as --teacher"
-    )
+    remedy = "it was trained on another autoencoder; give that one as --teacher"
+    if isinstance(module, GPT) and module.condition == "codes" and codes < tokens:
+        remedy = "give the autoencoder of its condition as --condition-teacher"
+    raise ValueError(f"the autoencoder has {codes} codes and this prior draws {tokens}: {remedy}")
 
 
 def _check_downsampling(trained: Trained, stage1: Autoencoder) -> None:

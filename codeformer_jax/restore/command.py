@@ -84,9 +84,11 @@ def restore_command(
     return run_plan(plan, run, force=force, progress=None)
 
 
-def _samples(number: int | None, seed: int, temperature: float | None) -> Samples | None:
+def _samples(number: int | None, seed: int | None, temperature: float | None) -> Samples | None:
     if number is None:
         if temperature is not None:
             raise RestoreError("--temperature is for drawn codes: say how many by --samples")
+        if seed is not None:
+            raise RestoreError("--seed is for drawn codes: say how many by --samples")
         return None
-    return Samples(number, seed, 1.0 if temperature is None else temperature)
+    return Samples(number, seed or 0, 1.0 if temperature is None else temperature)

@@ -120,6 +120,8 @@ def plan_files(
     chosen = [job for job in jobs if job not in done][:limit]
     kept = () if force or skip_existing else [path for job in chosen for path in job.files]
     _check_existing(existing, kept)
+    if skip_existing:
+        _check_scored(existing, chosen)
     skipped = tuple(existing) if skip_existing else ()
     return Plan(tuple(chosen), skipped, tuple(unreadable), output_dir)
 
@@ -139,6 +141,16 @@ def _nothing_found(inputs: Sequence[str | os.PathLike], unreadable: Sequence[Fai
         f"no image found in {', '.join(map(_quoted, inputs)) or 'nothing'}{listing}; expected "
         f"image files, or folders with {', '.join(SUFFIXES)}"
     )
+
+
+def _check_scored(existing: Collection[pathlib.Path], jobs: Sequence[Job]):
+    """Raises where a result exists without its score, which needs the codes it was made from."""
+    pairs = [pair for job in jobs for pair in zip(job.results, job.maps, strict=False)]
+    if alone := [path for path, score in pairs if path in existing and score not in existing]:
+        raise RestoreError(
+            f"{len(alone)} results exist without a score:{_listing(alone)}\nOther settings would "
+            "draw other codes: --force makes them anew, or give another folder as -o"
+        )
 
 
 def _check_existing(existing: Collection[pathlib.Path], kept: Sequence[pathlib.Path]):

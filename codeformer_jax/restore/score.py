@@ -126,6 +126,12 @@ def _check(name: str, prior: Any, restorer: Restorer) -> None:
             f"'{name}' is a prior of classes, and a restored face has none; --score needs one "
             "without a condition, or with a condition of codes"
         )
+    known = getattr(prior.module, "condition_length", 0)
+    if getattr(prior.module, "n_unmasked", 0) > known:
+        raise RestoreError(
+            f"'{name}' lets codes see later ones (n_unmasked={prior.module.n_unmasked}, where "
+            f"{known} tokens are known beforehand), so its bits say nothing; --score needs another"
+        )
     module = restorer.module
     own, other = (
         np.asarray(variables["params"]["quantize"]["embedding"])

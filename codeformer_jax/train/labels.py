@@ -39,8 +39,22 @@ def check_labels(
                 "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
                 f"a feature 'label') or a prior without classes ({_SETTINGS[config.task][1]})"
             )
-        if not 0 <= int(label) < classes:
-            raise ValueError(
-                f"{part!r} gives the label {int(label)}, and the network knows 0 to {classes - 1}; "
-                f"set {_SETTINGS[config.task][0]} to the number of classes"
-            )
+        _check_known(task, config, repr(part), int(label), int(label))
+
+
+def check_batch(task: Task, config: ml_collections.ConfigDict, batch: dict[str, Any]) -> None:
+    """Raises ValueError where a batch on the host has a label of an unknown class."""
+    if needs_labels(task):
+        labels = batch["label"]
+        _check_known(task, config, "a batch", int(labels.min()), int(labels.max()))
+
+
+def _check_known(
+    task: Task, config: ml_collections.ConfigDict, who: str, least: int, most: int
+) -> None:
+    classes = task.module.classes
+    if not 0 <= least <= most < classes:
+        raise ValueError(
+            f"{who} gives the label {least if least < 0 else most}, and the network knows 0 to "
+            f"{classes - 1}; set {_SETTINGS[config.task][0]} to the number of classes"
+        )

@@ -25,7 +25,7 @@ from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
-from codeformer_jax.train.labels import check_labels, needs_labels
+from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
 from codeformer_jax.train.speed import TimedStep
@@ -148,6 +148,7 @@ class _Run:
                 if jax.process_count() == 1:  # Of several a save would wait for the others.
                     checkpoints.save(state, scores if evaluated else None)
                 raise
+            check_batch(self.task, self.config, batch)
             monitor.watch.take(step + 1, batch)
             inputs = {name: batch[name] for name in self.names if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
@@ -218,6 +219,7 @@ class _Run:
         put = parallel.put_batch if split else parallel.put_replicated
         with contextlib.closing(loader):
             for batch in itertools.islice(loader, self.config.eval.batches):
+                check_batch(self.task, self.config, batch)
                 names = ("index", "valid", *self.names)
                 yield put(self.mesh, {name: batch[name] for name in names if name in batch})
 

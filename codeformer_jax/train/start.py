@@ -28,7 +28,7 @@ from codeformer_jax.train.checkpoint import (
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
 # But for these: how it is computed, and when its codes restart; its arrays stay what they are.
-COMPUTATION = ("dtype", "remat", "restart_below")
+COMPUTATION = ("dtype", "remat", "restart_below", "dropout")
 # Networks whose codes are learned.
 AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 LPIPS_HELP = (

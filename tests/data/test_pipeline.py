@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import pickle
 import sys
+import time
 import types
 
 import numpy as np
@@ -302,3 +303,23 @@ def test_open_source_with_path_gives_the_folder(tmp_path, folder):
         open_source(data_config(path=str(tmp_path), cache=True, cache_bytes=100), "all")
     with pytest.raises(TooManyUnreadable):
         open_source(data_config(path=str(tmp_path), min_size=9, max_unreadable=0), "all")
+
+
+class Failing(Numbered):
+    """Its example 10 cannot be read."""
+
+    def __getitem__(self, index):
+        if int(index) == 10:
+            raise ValueError("disk error at 10")
+        return super().__getitem__(index)
+
+
+def test_what_fails_in_a_worker_comes_after_the_batches_before_it():
+    """Also to a consumer that is slower than the worker."""
+    stream = batches(Failing(32), batch_size=2, seed=0, workers=1, shuffle=False)
+    with contextlib.closing(stream):
+        for step in range(5):
+            time.sleep(2.0 if step == 0 else 0.2)
+            assert next(stream)["index"].tolist() == [2 * step, 2 * step + 1]
+        with pytest.raises(ValueError, match="disk error at 10"):
+            next(stream)

@@ -180,6 +180,14 @@ def test_a_source_without_labels_is_refused(root, tmp_path):
     refused(config, tmp_path, "gives the label 4, and the network knows 0 to 3")
 
 
+def test_a_label_that_comes_later_is_refused_too(root, tmp_path):
+    """The first of every source is looked at before the start, the others as they come."""
+    config = prior(root)
+    config.pixelcnn.classes = 9
+    with pytest.raises(ValueError, match="a batch gives the label 9, and the network knows 0 to 8"):
+        loop.train(config, tmp_path / "run")
+
+
 def test_teachers_that_do_not_fit_are_refused(root, stages, tmp_path):
     config = prior(root)
     config.teacher = None
