@@ -230,7 +230,7 @@ class _Read:
             return self._read(chosen)
         try:
             return self._read(chosen)
-        except Exception as error:  # noqa: BLE001  Raised again by `_Take`.
+        except Exception as error:
             return {"error": error}
 
     def _read(self, chosen: Sequence[tuple[int, bool]]) -> Element:

@@ -39,7 +39,7 @@ def restore_command(
     file_format: str = "png",
     limit: int | None = None,
     samples: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     temperature: float | None = None,
     score: str | os.PathLike | None = None,
     score_teacher: str | os.PathLike | None = None,

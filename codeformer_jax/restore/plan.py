@@ -120,7 +120,7 @@ def plan_files(
     chosen = [job for job in jobs if job not in done][:limit]
     kept = () if force or skip_existing else [path for job in chosen for path in job.files]
     _check_existing(existing, kept)
-    if skip_existing:
+    if skip_existing and samples:
         _check_scored(existing, chosen)
     skipped = tuple(existing) if skip_existing else ()
     return Plan(tuple(chosen), skipped, tuple(unreadable), output_dir)
@@ -144,7 +144,7 @@ def _nothing_found(inputs: Sequence[str | os.PathLike], unreadable: Sequence[Fai
 
 
 def _check_scored(existing: Collection[pathlib.Path], jobs: Sequence[Job]):
-    """Raises where a result exists without its score, which needs the codes it was made from."""
+    """Raises where a drawn result exists without its score: its codes may have been others."""
     pairs = [pair for job in jobs for pair in zip(job.results, job.maps, strict=False)]
     if alone := [path for path, score in pairs if path in existing and score not in existing]:
         raise RestoreError(

@@ -174,6 +174,11 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     assert cli.main([*command, "-o", str(out), *score, "--skip-existing"]) == 0
     assert (out / "2_score.png").is_file()
     assert (out / "2.png").stat().st_mtime_ns == before
+    # A drawn one may have been made by another seed.
+    (out / "1_2_score.png").unlink()
+    again = [*command, "-o", str(out), *score, "--samples", "2", "--limit", "1", "--skip-existing"]
+    assert cli.main(again) == 2
+    assert "1 results exist without a score" in capsys.readouterr().err
     # Scores of another prior are not mixed in.
     (out / "2_score.png").unlink()
     other = [*score[:1], str(models / "pixelcnn.safetensors"), *score[2:]]
