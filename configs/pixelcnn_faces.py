@@ -7,7 +7,7 @@ The teacher is a run of `configs/vqvae_faces.py` on the same data. CODES are its
 once: `codeformer-jax encode runs/vqvae CODES`. With `configs/pixelcnn_faces.py:vqgan` it is a run
 of `configs/vqgan.py` at 256 px. Of data in classes the prior is class-conditional with
 --config.pixelcnn.classes=10. Hardware: one accelerator. Expected: fewer bits than the uniform and
-the per-site distribution; docs/priors.md has what was measured.
+the per-site distribution; docs/priors.md has what smaller ones reached.
 """
 
 import ml_collections

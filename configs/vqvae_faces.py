@@ -2,8 +2,8 @@
 
     python train.py --config=configs/vqvae_faces.py --workdir=runs/vqvae [--config.data.path=FACES]
 
-Without a path these are the project's synthetic faces. Hardware: one accelerator; docs/priors.md
-has a smaller one that two CPU cores train, and its scores. The codebook is a moving average whose
+Without a path these are the project's synthetic faces. Hardware: one accelerator;
+`benchmarks/priors.py` trains a smaller one on two CPU cores. The codebook is a moving average whose
 dead codes restart; --config.model.ema_decay=none trains it by its loss.
 """
 
