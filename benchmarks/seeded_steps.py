@@ -161,8 +161,6 @@ def make_step(task):
 
 def start(stage, weights, config):
     """(task, state, frozen networks) of step 0 from PyTorch's weights."""
-    import jax  # noqa: PLC0415
-    import jax.numpy as jnp  # noqa: PLC0415
 
     from codeformer_jax.convert import from_torch  # noqa: PLC0415
     from codeformer_jax.tasks import common, make_task  # noqa: PLC0415
@@ -187,18 +185,8 @@ def start(stage, weights, config):
         )
     params = variables["params"]
     trained = params if stage == "vqgan" else common.select(params, task.trained)
-    size = task.module.codebook_size
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema_params=jax.tree.map(jnp.copy, trained),
-        opt_state=task.optimizer.init(trained),
-        collections={},
-        code_usage=jnp.full(size, 1 / size, jnp.float32),
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_row=jnp.zeros((), jnp.int32),
-        discriminator=discriminator,
-    )
+    codes = task.module.codebook_size
+    state = TrainState.first(params, trained, task.optimizer, codes, discriminator=discriminator)
     return task, state, frozen
 
 

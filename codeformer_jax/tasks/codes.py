@@ -69,17 +69,7 @@ class CodeTask:
                 wanted |= set(paths)
             params = common.transplant(params, source, wanted)
         trained = common.select(params, self.trained)
-        size = self.module.codebook_size
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema_params=jax.tree.map(jnp.copy, trained),
-            opt_state=self.optimizer.init(trained),
-            collections={},
-            code_usage=jnp.full(size, 1 / size, jnp.float32),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
-        )
+        return TrainState.first(params, trained, self.optimizer, self.module.codebook_size)
 
     def degrade(
         self, real: Float[Array, "b h w 3"], keys: Key[Array, "b"], recipe: Recipe

@@ -122,17 +122,8 @@ class PriorTask:
         if previous is not None and "quantize" not in common.plain_codebook(previous):
             source = dict(previous["params"])
             params = common.transplant(params, source, {*params, *source})
-        return PriorState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema_params=jax.tree.map(jnp.copy, params),
-            opt_state=self.optimizer.init(params),
-            collections={},
-            code_usage=jnp.full(self.levels, 1 / self.levels, jnp.float32),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
-            site_counts=jnp.zeros((*self.map_shape, self.levels), jnp.float32),
-        )
+        counts = jnp.zeros((*self.map_shape, self.levels), jnp.float32)
+        return PriorState.first(params, params, self.optimizer, self.levels, site_counts=counts)
 
     def phase(self, step: int) -> Phase:
         return Phase(self.recipe)

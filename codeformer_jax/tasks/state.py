@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -50,6 +50,30 @@ class TrainState:
     skipped: Any
     skipped_in_row: Any
     discriminator: Any = None
+
+    @classmethod
+    def first(
+        cls, params: PyTree, trained: PyTree, optimizer: "Optimizer", codes: int, **others: Any
+    ) -> Self:
+        """The state before the first step.
+
+        Args:
+            params: of the whole network.
+            trained: those of `params` that are trained.
+            optimizer: of these.
+            codes: number of codes K.
+            others: further fields; `collections` are none unless they are given.
+        """
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema_params=jax.tree.map(jnp.copy, trained),
+            opt_state=optimizer.init(trained),
+            code_usage=jnp.full(codes, 1 / codes, jnp.float32),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
+            **{"collections": {}, **others},
+        )
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
         """The network's variables for inference: averaged parameters, or the trained ones."""

@@ -55,16 +55,12 @@ class VQGANTask:
         params, variables = codebook.init_network(
             self.config, self.module, (generator_key, codes_key), real, previous
         )
-        size = self.module.codebook_size
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema_params=jax.tree.map(jnp.copy, params),
-            opt_state=self.optimizer.init(params),
+        return TrainState.first(
+            params,
+            params,
+            self.optimizer,
+            self.module.codebook_size,
             collections=variables,
-            code_usage=jnp.full(size, 1 / size, jnp.float32),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
             discriminator=common.init_discriminator(
                 self.image_losses.discriminator, self.optimizer, discriminator_key, real
             ),

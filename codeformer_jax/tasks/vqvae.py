@@ -50,17 +50,8 @@ class VQVAETask:
         params, variables = codebook.init_network(
             self.config, self.module, (network_key, codes_key), real, previous
         )
-        size = self.module.codebook_size
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema_params=jax.tree.map(jnp.copy, params),
-            opt_state=self.optimizer.init(params),
-            collections=variables,
-            code_usage=jnp.full(size, 1 / size, jnp.float32),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
-        )
+        codes = self.module.codebook_size
+        return TrainState.first(params, params, self.optimizer, codes, collections=variables)
 
     def phase(self, step: int) -> Phase:
         return Phase()
