@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import flax.struct
 import jax
@@ -54,7 +54,7 @@ class TrainState:
     @classmethod
     def first(
         cls, params: PyTree, trained: PyTree, optimizer: "Optimizer", codes: int, **others: Any
-    ) -> Self:
+    ) -> "TrainState":
         """The state before the first step.
 
         Args:
