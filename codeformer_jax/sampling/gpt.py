@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn import GPT, Cache
 from codeformer_jax.sampling.draw import Draw, draw_codes
+from codeformer_jax.sampling.given import check_given
 from codeformer_jax.sampling.window import plan_windows
 
 Variables = Any
@@ -69,7 +70,9 @@ def sample_gpt(
     how.check(module.vocab_size)
     plan = plan_windows(size, module.map_size)
     _check_condition(module, condition, keys.shape[0], size)
-    given, keep = _check_given(module, given, keep, (keys.shape[0], *size))
+    shape = (keys.shape[0], *size)
+    given, keep = check_given(given, keep, shape, module.vocab_size, ("codes", "prior"))
+    keep = keep.reshape(-1)
     # All kept sites before the first sampled one are prefilled at once.
     first = int(np.argmin(keep)) if not keep.all() else keep.size
     if first == keep.size:
@@ -202,26 +205,3 @@ def _check_condition(module: GPT, condition: Any, batch: int, size: tuple[int, i
             f"a map of {size[0]}x{size[1]} codes is sampled through a window, under which the "
             f"condition must lie: give it as [{batch}, {size[0]}, {size[1]}]"
         )
-
-
-def _check_given(
-    module: GPT, given: Any, keep: np.ndarray | None, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Given codes and the mask of those that are kept; nothing is where neither was given."""
-    if (given is None) != (keep is None):
-        raise ValueError("give the codes to keep (given) and where they lie (keep), or neither")
-    if given is None:
-        return np.zeros(shape, np.int32), np.zeros(shape[1] * shape[2], bool)
-    given, keep = np.asarray(given), np.asarray(keep)
-    if given.shape != shape or keep.shape != shape[1:] or keep.dtype != bool:
-        raise ValueError(
-            f"given codes {list(given.shape)} and a mask {keep.dtype} {list(keep.shape)}; expected "
-            f"{list(shape)} and bool {list(shape[1:])}"
-        )
-    kept = given[:, keep]
-    if kept.size and not 0 <= kept.min() <= kept.max() < module.vocab_size:
-        raise ValueError(
-            f"given codes from {kept.min()} to {kept.max()}; this prior knows 0 to "
-            f"{module.vocab_size - 1}"
-        )
-    return np.where(keep, given, 0).astype(np.int32), keep.reshape(-1)

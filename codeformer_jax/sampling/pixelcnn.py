@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from codeformer_jax.nn import PixelCNN
 from codeformer_jax.sampling.draw import Draw, draw_codes
+from codeformer_jax.sampling.given import check_given
 
 # Their shapes are checked by the functions themselves, which say what is wrong.
 Values = Int[Array, "..."] | Int[np.ndarray, "..."]
@@ -53,7 +54,8 @@ def sample_pixelcnn(
     batch = keys.shape[0]
     if not isinstance(labels, jax.core.Tracer):
         check_labels(module, labels, batch)
-    given, keep = _check_given(module, given, keep, (batch, height, width, module.channels))
+    shape = (batch, height, width, module.channels)
+    given, keep = check_given(given, keep, shape, module.levels, ("values", "network"))
     # The two ways multiply in another order: TensorFloat-32 or bfloat16 products would differ.
     module = module.clone(dtype=jnp.float32)
     with jax.default_matmul_precision("highest"):
@@ -63,7 +65,7 @@ def sample_pixelcnn(
             keys,
             None if labels is None else jnp.asarray(labels, jnp.int32),
             how,
-            jnp.asarray(given, jnp.int32),
+            jnp.asarray(given),
             jnp.asarray(keep),
         )
 
@@ -89,29 +91,6 @@ def check_labels(module: PixelCNN, labels: Any, batch: int) -> None:
         raise ValueError(
             f"unknown class {', '.join(map(str, unknown))}: this network knows 0 to {classes - 1}"
         )
-
-
-def _check_given(
-    module: PixelCNN, given: Any, keep: Any, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Given values and the mask of sites that are kept; nothing is where neither was given."""
-    if (given is None) != (keep is None):
-        raise ValueError("give the values to keep (given) and where they lie (keep), or neither")
-    if given is None:
-        return np.zeros(shape, np.int32), np.zeros(shape[1:3], bool)
-    given, keep = np.asarray(given), np.asarray(keep)
-    if given.shape != shape or keep.shape != shape[1:3] or keep.dtype != bool:
-        raise ValueError(
-            f"given values {list(given.shape)} and a mask {keep.dtype} {list(keep.shape)}; "
-            f"expected {list(shape)} and bool {list(shape[1:3])}"
-        )
-    kept = given[:, keep]
-    if kept.size and not 0 <= kept.min() <= kept.max() < module.levels:
-        raise ValueError(
-            f"given values from {kept.min()} to {kept.max()}; this network knows 0 to "
-            f"{module.levels - 1}"
-        )
-    return given, keep
 
 
 def _draw(logits, keys, place, how, given, keep):
@@ -176,5 +155,5 @@ def _sample_fully(module, variables, keys, labels, how, given, keep):
         drawn = _draw(at(logits), keys, place, how, at(flat(given)), kept)
         return jax.lax.dynamic_update_index_in_dim(values, drawn, place, axis=1)
 
-    start = flat(jnp.where(keep[None, :, :, None], given, 0))
+    start = flat(given)
     return jax.lax.fori_loop(0, start.shape[1], step, start).reshape(shape)
