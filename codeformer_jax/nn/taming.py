@@ -170,16 +170,7 @@ class TamingVQGAN(VQGAN):
             raise ValueError(f"z_channels must be positive; got {self.z_channels}")
 
     def setup(self):
-        backbone = {
-            "image_size": self.image_size,
-            "nf": self.nf,
-            "ch_mult": self.ch_mult,
-            "res_blocks": self.res_blocks,
-            "attn_resolutions": self.attn_resolutions,
-            "norm_groups": self.norm_groups,
-            "dtype": self.dtype,
-            "remat": self.remat,
-        }
+        backbone = self._backbone()
         self.encoder = Encoder(features=self.z_channels, **backbone)
         self.decoder = Decoder(features=3, **backbone)
         self.quant_conv = Conv(self.emb_dim, kernel_size=1, dtype=self.dtype)

@@ -4,6 +4,7 @@ Encoder and generator keep all blocks in one flat list `blocks_{i}`, as PyTorch'
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -235,7 +236,13 @@ class VQGAN(nn.Module):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
 
     def setup(self):
-        backbone = {
+        self.encoder = Encoder(emb_dim=self.emb_dim, **self._backbone())
+        self.generator = Generator(**self._backbone())
+        self.quantize = self._make_quantizer()
+
+    def _backbone(self) -> dict[str, Any]:
+        """The fields that encoder and generator share."""
+        return {
             "image_size": self.image_size,
             "nf": self.nf,
             "ch_mult": self.ch_mult,
@@ -245,9 +252,6 @@ class VQGAN(nn.Module):
             "dtype": self.dtype,
             "remat": self.remat,
         }
-        self.encoder = Encoder(emb_dim=self.emb_dim, **backbone)
-        self.generator = Generator(**backbone)
-        self.quantize = self._make_quantizer()
 
     def _make_quantizer(self) -> VectorQuantizer | GumbelQuantizer:
         if self.quantizer == "nearest":
