@@ -12,7 +12,7 @@ sites can do, and `eval/bits_per_dim_uniform`, which is log2 of the codebook's s
 import ml_collections
 from ml_collections import config_dict
 
-from configs import demo, vqgan
+from configs import codeformer_stage2, demo, vqgan
 
 SIZES = ("published", "small")
 
@@ -46,13 +46,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     config.gpt.remat = config_dict.placeholder(str)
     config.condition_recipe = "large"
     config.degradation = ml_collections.ConfigDict()
-    config.degradation.large = {
-        "blur_sigma": (1.0, 15.0),
-        "downsample": (4.0, 30.0),
-        "noise": (0.0, 20.0),
-        "jpeg_quality": (30.0, 80.0),
-        "anisotropic": 0.5,
-    }
+    config.degradation.large = codeformer_stage2.get_config().degradation.large
 
     config.loss = ml_collections.ConfigDict()
     config.loss.pkeep = 0.9  # Share of the codes before a code that it is shown as they are.

@@ -7,7 +7,12 @@ from codeformer_jax.metrics.codes import (
     codebook_usage,
 )
 from codeformer_jax.metrics.images import PSNR_CEILING, psnr, psnr_y, ssim
-from codeformer_jax.metrics.likelihood import bits_per_dim, count_values, site_bits_per_dim
+from codeformer_jax.metrics.likelihood import (
+    bits_per_dim,
+    count_values,
+    log_likelihood,
+    site_bits_per_dim,
+)
 
 __all__ = [
     "PSNR_CEILING",
@@ -17,6 +22,7 @@ __all__ = [
     "code_cross_entropy",
     "codebook_usage",
     "count_values",
+    "log_likelihood",
     "psnr",
     "psnr_y",
     "site_bits_per_dim",

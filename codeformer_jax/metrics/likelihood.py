@@ -14,13 +14,17 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0 - 1e-3)
 _UNIFORM = 0.01
 
 
+def log_likelihood(logits: Float[Array, "*s k"], values: Int[Array, "*s"]) -> Float[Array, "*s"]:
+    """log softmax(logits)[value] of every value, nats, float32."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.take_along_axis(log_probabilities, values[..., None], axis=-1)[..., 0]
+
+
 def bits_per_dim(
     logits: Float[Array, "b h w c k"], values: Int[Array, "b h w c"]
 ) -> Float[Array, "b"]:
     """Mean of -log2 softmax(logits)[value] over each map's values; log2 K for a uniform guess."""
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    chosen = jnp.take_along_axis(log_probabilities, values[..., None], axis=-1)
-    return -jnp.mean(chosen, axis=(1, 2, 3, 4)) / math.log(2)
+    return -jnp.mean(log_likelihood(logits, values), axis=(1, 2, 3)) / math.log(2)
 
 
 def count_values(

@@ -255,6 +255,17 @@ class GPT(nn.Module):
         x, _ = self._forward(tokens, dropout_keys)
         return self._logits(x)
 
+    def code_logits(
+        self,
+        condition: Int[Array, "b m"],
+        codes: Int[Array, "b n"],
+        *,
+        dropout_keys: DropoutKeys = None,
+    ) -> Float[Array, "b n k"]:
+        """Logits of every code, given condition and codes before; `method='code_logits'`."""
+        tokens = jnp.concatenate([condition, codes], axis=1)[:, :-1]
+        return self(tokens, dropout_keys=dropout_keys)[:, condition.shape[1] - 1 :]
+
     def prefill(
         self, tokens: Int[Array, "b n"], length: Int[Array, ""], capacity: int
     ) -> tuple[Float[Array, "b k"], Cache]:

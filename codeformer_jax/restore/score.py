@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from codeformer_jax.metrics import log_likelihood
 from codeformer_jax.nn import GPT, PixelCNN
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, as_dtype
@@ -110,11 +110,9 @@ def _bits(
         logits = module.apply(variables, codes[..., None])[..., 0, :]
     else:
         flat = codes.reshape(codes.shape[0], -1)
-        tokens = jnp.concatenate([condition, flat], axis=1)[:, :-1]
-        logits = module.apply(variables, tokens)[:, condition.shape[1] - 1 :, :levels]
-        logits = logits.reshape(*codes.shape, levels)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], axis=-1)
-    return -chosen[..., 0] / math.log(2)
+        logits = module.apply(variables, condition, flat, method="code_logits")
+        logits = logits[..., :levels].reshape(*codes.shape, levels)
+    return -log_likelihood(logits, codes) / math.log(2)
 
 
 def _check(name: str, prior: Any, restorer: Restorer) -> None:

@@ -75,10 +75,10 @@ class GPTPriorTask(prior.PriorTask):
             dropping = _stream(inputs["keys"], _DROPOUT)
             corrupting = _stream(inputs["keys"], _CORRUPT)
             codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.levels)
-        tokens = jnp.concatenate([condition, codes], axis=1)[:, :-1]
-        logits = self.module.apply({"params": params}, tokens, dropout_keys=dropping)
-        logits = logits[:, condition.shape[1] - 1 :, : self.levels]
-        return logits.reshape(*values.shape, self.levels)
+        logits = self.module.apply(
+            {"params": params}, condition, codes, dropout_keys=dropping, method="code_logits"
+        )
+        return logits[..., : self.levels].reshape(*values.shape, self.levels)
 
     def condition(
         self, frozen: dict[str, PyTree], inputs: PyTree, recipe: Recipe | None

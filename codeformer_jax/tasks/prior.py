@@ -1,5 +1,6 @@
 """What priors share: maps of a frozen autoencoder's codes, counted, learned and scored in bits."""
 
+import abc
 import math
 from typing import Any
 
@@ -37,7 +38,7 @@ class PriorState(TrainState):
     site_counts: Any = None
 
 
-class PriorTask:
+class PriorTask(abc.ABC):
     """loss = -log p(map | condition), nats per value of the map.
 
     `config`: prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
@@ -83,9 +84,11 @@ class PriorTask:
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         self.slices = accumulate.slices_of(config)
 
+    @abc.abstractmethod
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
-        raise NotImplementedError
+        """Random parameters."""
 
+    @abc.abstractmethod
     def logits(
         self,
         params: PyTree,
@@ -103,11 +106,10 @@ class PriorTask:
             recipe: that of the phase.
             train: whether there is noise in the network.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> Values:
         """A map for every image of `inputs`, of which it takes the condition only."""
-        raise NotImplementedError
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
