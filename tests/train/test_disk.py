@@ -2,9 +2,9 @@
 
 import gc
 import shutil
-import subprocess
 
 import pytest
+from small_disk import small_disk
 from states import assert_equal, state_at
 from tiny import tiny_config
 
@@ -14,19 +14,13 @@ from codeformer_jax.train.writer import Writer
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 16 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+def full_disk(tmp_path):
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        yield disk
 
 
-def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, monkeypatch, caplog):
-    workdir = shutil.copytree(stages[0] / "vqgan", small_disk / "run")
+def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, full_disk, monkeypatch, caplog):
+    workdir = shutil.copytree(stages[0] / "vqgan", full_disk / "run")
     shutil.rmtree(workdir / "checkpoints" / "4")
     gc.collect()  # What other tests left, with its messages.
     caplog.clear()
@@ -35,8 +29,8 @@ def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, mon
     def fill(self, step, metrics):
         original(self, step, metrics)
         if step == 4:
-            room = shutil.disk_usage(small_disk).free - 500_000
-            (small_disk / "other").write_bytes(bytes(room))
+            room = shutil.disk_usage(full_disk).free - 500_000
+            (full_disk / "other").write_bytes(bytes(room))
 
     monkeypatch.setattr(Writer, "train_metrics", fill)
     with pytest.raises(
@@ -50,7 +44,7 @@ def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, small_disk, mon
     assert not list((workdir / "checkpoints").glob("*tmp*"))
     gc.collect()
     assert "never retrieved" not in caplog.text  # By asyncio, of every array of the state.
-    (small_disk / "other").unlink()
+    (full_disk / "other").unlink()
     monkeypatch.setattr(Writer, "train_metrics", original)
     loop.train(tiny_config("vqgan"), workdir)
     assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))

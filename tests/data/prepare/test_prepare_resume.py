@@ -23,6 +23,7 @@ from data.prepare.support import (
     tree_hash,
 )
 from PIL import Image
+from small_disk import small_disk
 from tqdm import tqdm
 
 from codeformer_jax.data.prepare import build, publish, shards
@@ -263,14 +264,8 @@ def test_two_builds_at_once(room, monkeypatch, whole):
 
 @pytest.fixture
 def full_disk(tmp_path):
-    """A disk of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("workers", [0, 2])
