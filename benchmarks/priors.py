@@ -57,7 +57,7 @@ def pixelcnn(data: dict, teacher: ml_collections.ConfigDict, classes: int, steps
     config.data.update({**data, "batch_size": 32})
     config.model = teacher.model
     config.pixelcnn.update(
-        embed_dim=32, layers=6, features=48, first_kernel=5, head_features=128, classes=classes
+        embed_dim=32, layers=8, features=64, first_kernel=5, head_features=128, classes=classes
     )
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50)
     config.ema_decay = 0.99
@@ -71,6 +71,7 @@ def gpt(data: dict, teacher: ml_collections.ConfigDict, prior_of: str, classes: 
     config.prior_of = prior_of
     config.gpt.classes = classes
     config.gpt.condition = "class" if classes else "start"
+    config.gpt.dropout = 0.0  # Runs so short do not overfit.
     config.ema_decay = 0.99
     return _runs(config, steps)
 
@@ -90,8 +91,8 @@ def jobs() -> dict[str, tuple[ml_collections.ConfigDict, str | None]]:
     vqgan = demo.get_config("vqgan")
     return {
         "shapes_vqvae": (shapes, None),
-        "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 2500), "shapes_vqvae"),
-        "shapes_gpt": (gpt(SHAPES, shapes, "vqvae", 10, 1500), "shapes_vqvae"),
+        "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 10_000), "shapes_vqvae"),
+        "shapes_gpt": (gpt(SHAPES, shapes, "vqvae", 10, 10_000), "shapes_vqvae"),
         "faces_vqvae": (faces, None),
         "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600), "faces_vqvae"),
         "faces_vqgan": (vqgan, None),

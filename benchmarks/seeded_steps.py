@@ -141,22 +141,15 @@ def with_given(task, degraded):
 
 
 def make_step(task):
-    """(state, frozen, clean, degraded) -> (state, metrics): the loop's guarded and donated step."""
+    """(state, frozen, clean, degraded) -> (state, metrics): the loop's donated step."""
     import jax  # noqa: PLC0415
 
-    from codeformer_jax.train.guard import guarded  # noqa: PLC0415
-
-    phase = task.phase(0)
-
-    def step(state, frozen, inputs, key, phase):
-        clean, degraded = inputs
-        return with_given(task, degraded).train_step(state, frozen, clean, key, phase)
-
-    def run(state, frozen, clean, degraded):
+    def step(state, frozen, clean, degraded):
         key = jax.random.key(0)
-        return guarded(step)(state, frozen, (clean, degraded), key, phase)
+        given = with_given(task, degraded)
+        return given.train_step(state, frozen, clean, key, task.phase(0))
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0)
 
 
 def start(stage, weights, config):

@@ -1,5 +1,6 @@
 """How the codebook of a stage-I network starts, and moves where it is a moving average."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import ml_collections
 from jaxtyping import Array, Float, Key
 
 from codeformer_jax.tasks import common
+from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 
@@ -69,17 +71,34 @@ def init_network(
     return params, variables
 
 
-def move_codebook(module: Any, state: TrainState, images: PyTree, key: Key[Array, ""]) -> PyTree:
-    """The codebook's moving average after the whole batch: its 'latents' and 'indices'."""
-    _, collections = module.apply(
-        {"params": state.params, **state.collections},
-        images["latents"],
-        images["indices"],
-        method="update_codebook",
-        mutable=list(state.collections),
-        rngs={"codes": key},
-    )
-    return collections
+def finish(
+    module: Any, images: PyTree, key: Key[Array, ""]
+) -> Callable[[TrainState, TrainState], TrainState]:
+    """What a step does to the codebook beside the optimizer, for `common.advance`.
+
+    Its moving average follows the whole batch, and dead codes restart from it.
+
+    Args:
+        images: 'indices' of the batch and, where either is needed, its 'latents'.
+        key: of the step.
+    """
+
+    def change(before: TrainState, after: TrainState) -> TrainState:
+        if before.collections:
+            _, collections = module.apply(
+                {"params": before.params, **before.collections},
+                images["latents"],
+                images["indices"],
+                method="update_codebook",
+                mutable=list(before.collections),
+                rngs={"codes": key},
+            )
+            after = after.replace(collections=collections)
+        if restarts_codes(module):
+            after = restart_dead_codes(after, images["latents"], key, module.restart_below)
+        return after
+
+    return change
 
 
 def _draw_codes(

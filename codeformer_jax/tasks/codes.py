@@ -108,10 +108,19 @@ class CodeTask:
         gradients: PyTree,
         indices: Int[Array, "b n"],
         metrics: common.Metrics,
+        discriminator: tuple[PyTree, PyTree] | None = None,
     ) -> tuple[TrainState, common.Metrics]:
-        """Optimizer and moving averages, given the gradients of the trained parameters."""
+        """`common.advance`, given the gradients of the trained parameters and the codes."""
         counts = count_codes(indices, self.module.codebook_size)
-        return common.advance(self.config, self.optimizer, state, gradients, counts, metrics)
+        return common.advance(
+            self.config,
+            self.optimizer,
+            state,
+            gradients,
+            counts,
+            metrics,
+            discriminator=discriminator,
+        )
 
     def eval_step(
         self,

@@ -1,6 +1,6 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity
-from codeformer_jax.tasks.gradients import gradient_norms
+from codeformer_jax.tasks import guard
+from codeformer_jax.tasks.gradients import gradient_norms, norm
+from codeformer_jax.tasks.guard import Metrics
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
-Metrics = dict[str, Float[Array, ""]]
 # 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 # Of the clean images in a batch, by the teacher, row-major over the map.
@@ -172,28 +173,55 @@ def advance(
     gradients: PyTree,
     counts: Float[Array, "k"],
     metrics: Metrics,
+    *,
+    discriminator: tuple[PyTree, PyTree] | None = None,
+    finish: Callable[[TrainState, TrainState], TrainState] = lambda before, after: after,
 ) -> tuple[TrainState, Metrics]:
-    """The state after a step, and `metrics` with codebook health, norms and the learning rate.
+    """The state after a step, and `metrics` with codebook health, norms and learning rates.
+
+    Where a loss or gradient is not finite the state stays (`guard.take_step`).
 
     Args:
         gradients: of the trained parameters, keyed as in `state.params`; the others stay.
         counts: use of each code in the batch.
+        discriminator: its gradients and new batch statistics, where it was judged.
+        finish: (state before, state after) -> state after, with what the task itself changes.
     """
-    trained = {name: state.params[name] for name in gradients}
-    trained, opt_state = optimizer.apply(gradients, state.opt_state, trained, state.step)
+    rate = optimizer.learning_rate(state.step)
     usage = update_usage(state.code_usage, counts)
-    ema = update_ema(
-        state.ema_params, trained, state.step, decay=config.ema_decay, warmup=config.ema_warmup
-    )
-    state = state.replace(
-        step=state.step + 1,
-        params={**state.params, **trained},
-        ema_params=ema,
-        opt_state=opt_state,
-        code_usage=usage,
-    )
-    return state, metrics | gradient_norms(gradients) | {
+    metrics = metrics | gradient_norms(gradients)
+    if discriminator is not None:
+        metrics["grad_norm_discriminator"] = norm(discriminator[0])
+        metrics["d_learning_rate"] = rate
+    metrics |= {
         "perplexity": code_perplexity(counts),
         "dead_codes": dead_codes(usage),
-        "learning_rate": optimizer.learning_rate(state.step - 1),
+        "learning_rate": rate,
     }
+
+    def update(before: TrainState) -> TrainState:
+        trained = {name: before.params[name] for name in gradients}
+        trained, opt_state = optimizer.apply(gradients, before.opt_state, trained, before.step)
+        ema = update_ema(
+            before.ema_params,
+            trained,
+            before.step,
+            decay=config.ema_decay,
+            warmup=config.ema_warmup,
+        )
+        after = before.replace(
+            params={**before.params, **trained},
+            ema_params=ema,
+            opt_state=opt_state,
+            code_usage=usage,
+        )
+        if discriminator is not None:
+            gradient, batch_stats = discriminator
+            judge = before.discriminator
+            params, opt_state = optimizer.apply(
+                gradient, judge.opt_state, judge.params, before.step
+            )
+            after = after.replace(discriminator=DiscriminatorState(params, opt_state, batch_stats))
+        return finish(before, after)
+
+    return guard.take_step(state, metrics, update)

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from codeformer_jax import losses
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.tasks import common, groups
-from codeformer_jax.tasks.gradients import norm
-from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
+from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 
 
 @dataclass(frozen=True)
@@ -102,21 +101,6 @@ class ImageLosses:
             }
         metrics["image_loss"] += metrics.pop("gan_weighted", 0.0)
         return gradients, metrics
-
-    def update_discriminator(
-        self, optimizer: Optimizer, state: TrainState, means: dict[str, Any], step: Int[Array, ""]
-    ) -> tuple[TrainState, common.Metrics]:
-        """`state` with the discriminator after its own step; as it was where it was not judged."""
-        if "discriminator" not in means:
-            return state, {}
-        before, (gradients, batch_stats) = state.discriminator, means["discriminator"]
-        params, opt_state = optimizer.apply(gradients, before.opt_state, before.params, step)
-        metrics = {
-            "grad_norm_discriminator": norm(gradients),
-            "d_learning_rate": optimizer.learning_rate(step),
-        }
-        state = state.replace(discriminator=DiscriminatorState(params, opt_state, batch_stats))
-        return state, metrics
 
     def _adaptive(self, ratios):
         """The weight of the adversarial part for one ratio or one per group; metrics."""

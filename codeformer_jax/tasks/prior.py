@@ -160,8 +160,6 @@ class PriorTask(abc.ABC):
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
         values, means = measured.images["values"], measured.means
-        # Outside `advance`: which maps were seen does not depend on the optimizer.
-        state = state.replace(site_counts=count_values(state.site_counts, values))
         state, metrics = common.advance(
             self.config,
             self.optimizer,
@@ -169,6 +167,9 @@ class PriorTask(abc.ABC):
             means["gradients"],
             count_codes(values, self.levels),
             means["metrics"],
+            finish=lambda before, after: after.replace(
+                site_counts=count_values(before.site_counts, values)
+            ),
         )
         return state, {name: x for name, x in metrics.items() if name not in _NO_METRICS}
 

@@ -172,12 +172,13 @@ class RestorationTask(CodeTask):
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("code_loss") + metrics.pop("image_loss")
-        step = state.step
-        state, metrics = self.advance(state, gradients, measured.images["indices"], metrics)
-        state, judged = self.image_losses.update_discriminator(
-            self.optimizer, state, measured.means, step
+        return self.advance(
+            state,
+            gradients,
+            measured.images["indices"],
+            metrics,
+            discriminator=measured.means.get("discriminator"),
         )
-        return state, metrics | judged
 
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase

@@ -11,7 +11,6 @@ from codeformer_jax.nn import VQGAN
 from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, codebook, common, groups
 from codeformer_jax.tasks.image_losses import make_image_losses
-from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 
@@ -85,20 +84,17 @@ class VQGANTask:
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("image_loss") + metrics["codebook_loss"]
-        state, judged = self.image_losses.update_discriminator(
-            self.optimizer, state, measured.means, state.step
-        )
-        if state.collections:
-            moved = codebook.move_codebook(self.module, state, measured.images, key)
-            state = state.replace(collections=moved)
         counts = count_codes(measured.images["indices"], self.module.codebook_size)
-        state, metrics = common.advance(
-            self.config, self.optimizer, state, gradients, counts, metrics | judged
+        return common.advance(
+            self.config,
+            self.optimizer,
+            state,
+            gradients,
+            counts,
+            metrics,
+            discriminator=measured.means.get("discriminator"),
+            finish=codebook.finish(self.module, measured.images, key),
         )
-        if self.restarts:
-            below = self.module.restart_below
-            state = restart_dead_codes(state, measured.images["latents"], key, below)
-        return state, metrics
 
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase

@@ -13,7 +13,6 @@ from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQVAE
 from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, codebook, common
-from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
 
@@ -68,22 +67,16 @@ class VQVAETask:
         measured = accumulate.measure(
             lambda part: self._measure(state, part), {"images": images}, self.slices
         )
-        if state.collections:
-            moved = codebook.move_codebook(self.module, state, measured.images, key)
-            state = state.replace(collections=moved)
         counts = count_codes(measured.images["indices"], self.module.codebook_size)
-        state, metrics = common.advance(
+        return common.advance(
             self.config,
             self.optimizer,
             state,
             measured.means["gradients"],
             counts,
             measured.means["metrics"],
+            finish=codebook.finish(self.module, measured.images, key),
         )
-        if self.restarts:
-            below = self.module.restart_below
-            state = restart_dead_codes(state, measured.images["latents"], key, below)
-        return state, metrics
 
     def _measure(self, state: TrainState, part: PyTree) -> accumulate.Measured:
         """Gradients, losses, codes and latents of a slice."""

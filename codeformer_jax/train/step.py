@@ -1,4 +1,4 @@
-"""The step as the loop takes it: guarded, donated, sharded, with the step's own key."""
+"""The step as the loop takes it: donated, sharded, with the step's own key."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 
 from codeformer_jax.tasks import Task
 from codeformer_jax.train import parallel
-from codeformer_jax.train.guard import guarded
 
 # Stream of randomness, folded into the seed; `loop` has the others.
 STEP = 1
@@ -29,6 +28,4 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
         codes = inputs.get("codes")
         return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
 
-    return jax.jit(
-        guarded(step), donate_argnums=0, out_shardings=(sharding, parallel.replicated(mesh))
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(sharding, parallel.replicated(mesh)))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from codeformer_jax.convert.atomic import atomic_path
-from codeformer_jax.train.guard import decisive
+from codeformer_jax.tasks.guard import decisive
 
 SKIPPED_FILE = "skipped.jsonl"
 
