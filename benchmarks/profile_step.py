@@ -4,10 +4,9 @@
         [--top 20]
 
 Traces one step of ours with `jax.profiler` and adds up the operations of the compiled program:
-convolutions by their part in the gradient (forward, by the input, by the kernel) with the rate they
-reach, matrix products, and everything else (normalisation, activations, losses, optimizer: fused
-loops). On a CPU operations run on several threads at once: `seconds` add up to more than a step's
-time. Prints one JSON object.
+convolutions (forward, and gradients by input and kernel), matrix products, and everything else
+(normalisation, activations, losses, optimizer: fused loops). On a CPU operations run on several
+threads at once: `seconds` add up to more than a step's time. Prints one JSON object.
 """
 
 import argparse
@@ -20,29 +19,33 @@ import tempfile
 
 import step_worker
 
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\S+) ([\w-]+)\((.*)$")
 
 
 def read_program(text):
-    """{instruction: (opcode, result's shape, rest of the line)} of a compiled program."""
-    found = {}
+    """{instruction: (opcode, result's shape, rest of the line)} and {computation: its text}."""
+    found, bodies, lines = {}, {}, []
     for line in text.splitlines():
-        if match := INSTRUCTION.match(line):
+        if match := COMPUTATION.match(line):
+            lines = bodies.setdefault(match.group(1), [])
+        elif match := INSTRUCTION.match(line):
             name, shape, opcode, rest = match.groups()
             found[name] = (opcode, shape, rest)
-    return found
+            lines.append(line)
+    return found, {name: "\n".join(lines) for name, lines in bodies.items()}
 
 
-def kind(opcode, rest):
-    """Kind of an operation, by its opcode and the name that JAX gave it."""
-    name = (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1]
-    if "conv_general_dilated" in name and opcode in ("convolution", "custom-call"):
-        if "transpose(" not in name:
-            return "convolution"
-        return "convolution, gradient"
-    if opcode == "dot" or "dot_general" in name:
+def kind(opcode, rest, bodies):
+    """Kind of an operation: by its opcode, or by what a fusion computes."""
+    called = re.search(r"calls=%?([\w.-]+)", rest)
+    inside = bodies.get(called.group(1), "") if called else f" {opcode}("
+    if " convolution(" in inside or (opcode == "custom-call" and "conv_general_dilated" in rest):
+        backward = "/conv_general_dilated" not in rest or "transpose(" in rest
+        return "convolution, gradient" if backward else "convolution"
+    if " dot(" in inside:
         return "matrix product"
-    return opcode
+    return "fused loop" if opcode == "fusion" else opcode
 
 
 def events(folder):
@@ -71,18 +74,18 @@ def main():
         step()
         with step.jax.profiler.trace(folder):
             step()
-        program = read_program(step.step.as_text())
+        program, bodies = read_program(step.step.as_text())
         totals, single = collections.Counter(), collections.Counter()
         for name, seconds in events(folder):
             if name in program:
                 opcode, shape, rest = program[name]
-                totals[kind(opcode, rest)] += seconds
+                totals[kind(opcode, rest, bodies)] += seconds
                 single[name] += seconds
     listed = []
     for name, seconds in single.most_common(arguments.top):
         opcode, shape, rest = program[name]
         where = (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1]
-        entry = {"seconds": round(seconds, 4), "kind": kind(opcode, rest), "shape": shape}
+        entry = {"seconds": round(seconds, 4), "kind": kind(opcode, rest, bodies), "shape": shape}
         listed.append(entry | {"name": where[-120:]})
     kinds = {name: round(seconds, 3) for name, seconds in totals.most_common()}
     print(json.dumps({"stage": arguments.stage, "kinds": kinds, "largest": listed}, indent=1))
