@@ -10,6 +10,7 @@ real pictures and on the teacher's reconstructions of them, which bound it. Prin
 
 import argparse
 import contextlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -22,13 +23,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import itertools
-
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
-from codeformer_jax.sampling import Draw, class_tokens, sample_gpt, sample_pixelcnn
-from codeformer_jax.tasks import common, make_task
-from codeformer_jax.train.checkpoint import load_teacher, load_trained
+from codeformer_jax.generate.draw import Order, draw_maps
+from codeformer_jax.generate.prior import load_prior
+from codeformer_jax.sampling import Draw
+from codeformer_jax.tasks import common
+from codeformer_jax.train.checkpoint import load_trained
 
 WIDTHS = (3, 24, 48, 96)
 
@@ -86,52 +87,34 @@ def heldout(config):
     return tuple(np.concatenate([part[name] for part in found]) for name in ("image", "label"))
 
 
-def draw(task, trained, keys, labels, how):
-    """A map of values for each label, [b, h, w, c], 64 at a time."""
-
-    def some(keys, labels):
-        if trained.network == "pixelcnn":
-            return sample_pixelcnn(trained.module, trained.variables, keys, labels=labels, how=how)
-        condition = class_tokens(trained.module, labels)
-        how_codes = how.replace(codes=task.levels)
-        return sample_gpt(trained.module, trained.variables, keys, condition, how=how_codes)[
-            ..., None
-        ]
-
-    starts = range(0, len(labels), 64)
-    return np.concatenate([some(keys[i : i + 64], labels[i : i + 64]) for i in starts])
-
-
 def recognise(workdir, per_class=32, temperature=1.0, steps=400, picture=None):
     """Shares of samples, held-out pictures and reconstructions that are told right.
 
     Raises:
         ValueError: for a prior without classes.
     """
-    trained = load_trained(workdir, "best")
-    task, classes = make_task(trained.config), trained.module.classes
+    prior, config = load_prior(workdir, which="best"), load_trained(workdir, "best").config
+    classes = prior.module.classes
     if not classes:
         raise ValueError(f"{workdir} holds a prior without classes")
-    teacher = load_teacher(workdir)
-    frozen = {} if teacher is None else {"teacher": teacher[1]}
-    labels = np.tile(np.arange(classes, dtype=np.int32), per_class)
-    keys = jax.vmap(jax.random.key)(jnp.arange(len(labels)))
-    drawn = draw(task, trained, keys, labels, Draw(temperature=temperature))
-    pictures = jax.jit(task.pictures)
-    samples = np.asarray(jnp.clip(pictures(frozen, jnp.asarray(drawn)), -1, 1))
-    images, truth = heldout(trained.config)
-    again = jnp.clip(pictures(frozen, jax.jit(task.values)(frozen, images)), -1, 1)
-    params = train_classifier(trained.config, classes, steps)
+    labels = np.tile(np.arange(classes), per_class)
+    how = Draw(temperature=temperature)
+    order = Order(len(labels), prior.map_size, seed=0, how=how, classes=tuple(labels.tolist()))
+    samples = prior.pictures_of(draw_maps(prior, order, batch_size=64))
+    images, truth = heldout(config)
+    again = prior.pictures_of(prior.values_of(images))
+    params = train_classifier(config, classes, steps)
 
     def right(images, labels):
-        predicted = np.asarray(jnp.argmax(jax.jit(classify)(params, images), axis=-1))
+        logits = jax.jit(classify)(params, common.from_uint8(images))
+        predicted = np.asarray(jnp.argmax(logits, axis=-1))
         return predicted == labels
 
     hits = right(samples, labels)
     if picture:
         rows = samples.reshape(per_class, classes, *samples.shape[1:])[:8]
         grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-        Image.fromarray(np.uint8(np.round((grid + 1) * 127.5))).save(picture)
+        Image.fromarray(grid).save(picture)
     return {
         "samples": len(labels),
         "temperature": temperature,
@@ -139,7 +122,7 @@ def recognise(workdir, per_class=32, temperature=1.0, steps=400, picture=None):
         "recognised": round(float(hits.mean()), 4),
         "times_chance": round(float(hits.mean()) * classes, 2),
         "recognised_by_class": [round(float(hits[labels == k].mean()), 3) for k in range(classes)],
-        "recognised_of_heldout": round(float(right(common.from_uint8(images), truth).mean()), 4),
+        "recognised_of_heldout": round(float(right(images, truth).mean()), 4),
         "recognised_of_reconstructions": round(float(right(again, truth).mean()), 4),
     }
 

@@ -26,7 +26,10 @@ def recording(transform):
         updates, inner = transform.update(gradients, state.inner, params)
         return updates, Recorded(gradients, inner)
 
-    return optax.GradientTransformation(lambda params: Recorded((), transform.init(params)), update)
+    def init(params):
+        return Recorded(jax.tree.map(jnp.zeros_like, params), transform.init(params))
+
+    return optax.GradientTransformation(init, update)
 
 
 def record(task, transform=None):
