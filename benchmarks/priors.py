@@ -71,7 +71,8 @@ def gpt(data: dict, teacher: ml_collections.ConfigDict, prior_of: str, classes: 
     config.prior_of = prior_of
     config.gpt.classes = classes
     config.gpt.condition = "class" if classes else "start"
-    config.gpt.dropout = 0.0  # Runs so short do not overfit.
+    # Runs so short do not overfit: no noise.
+    config.gpt.dropout, config.loss.pkeep = 0.0, 1.0
     config.ema_decay = 0.99
     return _runs(config, steps)
 
