@@ -10,7 +10,7 @@ from codeformer_jax.convert.errors import (
     UnsafePickleError,
 )
 from codeformer_jax.convert.files import load_model, save_model
-from codeformer_jax.convert.fingerprint import code_fingerprint
+from codeformer_jax.convert.fingerprint import code_fingerprint, parameter_fingerprint
 from codeformer_jax.convert.networks import (
     NETWORKS,
     detect_network,
@@ -36,6 +36,7 @@ __all__ = [
     "from_torch",
     "load_model",
     "network_of",
+    "parameter_fingerprint",
     "parse_overrides",
     "read_pth",
     "save_model",

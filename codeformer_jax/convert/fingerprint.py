@@ -1,4 +1,4 @@
-"""Which network a file of codes belongs to."""
+"""Which network a file of codes or scores belongs to."""
 
 import hashlib
 import json
@@ -54,9 +54,19 @@ def code_fingerprint(module: Autoencoder, variables: Mapping[str, Any]) -> str:
         json.dumps({name: fields[name] for name in _FIELDS[type(module)]}).encode()
     )
     before = {"encoder", "quant_conv", "quantize"} & variables["params"].keys()
-    params = {name: variables["params"][name] for name in before}
+    _add_parameters(digest, {name: variables["params"][name] for name in before})
+    return digest.hexdigest()
+
+
+def parameter_fingerprint(params: Mapping[str, Any]) -> str:
+    """SHA-256 in hexadecimal of parameters: name, dtype, shape and bytes of each."""
+    digest = hashlib.sha256()
+    _add_parameters(digest, params)
+    return digest.hexdigest()
+
+
+def _add_parameters(digest: Any, params: Mapping[str, Any]) -> None:
     for path, value in sorted(flatten(params).items()):
         array = np.asarray(jax.device_get(value), order="C")
         digest.update(f"\n{'/'.join(path)} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
-    return digest.hexdigest()

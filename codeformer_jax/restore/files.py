@@ -313,18 +313,27 @@ def _write(
     for path, result in zip(job.maps, results, strict=False):
         scale = Scale(scorer.bits_uniform, scorer.prior.heldout_bits)
         pictures.append((path, draw_heatmap(result.pixels, result.bits, fitted, scale)))
+    written = []
     for path, pixels in pictures:
         if path in kept:
             continue
         # Another process, or a file system that takes two names for one, may have made it
         # meanwhile.
         if not force and os.path.lexists(path):
-            return Failure(job.source, f"'{path}' has come to exist meanwhile; it was kept")
+            reason = f"'{path}' has come to exist meanwhile; it was kept"
+            break
         try:
             write_image(path, pixels, gray=fitted.gray and path in job.results)
         except OSError as error:
-            return Failure(job.source, f"cannot write '{path}': {_reason(error)}")
-    return job.results
+            reason = f"cannot write '{path}': {_reason(error)}"
+            break
+        written.append(path)
+    else:
+        return job.results
+    # All files of a picture or none: the next run makes them together.
+    for path in written:
+        path.unlink(missing_ok=True)
+    return Failure(job.source, reason)
 
 
 def _reason(error: Exception) -> str:

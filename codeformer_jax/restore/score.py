@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.metrics import log_likelihood
 from codeformer_jax.nn import GPT, PixelCNN
 from codeformer_jax.restore.errors import RestoreError
@@ -70,6 +71,7 @@ class Scorer:
         """What the scores are of, for a file."""
         return {
             "prior": self.name,
+            "prior_sha256": parameter_fingerprint(self.prior.variables["params"]),
             "step": self.prior.step,
             "bits_per_code_uniform": self.bits_uniform,
             "bits_per_code_heldout": self.prior.heldout_bits,

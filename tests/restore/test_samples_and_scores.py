@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.generate.prior import load_prior
 from codeformer_jax.metrics import bits_per_dim
 from codeformer_jax.nn import GPT, VQGAN, PixelCNN
-from codeformer_jax.restore import RestoreError, Samples, Scorer, restore_files, sample_batch
+from codeformer_jax.restore import RestoreError, Samples, Scorer, files, restore_files, sample_batch
 from codeformer_jax.restore.fit import fit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
 
@@ -179,6 +180,13 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     again = [*command, "-o", str(out), *score, "--samples", "2", "--limit", "1", "--skip-existing"]
     assert cli.main(again) == 2
     assert "1 results exist without a score" in capsys.readouterr().err
+    # The same prior by another path is the same.
+    elsewhere = out.parent / "elsewhere.safetensors"
+    elsewhere.write_bytes(Path(score[1]).read_bytes())
+    moved = [score[0], str(elsewhere), *score[2:]]
+    (out / "2_score.png").unlink()
+    assert cli.main([*command, "-o", str(out), *moved, "--skip-existing"]) == 0
+    assert (out / "2_score.png").is_file()
     # Scores of another prior are not mixed in.
     (out / "2_score.png").unlink()
     other = [*score[:1], str(models / "pixelcnn.safetensors"), *score[2:]]
@@ -186,6 +194,20 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     assert cli.main([*command, "-o", str(out), *other, "--skip-existing"]) == 2
     assert "has scores by another prior" in capsys.readouterr().err
     assert not (out / "2_score.png").exists()
+
+
+def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):
+    out = tmp_path / "out"
+
+    def write(path, pixels, gray):
+        if path.name == "1_2.png":
+            raise OSError("no space left")
+        write_image(path, pixels, gray=gray)
+
+    monkeypatch.setattr(files, "write_image", write)
+    summary = restore_files([faces], out, restorer, samples=Samples(3), limit=2, batch_size=2)
+    assert "no space left" in summary.failed[0].reason
+    assert names(out) == ["2_1.png", "2_2.png", "2_3.png"]
 
 
 def test_a_heat_map_is_bright_where_codes_are_unusual():
