@@ -1,6 +1,6 @@
 """Whether samples of a class-conditional prior are of the class that was asked for.
 
-    python benchmarks/class_samples.py --prior runs/pixelcnn_shapes [--per-class 32]
+    python benchmarks/class_samples.py --prior runs/priors/shapes_gpt [--per-class 32]
         [--temperature 1.0] [--steps 400] [--picture samples.png]
 
 A small convolutional classifier is trained on real, labelled pictures of the training data and

@@ -11,7 +11,7 @@ Two CPU cores take about an hour for all of it; killed and started again it goes
     faces_vqvae       VQ-VAE of faces, 64 px, 16x16 codes of 128
     faces_pixelcnn    gated PixelCNN over its codes
     faces_vqgan       stage I of `configs/demo.py`, 64 px, 16x16 codes of 256
-    faces_gpt         `configs/gpt_faces.py:small`, a transformer over its codes
+    faces_gpt         `configs/gpt_faces.py:small` without noise, a transformer over its codes
 
 Prints, of the best checkpoint of every prior, bits per code on held-out maps under the prior, under
 the uniform distribution and under every site's own frequencies in training. Of the priors by class

@@ -41,8 +41,8 @@ def kind(opcode, rest, bodies):
     called = re.search(r"calls=%?([\w.-]+)", rest)
     inside = bodies.get(called.group(1), "") if called else f" {opcode}("
     if " convolution(" in inside or (opcode == "custom-call" and "conv_general_dilated" in rest):
-        backward = "/conv_general_dilated" not in rest or "transpose(" in rest
-        return "convolution, gradient" if backward else "convolution"
+        line = next((x for x in inside.splitlines() if " convolution(" in x), rest)
+        return "convolution, gradient" if "transpose(" in line else "convolution"
     if " dot(" in inside:
         return "matrix product"
     return "fused loop" if opcode == "fusion" else opcode
@@ -77,7 +77,8 @@ def main():
         program, bodies = read_program(step.step.as_text())
         totals, single = collections.Counter(), collections.Counter()
         for name, seconds in events(folder):
-            if name in program:
+            # A conditional's event covers those of what it runs.
+            if name in program and program[name][0] not in ("conditional", "while", "call"):
                 opcode, shape, rest = program[name]
                 totals[kind(opcode, rest, bodies)] += seconds
                 single[name] += seconds

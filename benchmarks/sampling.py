@@ -15,13 +15,15 @@ window's forwards do; only the last `--full-sites` are drawn with it, at the sam
 `taming/modules/transformer/mingpt.py`, with the same weights, top-k of 100 and temperature 1):
 `reference_cached` is its `sample_with_past`, `reference` its `sample`, a full forward over the
 codes so far for every code, as `Net2NetTransformer.sample` does; as many as `--full-sites` from
-the middle of the map stand for all.
+the middle of the map stand for all. `memory_gb_per_second` is what the processor reads at best: a
+step reads all parameters once, 4 bytes each, whatever the batch.
 
 `pixelcnn` is the network of `configs/pixelcnn_faces.py`; a full forward for every value is over the
 whole map.
 """
 
 import argparse
+import concurrent.futures
 import importlib.util
 import json
 import os
@@ -56,6 +58,21 @@ def in_turns(ways, rounds):
             seconds[name].append(time.perf_counter() - start)
             print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr)
     return seconds
+
+
+def memory_gb_per_second(cores, size=2**28, rounds=5):
+    """GB/s at which all cores together read float32 from memory, at best.
+
+    A code costs at least one pass over the weights, whoever draws it.
+    """
+    parts = np.ones((cores, size // cores), np.float32)
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            list(pool.map(lambda part: np.dot(part, part), parts))
+            seconds.append(time.perf_counter() - start)
+    return round(parts.nbytes / min(seconds) / 1e9, 1)
 
 
 def report_of(seconds, values):
@@ -115,6 +132,7 @@ def measure_gpt(options, batch):
         "batch": batch,
         **report_of(in_turns(ways, options.rounds), values),
         "same_values": same,
+        "memory_gb_per_second": memory_gb_per_second(len(os.sched_getaffinity(0))),
     }
 
 

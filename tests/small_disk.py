@@ -14,5 +14,7 @@ def small_disk(path, size):
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     if not shutil.which("mount") or subprocess.run(command, check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root (CAP_SYS_ADMIN)")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -313,13 +314,14 @@ def _write(
     for path, result in zip(job.maps, results, strict=False):
         scale = Scale(scorer.bits_uniform, scorer.prior.heldout_bits)
         pictures.append((path, draw_heatmap(result.pixels, result.bits, fitted, scale)))
-    written = []
+    made = []
     for path, pixels in pictures:
         if path in kept:
             continue
         # Another process, or a file system that takes two names for one, may have made it
         # meanwhile.
-        if not force and os.path.lexists(path):
+        exists = os.path.lexists(path)
+        if exists and not force:
             reason = f"'{path}' has come to exist meanwhile; it was kept"
             break
         try:
@@ -327,12 +329,14 @@ def _write(
         except OSError as error:
             reason = f"cannot write '{path}': {_reason(error)}"
             break
-        written.append(path)
+        if not exists:
+            made.append(path)
     else:
         return job.results
-    # All files of a picture or none: the next run makes them together.
-    for path in written:
-        path.unlink(missing_ok=True)
+    # New files of a picture come together; one that replaced another stays.
+    for path in made:
+        with contextlib.suppress(OSError):
+            path.unlink()
     return Failure(job.source, reason)
 
 

@@ -90,8 +90,8 @@ def read_scores(folder: pathlib.Path, about: dict[str, Any], force: bool) -> dic
         raise RestoreError(
             f"'{path}' cannot be read as scores ({error}); --force replaces it"
         ) from error
-    # Whatever the path by which a prior was given.
-    if {**content, "prior": about["prior"]} == about:
+    # Whether it is given as a workdir or as a model file exported from it.
+    if content.get("prior_sha256") == about["prior_sha256"]:
         return faces
     if force:
         return {}

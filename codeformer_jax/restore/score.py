@@ -67,11 +67,16 @@ class Scorer:
         """Rows and columns of a map."""
         return self.prior.map_size
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the prior's parameters."""
+        return parameter_fingerprint(self.prior.variables["params"])
+
     def describe(self) -> dict[str, Any]:
         """What the scores are of, for a file."""
         return {
             "prior": self.name,
-            "prior_sha256": parameter_fingerprint(self.prior.variables["params"]),
+            "prior_sha256": self.sha256,
             "step": self.prior.step,
             "bits_per_code_uniform": self.bits_uniform,
             "bits_per_code_heldout": self.prior.heldout_bits,

@@ -13,9 +13,9 @@ from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity
 from codeformer_jax.tasks import guard
 from codeformer_jax.tasks.gradients import gradient_norms, norm
-from codeformer_jax.tasks.guard import Metrics
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
 
+Metrics = guard.Metrics
 # 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 # Of the clean images in a batch, by the teacher, row-major over the map.

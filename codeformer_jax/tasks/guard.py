@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from codeformer_jax.ops.fusion import update_where
 from codeformer_jax.tasks.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -37,16 +37,7 @@ def take_step(
         counted after this step.
     """
     finite = _finite(metrics)
-
-    def branch(state: TrainState) -> TrainState:
-        return jax.lax.cond(finite, update, lambda same: same, state)
-
-    def select(state: TrainState) -> TrainState:
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), update(state), state)
-
-    # A branch of an accelerator's program would wait for the host. On a CPU a choice between old
-    # and new makes the compiler copy the state first: three times the optimizer's time.
-    new = jax.lax.platform_dependent(state, cpu=branch, default=select)
+    new = update_where(finite, update, state)
     missed = jnp.where(finite, 0, 1)
     new = new.replace(
         step=state.step + 1,

@@ -32,8 +32,8 @@ _NO_TPU = {
 _CPU_NOTE = (
     "Compiled for virtual CPU devices. Arguments, outputs and aliases are exact; temporaries, "
     "and with them the peak, are an estimate: XLA's CPU compiler orders and fuses otherwise than "
-    "an accelerator's and holds bfloat16 as float32. With libtpu installed, "
-    "--config.train.topology=v5e:4x4 (or another slice) compiles for TPUs instead."
+    "an accelerator's, updates the state in a branch and holds bfloat16 as float32. With libtpu "
+    "installed, --config.train.topology=v5e:4x4 (or another slice) compiles for TPUs instead."
 )
 
 

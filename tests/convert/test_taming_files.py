@@ -14,6 +14,7 @@ from codeformer_jax.convert import (
     detect_network,
     from_torch,
     load_model,
+    parameter_fingerprint,
     read_pth,
     to_torch,
     write_pth,
@@ -268,3 +269,16 @@ def test_codes_belong_to_all_that_makes_them(part):
     assert code_fingerprint(module, {"params": same}) == before
     other = {**params, part: jax.tree.map(lambda x: x + 1, params[part])}
     assert code_fingerprint(module, {"params": other}) != before
+
+
+def test_parameters_are_told_apart_by_name_shape_dtype_and_value():
+    one = {"a": {"kernel": np.arange(6, dtype=np.float32)}}
+    others = [
+        {"b": one["a"]},
+        {"a": {"kernel": one["a"]["kernel"].reshape(2, 3)}},
+        {"a": {"kernel": one["a"]["kernel"].view(np.int32)}},
+        {"a": {"kernel": one["a"]["kernel"][::-1]}},
+    ]
+    found = [parameter_fingerprint(params) for params in (one, *others)]
+    assert len(set(found)) == 5
+    assert parameter_fingerprint({"a": {"kernel": jax.numpy.arange(6.0)}}) == found[0]

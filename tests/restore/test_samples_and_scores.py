@@ -15,7 +15,15 @@ from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.generate.prior import load_prior
 from codeformer_jax.metrics import bits_per_dim
 from codeformer_jax.nn import GPT, VQGAN, PixelCNN
-from codeformer_jax.restore import RestoreError, Samples, Scorer, files, restore_files, sample_batch
+from codeformer_jax.restore import (
+    RestoreError,
+    Samples,
+    Scorer,
+    files,
+    report,
+    restore_files,
+    sample_batch,
+)
 from codeformer_jax.restore.fit import fit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
 
@@ -196,6 +204,16 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     assert not (out / "2_score.png").exists()
 
 
+def test_scores_belong_to_parameters_whatever_they_came_from(tmp_path):
+    """A workdir knows its step and its bits on held-out faces, a model file of it does not."""
+    about = {"prior": "runs/gpt", "prior_sha256": "ab", "step": 7, "bits_per_code_heldout": 3.0}
+    report.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
+    exported = {**about, "prior": "gpt.safetensors", "step": None, "bits_per_code_heldout": None}
+    assert report.read_scores(tmp_path, exported, False) == {"1.png": {"bits_per_code": 2.0}}
+    with pytest.raises(RestoreError, match=r"another prior .runs/gpt."):
+        report.read_scores(tmp_path, {**exported, "prior_sha256": "cd"}, False)
+
+
 def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):
     out = tmp_path / "out"
 
@@ -208,6 +226,14 @@ def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):
     summary = restore_files([faces], out, restorer, samples=Samples(3), limit=2, batch_size=2)
     assert "no space left" in summary.failed[0].reason
     assert names(out) == ["2_1.png", "2_2.png", "2_3.png"]
+    # What stood there before is not taken away.
+    monkeypatch.setattr(files, "write_image", write_image)
+    restore_files([faces], out, restorer, samples=Samples(3), limit=1)
+    before = names(out)
+    monkeypatch.setattr(files, "write_image", write)
+    again = restore_files([faces], out, restorer, samples=Samples(3), limit=1, force=True)
+    assert len(again.failed) == 1
+    assert names(out) == before
 
 
 def test_a_heat_map_is_bright_where_codes_are_unusual():
