@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from codeformer_jax.nn import GPT, Cache
 from codeformer_jax.sampling.draw import Draw, draw_codes
 from codeformer_jax.sampling.given import check_given
+from codeformer_jax.sampling.token import token_step
 from codeformer_jax.sampling.window import plan_windows
 
 Variables = Any
@@ -103,11 +104,12 @@ def _sample_map(module, variables, keys, condition, given, sites, how, *, first)
     prefix = jnp.concatenate([condition.reshape(batch, -1), given[:, :first]], axis=1)
     logits, cache = _prefill(module, variables, prefix, jnp.int32(prefix.shape[1]))
     code = draw_codes(logits, keys, sites.site[0], how)
+    step = token_step(module, variables, batch)
 
     def body(carry, inputs):
         code, cache = carry
         site, keep, kept = inputs
-        logits, cache = module.apply(variables, code, cache, method="step")
+        logits, cache = step(code, cache)
         code = jnp.where(keep, kept, draw_codes(logits, keys, site, how))
         return (code, cache), code
 
@@ -133,10 +135,12 @@ def _sample_windows(module, variables, keys, condition, given, sites, how):
         which = jnp.searchsorted(jnp.array(lengths[:-1], jnp.int32), length)
         return jax.lax.switch(which, branches)
 
+    step = token_step(module, variables, given.shape[0])
+
     def advance(codes, cache, site):
         # The window stands where it stood: the site before is the token before.
         before = codes.reshape(codes.shape[0], -1)[:, site.site - 1]
-        return module.apply(variables, before, cache, method="step")
+        return step(before, cache)
 
     def body(carry, site):
         codes, cache = carry
