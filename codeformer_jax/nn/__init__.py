@@ -7,6 +7,7 @@ from codeformer_jax.nn.perceptual import LPIPS
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.taming import TamingVQGAN
+from codeformer_jax.nn.turned import turn_kernels, with_turned_kernels
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
 from codeformer_jax.nn.vqvae import VQVAE
 
@@ -30,4 +31,6 @@ __all__ = [
     "TamingVQGAN",
     "VQGANOutput",
     "VectorQuantizer",
+    "turn_kernels",
+    "with_turned_kernels",
 ]

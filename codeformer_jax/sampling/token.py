@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn import GPT, Cache
+from codeformer_jax.nn import GPT, Cache, turn_kernels, with_turned_kernels
 
 Step = Callable[[Int[Array, "b"], Cache], tuple[Float[Array, "b k"], Cache]]
 
@@ -24,31 +23,13 @@ def token_step(module: GPT, variables: Any, batch: int) -> Step:
 
     if batch > 1:
         return plain
-
-    def turn(path: tuple, leaf: Array) -> Array:
-        return leaf.T.astype(module.dtype) if path[-1].key == "kernel" else leaf
-
-    turned = jax.tree_util.tree_map_with_path(turn, variables)
+    turned = turn_kernels(variables, module.dtype)
 
     def by_outputs(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
-        with nn.intercept_methods(_dense_of_turned):
+        with with_turned_kernels():
             return module.apply(turned, token, cache, method="step")
 
     def step(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
         return jax.lax.platform_dependent(token, cache, cpu=by_outputs, default=plain)
 
     return step
-
-
-def _dense_of_turned(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """`nn.Dense` whose kernel is [out, in]; other modules as they are."""
-    dense = context.module
-    if not isinstance(dense, nn.Dense) or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    (x,) = args
-    kernel = dense.get_variable("params", "kernel")
-    y = jax.lax.dot_general(x.astype(kernel.dtype), kernel, (((x.ndim - 1,), (1,)), ((), ())))
-    if dense.use_bias:
-        bias = dense.get_variable("params", "bias").astype(kernel.dtype)
-        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    return y
