@@ -29,7 +29,7 @@ from codeformer_jax.generate.draw import Order, draw_maps
 from codeformer_jax.generate.prior import load_prior
 from codeformer_jax.sampling import Draw
 from codeformer_jax.tasks import common
-from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.train.checkpoint import read_config
 
 WIDTHS = (3, 24, 48, 96)
 
@@ -93,7 +93,7 @@ def recognise(workdir, per_class=32, temperature=1.0, steps=400, picture=None):
     Raises:
         ValueError: for a prior without classes.
     """
-    prior, config = load_prior(workdir, which="best"), load_trained(workdir, "best").config
+    prior, config = load_prior(workdir, which="best"), read_config(Path(workdir))
     classes = prior.module.classes
     if not classes:
         raise ValueError(f"{workdir} holds a prior without classes")

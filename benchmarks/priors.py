@@ -2,8 +2,8 @@
 
     python benchmarks/priors.py --work runs/priors [--only shapes faces faces_gpt] [--json FILE]
 
-Two CPU cores take about an hour for all of it; killed and started again it goes on. Trains, each in
-`--work`/NAME:
+Two CPU cores take about an hour and a half for all of it; killed and started again it goes on.
+Trains, each in `--work`/NAME:
 
     shapes_vqvae      VQ-VAE of shapes in ten classes, 32 px, 8x8 codes of 64
     shapes_pixelcnn   gated PixelCNN over its codes, by class
@@ -52,12 +52,24 @@ def vqvae(data: dict, codes: int, steps: int) -> ml_collections.ConfigDict:
     return _runs(config, steps)
 
 
-def pixelcnn(data: dict, teacher: ml_collections.ConfigDict, classes: int, steps: int):
+def pixelcnn(
+    data: dict,
+    teacher: ml_collections.ConfigDict,
+    classes: int,
+    steps: int,
+    layers: int,
+    features: int,
+):
     config = pixelcnn_faces.get_config().unlock()
     config.data.update({**data, "batch_size": 32})
     config.model = teacher.model
     config.pixelcnn.update(
-        embed_dim=32, layers=8, features=64, first_kernel=5, head_features=128, classes=classes
+        embed_dim=32,
+        layers=layers,
+        features=features,
+        first_kernel=5,
+        head_features=128,
+        classes=classes,
     )
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50)
     config.ema_decay = 0.99
@@ -92,10 +104,10 @@ def jobs() -> dict[str, tuple[ml_collections.ConfigDict, str | None]]:
     vqgan = demo.get_config("vqgan")
     return {
         "shapes_vqvae": (shapes, None),
-        "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 10_000), "shapes_vqvae"),
+        "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 10_000, 8, 64), "shapes_vqvae"),
         "shapes_gpt": (gpt(SHAPES, shapes, "vqvae", 10, 10_000), "shapes_vqvae"),
         "faces_vqvae": (faces, None),
-        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600), "faces_vqvae"),
+        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600, 6, 48), "faces_vqvae"),
         "faces_vqgan": (vqgan, None),
         "faces_gpt": (gpt(FACES, vqgan, "vqgan", 0, 500), "faces_vqgan"),
     }

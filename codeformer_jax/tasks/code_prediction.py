@@ -41,7 +41,9 @@ class CodePredictionTask(CodeTask):
         measured = accumulate.measure(
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
-        return self.advance(
+        return common.advance(
+            self.config,
+            self.optimizer,
             state,
             measured.means["gradients"],
             measured.images["indices"],

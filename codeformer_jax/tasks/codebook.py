@@ -21,7 +21,7 @@ def check_start(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def restarts_codes(module: Any) -> bool:
+def _restarts_codes(module: Any) -> bool:
     """Whether the task has to restart dead codes: one that is a moving average does so itself."""
     trained = module.quantizer == "nearest" and module.ema_decay is None
     return trained and module.restart_below > 0
@@ -71,6 +71,14 @@ def init_network(
     return params, variables
 
 
+def seen(module: Any, state: TrainState, output: Any) -> PyTree:
+    """What `finish` needs of a network's output: 'indices' and, where it uses them, 'latents'."""
+    images = {"indices": output.indices}
+    if state.collections or _restarts_codes(module):
+        images["latents"] = output.latents
+    return images
+
+
 def finish(
     module: Any, images: PyTree, key: Key[Array, ""]
 ) -> Callable[[TrainState, TrainState], TrainState]:
@@ -79,7 +87,7 @@ def finish(
     Its moving average follows the whole batch, and dead codes restart from it.
 
     Args:
-        images: 'indices' of the batch and, where either is needed, its 'latents'.
+        images: `seen` of the whole batch.
         key: of the step.
     """
 
@@ -94,7 +102,7 @@ def finish(
                 rngs={"codes": key},
             )
             after = after.replace(collections=collections)
-        if restarts_codes(module):
+        if _restarts_codes(module):
             after = restart_dead_codes(after, images["latents"], key, module.restart_below)
         return after
 

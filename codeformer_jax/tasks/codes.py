@@ -10,7 +10,6 @@ from codeformer_jax import losses
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput
-from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -101,26 +100,6 @@ class CodeTask:
         total = weights.feature_weight * feature + weights.cross_entropy_weight * entropy
         accuracy = jnp.mean(output.indices == targets.indices)
         return total, {"feature": feature, "cross_entropy": entropy, "accuracy": accuracy}
-
-    def advance(
-        self,
-        state: TrainState,
-        gradients: PyTree,
-        indices: Int[Array, "b n"],
-        metrics: common.Metrics,
-        discriminator: tuple[PyTree, PyTree] | None = None,
-    ) -> tuple[TrainState, common.Metrics]:
-        """`common.advance`, given the gradients of the trained parameters and the codes."""
-        counts = count_codes(indices, self.module.codebook_size)
-        return common.advance(
-            self.config,
-            self.optimizer,
-            state,
-            gradients,
-            counts,
-            metrics,
-            discriminator=discriminator,
-        )
 
     def eval_step(
         self,

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.nn import PatchDiscriminator
-from codeformer_jax.nn.quantizer import code_perplexity
+from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.tasks import guard
 from codeformer_jax.tasks.gradients import gradient_norms, norm
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
@@ -171,7 +171,7 @@ def advance(
     optimizer: Optimizer,
     state: TrainState,
     gradients: PyTree,
-    counts: Float[Array, "k"],
+    codes: Int[Array, "..."],
     metrics: Metrics,
     *,
     discriminator: tuple[PyTree, PyTree] | None = None,
@@ -183,11 +183,12 @@ def advance(
 
     Args:
         gradients: of the trained parameters, keyed as in `state.params`; the others stay.
-        counts: use of each code in the batch.
+        codes: all of the batch, of as many as `state.code_usage` follows.
         discriminator: its gradients and new batch statistics, where it was judged.
         finish: (state before, state after) -> state after, with what the task itself changes.
     """
     rate = optimizer.learning_rate(state.step)
+    counts = count_codes(codes, state.code_usage.shape[0])
     usage = update_usage(state.code_usage, counts)
     metrics = metrics | gradient_norms(gradients)
     if discriminator is not None:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.metrics import bits_per_dim, count_values, psnr, site_bits_per_dim
 from codeformer_jax.nn import VQGAN, VQVAE, TamingVQGAN
-from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -165,7 +164,7 @@ class PriorTask(abc.ABC):
             self.optimizer,
             state,
             means["gradients"],
-            count_codes(values, self.levels),
+            values,
             means["metrics"],
             finish=lambda before, after: after.replace(
                 site_counts=count_values(before.site_counts, values)

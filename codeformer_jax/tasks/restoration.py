@@ -172,7 +172,9 @@ class RestorationTask(CodeTask):
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("code_loss") + metrics.pop("image_loss")
-        return self.advance(
+        return common.advance(
+            self.config,
+            self.optimizer,
             state,
             gradients,
             measured.images["indices"],

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN
-from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, codebook, common, groups
 from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
@@ -37,7 +36,6 @@ class VQGANTask:
             config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
         )
         self.slices = accumulate.slices_of(config)
-        self.restarts = codebook.restarts_codes(self.module)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         groups.check(config)
         codebook.check_start(config)
@@ -84,13 +82,12 @@ class VQGANTask:
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("image_loss") + metrics["codebook_loss"]
-        counts = count_codes(measured.images["indices"], self.module.codebook_size)
         return common.advance(
             self.config,
             self.optimizer,
             state,
             gradients,
-            counts,
+            measured.images["indices"],
             metrics,
             discriminator=measured.means.get("discriminator"),
             finish=codebook.finish(self.module, measured.images, key),
@@ -117,9 +114,7 @@ class VQGANTask:
             whole=self.slices == 1,
         )
         means["metrics"]["codebook_loss"] = codebook_loss
-        images = {"indices": output.indices}
-        if state.collections or self.restarts:
-            images["latents"] = output.latents
+        images = codebook.seen(self.module, state, output)
         return accumulate.Measured(means=means, images=images)
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:

@@ -11,7 +11,6 @@ from jaxtyping import Array, Key, UInt8
 from codeformer_jax import losses
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQVAE
-from codeformer_jax.nn.quantizer import count_codes
 from codeformer_jax.tasks import accumulate, codebook, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -36,7 +35,6 @@ class VQVAETask:
         self.config = config
         self.module = VQVAE(**common.network_fields(config.model))
         self.slices = accumulate.slices_of(config)
-        self.restarts = codebook.restarts_codes(self.module)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         codebook.check_start(config)
 
@@ -67,13 +65,12 @@ class VQVAETask:
         measured = accumulate.measure(
             lambda part: self._measure(state, part), {"images": images}, self.slices
         )
-        counts = count_codes(measured.images["indices"], self.module.codebook_size)
         return common.advance(
             self.config,
             self.optimizer,
             state,
             measured.means["gradients"],
-            counts,
+            measured.images["indices"],
             measured.means["metrics"],
             finish=codebook.finish(self.module, measured.images, key),
         )
@@ -90,9 +87,7 @@ class VQVAETask:
             return total, (metrics, output)
 
         gradients, (metrics, output) = jax.grad(loss, has_aux=True)(state.params)
-        images = {"indices": output.indices}
-        if state.collections or self.restarts:
-            images["latents"] = output.latents
+        images = codebook.seen(self.module, state, output)
         return accumulate.Measured(
             means={"gradients": gradients, "metrics": metrics}, images=images
         )
