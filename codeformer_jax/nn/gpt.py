@@ -21,7 +21,7 @@ CONDITIONS = ("start", "class", "codes")
 _INIT = nn.initializers.normal(0.02)
 _MASKED = -1e30
 
-Past = tuple[Float[Array, "b heads capacity e"], Float[Array, "b heads capacity e"]]
+Past = tuple[Float[Array, "bh capacity e"], Float[Array, "bh capacity e"]]
 DropoutKeys = Key[Array, "b"] | None
 
 
@@ -30,8 +30,9 @@ class Cache:
     """Keys and values of the tokens so far, an ordinary pytree of arrays (or their shapes).
 
     Attributes:
-        layers: per layer keys and values [b, heads, capacity, d / heads]; what lies behind
-            `length` is not read.
+        layers: per layer keys and values [b * heads, capacity, d / heads]; what lies behind
+            `length` is not read. With an axis of its own for a batch of one XLA's CPU compiler
+            copies them eight times for every token.
         length: number of tokens, int32.
     """
 
@@ -78,7 +79,7 @@ class CausalAttention(nn.Module):
     ) -> tuple[Float[Array, "b n d"], Past]:
         b, n, d = x.shape
         queries, keys, values = (
-            _dense(d, self.dtype, name)(x).reshape(b, n, self.n_head, -1).transpose(0, 2, 1, 3)
+            _split_heads(_dense(d, self.dtype, name)(x), self.n_head)
             for name in ("query", "key", "value")
         )
         if past is None:
@@ -86,15 +87,18 @@ class CausalAttention(nn.Module):
             mask = jnp.tril(jnp.ones((n, n), bool)) | (known[:, None] & known[None, :])
         else:
             zero = jnp.zeros_like(position)
-            start = (zero, zero, position, zero)
+            start = (zero, position, zero)
             keys, values = (
                 jax.lax.dynamic_update_slice(whole, new, start)
                 for whole, new in zip(past, (keys, values), strict=True)
             )
-            mask = (jnp.arange(keys.shape[2]) <= position)[None, :]
+            mask = (jnp.arange(keys.shape[1]) <= position)[None, :]
         weights = _attention_weights(queries, keys, mask)
-        weights = dropout(weights, self.rate, dropout_keys, 3 * self.index + 1)
-        y = jnp.einsum("bhqk,bhkd->bqhd", weights.astype(self.dtype), values).reshape(b, n, d)
+        by_row = weights.reshape(b, self.n_head, n, -1)
+        by_row = dropout(by_row, self.rate, dropout_keys, 3 * self.index + 1)
+        weights = by_row.reshape(weights.shape).astype(self.dtype)
+        y = jnp.einsum("hqk,hkd->hqd", weights, values)
+        y = y.reshape(b, self.n_head, n, -1).transpose(0, 2, 1, 3).reshape(b, n, d)
         y = _dense(d, self.dtype, "proj")(y)
         return dropout(y, self.rate, dropout_keys, 3 * self.index + 2), (keys, values)
 
@@ -103,15 +107,18 @@ def _dense(features: int, dtype: DTypeLike, name: str, *, use_bias: bool = True)
     return nn.Dense(features, use_bias=use_bias, kernel_init=_INIT, dtype=dtype, name=name)
 
 
+def _split_heads(x: Float[Array, "b n d"], heads: int) -> Float[Array, "bh n e"]:
+    b, n, _ = x.shape
+    return x.reshape(b, n, heads, -1).transpose(0, 2, 1, 3).reshape(b * heads, n, -1)
+
+
 def _attention_weights(
-    queries: Float[Array, "b heads q d"],
-    keys: Float[Array, "b heads k d"],
-    mask: Bool[Array, "#q k"],
-) -> Float[Array, "b heads q k"]:
-    """softmax(q k^T / sqrt(d)) over the keys that the mask leaves, in float32."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    queries: Float[Array, "bh q e"], keys: Float[Array, "bh k e"], mask: Bool[Array, "#q k"]
+) -> Float[Array, "bh q k"]:
+    """softmax(q k^T / sqrt(e)) over the keys that the mask leaves, in float32."""
+    scores = jnp.einsum("hqd,hkd->hqk", queries, keys, preferred_element_type=jnp.float32)
     scores = scores / jnp.sqrt(jnp.float32(queries.shape[-1]))
-    return jax.nn.softmax(jnp.where(mask[None, None], scores, _MASKED), axis=-1)
+    return jax.nn.softmax(jnp.where(mask[None], scores, _MASKED), axis=-1)
 
 
 class Block(nn.Module):
@@ -231,7 +238,7 @@ class GPT(nn.Module):
 
     def empty_cache(self, batch: int, capacity: int) -> Cache:
         """A cache of no tokens, with room for `capacity`."""
-        shape = (batch, self.n_head, capacity, self.n_embd // self.n_head)
+        shape = (batch * self.n_head, capacity, self.n_embd // self.n_head)
         past = (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return Cache(layers=(past,) * self.n_layer, length=jnp.zeros((), jnp.int32))
 
@@ -277,7 +284,7 @@ class GPT(nn.Module):
             capacity: tokens that the cache has room for, n at least.
         """
         x, pasts = self._forward(tokens, None)
-        room = ((0, 0), (0, 0), (0, capacity - tokens.shape[1]), (0, 0))
+        room = ((0, 0), (0, capacity - tokens.shape[1]), (0, 0))
         layers = tuple((jnp.pad(keys, room), jnp.pad(values, room)) for keys, values in pasts)
         last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=1)
         return self._logits(last)[:, 0], Cache(layers=layers, length=length)

@@ -104,7 +104,7 @@ def _sample_map(module, variables, keys, condition, given, sites, how, *, first)
     prefix = jnp.concatenate([condition.reshape(batch, -1), given[:, :first]], axis=1)
     logits, cache = _prefill(module, variables, prefix, jnp.int32(prefix.shape[1]))
     code = draw_codes(logits, keys, sites.site[0], how)
-    step = token_step(module, variables, batch)
+    step = token_step(module, variables)
 
     def body(carry, inputs):
         code, cache = carry
@@ -135,7 +135,7 @@ def _sample_windows(module, variables, keys, condition, given, sites, how):
         which = jnp.searchsorted(jnp.array(lengths[:-1], jnp.int32), length)
         return jax.lax.switch(which, branches)
 
-    step = token_step(module, variables, given.shape[0])
+    step = token_step(module, variables)
 
     def advance(codes, cache, site):
         # The window stands where it stood: the site before is the token before.

@@ -11,18 +11,16 @@ from codeformer_jax.nn import GPT, Cache, turn_kernels, with_turned_kernels
 Step = Callable[[Int[Array, "b"], Cache], tuple[Float[Array, "b k"], Cache]]
 
 
-def token_step(module: GPT, variables: Any, batch: int) -> Step:
+def token_step(module: GPT, variables: Any) -> Step:
     """`module`'s 'step' as a function of token and cache; call this outside the loop over tokens.
 
-    With a batch of one each product is of a vector and a matrix. XLA's CPU compiler computes it in
-    two thirds of the time where the weights of an output lie side by side, so they are turned once.
+    A step's products are of a few vectors and a matrix. XLA's CPU compiler computes them in two
+    thirds of the time where the weights of an output lie side by side, so they are turned once.
     """
 
     def plain(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
         return module.apply(variables, token, cache, method="step")
 
-    if batch > 1:
-        return plain
     turned = turn_kernels(variables, module.dtype)
 
     def by_outputs(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:

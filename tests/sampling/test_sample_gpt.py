@@ -1,5 +1,7 @@
 """Sampling with the cache against a full forward per token, on the same noise."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +151,21 @@ def test_another_temperature_does_not_compile_again(prior):
     assert compiled
     sample_gpt(module, variables, KEYS, condition, how=Draw(temperature=0.5, top_p=0.8))
     assert gpt._sample_map._cache_size() == compiled
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+@pytest.mark.parametrize("size", [(4, 4), (6, 7)])
+def test_a_token_copies_no_keys_or_values(size, batch, prior):
+    module, variables = prior("start")
+
+    def sample(variables):
+        return sample_gpt(module, variables, KEYS[:batch], start_tokens(module, batch), size=size)
+
+    program = jax.jit(sample).lower(variables).compile().as_text()
+    loops = program.split("\nENTRY ")[0]
+    cached = rf"= f32\[[\d,]+,{module.sequence_length},8\]\S* "
+    assert re.search(cached + "fusion", loops)
+    assert not re.findall(cached + "copy", loops)
 
 
 @pytest.mark.parametrize(
