@@ -9,6 +9,8 @@ import os
 from absl import app, flags
 from ml_collections import config_flags
 
+from codeformer_jax import process
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, or a model file.")
 _OUTPUT = flags.DEFINE_string(
@@ -37,13 +39,6 @@ def main(argv: list[str]) -> None:
     print("\nwritten:", *paths)
 
 
-def parse(argv: list[str]) -> list[str]:
-    try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:  # A config is locked: it has no other values.
-        reason = str(error).replace("\\n", " ")
-        raise SystemExit(f"error: the config has no such value: {reason}") from error
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    process.use_huge_pages()
+    app.run(main, flags_parser=process.parse_flags)

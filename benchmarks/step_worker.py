@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import seeded_steps
 
+from codeformer_jax import process
+
 MIB = 2**20
 
 
@@ -253,4 +255,7 @@ class Worker:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job", type=json.loads)
-    serve(Job(**parser.parse_args().job))
+    job = Job(**parser.parse_args().job)
+    if job.framework == "jax":
+        process.use_huge_pages()  # As train.py does.
+    serve(job)

@@ -5,13 +5,15 @@
 
 Both sides start from the same seeded weights of the full published networks and take the same whole
 step on the same batch: teacher, forward, all losses, backward, discriminator's step, Adam, moving
-average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). PyTorch
-runs as shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, all
-take turns, `ratio` is the median over the rounds of PyTorch's seconds / ours: above 1 this project
-is faster. `share_of_peak` is the step's operations, as our compiler counts them, per second of
-ours, of the device's peak; on a CPU, of what a large matrix product reaches there. On a GPU give
-`--device cuda --size 512 --dtypes float32 bfloat16`: float32 is TF32, bfloat16 is compared with
-autocast. Prints one JSON object.
+average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). Ours asks
+for huge pages, as `train.py` does; GLIBC_TUNABLES set outside holds for both. PyTorch
+runs as shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, and
+all take turns: five steps each, of whose last three the median counts, since the first ones after a
+pause pay for memory that the system took back meanwhile. `ratio` is the median over the rounds of
+PyTorch's seconds / ours: above 1 this project is faster. `share_of_peak` is the step's operations,
+as our compiler counts them, per second of ours, of the device's peak; on a CPU, of what a large
+matrix product reaches there. On a GPU give `--device cuda --size 512 --dtypes float32 bfloat16`:
+float32 is TF32, bfloat16 is compared with autocast. Prints one JSON object.
 """
 
 import argparse
@@ -26,6 +28,8 @@ import numpy as np
 import seeded_steps
 from step_worker import Job, Worker, prepare
 
+# Steps of a turn, and how many of the last ones count.
+TURN, COUNTED = 5, 3
 # PyTorch's variants that each dtype of ours is compared with.
 VARIANTS = {
     ("cpu", "float32"): ("as_shipped", "channels_last"),
@@ -64,7 +68,8 @@ def compare(stage, dtype, arguments, peak):
         for turn in range(arguments.rounds):
             # Who goes first alternates: neither always meets the other's leftovers in the caches.
             for name in sorted(workers, reverse=bool(turn % 2)):
-                seconds[name].append(workers[name].seconds())
+                taken = [workers[name].seconds() for _ in range(TURN)]
+                seconds[name].append(statistics.median(taken[-COUNTED:]))
         report = {"stage": stage, "dtype": dtype}
         for name, worker in workers.items():
             report[name] = {

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from codeformer_jax import __version__
+from codeformer_jax import __version__, process
 from codeformer_jax.cli import (
     convert,
     demo,
@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"codeformer-jax: error: {error}", file=sys.stderr)
         return 2
+
+
+def run() -> int:
+    """The command itself: `main` in a process of its own."""
+    process.use_huge_pages()
+    return main()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,6 @@
 
 import sys
 
-from codeformer_jax.cli import main
+from codeformer_jax.cli import run
 
-sys.exit(main())
+sys.exit(run())

@@ -1,0 +1,68 @@
+"""What train.py, eval.py and codeformer-jax settle before they do anything."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+_SETTING = "glibc.malloc.hugetlb"
+_AGAIN = "codeformer_jax_again"
+_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def use_huge_pages() -> None:
+    """Starts this process again, once, so that the C library asks for memory in huge pages.
+
+    Only for scripts, as the first thing that they do. On a CPU XLA asks for a step's temporary
+    memory anew in every step, gigabytes of it, and the kernel hands it out page by page, hundreds
+    of thousands of them where a page is 4 KiB. The C library reads the setting only when a process
+    begins. Process number, arguments and streams stay; child processes inherit it.
+
+    Nothing happens where the setting is made already (GLIBC_TUNABLES, also to 0), where the kernel
+    gives huge pages to all or to none, with another C library than glibc 2.35 or later, and where
+    the program is not a file that could be run again.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if _SETTING in tunables or not _on_request() or _glibc() < (2, 35):
+        return
+    if _AGAIN in sys._xoptions or not sys.executable or not _is_script():
+        return
+    asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{_SETTING}=1"]))}
+    command = [sys.executable, "-X", _AGAIN, *sys.orig_argv[1:]]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Where that is forbidden, all works without, only slower.
+        os.execve(command[0], command, {**os.environ, **asked})
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """For `app.run`: absl's flags; a value that the config does not have ends in one line."""
+    from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
+
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:  # A config is locked: it has no other values.
+        reason = str(error).replace("\\n", " ")
+        raise SystemExit(f"error: the config has no such value: {reason}") from error
+
+
+def _is_script() -> bool:
+    """Whether the program is a file; one that was read from standard input says '<stdin>'."""
+    return os.path.exists(getattr(sys.modules["__main__"], "__file__", None) or "")
+
+
+def _on_request() -> bool:
+    """Whether the kernel gives huge pages to who asks for them."""
+    try:
+        return "[madvise]" in _PAGES.read_text()
+    except OSError:
+        return False
+
+
+def _glibc() -> tuple[int, ...]:
+    """The C library's version; () where it is another one."""
+    try:
+        name, _, version = os.confstr("CS_GNU_LIBC_VERSION").partition(" ")
+        return tuple(int(part) for part in version.split(".")) if name == "glibc" else ()
+    except (AttributeError, OSError, ValueError):
+        return ()

@@ -1,0 +1,116 @@
+"""Commands that ask for huge pages: by starting again, once, and only where it helps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from codeformer_jax import process
+
+ASKED = "glibc.malloc.hugetlb=1"
+SCRIPT = """
+import json, os, sys
+from codeformer_jax import process
+starts = os.environ["STARTS"] = os.environ.get("STARTS", "") + f" {os.getpid()}"
+process.use_huge_pages()
+tunables = os.environ.get("GLIBC_TUNABLES", "")
+print(json.dumps([starts.split(), tunables, sys.argv[1:], sys.stdin.read()]))
+"""
+
+
+@pytest.fixture
+def begin(monkeypatch, tmp_path):
+    """(the kernel's file, tunables, C library, options) -> (command, tunables) of second starts."""
+
+    def begin(
+        kernel="always [madvise] never",
+        tunables=None,
+        library="glibc 2.36",
+        executable="/bin/python",
+        options=(),
+        script=True,
+    ):
+        pages, started = tmp_path / "enabled", []
+        if kernel is not None:
+            pages.write_text(kernel)
+        monkeypatch.setattr(process, "_PAGES", pages)
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+        if tunables is not None:
+            monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+        monkeypatch.setattr(os, "confstr", lambda name: library)
+        monkeypatch.setattr(sys, "executable", executable)
+        monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "some.command", "--flag"])
+        monkeypatch.setattr(sys, "_xoptions", dict.fromkeys(options, True))
+        monkeypatch.setattr(process, "_is_script", lambda: script)
+
+        def execve(path, command, environment):
+            assert path == command[0]
+            started.append((command, environment["GLIBC_TUNABLES"]))
+
+        monkeypatch.setattr(os, "execve", execve)
+        process.use_huge_pages()
+        return started
+
+    return begin
+
+
+def test_a_command_asks_for_huge_pages(begin):
+    before = os.environ.get("GLIBC_TUNABLES")
+    again = ["/bin/python", "-X", process._AGAIN, "-m", "some.command", "--flag"]
+    assert begin() == [(again, ASKED)]
+    assert os.environ.get("GLIBC_TUNABLES") in (None, before)
+
+
+def test_other_settings_stay(begin):
+    (_, tunables) = begin(tunables="glibc.malloc.arena_max=4")[0]
+    assert tunables == f"glibc.malloc.arena_max=4:{ASKED}"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"tunables": ASKED},
+        {"tunables": "glibc.malloc.hugetlb=0"},
+        {"kernel": "[always] madvise never"},
+        {"kernel": "always madvise [never]"},
+        {"kernel": None},
+        {"library": "glibc 2.34"},
+        {"library": "musl 1.2"},
+        {"executable": ""},
+        {"options": [process._AGAIN]},
+        {"script": False},
+    ],
+)
+def test_nothing_is_started_again_where_it_would_not_help(where, begin):
+    assert begin(**where) == []
+
+
+def run_script(command, typed):
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    return subprocess.run(
+        [sys.executable, *command],
+        input=typed,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    ).stdout
+
+
+def test_process_arguments_and_input_stay(tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(SCRIPT)
+    starts, tunables, arguments, typed = json.loads(
+        run_script([str(script), "--some=argument", "two words"], "typed")
+    )
+    helps = process._on_request() and process._glibc() >= (2, 35)
+    assert len(set(starts)) == 1
+    assert (len(starts), tunables) == ((2, ASKED) if helps else (1, ""))
+    assert arguments == ["--some=argument", "two words"]
+    assert typed == "typed"
+
+
+def test_a_program_that_cannot_be_read_twice_goes_on():
+    assert len(json.loads(run_script(["-"], SCRIPT))[0]) == 1
