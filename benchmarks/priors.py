@@ -57,6 +57,7 @@ def pixelcnn(
     teacher: ml_collections.ConfigDict,
     classes: int,
     steps: int,
+    *,
     layers: int,
     features: int,
 ):
@@ -104,10 +105,13 @@ def jobs() -> dict[str, tuple[ml_collections.ConfigDict, str | None]]:
     vqgan = demo.get_config("vqgan")
     return {
         "shapes_vqvae": (shapes, None),
-        "shapes_pixelcnn": (pixelcnn(SHAPES, shapes, 10, 10_000, 8, 64), "shapes_vqvae"),
+        "shapes_pixelcnn": (
+            pixelcnn(SHAPES, shapes, 10, 10_000, layers=8, features=64),
+            "shapes_vqvae",
+        ),
         "shapes_gpt": (gpt(SHAPES, shapes, "vqvae", 10, 10_000), "shapes_vqvae"),
         "faces_vqvae": (faces, None),
-        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600, 6, 48), "faces_vqvae"),
+        "faces_pixelcnn": (pixelcnn(FACES, faces, 0, 600, layers=6, features=48), "faces_vqvae"),
         "faces_vqgan": (vqgan, None),
         "faces_gpt": (gpt(FACES, vqgan, "vqgan", 0, 500), "faces_vqgan"),
     }

@@ -6,9 +6,9 @@
 Both sides start from the same seeded weights of the full published networks and take the same whole
 step on the same batch: teacher, forward, all losses, backward, discriminator's step, Adam, moving
 average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). Ours asks
-for huge pages, as `train.py` does; GLIBC_TUNABLES set outside holds for both. PyTorch
-runs as shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, and
-all take turns: five steps each, of whose last three the median counts, since the first ones after a
+for huge pages, as `train.py` does; GLIBC_TUNABLES set outside holds for both. PyTorch runs as
+shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, and all
+take turns: five steps each, of whose last three the median counts, since the first ones after a
 pause pay for memory that the system took back meanwhile. `ratio` is the median over the rounds of
 PyTorch's seconds / ours: above 1 this project is faster. `share_of_peak` is the step's operations,
 as our compiler counts them, per second of ours, of the device's peak; on a CPU, of what a large

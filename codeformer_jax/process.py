@@ -23,9 +23,9 @@ def use_huge_pages() -> None:
     the program is not a file that could be run again.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if _SETTING in tunables or not _on_request() or _glibc() < (2, 35):
-        return
-    if _AGAIN in sys._xoptions or not sys.executable or not _is_script():
+    helps = _SETTING not in tunables and _on_request() and _glibc() >= (2, 35)
+    possible = _AGAIN not in sys._xoptions and sys.executable and _is_script()
+    if not (helps and possible):
         return
     asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{_SETTING}=1"]))}
     command = [sys.executable, "-X", _AGAIN, *sys.orig_argv[1:]]

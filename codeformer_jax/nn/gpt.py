@@ -94,10 +94,10 @@ class CausalAttention(nn.Module):
             )
             mask = (jnp.arange(keys.shape[1]) <= position)[None, :]
         weights = _attention_weights(queries, keys, mask)
-        by_row = weights.reshape(b, self.n_head, n, -1)
-        by_row = dropout(by_row, self.rate, dropout_keys, 3 * self.index + 1)
-        weights = by_row.reshape(weights.shape).astype(self.dtype)
-        y = jnp.einsum("hqk,hkd->hqd", weights, values)
+        kept = dropout(
+            weights.reshape(b, self.n_head, n, -1), self.rate, dropout_keys, 3 * self.index + 1
+        )
+        y = jnp.einsum("hqk,hkd->hqd", kept.reshape(weights.shape).astype(self.dtype), values)
         y = y.reshape(b, self.n_head, n, -1).transpose(0, 2, 1, 3).reshape(b, n, d)
         y = _dense(d, self.dtype, "proj")(y)
         return dropout(y, self.rate, dropout_keys, 3 * self.index + 2), (keys, values)

@@ -34,11 +34,9 @@ def _dense(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     (x,) = args
     kernel = dense.get_variable("params", "kernel")
     y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]))
-    y = y.reshape(*x.shape[:-1], -1)
     if dense.use_bias:
-        bias = dense.get_variable("params", "bias").astype(kernel.dtype)
-        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
-    return y
+        y = y + dense.get_variable("params", "bias").astype(kernel.dtype)[None]
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _product(

@@ -114,8 +114,7 @@ class VQGANTask:
             whole=self.slices == 1,
         )
         means["metrics"]["codebook_loss"] = codebook_loss
-        images = codebook.seen(self.module, state, output)
-        return accumulate.Measured(means=means, images=images)
+        return accumulate.Measured(means=means, images=codebook.seen(self.module, state, output))
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:
         blocks = gradients["generator"]

@@ -87,9 +87,9 @@ class VQVAETask:
             return total, (metrics, output)
 
         gradients, (metrics, output) = jax.grad(loss, has_aux=True)(state.params)
-        images = codebook.seen(self.module, state, output)
         return accumulate.Measured(
-            means={"gradients": gradients, "metrics": metrics}, images=images
+            means={"gradients": gradients, "metrics": metrics},
+            images=codebook.seen(self.module, state, output),
         )
 
     def eval_step(
