@@ -49,5 +49,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    process.use_huge_pages()
-    app.run(main, flags_parser=process.parse_flags)
+    process.run(main)

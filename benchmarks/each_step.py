@@ -217,6 +217,9 @@ def make_torch(arguments, weights):
     import torch  # noqa: PLC0415
     import torch_steps  # noqa: PLC0415
 
+    dtype = getattr(torch, arguments.dtype)
+    torch.set_default_dtype(dtype)
+    torch.Tensor.float = getattr(torch.Tensor, "double" if dtype == torch.float64 else "float")
     published = reference.load(arguments.reference)
     take = torch_steps.STEPS[arguments.stage](
         published, weights, arguments.size, torch_steps.Mode()
@@ -224,7 +227,7 @@ def make_torch(arguments, weights):
 
     def run(threads, images, step):
         torch.set_num_threads(threads)
-        nchw = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in images]
+        nchw = [torch.from_numpy(x).to(dtype).permute(0, 3, 1, 2).contiguous() for x in images]
         targets = take.targets(nchw[0])[0].flatten().tolist() if hasattr(take, "targets") else []
         metrics, codes = take(*nchw, step)
         losses = {name: float(value.detach()) for name, value in metrics.items()}
@@ -237,7 +240,11 @@ def make_jax(arguments, weights, observer):
     """(state, converters, run): run(state, images) -> the next state and what `observer` saw."""
     import jax  # noqa: PLC0415
 
-    config = seeded_steps.stage_config(arguments.stage, arguments.size, arguments.batch)
+    if arguments.dtype == "float64":
+        seeded_steps.use_double_precision()
+    config = seeded_steps.stage_config(
+        arguments.stage, arguments.size, arguments.batch, arguments.dtype
+    )
     task, state, frozen = seeded_steps.start(arguments.stage, weights, config)
     observe, take = jax.jit(observer(task)), seeded_steps.make_step(task)
     converters = {task.network: Converter(task.network, task.module)}
@@ -246,6 +253,7 @@ def make_jax(arguments, weights, observer):
         converters["discriminator"] = Converter("discriminator", judge)
 
     def run(state, images):
+        images = [x.astype(arguments.dtype) for x in images]
         seen = {k: np.asarray(v) for k, v in observe(state, frozen, *images).items()}
         state, metrics = take(state, frozen, *images)
         losses = {name: float(value) for name, value in metrics.items()}

@@ -152,10 +152,32 @@ def make_step(task):
     return jax.jit(step, donate_argnums=0)
 
 
+def use_double_precision():
+    """From here on what the package computes in float32 it computes in float64.
+
+    To be called before anything of it is imported: its modules name the type as they are read.
+    """
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    if any(name.startswith("codeformer_jax.") for name in sys.modules):
+        raise RuntimeError("use_double_precision() has to come before the package's imports")
+    jax.config.update("jax_enable_x64", True)
+    jnp.float32 = jnp.float64
+
+    def attend(queries, keys, values):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys) / queries.shape[-1] ** 0.5
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), values)
+
+    jax.nn.dot_product_attention = attend  # JAX's own has its softmax in float32 whatever comes.
+
+
 def start(stage, weights, config):
     """(task, state, frozen networks) of step 0 from PyTorch's weights."""
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
 
-    from codeformer_jax.convert import from_torch  # noqa: PLC0415
+    from codeformer_jax import convert  # noqa: PLC0415
     from codeformer_jax.tasks import common, make_task  # noqa: PLC0415
     from codeformer_jax.tasks.state import DiscriminatorState, TrainState  # noqa: PLC0415
 
@@ -164,6 +186,11 @@ def start(stage, weights, config):
         "image_size": config.model.image_size,
         "attn_resolutions": config.model.attn_resolutions,
     }
+
+    def from_torch(network, table, **fields):
+        module, variables = convert.from_torch(network, table, **fields)
+        return module, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables)
+
     frozen = {}
     network = "vqgan" if stage == "vqgan" else "codeformer"
     _, variables = from_torch(network, weights[network], **fields)

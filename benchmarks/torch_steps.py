@@ -176,7 +176,7 @@ class CodeStep:
     def targets(self, real):
         """Codes of clean images [n, sites] and their rows of the codebook [n, d, h, w]."""
         with torch.no_grad():
-            latents = self.encode(real).float()
+            latents = self.encode(real).to(torch.get_default_dtype())
             with torch.autocast(self.mode.device, enabled=False):
                 codes = self.teacher.quantize(latents)[2]["min_encoding_indices"]
             codes = codes.view(real.shape[0], -1)

@@ -1,7 +1,8 @@
 """Twenty training steps of each stage against the same loop around the published PyTorch code.
 
     python benchmarks/trajectory.py --reference DIR [--size 128] [--batch 2] [--steps 20]
-        [--stages vqgan code_prediction restoration] [--each-step] [--plot PNG] [--json FILE]
+        [--stages vqgan code_prediction restoration] [--dtype float64 | --each-step]
+        [--plot PNG] [--json FILE]
 
 `--reference` takes a checkout of the published code, whose networks and losses are imported from
 there (`reference.py`); the loop around them is written here (`torch_steps.py`). Both sides start
@@ -15,6 +16,9 @@ sums alone does (`floor`). `--gain` is the size of the seeded weights that only 
 the losses have kinks (L1, LeakyReLU, VGG's ReLU), codes are chosen, and Adam's first steps are
 signs, so that at gain 1 no two float32 programs stay together for long, PyTorch and PyTorch among
 them.
+
+With `--dtype float64` both programs compute the same loop in double precision, from the same
+weights and images: what rounding alone had driven apart stays together.
 
 With `--each-step` no course of ours is taken: each of PyTorch's steps is compared on its own, from
 PyTorch's state before it, and its gradient and its update besides the losses (`each_step.py`).
@@ -124,7 +128,7 @@ def run(worker, stage, folder, arguments):
     path = folder / f"{worker}.json"
     if path.exists():
         return json.loads(path.read_text())
-    values = ("reference", "size", "batch", "steps", "gain")
+    values = ("reference", "size", "batch", "steps", "gain", "dtype")
     options = [f"--{name}={getattr(arguments, name)}" for name in values]
     command = [sys.executable, __file__, f"--worker={worker}", f"--stage={stage}"]
     environment = {"JAX_PLATFORMS": "cpu", **os.environ}
@@ -237,6 +241,12 @@ def main():
         "--stages", nargs="+", default=seeded_steps.STAGES, choices=seeded_steps.STAGES
     )
     parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float64"),
+        help="of both programs; default %(default)s",
+    )
+    parser.add_argument(
         "--each-step",
         action="store_true",
         help="start each of our steps from PyTorch's state before it",
@@ -252,6 +262,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.size % 32 or arguments.steps < 1 or arguments.batch < 1:
         parser.error("--size must be a multiple of 32, --steps and --batch at least 1")
+    if arguments.each_step and arguments.dtype != "float32":
+        parser.error("--each-step compares the float32 steps; leave --dtype out")
     if arguments.worker:
         curve = WORKERS[arguments.worker](arguments.folder, arguments)
         seeded_steps.dump(arguments.folder / f"{arguments.worker}.json", curve)
@@ -263,9 +275,8 @@ def main():
             folder.mkdir(parents=True, exist_ok=True)
             results.append(compare(stage, folder, arguments))
         report(results[-1])
-    about = {
-        name: getattr(arguments, name) for name in ("size", "batch", "steps", "gain", "each_step")
-    }
+    names = ("size", "batch", "steps", "gain", "dtype", "each_step")
+    about = {name: getattr(arguments, name) for name in names}
     if arguments.json:
         seeded_steps.dump(arguments.json, {**about, "bound": BOUND, "results": results})
     if arguments.plot:

@@ -1,9 +1,15 @@
-"""What train.py, eval.py and codeformer-jax settle before they do anything."""
+"""How train.py, eval.py and codeformer-jax begin and end."""
 
 import contextlib
+import logging
 import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Name of threads that nobody waits for any more: a compiler cannot be told to stop.
+LEFT_BEHIND = "left behind"
 
 _SETTING = "glibc.malloc.hugetlb"
 _AGAIN = "codeformer_jax_again"
@@ -35,8 +41,36 @@ def use_huge_pages() -> None:
         os.execve(command[0], command, {**os.environ, **asked})
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """For `app.run`: absl's flags; a value that the config does not have ends in one line."""
+def run(main: Callable[[list[str]], None]) -> None:
+    """A script's `main`, given what absl's flags leave of the command line."""
+    use_huge_pages()
+    from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
+
+    with ending():
+        app.run(main, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Around what ends with SystemExit: the process ends so even where a thread still compiles.
+
+    Python and XLA clean up on the way out, and under a compiler at work that is a crash.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's flags; a value that the config does not have ends in one line."""
     from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
 
     try:

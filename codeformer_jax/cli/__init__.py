@@ -7,6 +7,7 @@ says, 130 interrupted. Sub-commands import what they need when they run: `--help
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from codeformer_jax import __version__, process
 from codeformer_jax.cli import (
@@ -37,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def run() -> int:
+def run() -> NoReturn:
     """The command itself: `main` in a process of its own."""
     process.use_huge_pages()
-    return main()
+    with process.ending():
+        sys.exit(main())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
@@ -51,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         FileNotFoundError: where a network to start from, weights or images are missing.
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
-    with _interrupt_flag() as interrupted:
+    with interrupt_flag() as interrupted:
         return _Run(config, Path(workdir)).run(interrupted)
 
 
@@ -118,8 +119,13 @@ class _Run:
         self, state, start, loader, checkpoints, writer, monitor, interrupted
     ) -> dict[str, float]:
         config, speed, scores = self.config, monitor.speed, {}
-        step = make_step(self.task, self.mesh, self.sharding)
-        train_step = TimedStep(step, speed, self.mesh.size, config.optimizer.accumulate)
+        train_step = TimedStep(
+            make_step(self.task, self.mesh, self.sharding),
+            speed,
+            self.mesh.size,
+            config.optimizer.accumulate,
+            wait=partial(unless_interrupted, interrupted),
+        )
         agreed = hosts.Agreement(self.mesh)
         for step in itertools.count(start):
             self.stopped_by = agreed(interrupted())
@@ -128,13 +134,11 @@ class _Run:
             evaluated = finished or due or step % config.eval_every == 0
             evaluated = evaluated and not self.stopped_by  # There may be seconds left to save.
             if evaluated:
-                with speed.away(state):
-                    found = self._evaluate(state, step, writer, interrupted)
-                evaluated = found is not None
-                if evaluated:
-                    scores = found
-                else:
-                    self.stopped_by = interrupted()
+                try:
+                    with speed.away(state):
+                        scores = self._evaluate(state, step, writer, interrupted)
+                except Interrupted:
+                    evaluated, self.stopped_by = False, interrupted()
             if finished or due or self.stopped_by:
                 with speed.away(state):
                     checkpoints.save(state, scores if evaluated else None)
@@ -149,11 +153,16 @@ class _Run:
                     checkpoints.save(state, scores if evaluated else None)
                 raise
             check_batch(self.task, self.config, batch)
-            monitor.watch.take(step + 1, batch)
             inputs = {name: batch[name] for name in self.names if name in batch}
             inputs = parallel.put_batch(self.mesh, inputs)
             phase = self.task.phase(step)
-            state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
+            try:
+                state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
+            except Interrupted:  # While it was compiled, with the state of the step before at hand.
+                self.stopped_by = interrupted()
+                checkpoints.save(state, scores if evaluated else None)
+                return scores
+            monitor.watch.take(step + 1, batch)
             writer.train_metrics(step + 1, metrics)
             monitor.watch.check()
             if (step + 1) % config.log_every == 0:
@@ -253,20 +262,26 @@ class _Run:
 
     def _evaluate(
         self, state: TrainState, step: int, writer: Writer, interrupted: Callable[[], int]
-    ) -> dict[str, float] | None:
-        """Scores of the held-out images; None where a signal has cut it short."""
+    ) -> dict[str, float]:
+        """Scores of the held-out images; raises Interrupted where a signal has cut it short."""
         results: list[Evaluated] = []
         panels = {}
+
+        def measure(batch, first):
+            result, valid = self.eval_step(state, self.frozen, batch, self.key)
+            drawn = {}
+            if first and self.sample_step is not None:
+                drawn, _ = self.sample_step(state, self.frozen, batch, self.key)
+            shown = {**result.panels, **drawn} if first else {}
+            return jax.device_get((result.replace(panels={}), valid, shown))
+
         for batch in self._eval_batches():
             if interrupted() and jax.process_count() == 1:  # Several agree between steps only.
-                return None
-            result, valid = self.eval_step(state, self.frozen, batch, self.key)
-            if not panels:
-                panels = jax.device_get(result.panels)
-                if self.sample_step is not None:
-                    drawn, _ = self.sample_step(state, self.frozen, batch, self.key)
-                    panels = dict(sorted((panels | jax.device_get(drawn)).items()))
-            result, valid = jax.device_get((result.replace(panels={}), valid))
+                raise Interrupted
+            result, valid, shown = unless_interrupted(
+                interrupted, partial(measure, batch, not panels)
+            )
+            panels = panels or dict(sorted(shown.items()))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
@@ -278,27 +293,3 @@ class _Run:
         scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
         writer.eval_metrics(step, scores, panels)
         return scores
-
-
-@contextlib.contextmanager
-def _interrupt_flag() -> Iterator[Callable[[], int]]:
-    """A flag, the signal's number, that SIGTERM or Ctrl-C raises: the loop saves before it ends.
-
-    A second Ctrl-C ends at once. Outside the main thread signals are left alone.
-    """
-    raised = []
-    previous = {}
-
-    def handle(number, _frame):
-        if raised and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raised.append(number)
-
-    with contextlib.suppress(ValueError):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield lambda: raised[0] if raised else 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -121,18 +122,27 @@ class TimedStep:
         speed: is told of compilations and steps.
         devices: that the step runs on.
         slices: of the batch, measured in a loop whose body the compiler counts once.
+        wait: calls what it is given, here the compiler; what it raises leaves the state whole.
     """
 
-    def __init__(self, jitted: Callable, speed: Speed, devices: int, slices: int = 1):
+    def __init__(
+        self,
+        jitted: Callable,
+        speed: Speed,
+        devices: int,
+        slices: int = 1,
+        wait: Callable[[Callable[[], Any]], Any] = lambda make: make(),
+    ):
         self._jitted, self._speed, self._devices = jitted, speed, devices
-        self._slices = slices
+        self._slices, self._wait = slices, wait
         self._variants: dict[Any, tuple[Callable, float | None]] = {}
 
     def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
         variant = _variant((inputs, phase))
         if variant not in self._variants:
             with self._speed.away(state):
-                self._variants[variant] = self._compile(state, frozen, inputs, key, phase)
+                make = partial(self._compile, state, frozen, inputs, key, phase)
+                self._variants[variant] = self._wait(make)
         step, flops = self._variants[variant]
         self._speed.stepped(flops)
         return step(state, frozen, inputs, key, phase)

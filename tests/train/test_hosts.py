@@ -1,5 +1,6 @@
 """Two processes of four devices each as one run, and how processes find each other."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from linear import linear_config, make_linear, relative_error
 
+from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.sources import open_source
 from codeformer_jax.train import digests, hosts, loop, parallel
 from codeformer_jax.train.checkpoint import load_trained, saved_steps
 from configs import demo
@@ -117,6 +120,36 @@ def test_only_the_first_process_writes(runs):
 def test_processes_that_differ_are_told_on_each_of_them(runs):
     for output in runs[2]:
         assert "processes [1] differ from process 0 in: workdir. Give all the same" in output
+
+
+def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
+    """Both leave at the same step, the checkpoint stays, each names the images that it had read."""
+    _, two, outputs = runs
+    workdir = two / "diverged"
+    for output in outputs:
+        assert "the 2 steps up to step 3 all had a loss or gradient that is not finite" in output
+        assert "have not changed since step 1" in output
+        assert f"listed in {workdir}/skipped*.jsonl" in output
+    assert saved_steps(workdir) == [0]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_trained(workdir).variables))
+    config = linear_config("vqgan")
+    skipped = [
+        [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+        for name in ("skipped.jsonl", "skipped-1.jsonl")
+    ]
+    assert [[line["step"] for line in each] for each in skipped] == [[2, 3], [2, 3]]
+    for first, second in zip(*skipped, strict=True):
+        stream = batches(
+            open_source(config.data, "train"),
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            start_step=first["step"] - 1,
+        )
+        with contextlib.closing(stream):
+            batch = next(stream)
+        assert first["index"] + second["index"] == batch["index"].tolist()
+        assert first["name"] + second["name"] == batch["name"].tolist()
+        assert "loss" in first["not_finite"]
 
 
 def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):

@@ -1,4 +1,4 @@
-"""One process of several: trains the three stages in a row.
+"""One process of several: trains the three stages in a row, then a run that diverges.
 
 python tests/train/worker.py ROOT MESH COORDINATOR PROCESSES PROCESS
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from linear import linear_config, make_linear
 
 from codeformer_jax.train import hosts, loop
+from codeformer_jax.train.watch import Diverged
 from configs import demo
 
 
@@ -23,6 +24,19 @@ def main(root, mesh, coordinator, processes, process):
     for stage in demo.STAGES:
         loop.train(linear_config(stage, previous, mesh), Path(root, stage))
         previous = str(Path(root, stage))
+    try:
+        loop.train(diverging_config(mesh), Path(root, "diverged"))
+    except Diverged as error:
+        print(error)
+
+
+def diverging_config(mesh):
+    """Of stage I without its GAN: after the first step nothing is finite any more."""
+    config = linear_config("vqgan", mesh=mesh).unlock()
+    config.optimizer.update(learning_rate=1e30, final_learning_rate=1e30)
+    config.loss.gan_start = 10**6
+    config.max_skipped = 2
+    return config.lock()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Signals while something is computed that Python cannot stop."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from states import assert_equal, state_at
+from tiny import tiny_config
+
+from codeformer_jax.train import loop
+from codeformer_jax.train.checkpoint import saved_steps
+from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_results_and_errors_come_through():
+    assert unless_interrupted(lambda: 0, lambda: "made") == "made"
+    with pytest.raises(ValueError, match="of the compiler"):
+        unless_interrupted(lambda: 0, lambda: (_ for _ in ()).throw(ValueError("of the compiler")))
+
+
+def test_a_result_is_not_waited_for_once_a_signal_has_come():
+    forever = threading.Event()
+    with interrupt_flag() as interrupted:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Interrupted):
+            unless_interrupted(interrupted, forever.wait)
+        assert interrupted() == signal.SIGTERM
+    forever.set()
+
+
+def config_of_two_programs():
+    """Four steps, the last two of another compiled program."""
+    config = tiny_config("vqgan").unlock()
+    config.loss.gan_start = 2
+    config.eval_every = config.checkpoint_every = 4
+    return config.lock()
+
+
+# The second program's compilation does not end.
+CONFIG = """
+import pathlib, threading, jax
+from codeformer_jax.train import speed
+from test_interrupts import config_of_two_programs
+
+def get_config():
+    compile, programs = speed.TimedStep._compile, []
+
+    def once(self, *arguments):
+        programs.append(arguments)
+        if len(programs) == 2:
+            pathlib.Path({flag!r}).touch()
+            jax.jit(long).lower(1.0).compile()
+            threading.Event().wait()
+        return compile(self, *arguments)
+
+    speed.TimedStep._compile = once
+    return config_of_two_programs()
+
+def long(x):
+    import jax.numpy as jnp
+    y = jnp.full((64, 64), x)
+    for i in range(3000):
+        y = jnp.sin(y @ y) + i
+    return y
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_does_not_wait_for_the_compiler(tmp_path, number, code):
+    """The steps before are saved, the exit code is as promised, and the run goes on from there."""
+    flag, config, workdir = tmp_path / "compiling", tmp_path / "config.py", tmp_path / "run"
+    config.write_text(CONFIG.format(flag=str(flag)))
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/train")))
+    command = [sys.executable, ROOT / "train.py", f"--config={config}", f"--workdir={workdir}"]
+    child = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not flag.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)  # Into the compiler proper.
+        child.send_signal(number)
+        output = child.communicate(timeout=30)[0]
+    finally:
+        child.kill()
+    assert child.returncode == code, output
+    assert "interrupted and saved; the same command goes on from here" in output
+    assert saved_steps(workdir) == [0, 2]
+    if number == signal.SIGTERM:
+        loop.train(config_of_two_programs(), workdir)
+        loop.train(config_of_two_programs(), tmp_path / "whole")
+        assert_equal(state_at(workdir, 4), state_at(tmp_path / "whole", 4))
+        taken = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in taken if "train/loss" in line] == [1, 2, 3, 4]
