@@ -1,25 +1,29 @@
 """3x3 convolution whose gradients are computed otherwise where XLA's CPU compiler is slow.
 
-Of two kinds of layer, on CPUs alone; everywhere else the gradients are XLA's. CPU time of two
-threads against XLA's own (`benchmarks/train_step.py` has whole steps):
+On CPUs alone; everywhere else the gradients are XLA's. Two threads against XLA's own
+(`benchmarks/conv_gradients.py`; `benchmarks/train_step.py` has whole steps):
 
 | gradient | input | XLA | here |
 |---|---|---|---|
-| by the kernel, wide maps | [2, 128, 128, 128] -> 128 | 467 ms | 121 ms |
-| by the input, small maps | [2, 4, 4, 512] -> 512 | 8.4 ms | 2.7 ms |
+| by the kernel | [2, 128, 128, 64] -> 64 | 19 ms | 11 ms |
+| by the kernel | [2, 64, 64, 128] -> 128 | 12 ms | 8 ms |
+| by the kernel | [2, 8, 8, 512] -> 512 | 3.4 ms | 1.9 ms |
+| by the input | [2, 16, 16, 512] -> 512 | 8.1 ms | 5.0 ms |
+| by the input | [2, 4, 4, 512] -> 512 | 2.9 ms | 0.5 ms |
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# A row of the output's features from here on is where XLA's gradient by the kernel falls to a
-# quarter of the rate of the forward convolution.
-WIDE_ROW = 16_384
-# Elements of the columns that a strip unfolds: what stays in a core's cache.
-STRIP = 9 * 32_768
-# Sites of the batch up to which transposing the kernel costs more than the products.
+# Elements of the columns that a strip unfolds: what stays in the caches.
+STRIP = 9 * 131_072
+# Channels from which on a strip beats XLA's gradient by the kernel.
+STRIP_CHANNELS = 32
+# Sites of the batch up to which a kernel's gradient is larger than what it is made of.
 FEW_SITES = 128
+# Sites and channels between which transposing the kernel costs more than the input's gradient.
+TAP_SITES, TAP_CHANNELS = 1024, 256
 
 
 def plain_convolve(
@@ -35,7 +39,7 @@ def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
     """`plain_convolve` with the faster gradients where they are."""
-    if _is_wide(x, kernel) or _has_few_sites(x, kernel):
+    if _strips_pay(x) or _taps_pay(x, kernel):
         return _convolve(x, kernel)
     return plain_convolve(x, kernel)
 
@@ -48,18 +52,24 @@ def kernel_gradient_by_strips(
     d = cotangent.shape[-1]
     rows = max((r for r in range(1, h + 1) if h % r == 0 and b * r * w * 9 * c <= STRIP), default=1)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # The kernel's own order spares a transposition at the end, the other is the faster product.
+    as_kernel = b * h * w <= FEW_SITES
 
     def add_strip(i, total):
         strip = jax.lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, axis=1)
         taps = [strip[:, k : k + rows, m : m + w] for k in range(3) for m in range(3)]
         columns = jnp.concatenate(taps, axis=-1).reshape(-1, 9 * c)
         pixels = jax.lax.dynamic_slice_in_dim(cotangent, i * rows, rows, axis=1).reshape(-1, d)
+        factors = (columns, pixels) if as_kernel else (pixels, columns)
         return total + jax.lax.dot_general(
-            pixels, columns, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+            *factors, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
         )
 
-    total = jax.lax.fori_loop(0, h // rows, add_strip, jnp.zeros((d, 9 * c), jnp.float32))
-    return total.reshape(d, 3, 3, c).transpose(1, 2, 3, 0).astype(x.dtype)
+    start = jnp.zeros((9 * c, d) if as_kernel else (d, 9 * c), jnp.float32)
+    total = jax.lax.fori_loop(0, h // rows, add_strip, start)
+    if not as_kernel:
+        total = total.T
+    return total.reshape(3, 3, c, d).astype(x.dtype)
 
 
 def input_gradient_by_taps(
@@ -97,11 +107,9 @@ def _backward(residuals, cotangent):
 
     on_cpu = (
         (lambda x, kernel, g: input_gradient_by_taps(kernel, g))
-        if _has_few_sites(x, kernel)
+        if _taps_pay(x, kernel)
         else by_input,
-        (lambda x, kernel, g: kernel_gradient_by_strips(x, g))
-        if _is_wide(x, kernel)
-        else by_kernel,
+        (lambda x, kernel, g: kernel_gradient_by_strips(x, g)) if _strips_pay(x) else by_kernel,
     )
     return tuple(
         jax.lax.platform_dependent(x, kernel, cotangent, cpu=cpu, default=otherwise)
@@ -112,11 +120,10 @@ def _backward(residuals, cotangent):
 _convolve.defvjp(lambda x, kernel: (plain_convolve(x, kernel), (x, kernel)), _backward)
 
 
-def _is_wide(x, kernel):
-    c, d = kernel.shape[2:]
-    return x.shape[2] >= 128 and x.shape[2] * d >= WIDE_ROW and c >= 32
+def _strips_pay(x):
+    return x.shape[-1] >= STRIP_CHANNELS
 
 
-def _has_few_sites(x, kernel):
+def _taps_pay(x, kernel):
     b, h, w, _ = x.shape
-    return b * h * w <= FEW_SITES and min(kernel.shape[2:]) >= 256
+    return b * h * w <= TAP_SITES and min(kernel.shape[2:]) >= TAP_CHANNELS

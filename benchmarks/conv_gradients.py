@@ -1,0 +1,72 @@
+"""Gradients of 3x3 convolutions on this CPU: XLA's own against `nn/conv_gradients.py`.
+
+    python benchmarks/conv_gradients.py [--repeats 15]
+
+For layers of the VQGAN at 128 px, batch 2, and for its deepest ones at 512 px: milliseconds of the
+forward convolution and of each gradient, medians, the two ways in turn. Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from codeformer_jax import process
+
+# Batch, side, channels in and out.
+LAYERS = (
+    *((2, 128, 64, 64), (2, 64, 128, 128), (2, 32, 256, 256), (2, 16, 256, 256)),
+    *((2, 16, 512, 512), (2, 8, 512, 512), (2, 4, 512, 512)),
+)
+
+
+def measure(layer, repeats):
+    """{what: median milliseconds} of one layer."""
+    import jax  # noqa: PLC0415
+
+    from codeformer_jax.nn import conv_gradients as ours  # noqa: PLC0415
+
+    def by_input(x, kernel, g):
+        return jax.vjp(lambda x: ours.plain_convolve(x, kernel), x)[1](g)[0]
+
+    def by_kernel(x, kernel, g):
+        return jax.vjp(lambda kernel: ours.plain_convolve(x, kernel), kernel)[1](g)[0]
+
+    ways = {
+        "forward": lambda x, kernel, g: ours.plain_convolve(x, kernel),
+        "by the input, XLA": by_input,
+        "by the input, taps": lambda x, kernel, g: ours.input_gradient_by_taps(kernel, g),
+        "by the kernel, XLA": by_kernel,
+        "by the kernel, strips": lambda x, kernel, g: ours.kernel_gradient_by_strips(x, g),
+    }
+    b, side, c, d = layer
+    shapes = ((b, side, side, c), (3, 3, c, d), (b, side, side, d))
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    compiled = {name: jax.jit(way).lower(*arrays).compile() for name, way in ways.items()}
+    seconds = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(way(*arrays))
+            seconds[name].append(time.perf_counter() - start)
+    return {name: round(1e3 * statistics.median(each), 2) for name, each in seconds.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15, help="default %(default)s")
+    arguments = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    rows = [{"layer": layer, **measure(layer, arguments.repeats)} for layer in LAYERS]
+    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "milliseconds": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    process.use_huge_pages()  # As train.py does.
+    main()
