@@ -1,4 +1,4 @@
-"""Commands that ask for huge pages: by starting again, once, and only where it helps."""
+"""How commands begin, with huge pages where they help, and end, whatever is still under way."""
 
 import json
 import os
@@ -114,3 +114,34 @@ def test_process_arguments_and_input_stay(tmp_path):
 
 def test_a_program_that_cannot_be_read_twice_goes_on():
     assert len(json.loads(run_script(["-"], SCRIPT))[0]) == 1
+
+
+# A thread that nobody can stop, and clean-up that would wait for it.
+ENDING = """
+import atexit, sys, threading, time
+from codeformer_jax import process
+atexit.register(lambda: print("cleaned up"))
+name = process.LEFT_BEHIND if {left} else None
+thread = threading.Thread(target=time.sleep, args=(60 if {left} else 0,), name=name, daemon=True)
+thread.start()
+print("done")
+with process.ending():
+    sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    [(None, 0, ""), (0, 0, ""), (130, 130, ""), ("'error: no'", 1, "error: no\n")],
+)
+def test_the_exit_code_is_the_same_with_a_thread_left_behind(left, code, status, message):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(left=left, code=code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (status, message)
+    assert done.stdout == ("done\n" if left else "done\ncleaned up\n")
