@@ -120,19 +120,9 @@ def convolve(
     )
 
 
-@jax.custom_vjp
 def swish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """x * sigmoid(x), through tanh, which XLA vectorises better on the CPU."""
     return x * (0.5 * jnp.tanh(0.5 * x) + 0.5)
-
-
-def _swish_backward(x, cotangent):
-    # Of `x` alone, and not by tanh: the compiler would find it again and keep it for as long.
-    gate = 1 / (1 + jnp.exp(-x))
-    return (cotangent * (gate * (1 + x * (1 - gate))),)
-
-
-swish.defvjp(lambda x: (swish(x), x), _swish_backward)
 
 
 class GroupNorm(nn.Module):
