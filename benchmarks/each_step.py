@@ -219,6 +219,7 @@ def make_torch(arguments, weights):
 
     dtype = getattr(torch, arguments.dtype)
     torch.set_default_dtype(dtype)
+    # The published networks cast with it whatever the default is.
     torch.Tensor.float = getattr(torch.Tensor, "double" if dtype == torch.float64 else "float")
     published = reference.load(arguments.reference)
     take = torch_steps.STEPS[arguments.stage](

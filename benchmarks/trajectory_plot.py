@@ -10,6 +10,7 @@ COLOURS += ("#00a5d8", "#d06bb0")
 GRID, INK, PEER = "#dddddd", "#222222", "#b8b8b8"
 TITLES = {"vqgan": "Stage I", "code_prediction": "Stage II", "restoration": "Stage III"}
 DECADES = (-8, -2)
+DOUBLE_DECADES = (-17, -2)
 APART_DECADES = (-6, 0)
 
 
@@ -71,7 +72,9 @@ def draw_course(canvas, result, bound, top, bottom):
         panel.curve(ours, colours[name], dots=True)
     left, right = middle + MARGIN + 14, WIDTH - 150
     canvas.text((left, top - 20), "relative difference at every step", INK)
-    panel = Panel(canvas, left, top, right, bottom, steps, *DECADES)
+    double = max(result["worst"].values()) < 10 ** DECADES[0]
+    decades = DOUBLE_DECADES if double else DECADES
+    panel = Panel(canvas, left, top, right, bottom, steps, *decades)
     draw_differences(panel, result["relative_difference"], colours, bound)
 
 

@@ -60,12 +60,14 @@ def ending() -> Iterator[None]:
         yield
     except SystemExit as end:
         if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+            try:
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:  # Also where nobody reads the output any more.
+                os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 
 

@@ -116,13 +116,13 @@ def test_a_program_that_cannot_be_read_twice_goes_on():
     assert len(json.loads(run_script(["-"], SCRIPT))[0]) == 1
 
 
-# A thread that nobody can stop, and clean-up that would wait for it.
+# A thread that nobody can stop, and clean-up that must not come while it is at work.
 ENDING = """
 import atexit, sys, threading, time
 from codeformer_jax import process
 atexit.register(lambda: print("cleaned up"))
 name = process.LEFT_BEHIND if {left} else None
-thread = threading.Thread(target=time.sleep, args=(60 if {left} else 0,), name=name, daemon=True)
+thread = threading.Thread(target=time.sleep, args=(60 if {left} else 0,), name=name)
 thread.start()
 print("done")
 with process.ending():
@@ -145,3 +145,14 @@ def test_the_exit_code_is_the_same_with_a_thread_left_behind(left, code, status,
     )
     assert (done.returncode, done.stderr) == (status, message)
     assert done.stdout == ("done\n" if left else "done\ncleaned up\n")
+
+
+def test_nobody_has_to_read_the_last_words():
+    """`train.py | tee log` and Ctrl-C, which ends tee, too."""
+    late = 'time.sleep(1); print("x")'
+    script = ENDING.format(left=True, code=130).replace('print("done")', late)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=buffered) as child:
+        child.stdout.close()
+        assert child.wait(timeout=30) == 130

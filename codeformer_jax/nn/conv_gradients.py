@@ -38,10 +38,8 @@ def plain_convolve(
 def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """`plain_convolve` with the faster gradients where they are."""
-    if _strips_pay(x) or _taps_pay(x, kernel):
-        return _convolve(x, kernel)
-    return plain_convolve(x, kernel)
+    """`plain_convolve` with the faster gradients where they are; those in reverse mode only."""
+    return (_convolve if x.shape[-1] >= STRIP_CHANNELS else plain_convolve)(x, kernel)
 
 
 def kernel_gradient_by_strips(
@@ -54,6 +52,7 @@ def kernel_gradient_by_strips(
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # The kernel's own order spares a transposition at the end, the other is the faster product.
     as_kernel = b * h * w <= FEW_SITES
+    accumulated = x.dtype if x.dtype.itemsize > 4 else jnp.float32
 
     def add_strip(i, total):
         strip = jax.lax.dynamic_slice_in_dim(padded, i * rows, rows + 2, axis=1)
@@ -62,10 +61,10 @@ def kernel_gradient_by_strips(
         pixels = jax.lax.dynamic_slice_in_dim(cotangent, i * rows, rows, axis=1).reshape(-1, d)
         factors = (columns, pixels) if as_kernel else (pixels, columns)
         return total + jax.lax.dot_general(
-            *factors, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+            *factors, (((0,), (0,)), ((), ())), preferred_element_type=accumulated
         )
 
-    start = jnp.zeros((9 * c, d) if as_kernel else (d, 9 * c), jnp.float32)
+    start = jnp.zeros((9 * c, d) if as_kernel else (d, 9 * c), accumulated)
     total = jax.lax.fori_loop(0, h // rows, add_strip, start)
     if not as_kernel:
         total = total.T
@@ -109,7 +108,7 @@ def _backward(residuals, cotangent):
         (lambda x, kernel, g: input_gradient_by_taps(kernel, g))
         if _taps_pay(x, kernel)
         else by_input,
-        (lambda x, kernel, g: kernel_gradient_by_strips(x, g)) if _strips_pay(x) else by_kernel,
+        lambda x, kernel, g: kernel_gradient_by_strips(x, g),
     )
     return tuple(
         jax.lax.platform_dependent(x, kernel, cotangent, cpu=cpu, default=otherwise)
@@ -118,10 +117,6 @@ def _backward(residuals, cotangent):
 
 
 _convolve.defvjp(lambda x, kernel: (plain_convolve(x, kernel), (x, kernel)), _backward)
-
-
-def _strips_pay(x):
-    return x.shape[-1] >= STRIP_CHANNELS
 
 
 def _taps_pay(x, kernel):

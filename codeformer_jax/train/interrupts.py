@@ -47,7 +47,8 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
 
     Compiling a step takes up to minutes, in which Python sees no signal; the job's manager kills
     sooner. A thread that still compiles cannot be stopped: commands end without it
-    (`process.ending`). Of several processes all wait, since they agree between steps only.
+    (`process.ending`), other programs wait for it when they exit. Of several processes all wait,
+    since they agree between steps only. JAX's settings by `with` do not reach the thread.
 
     Raises:
         Interrupted: once the flag is raised, if `make` has not ended by then.
@@ -64,9 +65,11 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
             outcome.append((None, error))
         ended.set()
 
-    threading.Thread(target=run, name=process.LEFT_BEHIND, daemon=True).start()
+    thread = threading.Thread(target=run)
+    thread.start()
     while not ended.wait(PATIENCE):
         if interrupted():
+            thread.name = process.LEFT_BEHIND
             raise Interrupted
     ((value, error),) = outcome
     if error is not None:

@@ -139,9 +139,10 @@ class _Run:
                         scores = self._evaluate(state, step, writer, interrupted)
                 except Interrupted:
                     evaluated, self.stopped_by = False, interrupted()
+            of_state = scores if evaluated else None
             if finished or due or self.stopped_by:
                 with speed.away(state):
-                    checkpoints.save(state, scores if evaluated else None)
+                    checkpoints.save(state, of_state)
             if finished or self.stopped_by:
                 return scores
             monitor.trace.at(step, state)
@@ -150,7 +151,7 @@ class _Run:
                     batch = self._read(loader, step, interrupted)
             except Exception:
                 if jax.process_count() == 1:  # Of several a save would wait for the others.
-                    checkpoints.save(state, scores if evaluated else None)
+                    checkpoints.save(state, of_state)
                 raise
             check_batch(self.task, self.config, batch)
             inputs = {name: batch[name] for name in self.names if name in batch}
@@ -160,7 +161,7 @@ class _Run:
                 state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             except Interrupted:  # While it was compiled, with the state of the step before at hand.
                 self.stopped_by = interrupted()
-                checkpoints.save(state, scores if evaluated else None)
+                checkpoints.save(state, of_state)
                 return scores
             monitor.watch.take(step + 1, batch)
             writer.train_metrics(step + 1, metrics)
