@@ -119,6 +119,35 @@ def _backward(residuals, cotangent):
 _convolve.defvjp(lambda x, kernel: (plain_convolve(x, kernel), (x, kernel)), _backward)
 
 
+@jax.custom_vjp
+def convolve_pointwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c d"]
+) -> Float[Array, "b h w d"]:
+    """1x1 convolution whose gradients are, on CPUs, products without transposed copies."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _pointwise_backward(residuals, cotangent):
+    def products(x, kernel, g):
+        c, d = kernel.shape[2:]
+        flat = g.reshape(-1, d)
+        by_input = jax.lax.dot_general(flat, kernel[0, 0], (((1,), (1,)), ((), ())))
+        by_kernel = jax.lax.dot_general(x.reshape(-1, c), flat, (((0,), (0,)), ((), ())))
+        return by_input.reshape(x.shape), by_kernel.reshape(kernel.shape)
+
+    def own(x, kernel, g):
+        return jax.vjp(convolve_pointwise.fun, x, kernel)[1](g)
+
+    return jax.lax.platform_dependent(*residuals, cotangent, cpu=products, default=own)
+
+
+convolve_pointwise.defvjp(
+    lambda x, kernel: (convolve_pointwise.fun(x, kernel), (x, kernel)), _pointwise_backward
+)
+
+
 def _taps_pay(x, kernel):
     b, h, w, _ = x.shape
     return b * h * w <= TAP_SITES and min(kernel.shape[2:]) >= TAP_CHANNELS

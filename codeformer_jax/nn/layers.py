@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import convolve_same
+from codeformer_jax.nn.conv_gradients import convolve_pointwise, convolve_same
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -58,6 +58,8 @@ class Conv(nn.Module):
         padding = self.padding or ((half, half), (half, half))
         if (self.kernel_size, self.stride, padding) == (3, 1, ((1, 1), (1, 1))):
             return convolve_same(x, kernel)
+        if (self.kernel_size, self.stride, padding) == (1, 1, ((0, 0), (0, 0))):
+            return convolve_pointwise(x, kernel)
         return convolve(x, kernel, self.stride, padding)
 
 

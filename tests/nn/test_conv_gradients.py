@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codeformer_jax.nn import conv_gradients
-from codeformer_jax.nn.conv_gradients import convolve_same, plain_convolve
+from codeformer_jax.nn.conv_gradients import convolve_pointwise, convolve_same, plain_convolve
 
 
 def draw(b, h, w, c, d, dtype=jnp.float32):
@@ -66,3 +66,19 @@ def test_layers_take_them_and_their_gradients_are_right(shape, dtype):
 def test_other_layers_are_left_alone():
     x, kernel, _ = draw(1, 16, 16, 16, 32)
     assert "custom_vjp" not in str(jax.make_jaxpr(convolve_same)(x, kernel))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pointwise_gradients_are_those_of_the_convolution(dtype):
+    x, kernel, cotangent = draw(2, 6, 5, 8, 3, dtype)
+    kernel = kernel[:1, :1]
+    bound = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}[dtype]
+    ours = jax.jit(lambda *a: gradients(convolve_pointwise, *a))(x, kernel, cotangent)
+    theirs = gradients(
+        lambda x, k: jnp.einsum("bhwc,cd->bhwd", x, k[0, 0]),
+        *(a.astype(jnp.float32) for a in (x, kernel, cotangent)),
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == dtype
+        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
+        assert error < bound
