@@ -119,14 +119,18 @@ def _backward(residuals, cotangent):
 _convolve.defvjp(lambda x, kernel: (plain_convolve(x, kernel), (x, kernel)), _backward)
 
 
+def _pointwise(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 @jax.custom_vjp
 def convolve_pointwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c d"]
 ) -> Float[Array, "b h w d"]:
     """1x1 convolution whose gradients are, on CPUs, products without transposed copies."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), ((0, 0), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return _pointwise(x, kernel)
 
 
 def _pointwise_backward(residuals, cotangent):
@@ -138,13 +142,13 @@ def _pointwise_backward(residuals, cotangent):
         return by_input.reshape(x.shape), by_kernel.reshape(kernel.shape)
 
     def own(x, kernel, g):
-        return jax.vjp(convolve_pointwise.fun, x, kernel)[1](g)
+        return jax.vjp(_pointwise, x, kernel)[1](g)
 
     return jax.lax.platform_dependent(*residuals, cotangent, cpu=products, default=own)
 
 
 convolve_pointwise.defvjp(
-    lambda x, kernel: (convolve_pointwise.fun(x, kernel), (x, kernel)), _pointwise_backward
+    lambda x, kernel: (_pointwise(x, kernel), (x, kernel)), _pointwise_backward
 )
 
 
