@@ -1,4 +1,4 @@
-"""Gradients of 3x3 convolutions on this CPU: XLA's own against `nn/conv_gradients.py`.
+"""Gradients of convolutions on this CPU: XLA's own against `nn/conv_gradients.py`.
 
     python benchmarks/conv_gradients.py [--repeats 15]
 
@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codeformer_jax import process
 
-# Batch, side, channels in and out.
+# Batch, side, channels in and out, side of the kernel.
 LAYERS = (
-    *((2, 128, 64, 64), (2, 64, 128, 128), (2, 32, 256, 256), (2, 16, 256, 256)),
-    *((2, 16, 512, 512), (2, 8, 512, 512), (2, 4, 512, 512)),
+    *((2, 128, 64, 64, 3), (2, 64, 128, 128, 3), (2, 32, 256, 256, 3), (2, 16, 256, 256, 3)),
+    *((2, 16, 512, 512, 3), (2, 8, 512, 512, 3), (2, 4, 512, 512, 3)),
+    *((2, 64, 64, 128, 1), (2, 4, 512, 512, 1)),
 )
 
 
@@ -31,21 +32,15 @@ def measure(layer, repeats):
 
     from codeformer_jax.nn import conv_gradients as ours  # noqa: PLC0415
 
-    def by_input(x, kernel, g):
-        return jax.vjp(lambda x: ours.plain_convolve(x, kernel), x)[1](g)[0]
-
-    def by_kernel(x, kernel, g):
-        return jax.vjp(lambda kernel: ours.plain_convolve(x, kernel), kernel)[1](g)[0]
-
     ways = {
         "forward": lambda x, kernel, g: ours.plain_convolve(x, kernel),
-        "by the input, XLA": by_input,
-        "by the input, taps": lambda x, kernel, g: ours.input_gradient_by_taps(kernel, g),
-        "by the kernel, XLA": by_kernel,
-        "by the kernel, strips": lambda x, kernel, g: ours.kernel_gradient_by_strips(x, g),
+        "by the input, XLA": ours.input_gradient,
+        "by the input, taps": ours.input_gradient_by_taps,
+        "by the kernel, XLA": ours.kernel_gradient,
+        "by the kernel, strips": ours.kernel_gradient_by_strips,
     }
-    b, side, c, d = layer
-    shapes = ((b, side, side, c), (3, 3, c, d), (b, side, side, d))
+    b, side, c, d, kernel = layer
+    shapes = ((b, side, side, c), (kernel, kernel, c, d), (b, side, side, d))
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
     compiled = {name: jax.jit(way).lower(*arrays).compile() for name, way in ways.items()}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import convolve_pointwise, convolve_same
+from codeformer_jax.nn.conv_gradients import convolve_same
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -55,11 +55,10 @@ class Conv(nn.Module):
 
     def _convolve(self, x, kernel):
         half = self.kernel_size // 2
-        padding = self.padding or ((half, half), (half, half))
-        if (self.kernel_size, self.stride, padding) == (3, 1, ((1, 1), (1, 1))):
+        keeping = ((half, half), (half, half))
+        padding = self.padding or keeping
+        if self.kernel_size % 2 and self.stride == 1 and padding == keeping:
             return convolve_same(x, kernel)
-        if (self.kernel_size, self.stride, padding) == (1, 1, ((0, 0), (0, 0))):
-            return convolve_pointwise(x, kernel)
         return convolve(x, kernel, self.stride, padding)
 
 

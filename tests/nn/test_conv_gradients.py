@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from codeformer_jax.nn import conv_gradients
-from codeformer_jax.nn.conv_gradients import convolve_pointwise, convolve_same, plain_convolve
+from codeformer_jax.nn.conv_gradients import convolve_same, plain_convolve
 
 
-def draw(b, h, w, c, d, dtype=jnp.float32):
+def draw(b, h, w, c, d, dtype=jnp.float32, side=3):
     keys = jax.random.split(jax.random.key(0), 3)
-    shapes = ((b, h, w, c), (3, 3, c, d), (b, h, w, d))
+    shapes = ((b, h, w, c), (side, side, c, d), (b, h, w, d))
     return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
 
 
@@ -23,12 +23,13 @@ SHAPES = [(2, 6, 5, 4, 3), (1, 7, 8, 3, 2), (3, 1, 1, 2, 5), (2, 9, 10, 4, 3)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_are_those_of_the_convolution(shape):
-    x, kernel, cotangent = draw(*shape)
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_gradients_are_those_of_the_convolution(shape, side):
+    x, kernel, cotangent = draw(*shape, side=side)
     by_input, by_kernel = gradients(plain_convolve, x, kernel, cotangent)
-    ours = conv_gradients.kernel_gradient_by_strips(x, cotangent)
+    ours = conv_gradients.kernel_gradient_by_strips(x, kernel, cotangent)
     np.testing.assert_allclose(ours, by_kernel, rtol=1e-4, atol=1e-5)
-    ours = conv_gradients.input_gradient_by_taps(kernel, cotangent)
+    ours = conv_gradients.input_gradient_by_taps(x, kernel, cotangent)
     np.testing.assert_allclose(ours, by_input, rtol=1e-4, atol=1e-5)
 
 
@@ -38,19 +39,25 @@ def test_several_strips(monkeypatch, shape):
     monkeypatch.setattr(conv_gradients, "STRIP", b * (h // 3) * w * 9 * c)
     x, kernel, cotangent = draw(*shape)
     _, by_kernel = gradients(plain_convolve, x, kernel, cotangent)
-    strips = jax.make_jaxpr(conv_gradients.kernel_gradient_by_strips)(x, cotangent)
+    strips = jax.make_jaxpr(conv_gradients.kernel_gradient_by_strips)(x, kernel, cotangent)
     assert "length=3" in str(strips)
-    ours = conv_gradients.kernel_gradient_by_strips(x, cotangent)
+    ours = conv_gradients.kernel_gradient_by_strips(x, kernel, cotangent)
     np.testing.assert_allclose(ours, by_kernel, rtol=1e-4, atol=1e-5)
 
 
-# Strips alone; taps with a kernel's gradient in its own order; taps with the other order.
+# Strips alone; taps with a kernel's gradient in its own order; taps with the other order; 1x1.
 @pytest.mark.parametrize(
-    "shape", [(1, 2, 128, 32, 128), (2, 4, 4, 256, 256), (1, 12, 12, 256, 256)]
+    ("shape", "side"),
+    [
+        ((1, 2, 128, 32, 128), 3),
+        ((2, 4, 4, 256, 256), 3),
+        ((1, 12, 12, 256, 256), 3),
+        ((2, 6, 5, 8, 3), 1),
+    ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_layers_take_them_and_their_gradients_are_right(shape, dtype):
-    arrays = draw(*shape, dtype)
+def test_layers_take_them_and_their_gradients_are_right(shape, side, dtype):
+    arrays = draw(*shape, dtype, side)
     backward = str(jax.make_jaxpr(lambda *a: gradients(convolve_same, *a))(*arrays))
     assert "platform_index" in backward
     assert "scan" in backward
@@ -63,22 +70,7 @@ def test_layers_take_them_and_their_gradients_are_right(shape, dtype):
         assert error < bound
 
 
-def test_other_layers_are_left_alone():
-    x, kernel, _ = draw(1, 16, 16, 16, 32)
+@pytest.mark.parametrize(("channels", "side"), [(16, 3), (32, 5)])
+def test_other_layers_are_left_alone(channels, side):
+    x, kernel, _ = draw(1, 16, 16, channels, 32, side=side)
     assert "custom_vjp" not in str(jax.make_jaxpr(convolve_same)(x, kernel))
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_pointwise_gradients_are_those_of_the_convolution(dtype):
-    x, kernel, cotangent = draw(2, 6, 5, 8, 3, dtype)
-    kernel = kernel[:1, :1]
-    bound = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}[dtype]
-    ours = jax.jit(lambda *a: gradients(convolve_pointwise, *a))(x, kernel, cotangent)
-    theirs = gradients(
-        lambda x, k: jnp.einsum("bhwc,cd->bhwd", x, k[0, 0]),
-        *(a.astype(jnp.float32) for a in (x, kernel, cotangent)),
-    )
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.dtype == dtype
-        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
-        assert error < bound
