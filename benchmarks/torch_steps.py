@@ -23,6 +23,15 @@ SCHEDULES = {
 GAN_WEIGHTS = {"vqgan": 0.8, "restoration": 0.1}
 
 
+def with_gradient(module, inputs):
+    """Asks for the gradient of a norm's input: in channels_last PyTorch 2.13's CPU kernel writes it
+    to address 0 where nobody did."""
+    (x,) = inputs
+    if torch.is_grad_enabled() and not x.requires_grad:
+        x = x.detach().requires_grad_()
+    return (x,)
+
+
 @dataclass(frozen=True)
 class Mode:
     """How PyTorch runs: 'as shipped' is all defaults, the others are its means to be faster.
@@ -44,6 +53,9 @@ class Mode:
     def place(self, module_or_tensor):
         """On the device and, where it has four axes, in the memory format."""
         placed = module_or_tensor.to(self.device)
+        if self.channels_last and self.device == "cpu" and isinstance(placed, nn.Module):
+            for norm in (m for m in placed.modules() if isinstance(m, nn.GroupNorm)):
+                norm.register_forward_pre_hook(with_gradient)
         is_images = isinstance(placed, torch.Tensor) and placed.ndim == 4
         if self.channels_last and (is_images or isinstance(placed, nn.Module)):
             return placed.to(memory_format=torch.channels_last)
