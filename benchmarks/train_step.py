@@ -8,8 +8,9 @@ step on the same batch: teacher, forward, all losses, backward, discriminator's 
 average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). Ours asks
 for huge pages, as `train.py` does; GLIBC_TUNABLES set outside holds for both. PyTorch runs as
 shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, and all
-take turns: five steps each, of whose last three the median counts, since the first ones after a
-pause pay for memory that the system took back meanwhile. `ratio` is the median over the rounds of
+take turns: ten steps each, of whose last five the median counts, since the first ones after a pause
+pay for memory that the system took back meanwhile (up to twice the time of a step for four steps;
+a training run makes no pauses). `ratio` is the median over the rounds of
 PyTorch's seconds / ours: above 1 this project is faster. `share_of_peak` is the step's operations,
 as our compiler counts them, per second of ours, of the device's peak; on a CPU, of what a large
 matrix product reaches there. On a GPU give `--device cuda --size 512 --dtypes float32 bfloat16`:
@@ -29,7 +30,7 @@ import seeded_steps
 from step_worker import Job, Worker, prepare
 
 # Steps of a turn, and how many of the last ones count.
-TURN, COUNTED = 5, 3
+TURN, COUNTED = 10, 5
 # PyTorch's variants that each dtype of ours is compared with.
 VARIANTS = {
     ("cpu", "float32"): ("as_shipped", "channels_last"),

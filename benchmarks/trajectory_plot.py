@@ -17,11 +17,11 @@ APART_DECADES = (-6, 0)
 class Panel:
     """A pair of axes: values to pixels."""
 
-    def __init__(self, draw, left, top, right, bottom, steps, low, high):
+    def __init__(self, draw, left, top, right, bottom, steps, low, high, every=5):
         self.draw, self.box = draw, (left, top, right, bottom)
         self.steps, self.low, self.high = steps, low, high
         draw.rectangle(self.box, outline=GRID)
-        for step in range(0, steps, 5):
+        for step in range(0, steps, every):
             x, _ = self.at(step, low)
             draw.text((x, bottom + 3), str(step), fill=INK, anchor="ma")
 
@@ -37,7 +37,12 @@ class Panel:
         self.draw.text((left - 4, y), label, fill=INK, anchor="rm")
 
     def curve(self, values, colour, width=1, dots=False):
-        points = [self.at(step, value) for step, value in enumerate(values)]
+        """Values of steps 0, 1, ..."""
+        self.line(enumerate(values), colour, width, dots)
+
+    def line(self, pairs, colour, width=1, dots=False):
+        """Pairs of step and value."""
+        points = [self.at(step, value) for step, value in pairs]
         self.draw.line(points, fill=colour, width=width, joint="curve")
         for x, y in points if dots else ():
             self.draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
