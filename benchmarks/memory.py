@@ -72,7 +72,7 @@ def measure(stage: str, policy: str, arguments: argparse.Namespace) -> dict:
 
 
 def measure_both(stage: str, arguments: argparse.Namespace) -> dict:
-    """Peaks in MiB of real steps: PyTorch as shipped and channels-last, ours by policy."""
+    """Peaks in MiB of real steps: PyTorch's by variant, ours by policy."""
     import step_worker  # noqa: PLC0415
 
     size, device = arguments.size, arguments.device
@@ -81,10 +81,9 @@ def measure_both(stage: str, arguments: argparse.Namespace) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             step_worker.prepare(folder, arguments.reference, stage, size, batch, device)
             common = (stage, size, batch, folder, arguments.reference)
-            variants = ("as_shipped", "channels_last" if device == "cpu" else "best")
             jobs = {
                 f"PyTorch, {name}": step_worker.Job("torch", *common, variant=name, device=device)
-                for name in variants
+                for name in arguments.variants
             } | {
                 f"ours, remat {name}": step_worker.Job("jax", *common, remat=name, device=device)
                 for name in arguments.policies
@@ -111,6 +110,7 @@ def main() -> None:
     parser.add_argument("--topology", help="TPU slice to compile for, such as v5e:2x2")
     parser.add_argument("--devices", type=int, default=1, help="those of the topology to use")
     parser.add_argument("--reference", metavar="DIR", help="the published PyTorch code")
+    parser.add_argument("--variants", nargs="+", default=["as_shipped"], help="of PyTorch")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="for --reference")
     parser.add_argument("--size", type=int, default=512, help="pixels, for --reference")
     parser.add_argument("--json", metavar="FILE", help="also write the report there")

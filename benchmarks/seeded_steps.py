@@ -144,12 +144,15 @@ def make_step(task):
     """(state, frozen, clean, degraded) -> (state, metrics): the loop's donated step."""
     import jax  # noqa: PLC0415
 
+    from codeformer_jax.nn.remat import compiler_options  # noqa: PLC0415
+
     def step(state, frozen, clean, degraded):
         key = jax.random.key(0)
         given = with_given(task, degraded)
         return given.train_step(state, frozen, clean, key, task.phase(0))
 
-    return jax.jit(step, donate_argnums=0)
+    options = compiler_options(task.module.remat, jax.default_backend())
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def use_double_precision():

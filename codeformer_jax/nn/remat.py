@@ -41,3 +41,14 @@ def rematted(block: type[nn.Module], name: str | None) -> type[nn.Module]:
     if name is None:
         return block
     return nn.remat(block, policy=getattr(jax.checkpoint_policies, _POLICIES[name]))
+
+
+def compiler_options(name: str | None, platform: str) -> dict[str, str]:
+    """For `jax.jit` of a gradient through rematted blocks, so that they are computed again.
+
+    XLA's CPU compiler removes the barriers around them before it looks for what is computed twice,
+    and would keep the first result after all.
+    """
+    if name is None or platform != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from codeformer_jax.nn.remat import compiler_options
 from codeformer_jax.tasks import Task
 from codeformer_jax.train import parallel
 
@@ -28,4 +29,11 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
         codes = inputs.get("codes")
         return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(sharding, parallel.replicated(mesh)))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(sharding, parallel.replicated(mesh)),
+        compiler_options=compiler_options(
+            getattr(task.module, "remat", None), mesh.devices.flat[0].platform
+        ),
+    )

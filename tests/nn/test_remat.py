@@ -7,7 +7,7 @@ import pytest
 
 from codeformer_jax.convert.networks import build_module, module_fields
 from codeformer_jax.nn import VQGAN, CodeFormer
-from codeformer_jax.nn.remat import POLICIES
+from codeformer_jax.nn.remat import POLICIES, compiler_options
 
 SMALL = {
     "image_size": 16,
@@ -69,7 +69,8 @@ def test_gradients_and_names_are_those_without(images):
             lambda k, m=module: m.init(k, images, **arguments), jax.random.key(0)
         )
         assert jax.tree.structure(shapes["params"]) == jax.tree.structure(params)
-        gradients = jax.jit(jax.grad(loss(module, arguments, images)))(params)
+        gradient = jax.grad(loss(module, arguments, images))
+        gradients = jax.jit(gradient, compiler_options=compiler_options(policy, "cpu"))(params)
         for left, right in zip(*map(jax.tree.leaves, (gradients, expected)), strict=True):
             np.testing.assert_allclose(left, right, rtol=0, atol=1e-5 * scale)
 
@@ -86,6 +87,11 @@ def test_each_policy_keeps_what_it_says(images, network):
     assert kept["full"] < kept["dots"] < kept["everything_saveable"]
     assert kept["dots"] == kept["dots_saveable"]
     assert kept["full"] < 0.6 * kept[None]
+
+
+def test_the_compiler_is_told_where_it_has_to_be():
+    assert compiler_options("full", "cpu")
+    assert compiler_options(None, "cpu") == compiler_options("full", "gpu") == {}
 
 
 def test_unknown_policy_names_the_known_ones():

@@ -105,6 +105,18 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
     assert sliced.steps[0].temporaries < 0.6 * whole.temporaries
 
 
+def test_what_is_computed_again_is_not_kept():
+    """Also by the CPU's compiler, which finds the same computation twice where it may."""
+    config = config_of(steps=1, mesh="data:2")
+    costs = {}
+    for policy in (None, "dots", "full"):
+        config.model.remat = policy
+        costs[policy] = plan.make_plan(config).steps[0]
+    assert costs["full"].temporaries < 0.7 * costs[None].temporaries
+    assert costs["full"].temporaries < costs["dots"].temporaries < 0.9 * costs[None].temporaries
+    assert costs[None].flops < costs["dots"].flops < costs["full"].flops
+
+
 def test_faults_say_what_to_do():
     with pytest.raises(ValueError, match="'xml'; expected one of table, json"):
         plan.compile_only(config_of(train={"plan_format": "xml"}))
