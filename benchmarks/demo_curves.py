@@ -1,0 +1,96 @@
+"""Draws the curves of a demo's three stages as one small picture: those of docs/training.md.
+
+    make demo
+    python benchmarks/demo_curves.py demo docs/curves.png
+
+A row per stage. What is drawn over each other shares one axis from 0; the dashed line is the first
+line of metrics in which the discriminator takes part.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from trajectory_plot import COLOURS, INK, PEER, Panel
+
+WIDTH, HEIGHT, MARGIN = 1180, 200, 44
+STAGES = {
+    "vqgan": (
+        "Stage I: VQGAN",
+        (("train/l1",), ("train/codebook_loss",), ("train/perplexity", "train/dead_codes")),
+        ("train/d_real", "train/d_fake"),
+        ("eval/psnr",),
+    ),
+    "code_prediction": (
+        "Stage II: code prediction",
+        (("train/cross_entropy",), ("train/accuracy",), ("train/perplexity", "train/dead_codes")),
+        ("train/grad_norm_transformer",),
+        ("eval/accuracy",),
+    ),
+    "restoration": (
+        "Stage III: restoration",
+        (("train/l1",), ("train/cross_entropy",), ("train/grad_norm_fusion",)),
+        ("train/d_real", "train/d_fake"),
+        ("eval/psnr_w0", "eval/psnr_w1"),
+    ),
+}
+
+
+def read_curves(workdir):
+    """{metric: [(step, value)]} of a run."""
+    curves = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for name, value in row.items():
+            curves.setdefault(name, []).append((row["step"], value))
+    return curves
+
+
+def draw_panel(canvas, box, names, curves, gan_start):
+    """The curves of `names` in one pair of axes with their names above it."""
+    left, top, _, bottom = box
+    values = [value for name in names for _, value in curves[name]]
+    low, high = min(0.0, *values), max(values)
+    if min(values) > high / 2:  # Such as dB.
+        low = min(values)
+    last = max(step for points in curves.values() for step, _ in points)
+    panel = Panel(canvas, *box, last + 1, low, high, every=100 * max(1, last // 300))
+    panel.tick(low, f"{low:.3g}")
+    panel.tick(high, f"{high:.3g}")
+    if gan_start is not None:
+        x, _ = panel.at(gan_start, low)
+        for y in range(top, bottom, 8):
+            canvas.line([(x, y), (x, y + 4)], fill=PEER)
+    x = left
+    for name, colour in zip(names, COLOURS, strict=False):
+        panel.line(curves[name], colour, width=2)
+        shown = name.removeprefix("train/").replace("grad_norm_", "gradient: ")
+        canvas.text((x, top - 16), shown, fill=colour)
+        x += canvas.textlength(shown) + 12
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="folder that `make demo` wrote")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    arguments = parser.parse_args()
+    image = Image.new("RGB", (WIDTH, HEIGHT * len(STAGES)), "white")
+    canvas = ImageDraw.Draw(image)
+    canvas.font = ImageFont.load_default(11)
+    for row, (stage, (title, first, *others)) in enumerate(STAGES.items()):
+        curves = read_curves(arguments.demo / f"{row + 1}_{stage}")
+        groups = [*first, *others]
+        width = WIDTH // len(groups)
+        top = row * HEIGHT + 48
+        canvas.text((MARGIN, top - 40), title, fill=INK, font=ImageFont.load_default(13))
+        gan_start = curves["train/d_real"][0][0] if "train/d_real" in curves else None
+        for column, names in enumerate(groups):
+            left = column * width + MARGIN
+            box = (left, top, left + width - MARGIN - 14, (row + 1) * HEIGHT - 24)
+            draw_panel(canvas, box, names, curves, gan_start)
+    image.quantize(32).save(arguments.picture, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
