@@ -60,7 +60,11 @@ def ending() -> Iterator[None]:
         yield
     except SystemExit as end:
         if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
+            import jax  # noqa: PLC0415  Only what runs XLA has such a thread.
+
             try:
+                # As Python's way out does: else the other processes of a run would miss this one.
+                jax.distributed.shutdown()
                 if isinstance(end.code, str):
                     print(end.code, file=sys.stderr)
                 logging.shutdown()

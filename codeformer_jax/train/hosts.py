@@ -129,6 +129,13 @@ def from_main(make: Callable[[], Any]) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
+def largest(*values: int) -> list[int]:
+    """The largest of each value over all processes, which wait for each other."""
+    if jax.process_count() == 1:
+        return list(values)
+    return multihost_utils.process_allgather(np.array(values, np.int32)).max(axis=0).tolist()
+
+
 def wait_for_all(what: str) -> None:
     """Returns once every process is here."""
     if jax.process_count() > 1:

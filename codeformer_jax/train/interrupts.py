@@ -6,16 +6,23 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-
 from codeformer_jax import process
+from codeformer_jax.train import hosts
 
 # Seconds between two looks at the flag.
 PATIENCE = 0.1
 
 
 class Interrupted(Exception):
-    """A signal has come before the result; nothing is known of it."""
+    """A signal has come before the result, of which nothing is known.
+
+    Attributes:
+        signal: its number, the same on all processes.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
 
 
 @contextlib.contextmanager
@@ -47,14 +54,16 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
 
     Compiling a step takes up to minutes, in which Python sees no signal; the job's manager kills
     sooner. A thread that still compiles cannot be stopped: commands end without it
-    (`process.ending`), other programs wait for it when they exit. Of several processes all wait,
-    since they agree between steps only. JAX's settings by `with` do not reach the thread.
+    (`process.ending`), other programs wait for it when they exit. JAX's settings by `with` do not
+    reach the thread.
+
+    Several processes call it alike, and leave alike: they tell each other, again and again, of
+    signals and of results, so that it ends for all of them with a result or for none. What they
+    `make` must not wait for the others then, as a computation on all devices does.
 
     Raises:
-        Interrupted: once the flag is raised, if `make` has not ended by then.
+        Interrupted: once the flag of any process is raised, if `make` has not ended on all of them.
     """
-    if jax.process_count() > 1:
-        return make()
     outcome: list[tuple[Any, BaseException | None]] = []
     ended = threading.Event()
 
@@ -67,10 +76,14 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not ended.wait(PATIENCE):
-        if interrupted():
+    while True:
+        ended.wait(PATIENCE)
+        signal, working = hosts.largest(interrupted(), not ended.is_set())
+        if not working:
+            break
+        if signal:
             thread.name = process.LEFT_BEHIND
-            raise Interrupted
+            raise Interrupted(signal)
     ((value, error),) = outcome
     if error is not None:
         raise error

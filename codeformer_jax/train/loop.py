@@ -29,7 +29,7 @@ from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
-from codeformer_jax.train.speed import TimedStep
+from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import check_teacher, prepare
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.writer import Writer
@@ -137,8 +137,8 @@ class _Run:
                 try:
                     with speed.away(state):
                         scores = self._evaluate(state, step, writer, interrupted)
-                except Interrupted:
-                    evaluated, self.stopped_by = False, interrupted()
+                except Interrupted as found:
+                    evaluated, self.stopped_by = False, found.signal
             of_state = scores if evaluated else None
             if finished or due or self.stopped_by:
                 with speed.away(state):
@@ -159,8 +159,8 @@ class _Run:
             phase = self.task.phase(step)
             try:
                 state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
-            except Interrupted:  # While it was compiled, with the state of the step before at hand.
-                self.stopped_by = interrupted()
+            except Interrupted as found:  # While it was compiled; the state is whole.
+                self.stopped_by = found.signal
                 checkpoints.save(state, of_state)
                 return scores
             monitor.watch.take(step + 1, batch)
@@ -233,7 +233,7 @@ class _Run:
                 names = ("index", "valid", *self.names)
                 yield put(self.mesh, {name: batch[name] for name in names if name in batch})
 
-    def _compile_heldout(self, function: Callable[..., Any]):
+    def _compile_heldout(self, function: Callable[..., Any]) -> Ahead:
         """`function` of a batch, and which rows of it count, the whole on every host."""
 
         def step(state, frozen, batch, key):
@@ -243,7 +243,7 @@ class _Run:
             found = function(state, frozen, batch["image"], keys, **labels)
             return found, batch["valid"]
 
-        return jax.jit(step, out_shardings=parallel.replicated(self.mesh))
+        return Ahead(jax.jit(step, out_shardings=parallel.replicated(self.mesh)))
 
     def _check_teacher(self, state: TrainState) -> None:
         if not self.task.needs_teacher:
@@ -268,20 +268,28 @@ class _Run:
         results: list[Evaluated] = []
         panels = {}
 
-        def measure(batch, first):
-            result, valid = self.eval_step(state, self.frozen, batch, self.key)
-            drawn = {}
-            if first and self.sample_step is not None:
-                drawn, _ = self.sample_step(state, self.frozen, batch, self.key)
+        def measure(arguments, first):
+            result, valid = self.eval_step(*arguments)
+            drawn = self.sample_step(*arguments)[0] if first and self.sample_step else {}
             shown = {**result.panels, **drawn} if first else {}
             return jax.device_get((result.replace(panels={}), valid, shown))
 
+        def compile_both(arguments):
+            for each in filter(None, (self.eval_step, self.sample_step)):
+                each.compile(*arguments)
+
         for batch in self._eval_batches():
-            if interrupted() and jax.process_count() == 1:  # Several agree between steps only.
-                raise Interrupted
-            result, valid, shown = unless_interrupted(
-                interrupted, partial(measure, batch, not panels)
-            )
+            arguments, first = (state, self.frozen, batch, self.key), not results
+            if first:
+                unless_interrupted(interrupted, partial(compile_both, arguments))
+            run = partial(measure, arguments, first)
+            if jax.process_count() == 1:
+                result, valid, shown = unless_interrupted(interrupted, run)
+            else:  # On all devices: no process may leave the others in it.
+                (number,) = hosts.largest(interrupted())
+                if number:
+                    raise Interrupted(number)
+                result, valid, shown = run()
             panels = panels or dict(sorted(shown.items()))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {

@@ -158,6 +158,22 @@ class TimedStep:
         return compiled, flops or None
 
 
+class Ahead:
+    """A jitted function of arguments that keep their shapes, compiled before it is called."""
+
+    def __init__(self, jitted: Callable):
+        self._jitted = jitted
+        self._compiled: Callable | None = None
+
+    def compile(self, *arguments: Any) -> None:
+        """Compiles it for such arguments, unless that has been done."""
+        if self._compiled is None:
+            self._compiled = self._jitted.lower(*arguments).compile()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._compiled(*arguments)
+
+
 def _variant(tree: Any) -> Any:
     """What has to be equal for one compiled program to serve: structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)

@@ -152,6 +152,12 @@ def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
         assert "loss" in first["not_finite"]
 
 
+def test_an_evaluation_that_one_process_leaves_is_left_by_both(runs):
+    workdir = runs[1] / "stopped"
+    assert saved_steps(workdir) == [0]
+    assert not (workdir / "metrics.jsonl").exists()  # Its scores would be the first line.
+
+
 def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
     """By the flags of train.py, with parameters spread over both processes."""
     config = tmp_path / "config.py"
@@ -196,6 +202,52 @@ def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
         config.steps, config.loss.gan_start = 4, 10**6
         loop.train(config, workdir)
     assert saved_steps(workdir)[-1] == 4
+
+
+# The second program's compilation does not end on the first of two processes.
+COMPILING = """
+import pathlib, threading, jax
+from codeformer_jax.train import speed
+from linear import linear_config, make_linear
+
+def get_config():
+    compile, programs = speed.TimedStep._compile, []
+
+    def once(self, *arguments):
+        programs.append(arguments)
+        if len(programs) == 2 and jax.process_index() == 0:
+            pathlib.Path({flag!r}).touch()
+            threading.Event().wait()
+        return compile(self, *arguments)
+
+    speed.TimedStep._compile = once
+    make_linear()
+    config = linear_config("vqgan", mesh="fsdp:8").unlock()
+    config.steps = config.eval_every = config.checkpoint_every = 4
+    config.loss.gan_start = 2
+    return config.lock()
+"""
+
+
+def test_sigterm_does_not_wait_for_the_compiler_of_another_process(tmp_path):
+    """One has its program, the other not: both leave, with the state of the step before."""
+    flag, config, workdir = tmp_path / "compiling", tmp_path / "config.py", tmp_path / "run"
+    config.write_text(COMPILING.format(flag=str(flag)))
+    arguments = (f"--config={config}", f"--workdir={workdir}")
+    arguments += ("--coordinator={0}", "--processes=2", "--process={1}")
+    processes, deadline = launch("train.py", *arguments), time.monotonic() + 200
+    while not flag.exists():
+        if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
+            finish(processes)
+            pytest.fail("nothing was compiled")
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGTERM)
+    start = time.monotonic()
+    outputs = finish(processes)
+    assert time.monotonic() - start < 30
+    assert "interrupted and saved" in outputs[0]
+    assert saved_steps(workdir) == [0, 2]
+    assert load_trained(workdir).step == 2
 
 
 @pytest.fixture

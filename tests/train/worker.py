@@ -1,8 +1,11 @@
-"""One process of several: trains the three stages in a row, then a run that diverges.
+"""One process of several: trains the three stages in a row, then runs that diverge and are stopped.
 
 python tests/train/worker.py ROOT MESH COORDINATOR PROCESSES PROCESS
 """
 
+import contextlib
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +31,8 @@ def main(root, mesh, coordinator, processes, process):
         loop.train(diverging_config(mesh), Path(root, "diverged"))
     except Diverged as error:
         print(error)
+    with stopped_between_batches(at=int(process) == 1):
+        loop.train(evaluated_config(mesh), Path(root, "stopped"))
 
 
 def diverging_config(mesh):
@@ -37,6 +42,33 @@ def diverging_config(mesh):
     config.loss.gan_start = 10**6
     config.max_skipped = 2
     return config.lock()
+
+
+def evaluated_config(mesh):
+    """Of stage I without its GAN, evaluated in two batches."""
+    config = linear_config("vqgan", mesh=mesh).unlock()
+    config.loss.gan_start = 10**6
+    config.data.heldout_length = 16
+    config.eval.update(batch_size=8, batches=2)
+    return config.lock()
+
+
+@contextlib.contextmanager
+def stopped_between_batches(at):
+    """Here SIGTERM arrives after the first batch of an evaluation, on one process alone."""
+    original = loop._Run._eval_batches
+
+    def batches(run):
+        for batch in original(run):
+            yield batch
+            if at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    loop._Run._eval_batches = batches
+    try:
+        yield
+    finally:
+        loop._Run._eval_batches = original
 
 
 if __name__ == "__main__":
