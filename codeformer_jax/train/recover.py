@@ -4,16 +4,15 @@ import logging
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, hosts
 from codeformer_jax.train.checkpoint import saved_steps
 from codeformer_jax.train.leftovers import silence_leftovers
+from codeformer_jax.train.stored import OtherArrays, check_stored
 
 DAMAGED_FOLDER = "damaged"
 
@@ -42,7 +41,7 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
         try:
             state = _restore(folder, step, abstract)
             break
-        except _OtherState:
+        except OtherArrays:
             raise
         except Exception as error:
             # With digests it is whole, and what fails is something else. Of several processes
@@ -79,48 +78,14 @@ def _spoilt_scores(workdir: Path, before: int) -> list:
     return [[step, "its scores are not what was written"] for step in spoilt]
 
 
-class _OtherState(ValueError):
-    """The arrays in a checkpoint are those of another model or optimizer."""
-
-
 def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
     with ocp.StandardCheckpointer() as checkpointer:
         path = folder.absolute() / "default"
-        _check_state(folder, ocp.StandardCheckpointHandler().metadata(epath.Path(path)), abstract)
+        check_stored(path, abstract, "the config")
         state = checkpointer.restore(path, abstract)
     if int(state.step) != step:
         raise ValueError(f"{folder} holds the state of step {int(state.step)}")
     return state
-
-
-def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
-    """Raises `_OtherState` where the saved arrays are not those that the config asks for.
-
-    Orbax would cast another dtype in silence.
-    """
-    have, want = _arrays(getattr(saved, "tree", saved)), _arrays(abstract)
-    lines = [f"  {name}: not in the checkpoint" for name in sorted(want.keys() - have.keys())]
-    lines += [f"  {name}: only in the checkpoint" for name in sorted(have.keys() - want.keys())]
-    lines += [
-        f"  {name}: {have[name]} in the checkpoint, {want[name]} by the config"
-        for name in sorted(want.keys() & have.keys())
-        if have[name] != want[name]
-    ]
-    if lines:
-        more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise _OtherState(
-            f"{folder} holds the state of another model or optimizer:\n"
-            + "\n".join(lines[:10])
-            + f"{more}\nUse another --workdir, or the settings that it was started with."
-        )
-
-
-def _arrays(tree: Any) -> dict[str, str]:
-    """Name -> dtype and shape; Orbax makes dicts of dataclasses and lists of tuples."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
-        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
 
 
 def _move_aside(workdir: Path, damaged: int, reason: str, step: int) -> None:
