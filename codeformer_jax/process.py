@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,29 +51,33 @@ def run(main: Callable[[list[str]], None]) -> None:
         app.run(main, flags_parser=_parse_flags)
 
 
+def left_behind() -> bool:
+    """Whether a thread is at work that nobody waits for."""
+    return any(thread.name == LEFT_BEHIND for thread in threading.enumerate())
+
+
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Around what ends with SystemExit: the process ends so even where a thread still compiles.
+    """Around a whole command: the process ends with it even where a thread still compiles.
 
     Python and XLA clean up on the way out, and under a compiler at work that is a crash.
     """
     try:
         yield
-    except SystemExit as end:
-        if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
-            import jax  # noqa: PLC0415  Only what runs XLA has such a thread.
-
-            try:
-                # As Python's way out does: else the other processes of a run would miss this one.
-                jax.distributed.shutdown()
-                if isinstance(end.code, str):
-                    print(end.code, file=sys.stderr)
-                logging.shutdown()
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:  # Also where nobody reads the output any more.
-                os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-        raise
+    except BaseException as end:
+        if not left_behind():
+            raise
+        code = end.code if isinstance(end, SystemExit) else 1
+        try:
+            if not isinstance(end, SystemExit):
+                traceback.print_exc()
+            elif isinstance(code, str):
+                print(code, file=sys.stderr)
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # Also where nobody reads the output any more.
+            os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -126,7 +126,7 @@ thread = threading.Thread(target=time.sleep, args=(60 if {left} else 0,), name=n
 thread.start()
 print("done")
 with process.ending():
-    sys.exit({code})
+    {end}
 """
 
 
@@ -136,21 +136,33 @@ with process.ending():
     [(None, 0, ""), (0, 0, ""), (130, 130, ""), ("'error: no'", 1, "error: no\n")],
 )
 def test_the_exit_code_is_the_same_with_a_thread_left_behind(left, code, status, message):
-    done = subprocess.run(
-        [sys.executable, "-c", ENDING.format(left=left, code=code)],
+    done = run_ending(left, f"sys.exit({code})")
+    assert (done.returncode, done.stderr) == (status, message)
+    assert done.stdout == ("done\n" if left else "done\ncleaned up\n")
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_so_is_an_error(left):
+    done = run_ending(left, "raise RuntimeError('of the device')")
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: of the device\n")
+    assert done.stdout == ("done\n" if left else "done\ncleaned up\n")
+
+
+def run_ending(left, end):
+    return subprocess.run(
+        [sys.executable, "-c", ENDING.format(left=left, end=end)],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
-    assert (done.returncode, done.stderr) == (status, message)
-    assert done.stdout == ("done\n" if left else "done\ncleaned up\n")
 
 
 def test_nobody_has_to_read_the_last_words():
     """`train.py | tee log` and Ctrl-C, which ends tee, too."""
     late = 'time.sleep(1); print("x")'
-    script = ENDING.format(left=True, code=130).replace('print("done")', late)
+    script = ENDING.format(left=True, end="sys.exit(130)").replace('print("done")', late)
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=buffered) as child:

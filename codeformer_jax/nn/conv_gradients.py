@@ -30,7 +30,7 @@ TAP_SITES, TAP_CHANNELS = 1024, 256
 def plain_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """Cross-correlation by a kernel of odd side that keeps h and w, in NHWC and HWIO."""
+    """Cross-correlation by a kernel of odd side k, which keeps h and w, in NHWC and HWIO."""
     half = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), ((half, half), (half, half)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -40,17 +40,21 @@ def plain_convolve(
 def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """`plain_convolve` with the faster gradients where they are; those in reverse mode only."""
-    faster = len(kernel) == 1 or (len(kernel) == 3 and x.shape[-1] >= STRIP_CHANNELS)
+    """`plain_convolve`, 1x1 or 3x3, with the faster gradients; those in reverse mode only."""
+    faster = len(kernel) == 1 or x.shape[-1] >= STRIP_CHANNELS
     return (_convolve if faster else plain_convolve)(x, kernel)
 
 
-def input_gradient(x, kernel, cotangent):
+def input_gradient(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+) -> Float[Array, "b h w c"]:
     """XLA's gradient of `plain_convolve` by the input."""
     return jax.vjp(lambda x: plain_convolve(x, kernel), x)[1](cotangent)[0]
 
 
-def kernel_gradient(x, kernel, cotangent):
+def kernel_gradient(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+) -> Float[Array, "k k c d"]:
     """XLA's gradient of `plain_convolve` by the kernel."""
     return jax.vjp(lambda kernel: plain_convolve(x, kernel), kernel)[1](cotangent)[0]
 
@@ -58,7 +62,10 @@ def kernel_gradient(x, kernel, cotangent):
 def input_gradient_by_taps(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """Gradient by the input: one product with the kernel as it lies, then shifted sums."""
+    """Gradient by the input: one product with the kernel as it lies, then shifted sums.
+
+    Of `x` the shape alone counts.
+    """
     b, h, w, c = x.shape
     side, half, d = len(kernel), len(kernel) // 2, kernel.shape[-1]
     products = jax.lax.dot_general(
@@ -78,12 +85,15 @@ def input_gradient_by_taps(
 def kernel_gradient_by_strips(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "k k c d"]:
-    """Gradient by the kernel: strip by strip, pixels times their neighbourhoods."""
+    """Gradient by the kernel: strip by strip, pixels times their neighbourhoods.
+
+    Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing: its strip is the whole.
+    """
     b, h, w, c = x.shape
     side, half, d = len(kernel), len(kernel) // 2, kernel.shape[-1]
     taps = side * side
     fits = (r for r in range(1, h + 1) if h % r == 0 and b * r * w * taps * c <= STRIP)
-    rows = max(fits, default=1)
+    rows = h if side == 1 else max(fits, default=1)
     padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
     # The kernel's own order spares a transposition at the end, the other is the faster product.
     as_kernel = side == 1 or b * h * w <= FEW_SITES
@@ -113,9 +123,9 @@ def _convolve(x, kernel):
 
 def _backward(residuals, cotangent):
     x, kernel = residuals
-    few_sites = x.size // x.shape[-1] <= TAP_SITES and min(kernel.shape[2:]) >= TAP_CHANNELS
-    by_taps = len(kernel) == 1 or few_sites
-    on_cpu = (input_gradient_by_taps if by_taps else input_gradient, kernel_gradient_by_strips)
+    few_and_wide = x.size // x.shape[-1] <= TAP_SITES and min(kernel.shape[2:]) >= TAP_CHANNELS
+    taps_pay = len(kernel) == 1 or few_and_wide
+    on_cpu = (input_gradient_by_taps if taps_pay else input_gradient, kernel_gradient_by_strips)
     return tuple(
         jax.lax.platform_dependent(x, kernel, cotangent, cpu=cpu, default=otherwise)
         for cpu, otherwise in zip(on_cpu, (input_gradient, kernel_gradient), strict=True)

@@ -55,9 +55,9 @@ class Conv(nn.Module):
 
     def _convolve(self, x, kernel):
         half = self.kernel_size // 2
-        keeping = ((half, half), (half, half))
-        padding = self.padding or keeping
-        if self.kernel_size % 2 and self.stride == 1 and padding == keeping:
+        same = ((half, half), (half, half))
+        padding = self.padding or same
+        if self.kernel_size in (1, 3) and self.stride == 1 and padding == same:
             return convolve_same(x, kernel)
         return convolve(x, kernel, self.stride, padding)
 

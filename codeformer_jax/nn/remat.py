@@ -47,7 +47,12 @@ def compiler_options(name: str | None, platform: str) -> dict[str, str]:
     """For `jax.jit` of a gradient through rematted blocks, so that they are computed again.
 
     XLA's CPU compiler removes the barriers around them before it looks for what is computed twice,
-    and would keep the first result after all.
+    and would keep the first result after all. Where XLA_FLAGS disable passes, these options take
+    the place of that setting.
+
+    Args:
+        name: as of `rematted`.
+        platform: as of `jax.Device.platform`.
     """
     if name is None or platform != "cpu":
         return {}

@@ -17,12 +17,12 @@ class Interrupted(Exception):
     """A signal has come before the result, of which nothing is known.
 
     Attributes:
-        signal: its number, the same on all processes.
+        number: of the signal, the same on all processes.
     """
 
-    def __init__(self, signal: int):
-        super().__init__(signal)
-        self.signal = signal
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 @contextlib.contextmanager
@@ -58,11 +58,12 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
     reach the thread.
 
     Several processes call it alike, and leave alike: they tell each other, again and again, of
-    signals and of results, so that it ends for all of them with a result or for none. What they
-    `make` must not wait for the others then, as a computation on all devices does.
+    signals, results and errors, so that it ends for all of them with a result or for none. What
+    they `make` must not wait for the others then, as a computation on all devices does.
 
     Raises:
         Interrupted: once the flag of any process is raised, if `make` has not ended on all of them.
+        RuntimeError: where `make` has failed on another process; on that one, its own error.
     """
     outcome: list[tuple[Any, BaseException | None]] = []
     ended = threading.Event()
@@ -76,15 +77,19 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
 
     thread = threading.Thread(target=run)
     thread.start()
-    while True:
-        ended.wait(PATIENCE)
-        signal, working = hosts.largest(interrupted(), not ended.is_set())
-        if not working:
-            break
-        if signal:
-            thread.name = process.LEFT_BEHIND
-            raise Interrupted(signal)
-    ((value, error),) = outcome
-    if error is not None:
-        raise error
-    return value
+    try:
+        while True:
+            done = ended.wait(PATIENCE)
+            error = outcome[0][1] if done else None
+            number, working, failed = hosts.largest(interrupted(), not done, error is not None)
+            if error is not None:
+                raise error
+            if failed:
+                raise RuntimeError("another process has failed; it says of what")
+            if not working:
+                return outcome[0][0]
+            if number:
+                raise Interrupted(number)
+    except BaseException:
+        thread.name = process.LEFT_BEHIND
+        raise

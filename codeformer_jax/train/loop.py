@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from codeformer_jax import process
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
 from codeformer_jax.metrics import codebook_usage
@@ -95,6 +96,8 @@ class _Run:
             scores = self._run(interrupted)
         if self.stopped_by:
             logging.warning("interrupted and saved; the same command goes on from here")
+            if process.left_behind():
+                hosts.leave()
             if self.stopped_by == signal.SIGINT:
                 raise KeyboardInterrupt
         return scores
@@ -138,7 +141,7 @@ class _Run:
                     with speed.away(state):
                         scores = self._evaluate(state, step, writer, interrupted)
                 except Interrupted as found:
-                    evaluated, self.stopped_by = False, found.signal
+                    evaluated, self.stopped_by = False, found.number
             of_state = scores if evaluated else None
             if finished or due or self.stopped_by:
                 with speed.away(state):
@@ -160,7 +163,7 @@ class _Run:
             try:
                 state, metrics = train_step(state, self.frozen, inputs, self.key, phase)
             except Interrupted as found:  # While it was compiled; the state is whole.
-                self.stopped_by = found.signal
+                self.stopped_by = found.number
                 checkpoints.save(state, of_state)
                 return scores
             monitor.watch.take(step + 1, batch)
@@ -283,13 +286,12 @@ class _Run:
             if first:
                 unless_interrupted(interrupted, partial(compile_both, arguments))
             run = partial(measure, arguments, first)
-            if jax.process_count() == 1:
-                result, valid, shown = unless_interrupted(interrupted, run)
-            else:  # On all devices: no process may leave the others in it.
-                (number,) = hosts.largest(interrupted())
-                if number:
-                    raise Interrupted(number)
-                result, valid, shown = run()
+            (number,) = hosts.largest(interrupted())
+            if number:
+                raise Interrupted(number)
+            # Of several processes none may leave the others in what runs on all devices.
+            alone = jax.process_count() == 1
+            result, valid, shown = unless_interrupted(interrupted, run) if alone else run()
             panels = panels or dict(sorted(shown.items()))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {

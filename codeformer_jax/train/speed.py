@@ -159,7 +159,7 @@ class TimedStep:
 
 
 class Ahead:
-    """A jitted function of arguments that keep their shapes, compiled before it is called."""
+    """A jitted function of arguments that keep their shapes, which can be compiled beforehand."""
 
     def __init__(self, jitted: Callable):
         self._jitted = jitted
@@ -171,6 +171,7 @@ class Ahead:
             self._compiled = self._jitted.lower(*arguments).compile()
 
     def __call__(self, *arguments: Any) -> Any:
+        self.compile(*arguments)
         return self._compiled(*arguments)
 
 

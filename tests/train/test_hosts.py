@@ -215,10 +215,14 @@ def get_config():
 
     def once(self, *arguments):
         programs.append(arguments)
+        flag = pathlib.Path({flag!r} + str(jax.process_index()))
         if len(programs) == 2 and jax.process_index() == 0:
-            pathlib.Path({flag!r}).touch()
+            flag.touch()
             threading.Event().wait()
-        return compile(self, *arguments)
+        compiled = compile(self, *arguments)
+        if len(programs) == 2:
+            flag.touch()
+        return compiled
 
     speed.TimedStep._compile = once
     make_linear()
@@ -231,12 +235,13 @@ def get_config():
 
 def test_sigterm_does_not_wait_for_the_compiler_of_another_process(tmp_path):
     """One has its program, the other not: both leave, with the state of the step before."""
-    flag, config, workdir = tmp_path / "compiling", tmp_path / "config.py", tmp_path / "run"
-    config.write_text(COMPILING.format(flag=str(flag)))
+    config, workdir = tmp_path / "config.py", tmp_path / "run"
+    config.write_text(COMPILING.format(flag=str(tmp_path / "flag")))
+    flags = [tmp_path / "flag0", tmp_path / "flag1"]
     arguments = (f"--config={config}", f"--workdir={workdir}")
     arguments += ("--coordinator={0}", "--processes=2", "--process={1}")
     processes, deadline = launch("train.py", *arguments), time.monotonic() + 200
-    while not flag.exists():
+    while not all(flag.exists() for flag in flags):
         if time.monotonic() > deadline or any(p.poll() is not None for p in processes):
             finish(processes)
             pytest.fail("nothing was compiled")

@@ -14,8 +14,9 @@ import pytest
 from states import assert_equal, state_at
 from tiny import tiny_config
 
+from codeformer_jax import process
 from codeformer_jax.tasks.vqgan import VQGANTask
-from codeformer_jax.train import loop
+from codeformer_jax.train import hosts, loop
 from codeformer_jax.train.checkpoint import saved_steps
 from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
 
@@ -65,6 +66,67 @@ def test_a_result_is_not_waited_for_once_a_signal_has_come():
             unless_interrupted(interrupted, forever.wait)
         assert interrupted() == signal.SIGTERM
     forever.set()
+
+
+def test_nor_after_a_second_ctrl_c():
+    """The thread is one that commands do not wait for."""
+    forever = threading.Event()
+
+    def raised():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unless_interrupted(raised, forever.wait)
+    assert process.left_behind()
+    forever.set()
+
+
+def others(monkeypatch, *values):
+    """What another process says, again and again: signal, at work, failed."""
+    monkeypatch.setattr(hosts, "largest", lambda *own: list(map(max, own, values)))
+
+
+def test_an_error_of_another_process_ends_all(monkeypatch):
+    """Also where this one has its result, or is at work, or a signal has come meanwhile."""
+    forever = threading.Event()
+    others(monkeypatch, signal.SIGTERM, False, True)
+    for make in (lambda: "made", forever.wait):
+        with pytest.raises(RuntimeError, match="another process has failed"):
+            unless_interrupted(lambda: 0, make)
+    forever.set()
+
+
+def test_an_error_comes_while_others_are_at_work(monkeypatch):
+    others(monkeypatch, signal.SIGTERM, True, False)
+    with pytest.raises(ValueError, match="of the compiler"):
+        unless_interrupted(lambda: 0, lambda: (_ for _ in ()).throw(ValueError("of the compiler")))
+
+
+def test_a_result_counts_when_all_have_one(monkeypatch):
+    others(monkeypatch, signal.SIGTERM, True, False)
+    with pytest.raises(Interrupted) as caught:
+        unless_interrupted(lambda: 0, lambda: "made")
+    assert caught.value.number == signal.SIGTERM
+    others(monkeypatch, signal.SIGTERM, False, False)
+    assert unless_interrupted(lambda: 0, lambda: "made") == "made"
+
+
+def test_an_evaluation_of_short_batches_is_left_between_them(tmp_path, monkeypatch):
+    batches, taken = loop._Run._eval_batches, []
+
+    def signalled(run):
+        for batch in batches(run):
+            taken.append(int(batch["index"][0]))
+            yield batch
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Run, "_eval_batches", signalled)
+    config = config_of_two_programs().copy_and_resolve_references().unlock()
+    config.eval.update(batch_size=2, batches=3)
+    loop.train(config.lock(), tmp_path / "run")
+    assert len(taken) == 2  # The second is read, and not measured.
+    assert saved_steps(tmp_path / "run") == [0]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def config_of_two_programs():
