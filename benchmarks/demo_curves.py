@@ -3,8 +3,8 @@
     make demo
     python benchmarks/demo_curves.py demo docs/curves.png
 
-A row per stage. What is drawn over each other shares one axis from 0; the dashed line is the first
-line of metrics in which the discriminator takes part.
+A row per stage. What is drawn over each other shares one axis from 0; the dashed line is
+where the discriminator begins.
 """
 
 import argparse
@@ -18,19 +18,25 @@ WIDTH, HEIGHT, MARGIN = 1180, 200, 44
 STAGES = {
     "vqgan": (
         "Stage I: VQGAN",
-        (("train/l1",), ("train/codebook_loss",), ("train/perplexity", "train/dead_codes")),
+        ("train/l1",),
+        ("train/codebook_loss",),
+        ("train/perplexity", "train/dead_codes"),
         ("train/d_real", "train/d_fake"),
         ("eval/psnr",),
     ),
     "code_prediction": (
         "Stage II: code prediction",
-        (("train/cross_entropy",), ("train/accuracy",), ("train/perplexity", "train/dead_codes")),
-        ("train/grad_norm_transformer",),
+        ("train/cross_entropy",),
+        ("train/accuracy",),
+        ("train/perplexity",),
+        ("eval/unused_codes",),
         ("eval/accuracy",),
     ),
     "restoration": (
         "Stage III: restoration",
-        (("train/l1",), ("train/cross_entropy",), ("train/grad_norm_fusion",)),
+        ("train/l1",),
+        ("train/cross_entropy",),
+        ("train/grad_norm_fusion",),
         ("train/d_real", "train/d_fake"),
         ("eval/psnr_w0", "eval/psnr_w1"),
     ),
@@ -38,13 +44,14 @@ STAGES = {
 
 
 def read_curves(workdir):
-    """{metric: [(step, value)]} of a run."""
+    """({metric: [(step, value)]} of a run, the step from which on there is a GAN, or None)."""
     curves = {}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         for name, value in row.items():
             curves.setdefault(name, []).append((row["step"], value))
-    return curves
+    loss = json.loads((workdir / "config.json").read_text())["loss"]
+    return curves, loss.get("gan_start")
 
 
 def draw_panel(canvas, box, names, curves, gan_start):
@@ -63,9 +70,9 @@ def draw_panel(canvas, box, names, curves, gan_start):
         for y in range(top, bottom, 8):
             canvas.line([(x, y), (x, y + 4)], fill=PEER)
     x = left
-    for name, colour in zip(names, COLOURS, strict=False):
+    for name, colour in zip(names, COLOURS[: len(names)], strict=True):
         panel.line(curves[name], colour, width=2)
-        shown = name.removeprefix("train/").replace("grad_norm_", "gradient: ")
+        shown = name.removeprefix("train/")
         canvas.text((x, top - 16), shown, fill=colour)
         x += canvas.textlength(shown) + 12
 
@@ -78,13 +85,11 @@ def main():
     image = Image.new("RGB", (WIDTH, HEIGHT * len(STAGES)), "white")
     canvas = ImageDraw.Draw(image)
     canvas.font = ImageFont.load_default(11)
-    for row, (stage, (title, first, *others)) in enumerate(STAGES.items()):
-        curves = read_curves(arguments.demo / f"{row + 1}_{stage}")
-        groups = [*first, *others]
+    for row, (stage, (title, *groups)) in enumerate(STAGES.items()):
+        curves, gan_start = read_curves(arguments.demo / f"{row + 1}_{stage}")
         width = WIDTH // len(groups)
         top = row * HEIGHT + 48
         canvas.text((MARGIN, top - 40), title, fill=INK, font=ImageFont.load_default(13))
-        gan_start = curves["train/d_real"][0][0] if "train/d_real" in curves else None
         for column, names in enumerate(groups):
             left = column * width + MARGIN
             box = (left, top, left + width - MARGIN - 14, (row + 1) * HEIGHT - 24)

@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [--stages vqgan code_prediction restoration] [--batches 1 2 3 4]
         [--policies none dots full] [--dtype float32] [--topology v5e:2x2]
-    python benchmarks/memory.py --reference DIR [--batches 1 2] [--device cuda] [--json FILE]
+    python benchmarks/memory.py --reference DIR [--batches 1 2] [--policies none dots full]
+        [--variants as_shipped channels_last] [--device cuda] [--json FILE]
 
 Compiles the published steps (both adversarial parts on) for one device, runs nothing, and prints
 JSON: for each stage and policy the bytes that the compiler assigns for each batch, and the slope
@@ -38,6 +39,8 @@ STAGES = {
     "code_prediction": codeformer_stage2.get_config,
     "restoration": codeformer_stage3.get_config,
 }
+
+VARIANTS = ("as_shipped", "channels_last", "best", "autocast", "best_autocast")
 
 
 def stage_config(stage: str, policy: str, batch: int, arguments: argparse.Namespace):
@@ -110,7 +113,9 @@ def main() -> None:
     parser.add_argument("--topology", help="TPU slice to compile for, such as v5e:2x2")
     parser.add_argument("--devices", type=int, default=1, help="those of the topology to use")
     parser.add_argument("--reference", metavar="DIR", help="the published PyTorch code")
-    parser.add_argument("--variants", nargs="+", default=["as_shipped"], help="of PyTorch")
+    parser.add_argument(
+        "--variants", nargs="+", default=["as_shipped"], choices=VARIANTS, help="of PyTorch"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="for --reference")
     parser.add_argument("--size", type=int, default=512, help="pixels, for --reference")
     parser.add_argument("--json", metavar="FILE", help="also write the report there")

@@ -24,8 +24,11 @@ GAN_WEIGHTS = {"vqgan": 0.8, "restoration": 0.1}
 
 
 def with_gradient(module, inputs):
-    """Asks for the gradient of a norm's input: in channels_last PyTorch 2.13's CPU kernel writes it
-    to address 0 where nobody did."""
+    """Asks for the gradient of a norm's input, for PyTorch 2.13's channels-last kernel on CPUs.
+
+    Where nobody asks, that kernel writes to address 0. That is so in stage III alone, for the norms
+    that see what frozen networks give; the gradients are computed in vain.
+    """
     (x,) = inputs
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()

@@ -116,6 +116,9 @@ def main():
     report = {
         "size": arguments.size,
         "batch": arguments.batch,
+        "rounds": arguments.rounds,
+        "steps_of_a_turn": TURN,
+        "of_which_count": COUNTED,
         "cores": len(os.sched_getaffinity(0)),
         "matrix_tflops": peak,
         "results": [
