@@ -5,38 +5,34 @@ import dataclasses
 import itertools
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from codeformer_jax import process
-from codeformer_jax.data.pipeline import batches, evaluation_batches
-from codeformer_jax.data.sources import open_heldout, open_source
-from codeformer_jax.metrics import codebook_usage
+from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.sources import open_source
 from codeformer_jax.tasks import Task, make_task
-from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train.heldout import Heldout
 from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
-from codeformer_jax.train.speed import Ahead, TimedStep
-from codeformer_jax.train.start import check_teacher, prepare
+from codeformer_jax.train.speed import TimedStep
+from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.writer import Writer
 
-# Streams of randomness, folded into the seed; `step` has the third.
-INIT, EVAL = 0, 2
+# Stream of randomness, folded into the seed; `step` and `heldout` have the others.
+INIT = 0
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, float]:
@@ -70,12 +66,12 @@ class _Run:
         )
         self.key = make_key()
         self.source = open_source(config.data, "train")
-        self.eval_source = open_heldout(config)
-        check_labels(self.task, config, self.source, self.eval_source)
         # What of a batch the steps take.
         self.names = ("image", "codes", *(("label",) if needs_labels(self.task) else ()))
+        self.heldout = Heldout(self.task, config, self.mesh, self.key, self.names)
+        check_labels(self.task, config, self.source, self.heldout.source)
         self.start = prepare(self.task, config, workdir)
-        self.data = provenance.describe(train=self.source, heldout=self.eval_source)
+        self.data = provenance.describe(train=self.source, heldout=self.heldout.source)
         if self.start.resuming:
             provenance.check_unchanged(self.data, config, workdir)
         if config.data.get("codes"):
@@ -84,11 +80,6 @@ class _Run:
         self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
-        self.eval_step = self._compile_heldout(self.task.eval_step)
-        # Of the first batch only: what a prior draws takes longer than all its likelihoods.
-        self.sample_step = None
-        if config.eval.get("samples"):
-            self.sample_step = self._compile_heldout(self.task.sample_step)
         self.stopped_by = 0
 
     def run(self, interrupted: Callable[[], int]) -> dict[str, float]:
@@ -105,7 +96,7 @@ class _Run:
     def _run(self, interrupted: Callable[[], int]) -> dict[str, float]:
         # Until the teacher has been checked nothing is written.
         state = self._restore() if self.start.resuming else self._init()
-        self._check_teacher(state)
+        self.heldout.check_teacher(state, self.frozen)
         step = int(state.step)
         if hosts.is_main():
             provenance.write(self.data, self.workdir)
@@ -139,7 +130,8 @@ class _Run:
             if evaluated:
                 try:
                     with speed.away(state):
-                        scores = self._evaluate(state, step, writer, interrupted)
+                        scores, panels = self.heldout.evaluate(state, self.frozen, interrupted)
+                        writer.eval_metrics(step, scores, panels)
                 except Interrupted as found:
                     evaluated, self.stopped_by = False, found.number
             of_state = scores if evaluated else None
@@ -217,90 +209,3 @@ class _Run:
         init = jax.jit(self.task.init, out_shardings=self.sharding)
         self.start = dataclasses.replace(self.start, previous=None)
         return init(jax.random.fold_in(self.key, INIT), images, previous)
-
-    def _eval_batches(self) -> Iterator[dict[str, jax.Array]]:
-        """Held-out batches, the same at every call: what the steps take, 'index' and 'valid'."""
-        size = self.config.eval.batch_size
-        # Where the mesh does not divide a batch, every device computes all of it.
-        split = size % self.mesh.size == 0
-        loader = evaluation_batches(
-            self.eval_source,
-            batch_size=size,
-            host=jax.process_index() if split else 0,
-            hosts=jax.process_count() if split else 1,
-        )
-        put = parallel.put_batch if split else parallel.put_replicated
-        with contextlib.closing(loader):
-            for batch in itertools.islice(loader, self.config.eval.batches):
-                check_batch(self.task, self.config, batch)
-                names = ("index", "valid", *self.names)
-                yield put(self.mesh, {name: batch[name] for name in names if name in batch})
-
-    def _compile_heldout(self, function: Callable[..., Any]) -> Ahead:
-        """`function` of a batch, and which rows of it count, the whole on every host."""
-
-        def step(state, frozen, batch, key):
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
-            labels = {"labels": batch["label"]} if "label" in batch else {}
-            keys = keys(batch["index"])
-            found = function(state, frozen, batch["image"], keys, **labels)
-            return found, batch["valid"]
-
-        return Ahead(jax.jit(step, out_shardings=parallel.replicated(self.mesh)))
-
-    def _check_teacher(self, state: TrainState) -> None:
-        if not self.task.needs_teacher:
-            return
-        batch = next(self._eval_batches())
-        whole = partial(jax.jit, out_shardings=parallel.replicated(self.mesh))
-        measure = whole(self.task.reconstruct)
-        valid = np.asarray(whole(jnp.copy)(batch["valid"]))
-        own = state.params.get("quantize", {}).get("embedding")  # A prior has no codebook.
-        psnr = check_teacher(
-            lambda teacher: np.asarray(measure(teacher, batch["image"]))[valid],
-            self.frozen["teacher"],
-            own if own is None else np.asarray(whole(jnp.copy)(own)),
-            self.config.teacher_min_psnr,
-        )
-        logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
-
-    def _evaluate(
-        self, state: TrainState, step: int, writer: Writer, interrupted: Callable[[], int]
-    ) -> dict[str, float]:
-        """Scores of the held-out images; raises Interrupted where a signal has cut it short."""
-        results: list[Evaluated] = []
-        panels = {}
-
-        def measure(arguments, first):
-            result, valid = self.eval_step(*arguments)
-            drawn = self.sample_step(*arguments)[0] if first and self.sample_step else {}
-            shown = {**result.panels, **drawn} if first else {}
-            return jax.device_get((result.replace(panels={}), valid, shown))
-
-        def compile_both(arguments):
-            for each in filter(None, (self.eval_step, self.sample_step)):
-                each.compile(*arguments)
-
-        for batch in self._eval_batches():
-            arguments, first = (state, self.frozen, batch, self.key), not results
-            if first:
-                unless_interrupted(interrupted, partial(compile_both, arguments))
-            run = partial(measure, arguments, first)
-            (number,) = hosts.largest(interrupted())
-            if number:
-                raise Interrupted(number)
-            # Of several processes none may leave the others in what runs on all devices.
-            alone = jax.process_count() == 1
-            result, valid, shown = unless_interrupted(interrupted, run) if alone else run()
-            panels = panels or dict(sorted(shown.items()))
-            results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
-        scores = {
-            name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
-            for name in results[0].metrics
-        }
-        codes = np.concatenate([r.indices for r in results]).reshape(-1)
-        counts = np.bincount(codes, minlength=state.code_usage.shape[0])
-        usage = codebook_usage(jnp.asarray(counts, jnp.float32))
-        scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
-        writer.eval_metrics(step, scores, panels)
-        return scores

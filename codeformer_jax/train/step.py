@@ -10,7 +10,7 @@ from codeformer_jax.nn.remat import compiler_options
 from codeformer_jax.tasks import Task
 from codeformer_jax.train import parallel
 
-# Stream of randomness, folded into the seed; `loop` has the others.
+# Stream of randomness, folded into the seed; `loop` and `heldout` have the others.
 STEP = 1
 
 

@@ -18,6 +18,7 @@ from codeformer_jax import process
 from codeformer_jax.tasks.vqgan import VQGANTask
 from codeformer_jax.train import hosts, loop
 from codeformer_jax.train.checkpoint import saved_steps
+from codeformer_jax.train.heldout import Heldout
 from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -112,15 +113,15 @@ def test_a_result_counts_when_all_have_one(monkeypatch):
 
 
 def test_an_evaluation_of_short_batches_is_left_between_them(tmp_path, monkeypatch):
-    batches, taken = loop._Run._eval_batches, []
+    batches, taken = Heldout.batches, []
 
-    def signalled(run):
-        for batch in batches(run):
+    def signalled(images):
+        for batch in batches(images):
             taken.append(int(batch["index"][0]))
             yield batch
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop._Run, "_eval_batches", signalled)
+    monkeypatch.setattr(Heldout, "batches", signalled)
     config = config_of_two_programs().copy_and_resolve_references().unlock()
     config.eval.update(batch_size=2, batches=3)
     loop.train(config.lock(), tmp_path / "run")

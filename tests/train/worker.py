@@ -11,7 +11,7 @@ from pathlib import Path
 
 from linear import linear_config, make_linear
 
-from codeformer_jax.train import hosts, loop
+from codeformer_jax.train import heldout, hosts, loop
 from codeformer_jax.train.watch import Diverged
 from configs import demo
 
@@ -56,19 +56,19 @@ def evaluated_config(mesh):
 @contextlib.contextmanager
 def stopped_between_batches(at):
     """Here SIGTERM arrives after the first batch of an evaluation, on one process alone."""
-    original = loop._Run._eval_batches
+    original = heldout.Heldout.batches
 
-    def batches(run):
-        for batch in original(run):
+    def batches(images):
+        for batch in original(images):
             yield batch
             if at:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    loop._Run._eval_batches = batches
+    heldout.Heldout.batches = batches
     try:
         yield
     finally:
-        loop._Run._eval_batches = original
+        heldout.Heldout.batches = original
 
 
 if __name__ == "__main__":
