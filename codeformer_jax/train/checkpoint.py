@@ -175,7 +175,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         for name in ("params", "ema_params", "collections")
     }
     folder = path.absolute() / "checkpoints" / str(step) / "default"
-    check_stored(folder, wanted, str(path / CONFIG_FILE))
+    check_stored(folder, wanted, path / CONFIG_FILE)
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(
             folder,

@@ -4,15 +4,17 @@ import logging
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, hosts
 from codeformer_jax.train.checkpoint import saved_steps
 from codeformer_jax.train.leftovers import silence_leftovers
-from codeformer_jax.train.stored import OtherArrays, check_stored
+from codeformer_jax.train.stored import differences
 
 DAMAGED_FOLDER = "damaged"
 
@@ -41,7 +43,7 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
         try:
             state = _restore(folder, step, abstract)
             break
-        except OtherArrays:
+        except _OtherState:
             raise
         except Exception as error:
             # With digests it is whole, and what fails is something else. Of several processes
@@ -78,14 +80,41 @@ def _spoilt_scores(workdir: Path, before: int) -> list:
     return [[step, "its scores are not what was written"] for step in spoilt]
 
 
+class _OtherState(ValueError):
+    """The arrays in a checkpoint are those of another model or optimizer."""
+
+
 def _restore(folder: Path, step: int, abstract: TrainState) -> TrainState:
     with ocp.StandardCheckpointer() as checkpointer:
         path = folder.absolute() / "default"
-        check_stored(path, abstract, "the config")
+        _check_state(folder, ocp.StandardCheckpointHandler().metadata(epath.Path(path)), abstract)
         state = checkpointer.restore(path, abstract)
     if int(state.step) != step:
         raise ValueError(f"{folder} holds the state of step {int(state.step)}")
     return state
+
+
+def _check_state(folder: Path, saved: Any, abstract: TrainState) -> None:
+    """Raises `_OtherState` where the saved arrays are not those that the config asks for.
+
+    Orbax would cast another dtype in silence.
+    """
+    found = differences(
+        getattr(saved, "tree", saved), abstract, lambda x: f"{x.dtype}{list(x.shape)}"
+    )
+    lines = [f"  {name}: not in the checkpoint" for name in found.missing]
+    lines += [f"  {name}: only in the checkpoint" for name in found.left_over]
+    lines += [
+        f"  {name}: {have} in the checkpoint, {want} by the config"
+        for name, (have, want) in found.others.items()
+    ]
+    if lines:
+        more = f"\n  and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise _OtherState(
+            f"{folder} holds the state of another model or optimizer:\n"
+            + "\n".join(lines[:10])
+            + f"{more}\nUse another --workdir, or the settings that it was started with."
+        )
 
 
 def _move_aside(workdir: Path, damaged: int, reason: str, step: int) -> None:

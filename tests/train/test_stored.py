@@ -16,28 +16,21 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_the_arrays_of_the_config_are_there(folder):
-    check_stored(folder, jax.eval_shape(lambda: KEPT), "config.json")
+def test_the_arrays_of_the_config_are_there(folder, tmp_path):
+    check_stored(folder, jax.eval_shape(lambda: KEPT), tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(
     ("params", "problem"),
     [
-        (
-            {"a": {"kernel": jnp.zeros((2, 4))}},
-            r"params/a/kernel: float32\[2, 3\] in the checkpoint, float32\[2, 4\] by config.json",
-        ),
-        (
-            {"b": jnp.zeros(4, jnp.bfloat16)},
-            r"params/b: float32\[4\] in the checkpoint, bfloat16\[4\] by config.json",
-        ),
-        ({"c": jnp.zeros(2)}, r"params/c: not in the checkpoint"),
-        ({"b": None}, r"params/b: only in the checkpoint"),
+        ({"a": {"kernel": jnp.zeros((2, 4))}}, r"params/a/kernel: \[2, 3\], expected \[2, 4\]"),
+        ({"c": jnp.zeros(2)}, r"params/c: missing, expected \[2\]"),
+        ({"b": None}, r"params/b: \[4\], unexpected"),
     ],
 )
-def test_other_arrays_are_listed(folder, params, problem):
+def test_other_arrays_are_listed(folder, tmp_path, params, problem):
     params = {name: x for name, x in (KEPT["params"] | params).items() if x is not None}
     wanted = jax.eval_shape(lambda: KEPT | {"params": params})
     with pytest.raises(ValueError, match=problem) as caught:
-        check_stored(folder, wanted, "config.json")
-    assert "Put the settings back" in str(caught.value)
+        check_stored(folder, wanted, tmp_path / "config.json")
+    assert "Put the config back" in str(caught.value)
