@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
 # Elements of the columns that a strip unfolds: what stays in the caches.
 STRIP = 9 * 131_072
 # Channels from which on a strip of 3x3 neighbourhoods beats XLA's gradient by the kernel.
@@ -28,14 +30,21 @@ FEW_SITES = 128
 TAP_SITES, TAP_CHANNELS = 1024, 256
 
 
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 d"]:
+    """Cross-correlation in NHWC and HWIO."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 def plain_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
     """Cross-correlation by a kernel of odd side k, which keeps h and w, in NHWC and HWIO."""
-    half = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), ((half, half), (half, half)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    half = len(kernel) // 2
+    return convolve(x, kernel, 1, ((half, half), (half, half)))
 
 
 def convolve_same(

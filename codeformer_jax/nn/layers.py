@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import convolve_same
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from codeformer_jax.nn.conv_gradients import Padding, convolve, convolve_same
 
 
 def fan_in_uniform(fan_in: int):
@@ -107,15 +105,6 @@ doubling_convolve.defvjp(
     lambda x, kernel: (doubling_convolve(x, kernel), (x, kernel)),
     lambda residuals, cotangent: jax.vjp(_convolve_doubled, *residuals)[1](cotangent),
 )
-
-
-def convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"], stride: int, padding: Padding
-) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation in NHWC and HWIO."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def swish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import convolve
+from codeformer_jax.nn.conv_gradients import convolve
 
 # Variance of a kernel's start times its fan-in: a gate halves what it lets through.
 _GAIN = 2.0
