@@ -14,6 +14,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from trajectory_plot import COLOURS, INK, PEER, Panel
 
+from codeformer_jax.train.checkpoint import read_config
+
 WIDTH, HEIGHT, MARGIN = 1180, 200, 44
 STAGES = {
     "vqgan": (
@@ -50,8 +52,7 @@ def read_curves(workdir):
         row = json.loads(line)
         for name, value in row.items():
             curves.setdefault(name, []).append((row["step"], value))
-    loss = json.loads((workdir / "config.json").read_text())["loss"]
-    return curves, loss.get("gan_start")
+    return curves, read_config(workdir).loss.get("gan_start")
 
 
 def draw_panel(canvas, box, names, curves, gan_start):

@@ -72,6 +72,14 @@ def torch_variants(device):
     }
 
 
+def check_variants(parser, names, device):
+    """Ends a command that asks for a variant of PyTorch that there is not."""
+    unknown = set(names) - set(torch_variants(device))
+    if unknown:
+        known = ", ".join(torch_variants(device))
+        parser.error(f"--variants {' '.join(sorted(unknown))}: expected some of {known}")
+
+
 def prepare(folder, reference, stage, size, batch, device="cpu"):
     """Weights and one batch of the stage in `folder`; processes of their own draw them."""
     job = Job("prepare", stage, size, batch, str(folder), reference, device=device)
@@ -138,8 +146,7 @@ class JaxStep:
         self.batch = read_batch(job)
         lowered = seeded_steps.make_step(task).lower(self.state, self.frozen, *self.batch)
         self.step = lowered.compile()
-        counts = [stage.cost_analysis() or {} for stage in (lowered, self.step)]
-        self.flops = max(float(count.get("flops", 0)) for count in counts)
+        self.flops = speed.step_flops(lowered, self.step, devices=1)
         self.peak = speed.peak_tflops(jax.devices()[0].device_kind, None)
 
     def __call__(self):

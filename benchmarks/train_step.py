@@ -27,7 +27,7 @@ import time
 
 import numpy as np
 import seeded_steps
-from step_worker import Job, Worker, prepare
+from step_worker import Job, Worker, check_variants, prepare
 
 # Steps of a turn, and how many of the last ones count.
 TURN, COUNTED = 10, 5
@@ -112,6 +112,7 @@ def main():
         parser.error("--size must be a multiple of 32, --rounds and --batch at least 1")
     if arguments.device == "cpu" and arguments.dtypes != ["float32"]:
         parser.error("bfloat16 is compared on a GPU: XLA's CPU compiler holds it as float32")
+    check_variants(parser, arguments.variants or (), arguments.device)
     peak = matrix_tflops() if arguments.device == "cpu" else None
     report = {
         "size": arguments.size,
