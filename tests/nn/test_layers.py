@@ -108,7 +108,10 @@ def test_group_norm_of_a_far_mean():
 
 def test_swish():
     x = jnp.linspace(-20, 20, 81)
+    x = jnp.concatenate([x, jnp.array([-200.0, 200.0])])  # Beyond the range of the exponential.
     np.testing.assert_allclose(layers.swish(x), jax.nn.silu(x), rtol=1e-5, atol=1e-5)
+    ours, theirs = (jax.vmap(jax.grad(f))(x) for f in (layers.swish, jax.nn.silu))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_block_equals_its_formula():
