@@ -20,8 +20,8 @@ from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
-from codeformer_jax.train import hosts, parallel
-from codeformer_jax.train.interrupts import Interrupted, unless_interrupted
+from codeformer_jax.train import parallel
+from codeformer_jax.train.interrupts import compute
 from codeformer_jax.train.labels import check_batch
 from codeformer_jax.train.speed import Ahead
 from codeformer_jax.train.start import check_teacher
@@ -83,19 +83,16 @@ class Heldout:
             Interrupted: where a signal has cut it short.
         """
         results: list[Evaluated] = []
-        panels: dict[str, Any] = {}
+        panels: dict[str, np.ndarray] = {}
         for batch in self.batches():
-            arguments, first = (state, frozen, batch, self._key), not results
-            if first:
-                unless_interrupted(interrupted, partial(self._compile, arguments))
-            (number,) = hosts.largest(interrupted())
-            if number:
-                raise Interrupted(number)
-            run = partial(self._run, arguments, first)
-            # Of several processes none may leave the others in what runs on all devices.
-            alone = jax.process_count() == 1
-            result, valid, shown = unless_interrupted(interrupted, run) if alone else run()
-            panels = panels or dict(sorted(shown.items()))
+            arguments = (state, frozen, batch, self._key)
+            result, valid = compute(interrupted, self._measure, *arguments)
+            if not results:
+                panels = dict(result.panels)
+                if self._draw:
+                    panels |= compute(interrupted, self._draw, *arguments)[0]
+                panels = jax.device_get(dict(sorted(panels.items())))
+            result, valid = jax.device_get((result.replace(panels={}), valid))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
@@ -107,17 +104,28 @@ class Heldout:
         scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
         return scores, panels
 
-    def check_teacher(self, state: TrainState, frozen: dict[str, PyTree]) -> None:
-        """Refuses a teacher that is not fit to teach; see `start.check_teacher`."""
+    def check_teacher(
+        self, state: TrainState, frozen: dict[str, PyTree], interrupted: Callable[[], int]
+    ) -> None:
+        """Refuses a teacher that is not fit to teach; see `start.check_teacher`.
+
+        Raises:
+            ValueError: for such a teacher.
+            Interrupted: where a signal has cut it short.
+        """
         if not self._task.needs_teacher:
             return
         batch = next(self.batches())
         whole = partial(jax.jit, out_shardings=parallel.replicated(self._mesh))
-        measure = whole(self._task.reconstruct)
+        measure = Ahead(whole(self._task.reconstruct))
         valid = np.asarray(whole(jnp.copy)(batch["valid"]))
         own = state.params.get("quantize", {}).get("embedding")  # A prior has no codebook.
+
+        def reconstruct(teacher):
+            return np.asarray(compute(interrupted, measure, teacher, batch["image"]))[valid]
+
         psnr = check_teacher(
-            lambda teacher: np.asarray(measure(teacher, batch["image"]))[valid],
+            reconstruct,
             frozen["teacher"],
             own if own is None else np.asarray(whole(jnp.copy)(own)),
             self._config.teacher_min_psnr,
@@ -135,14 +143,3 @@ class Heldout:
             return found, batch["valid"]
 
         return Ahead(jax.jit(step, out_shardings=parallel.replicated(self._mesh)))
-
-    def _compile(self, arguments: tuple) -> None:
-        for step in filter(None, (self._measure, self._draw)):
-            step.compile(*arguments)
-
-    def _run(self, arguments: tuple, first: bool) -> tuple[Evaluated, np.ndarray, dict[str, Any]]:
-        """Results of a batch, which of its rows count, and pictures of the first batch."""
-        result, valid = self._measure(*arguments)
-        drawn = self._draw(*arguments)[0] if first and self._draw else {}
-        shown = {**result.panels, **drawn} if first else {}
-        return jax.device_get((result.replace(panels={}), valid, shown))

@@ -4,10 +4,14 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
+
+import jax
 
 from codeformer_jax import process
 from codeformer_jax.train import hosts
+from codeformer_jax.train.speed import Ahead
 
 # Seconds between two looks at the flag.
 PATIENCE = 0.1
@@ -93,3 +97,21 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
     except BaseException:
         thread.name = process.LEFT_BEHIND
         raise
+
+
+def compute(interrupted: Callable[[], int], function: Ahead, *arguments: Any) -> Any:
+    """What `function` gives for `arguments`, of all devices, unless a signal comes before.
+
+    Neither its compiler is waited for nor, by a process by itself, its result. Of several processes
+    none may leave the others in what runs on the devices of all.
+
+    Raises:
+        Interrupted: on all processes, once the flag of any is raised.
+    """
+    unless_interrupted(interrupted, partial(function.compile, *arguments))
+    (number,) = hosts.largest(interrupted())
+    if number:
+        raise Interrupted(number)
+    if jax.process_count() > 1:
+        return function(*arguments)
+    return unless_interrupted(interrupted, lambda: jax.block_until_ready(function(*arguments)))

@@ -22,11 +22,16 @@ from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_s
 from codeformer_jax.train.codes import with_codes
 from codeformer_jax.train.disk import full_disk_explained
 from codeformer_jax.train.heldout import Heldout
-from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
+from codeformer_jax.train.interrupts import (
+    Interrupted,
+    compute,
+    interrupt_flag,
+    unless_interrupted,
+)
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import restore_newest
-from codeformer_jax.train.speed import TimedStep
+from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.writer import Writer
@@ -50,7 +55,38 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
     """
     with interrupt_flag() as interrupted:
-        return _Run(config, Path(workdir)).run(interrupted)
+        begin = partial(_begin, config, Path(workdir), interrupted)
+        # Several processes wait for each other in it: they leave it only where they compile.
+        alone = jax.process_count() == 1
+        try:
+            run, state = unless_interrupted(interrupted, begin) if alone else begin()
+        except Interrupted as found:
+            logging.warning("interrupted before the first step, with nothing to save")
+            _end_by(found.number)
+            return {}
+        scores = run.train(state, interrupted)
+        if run.stopped_by:
+            logging.warning("interrupted and saved; the same command goes on from here")
+            _end_by(run.stopped_by)
+        return scores
+
+
+def _begin(
+    config: ml_collections.ConfigDict, workdir: Path, interrupted: Callable[[], int]
+) -> tuple["_Run", TrainState]:
+    """A run and the state that it begins or goes on with; a fresh workdir is not touched."""
+    run = _Run(config, workdir)
+    state = run.restore() if run.start.resuming else run.init(interrupted)
+    run.heldout.check_teacher(state, run.frozen, interrupted)
+    return run, state
+
+
+def _end_by(number: int) -> None:
+    """Ends what a signal has ended."""
+    if process.left_behind():
+        hosts.leave()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 class _Run:
@@ -82,21 +118,11 @@ class _Run:
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
         self.stopped_by = 0
 
-    def run(self, interrupted: Callable[[], int]) -> dict[str, float]:
+    def train(self, state: TrainState, interrupted: Callable[[], int]) -> dict[str, float]:
         with full_disk_explained(self.workdir, self.abstract):
-            scores = self._run(interrupted)
-        if self.stopped_by:
-            logging.warning("interrupted and saved; the same command goes on from here")
-            if process.left_behind():
-                hosts.leave()
-            if self.stopped_by == signal.SIGINT:
-                raise KeyboardInterrupt
-        return scores
+            return self._train(state, interrupted)
 
-    def _run(self, interrupted: Callable[[], int]) -> dict[str, float]:
-        # Until the teacher has been checked nothing is written.
-        state = self._restore() if self.start.resuming else self._init()
-        self.heldout.check_teacher(state, self.frozen)
+    def _train(self, state: TrainState, interrupted: Callable[[], int]) -> dict[str, float]:
         step = int(state.step)
         if hosts.is_main():
             provenance.write(self.data, self.workdir)
@@ -191,7 +217,7 @@ class _Run:
             hosts=jax.process_count(),
         )
 
-    def _restore(self) -> TrainState:
+    def restore(self) -> TrainState:
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             self.abstract,
@@ -201,11 +227,12 @@ class _Run:
         logging.info("going on from step %d of %d", int(state.step), self.config.steps)
         return state
 
-    def _init(self) -> TrainState:
-        with contextlib.closing(self._batches(0)) as loader:
+    def init(self, interrupted: Callable[[], int]) -> TrainState:
+        # No worker processes for one batch: they take longer to start.
+        with contextlib.closing(self._batches(0, workers=0)) as loader:
             images = parallel.put_batch(self.mesh, next(loader)["image"])
         # What a workdir was restored to lives on one device; here it has to be on all.
         previous = parallel.put_replicated(self.mesh, self.start.previous)
-        init = jax.jit(self.task.init, out_shardings=self.sharding)
+        init = Ahead(jax.jit(self.task.init, out_shardings=self.sharding))
         self.start = dataclasses.replace(self.start, previous=None)
-        return init(jax.random.fold_in(self.key, INIT), images, previous)
+        return compute(interrupted, init, jax.random.fold_in(self.key, INIT), images, previous)

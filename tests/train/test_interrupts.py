@@ -59,6 +59,40 @@ def test_an_evaluation_is_left_and_its_scores_come_when_the_run_goes_on(tmp_path
     assert json.loads(saved.read_text())["psnr"] == scores["psnr"]
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (loop, "open_source"),
+        (loop, "prepare"),
+        (loop, "restore_newest"),
+        (VQGANTask, "init"),
+        (Heldout, "check_teacher"),
+    ],
+)
+def test_what_comes_before_the_first_step_is_left(tmp_path, monkeypatch, place, name):
+    """A fresh workdir is not made, one to go on in is not changed."""
+    config, workdir = config_of_two_programs(), tmp_path / "run"
+    if name == "restore_newest":
+        loop.train(config, workdir)
+    before = contents(workdir)
+    forever = threading.Event()
+
+    def signalled(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        forever.wait()
+        raise RuntimeError("left")
+
+    monkeypatch.setattr(place, name, signalled)
+    assert loop.train(config, workdir) == {}
+    assert process.left_behind()
+    assert contents(workdir) == before
+    forever.set()
+
+
+def contents(folder):
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")} if folder.is_dir() else 0
+
+
 def test_a_result_is_not_waited_for_once_a_signal_has_come():
     forever = threading.Event()
     with interrupt_flag() as interrupted:
@@ -138,8 +172,23 @@ def config_of_two_programs():
     return config.lock()
 
 
+# Nothing is ever read.
+READING = """
+import pathlib, threading
+from codeformer_jax.train import loop
+from test_interrupts import config_of_two_programs
+
+def get_config():
+    def forever(*_):
+        pathlib.Path({flag!r}).touch()
+        threading.Event().wait()
+
+    loop.prepare = forever
+    return config_of_two_programs()
+"""
+
 # The second program's compilation does not end.
-CONFIG = """
+COMPILING = """
 import pathlib, threading, jax
 from codeformer_jax.train import speed
 from test_interrupts import config_of_two_programs
@@ -168,15 +217,38 @@ def long(x):
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_command_that_has_saved_nothing_ends_at_once(tmp_path, number, code):
+    output = stopped(tmp_path, READING, number, code)
+    assert "interrupted before the first step, with nothing to save" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_signal_does_not_wait_for_the_compiler(tmp_path, number, code):
     """The steps before are saved, the exit code is as promised, and the run goes on from there."""
-    flag, config, workdir = tmp_path / "compiling", tmp_path / "config.py", tmp_path / "run"
-    config.write_text(CONFIG.format(flag=str(flag)))
+    workdir = tmp_path / "run"
+    output = stopped(tmp_path, COMPILING, number, code)
+    assert "interrupted and saved; the same command goes on from here" in output
+    assert saved_steps(workdir) == [0, 2]
+    if number == signal.SIGTERM:
+        loop.train(config_of_two_programs(), workdir)
+        loop.train(config_of_two_programs(), tmp_path / "whole")
+        assert_equal(state_at(workdir, 4), state_at(tmp_path / "whole", 4))
+        taken = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in taken if "train/loss" in line] == [1, 2, 3, 4]
+
+
+def stopped(folder, config, number, code):
+    """What train.py prints that gets a signal as soon as the config's flag is there."""
+    flag, file = folder / "flag", folder / "config.py"
+    file.write_text(config.format(flag=str(flag)))
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/train")))
-    command = [sys.executable, ROOT / "train.py", f"--config={config}", f"--workdir={workdir}"]
     child = subprocess.Popen(
-        command,
+        [sys.executable, ROOT / "train.py", f"--config={file}", f"--workdir={folder / 'run'}"],
         env={**os.environ, "PYTHONPATH": paths, "JAX_ENABLE_COMPILATION_CACHE": "false"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -191,11 +263,4 @@ def test_a_signal_does_not_wait_for_the_compiler(tmp_path, number, code):
     finally:
         child.kill()
     assert child.returncode == code, output
-    assert "interrupted and saved; the same command goes on from here" in output
-    assert saved_steps(workdir) == [0, 2]
-    if number == signal.SIGTERM:
-        loop.train(config_of_two_programs(), workdir)
-        loop.train(config_of_two_programs(), tmp_path / "whole")
-        assert_equal(state_at(workdir, 4), state_at(tmp_path / "whole", 4))
-        taken = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in taken if "train/loss" in line] == [1, 2, 3, 4]
+    return output
