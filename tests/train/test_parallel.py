@@ -10,7 +10,7 @@ from linear import linear_config, make_linear, relative_error
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import make_task
-from codeformer_jax.train import parallel
+from codeformer_jax.train import parallel, plan
 from codeformer_jax.train.step import make_step
 from configs import demo
 
@@ -85,6 +85,49 @@ def test_every_mesh_steps_like_one_device(linear, stage):
         }
         assert max(errors.values()) < 1e-5, (description, errors)
         assert moved > 100 * errors["params"], (description, moved)
+
+
+@pytest.mark.parametrize("stage", demo.STAGES)
+def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, stage):
+    """Computed here; where a CPU has a branch of its own, theirs is taken."""
+    task = make_task(linear_config(stage))
+    state, frozen, images = start(task)
+    want, history = five_steps("data:4,fsdp:2", task, state, frozen, images)
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            jax.lax,
+            "platform_dependent",
+            lambda *args, cpu, default: taken.append(default) or default(*args),
+        )
+        jax.clear_caches()  # Of functions traced before.
+        have, losses = five_steps("data:4,fsdp:2", task, state, frozen, images)
+    jax.clear_caches()
+    assert len(taken) > 10
+    for name in LOSSES & history[0].keys():
+        np.testing.assert_allclose(
+            [step[name] for step in losses],
+            [step[name] for step in history],
+            rtol=1e-5,
+            err_msg=name,
+        )
+    for name in ("params", "ema_params", "opt_state", "collections", "discriminator"):
+        assert relative_error(getattr(have, name), getattr(want, name)) < 1e-5, name
+
+
+@pytest.mark.parametrize("stage", demo.STAGES)
+def test_every_step_can_be_lowered_for_accelerators(stage):
+    config = linear_config(stage, mesh="data:4,fsdp:2").unlock()
+    config.model.update(dtype="bfloat16", remat="dots")
+    task, mesh = make_task(config), parallel.make_mesh(config.mesh)
+    arguments = plan.abstract_arguments(task, config, mesh)
+    step = make_step(task, mesh, jax.tree.map(lambda x: x.sharding, arguments[0]))
+    for _, _, phase in plan.distinct_phases(task, config.steps):
+        traced = step.trace(*arguments, phase)
+        for platform in ("cuda", "rocm", "tpu"):
+            with jax.numpy_dtype_promotion("standard"):  # Lowering JAX's attention promotes.
+                text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert "mhlo.num_partitions = 8" in text
 
 
 def start(task):
