@@ -12,6 +12,29 @@ def drawn_state(task, images):
     """
     state = jax.eval_shape(lambda *a: task.init(*a, None), jax.random.key(0), images)
     random = np.random.default_rng(0)
+    params, collections = drawn(state.params, random), drawn(state.collections, random)
+    if "codebook" in collections:
+        average = collections["codebook"]["quantize"]
+        average["sums"] = average["embedding"]
+    discriminator = state.discriminator
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    if discriminator is not None:
+        names = ("params", "batch_stats")
+        networks = {name: drawn(getattr(discriminator, name), random) for name in names}
+        state = state.replace(discriminator=state.discriminator.replace(**networks))
+    codes = state.code_usage
+    return jax.device_put(
+        state.replace(
+            params=params,
+            ema_params={name: params[name] for name in state.ema_params},
+            collections=collections,
+            code_usage=np.full_like(codes, 1 / len(codes)),
+        )
+    )
+
+
+def drawn(shapes, random):
+    """Variables of such shapes from a NumPy generator."""
 
     def draw(path, leaf):
         name, shape = path[-1].key, leaf.shape
@@ -24,24 +47,4 @@ def drawn_state(task, images):
             bound = 0.5
         return random.uniform(-bound, bound, shape).astype(leaf.dtype)
 
-    def drawn(tree):
-        return jax.tree_util.tree_map_with_path(draw, tree)
-
-    params, collections = drawn(state.params), drawn(state.collections)
-    if "codebook" in collections:
-        average = collections["codebook"]["quantize"]
-        average["sums"] = average["embedding"]
-    discriminator = state.discriminator
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-    if discriminator is not None:
-        networks = {name: drawn(getattr(discriminator, name)) for name in ("params", "batch_stats")}
-        state = state.replace(discriminator=state.discriminator.replace(**networks))
-    codes = state.code_usage
-    return jax.device_put(
-        state.replace(
-            params=params,
-            ema_params={name: params[name] for name in state.ema_params},
-            collections=collections,
-            code_usage=np.full_like(codes, 1 / len(codes)),
-        )
-    )
+    return jax.tree_util.tree_map_with_path(draw, shapes)

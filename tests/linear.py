@@ -6,10 +6,19 @@ import flax.linen
 import jax
 import numpy as np
 import optax
-from tiny import stage_config
+from tiny import stage_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
 from codeformer_jax.train import parallel
+from configs import demo
 
+OTHERS = {
+    "vqvae": tiny_vqvae,
+    "pixelcnn_prior": tiny_pixelcnn,
+    "pixelcnn_prior of pixels": partial(tiny_pixelcnn, "pixels"),
+    "gpt_prior": tiny_gpt,
+}
+# Of every task, and of both that a prior can be of.
+NAMES = (*demo.STAGES, *OTHERS)
 EPSILON = 1.0
 
 
@@ -27,15 +36,16 @@ def make_linear(setattr=setattr):
     setattr(flax.linen, "leaky_relu", lambda x, a: a * x + (1 - a) * jax.nn.softplus(x))
 
 
-def linear_config(stage, previous=None, mesh="data:1"):
-    """`tiny.stage_config` for eight devices, with a rate that suits that epsilon."""
-    config = stage_config(stage, previous).unlock()
+def linear_config(name, previous=None, mesh="data:1"):
+    """A tiny config of `NAMES` for eight devices, with a rate that suits that epsilon."""
+    config = OTHERS[name]() if name in OTHERS else stage_config(name, previous)
+    config = config.unlock()
     config.mesh = mesh
     config.steps = 5
     config.eval_every = config.checkpoint_every = 5
     config.data.batch_size = 8
     config.optimizer.update(learning_rate=0.01, final_learning_rate=0.01, warmup_steps=0)
-    if stage == "restoration":
+    if name == "restoration":
         row = {"w": 1.0, "recipe": "small", "image_losses": True}
         config.schedule = ({"until": config.steps, **row},)
     return config.lock()
