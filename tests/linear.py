@@ -1,6 +1,7 @@
 """Small runs of which two differ by rounding alone, however their arrays are spread."""
 
 from functools import partial
+from pathlib import Path
 
 import flax.linen
 import jax
@@ -8,17 +9,24 @@ import numpy as np
 import optax
 from tiny import stage_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
-from codeformer_jax.train import parallel
+from codeformer_jax.train import loop, parallel
 from configs import demo
 
 OTHERS = {
     "vqvae": tiny_vqvae,
     "pixelcnn_prior": tiny_pixelcnn,
-    "pixelcnn_prior of pixels": partial(tiny_pixelcnn, "pixels"),
+    "pixelcnn_prior_of_pixels": partial(tiny_pixelcnn, "pixels"),
     "gpt_prior": tiny_gpt,
 }
 # Of every task, and of both that a prior can be of.
 NAMES = (*demo.STAGES, *OTHERS)
+# What each starts from, or learns the codes of.
+PREVIOUS = {
+    "code_prediction": "vqgan",
+    "restoration": "code_prediction",
+    "pixelcnn_prior": "vqvae",
+    "gpt_prior": "vqgan",
+}
 EPSILON = 1.0
 
 
@@ -40,6 +48,7 @@ def linear_config(name, previous=None, mesh="data:1"):
     """A tiny config of `NAMES` for eight devices, with a rate that suits that epsilon."""
     config = OTHERS[name]() if name in OTHERS else stage_config(name, previous)
     config = config.unlock()
+    config.init_from = previous
     config.mesh = mesh
     config.steps = 5
     config.eval_every = config.checkpoint_every = 5
@@ -48,7 +57,16 @@ def linear_config(name, previous=None, mesh="data:1"):
     if name == "restoration":
         row = {"w": 1.0, "recipe": "small", "image_losses": True}
         config.schedule = ({"until": config.steps, **row},)
+    if name == "pixelcnn_prior_of_pixels":
+        config.data.image_size = 16  # The smallest generated face.
     return config.lock()
+
+
+def train_all(root, mesh="data:1"):
+    """Trains each of `NAMES` in `root`/NAME."""
+    for name in NAMES:
+        previous = str(Path(root, PREVIOUS[name])) if name in PREVIOUS else None
+        loop.train(linear_config(name, previous, mesh), Path(root, name))
 
 
 def relative_error(tree, expected):

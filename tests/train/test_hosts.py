@@ -14,13 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from linear import linear_config, make_linear, relative_error
+from linear import NAMES, linear_config, make_linear, relative_error, train_all
 
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.train import digests, hosts, loop, parallel
 from codeformer_jax.train.checkpoint import load_trained, saved_steps
-from configs import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = "data:2,fsdp:4"
@@ -50,7 +49,7 @@ def launch(script, *arguments):
 def finish(processes):
     """What each printed; fails where one failed, and leaves none running."""
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate(timeout=480)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -65,40 +64,38 @@ def lines(workdir):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of the three stages on one device and on two processes, and what those printed."""
+    """Folders of all tasks' runs on one device and on two processes, and what those printed."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     outputs = finish(launch("tests/train/worker.py", str(two), MESH, "{0}", "2", "{1}"))
     with pytest.MonkeyPatch.context() as patch:
         make_linear(patch.setattr)
-        previous = None
-        for stage in demo.STAGES:
-            loop.train(linear_config(stage, previous), one / stage)
-            previous = str(one / stage)
+        train_all(one)
     return one, two, outputs
 
 
-@pytest.mark.parametrize("stage", demo.STAGES)
-def test_two_processes_train_like_one_device(runs, stage):
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_train_like_one_device(runs, name):
     """Every loss and score of five steps; parameters, averaged and not, restored on one process.
 
-    Stages II and III start from the two processes' own earlier stages.
+    What starts from another run starts from the two processes' own.
     """
     one, two, _ = runs
-    mine, theirs = lines(two / stage), lines(one / stage)
+    mine, theirs = lines(two / name), lines(one / name)
     assert [line["step"] for line in mine] == [line["step"] for line in theirs]
     losses = ("loss", "l1", "codebook_loss", "feature", "cross_entropy", "d_real", "d_fake", "psnr")
+    losses += ("mse", "bits_per_dim", "teacher_psnr")
     compared = 0
     for have, want in zip(mine, theirs, strict=True):
-        for name in want:
-            if name.split("/")[-1] in losses:
-                np.testing.assert_allclose(have[name], want[name], rtol=1e-5, err_msg=name)
+        for metric in want:
+            if metric.split("/")[-1] in losses:
+                np.testing.assert_allclose(have[metric], want[metric], rtol=1e-5, err_msg=metric)
                 compared += 1
     assert compared > 2 * 5
-    for step in saved_steps(two / stage):
-        folder = two / stage / "checkpoints" / str(step)
+    for step in saved_steps(two / name):
+        folder = two / name / "checkpoints" / str(step)
         assert digests.known(folder)
         assert digests.fault(folder) is None
-    have, want = load_trained(two / stage), load_trained(one / stage)
+    have, want = load_trained(two / name), load_trained(one / name)
     assert have.step == want.step == 5
     for collection in want.variables:
         assert relative_error(have.variables[collection], want.variables[collection]) < 1e-5
@@ -106,12 +103,12 @@ def test_two_processes_train_like_one_device(runs, stage):
 
 def test_only_the_first_process_writes(runs):
     one, two, outputs = runs
-    for stage in demo.STAGES:
-        names = [sorted(p.name for p in (root / stage).iterdir()) for root in (one, two)]
+    for run in NAMES:
+        names = [sorted(p.name for p in (root / run).iterdir()) for root in (one, two)]
         names = [[n for n in each if "tfevents" not in n] for each in names]
         assert names[0] == names[1]
-        assert len(list((two / stage).glob("*tfevents*"))) == 1
-        steps = [line["step"] for line in lines(two / stage) if "train/loss" in line]
+        assert len(list((two / run).glob("*tfevents*"))) == 1
+        steps = [line["step"] for line in lines(two / run) if "train/loss" in line]
         assert steps == [1, 2, 3, 4, 5]
     assert "step 5: " in outputs[0]
     assert "step 5: " not in outputs[1]

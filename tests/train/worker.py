@@ -1,4 +1,4 @@
-"""One process of several: trains the three stages in a row, then runs that diverge and are stopped.
+"""One process of several: trains every task, then runs that diverge and are stopped.
 
 python tests/train/worker.py ROOT MESH COORDINATOR PROCESSES PROCESS
 """
@@ -9,11 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from linear import linear_config, make_linear
+from linear import linear_config, make_linear, train_all
 
 from codeformer_jax.train import heldout, hosts, loop
 from codeformer_jax.train.watch import Diverged
-from configs import demo
 
 
 def main(root, mesh, coordinator, processes, process):
@@ -23,10 +22,7 @@ def main(root, mesh, coordinator, processes, process):
     except ValueError as error:
         print(error)
     make_linear()
-    previous = None
-    for stage in demo.STAGES:
-        loop.train(linear_config(stage, previous, mesh), Path(root, stage))
-        previous = str(Path(root, stage))
+    train_all(root, mesh)
     try:
         loop.train(diverging_config(mesh), Path(root, "diverged"))
     except Diverged as error:
