@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from linear import NAMES, PREVIOUS, linear_config
 from states import assert_equal, leaves, state_at
 from tiny import tiny_config
 
@@ -312,6 +313,28 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, 
     assert trained_steps(workdir) == [1, 2, 3, 4]
     assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
     assert digests.fault(workdir / "checkpoints" / "4") is None
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "vqgan"])
+def test_the_other_tasks_go_on_bit_for_bit(stages, tmp_path, name):
+    """From the state after two of four steps, with all that it draws: noise, dropout, restarts."""
+    previous = stages[0] / PREVIOUS[name] if name in PREVIOUS else None
+    if name == "pixelcnn_prior":
+        previous = tmp_path / "vqvae"
+        loop.train(linear_config("vqvae"), previous)
+    config = linear_config(name, previous and str(previous)).unlock()
+    config.update(steps=4, eval_every=4, checkpoint_every=2)
+    if name == "gpt_prior":
+        config.gpt.dropout = 0.1
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    loop.train(config, whole)
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "4")
+    loop.train(config, run)
+    assert trained_steps(run) == [1, 2, 3, 4]
+    assert_equal(state_at(run, 4), state_at(whole, 4))
+    moved = leaves(state_at(whole, 4)["params"]), leaves(state_at(whole, 2)["params"])
+    assert any((moved[0][name] != moved[1][name]).any() for name in moved[0])
 
 
 def test_on_other_devices_it_goes_on_within_reduction_error(run, stages):
