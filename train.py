@@ -30,16 +30,20 @@ def main(argv: list[str]) -> None:
     plan_only = _CONFIG.value.train.compile_only
     if _WORKDIR.value is None and not plan_only:
         raise app.UsageError("--workdir=DIR is required to train")
-    # Imported late, so that --help does not wait for JAX.
-    from codeformer_jax.train import cache, hosts, loop, plan  # noqa: PLC0415
-
-    cache.keep_compiled_programs()
     try:
+        with process.ended_by_signals():
+            # Imported late, so that --help does not wait for JAX.
+            from codeformer_jax.train import cache, hosts, loop, plan  # noqa: PLC0415
+
+            cache.keep_compiled_programs()
+            if not plan_only:
+                hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if plan_only:
             plan.compile_only(_CONFIG.value)
             return
-        hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        if not hosts.is_main():  # What all of them notice, the first one says.
+        with process.ended_by_signals():  # Again: several processes now have JAX's handlers.
+            main_one = hosts.is_main()  # Looks for devices.
+        if not main_one:  # What all of them notice, the first one says.
             logging.getLogger().setLevel(logging.ERROR)
         loop.train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:

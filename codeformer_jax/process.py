@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Name of threads that nobody waits for any more: a compiler cannot be told to stop.
+# Name of threads that nobody waits for any more: a compiler, for one, cannot be told to stop.
 LEFT_BEHIND = "left behind"
 
 _SETTING = "glibc.malloc.hugetlb"
@@ -57,8 +58,45 @@ def left_behind() -> bool:
 
 
 @contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Meanwhile SIGTERM and Ctrl-C end the process, with 0 and 130: there is nothing to save yet.
+
+    They do so at once, which a handler of Python's does not, since it waits for what the main
+    thread does in C++ (looking for the other processes of a run), nor does KeyboardInterrupt, which
+    imports of C++ lose. Outside the main thread signals are left alone.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    try:
+        previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    except ValueError:
+        os.close(source)
+        os.close(sink)
+        yield
+        return
+    before = signal.set_wakeup_fd(sink)
+
+    def wait():
+        while seen := os.read(source, 1):  # Nothing at the end.
+            if seen[0] in numbers:
+                print("interrupted before the run began", file=sys.stderr, flush=True)
+                os._exit(130 if seen[0] == signal.SIGINT else 0)
+        os.close(source)
+
+    threading.Thread(target=wait, daemon=True, name="ended_by_signals").start()
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(sink)
+
+
+@contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Around a whole command: the process ends with it even where a thread still compiles.
+    """Around a whole command: the process ends with it even where a thread is still at work.
 
     Python and XLA clean up on the way out, and under a compiler at work that is a crash.
     """

@@ -93,10 +93,20 @@ def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 
 
 def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A config section as keyword arguments of a module; the dtype's name becomes a dtype."""
+    """A config section as keyword arguments of a module; the dtype's name becomes a dtype.
+
+    Raises:
+        ValueError: for a name that is no floating-point dtype.
+    """
     fields = config.to_dict()
     if "dtype" in fields:
-        fields["dtype"] = jnp.dtype(fields["dtype"])
+        name = fields["dtype"]
+        try:
+            fields["dtype"] = jnp.dtype(name)
+        except TypeError:
+            fields["dtype"] = None
+        if fields["dtype"] is None or not jnp.issubdtype(fields["dtype"], jnp.floating):
+            raise ValueError(f"dtype is {name!r}; expected one such as float32 or bfloat16")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a flag that is looked at between steps, and while a program is compiled."""
+"""SIGTERM and Ctrl-C: a flag, looked at between steps and while something long is computed."""
 
 import contextlib
 import signal
@@ -57,7 +57,7 @@ def unless_interrupted(interrupted: Callable[[], int], make: Callable[[], Any]) 
     """What `make` returns, computed in a thread of its own, for as long as no signal comes.
 
     Compiling a step takes up to minutes, in which Python sees no signal; the job's manager kills
-    sooner. A thread that still compiles cannot be stopped: commands end without it
+    sooner. A thread that is still at work cannot be stopped: commands end without it
     (`process.ending`), other programs wait for it when they exit. JAX's settings by `with` do not
     reach the thread.
 
@@ -108,7 +108,8 @@ def compute(interrupted: Callable[[], int], function: Ahead, *arguments: Any) ->
     Raises:
         Interrupted: on all processes, once the flag of any is raised.
     """
-    unless_interrupted(interrupted, partial(function.compile, *arguments))
+    if not function.compiled:
+        unless_interrupted(interrupted, partial(function.compile, *arguments))
     (number,) = hosts.largest(interrupted())
     if number:
         raise Interrupted(number)

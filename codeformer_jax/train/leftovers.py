@@ -2,8 +2,8 @@
 
 It reads or writes all arrays of a state at once and raises the first error. The others, hundreds at
 times, come later and from other threads: asyncio logs each task whose error nobody took once it is
-collected, and a read or write that ends after its event loop was closed is an error that Python can
-only print. None says more than what was raised.
+collected, and a read or write that ends after its event loop was closed, or that is collected
+before it ends, is an error that Python can only print. None says more than what was raised.
 """
 
 import functools
@@ -25,5 +25,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _print_news(before: Callable[[Any], None], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+    error = unraisable.exc_value
+    collected = isinstance(getattr(error, "__cause__", None), GeneratorExit)
+    if not collected and str(error) != "Event loop is closed":
         before(unraisable)

@@ -30,7 +30,7 @@ from codeformer_jax.train.interrupts import (
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
 from codeformer_jax.train.monitor import Monitor, check_settings
-from codeformer_jax.train.recover import restore_newest
+from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import make_step
@@ -46,25 +46,33 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     Of many processes (`hosts.initialize`) each calls it alike; `workdir` is one that all share.
 
     Returns:
-        The metrics of the last evaluation.
+        The metrics of the last evaluation, none where a signal came before it.
 
     Raises:
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
         Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
-        KeyboardInterrupt: after Ctrl-C, once the state is saved; SIGTERM saves and returns.
+        KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM saves
+            alike and returns.
+
+    Until the first step a process by itself is at work in another thread, which JAX's settings by
+    `with` do not reach.
     """
+    workdir = Path(workdir)
     with interrupt_flag() as interrupted:
-        begin = partial(_begin, config, Path(workdir), interrupted)
+        begin = partial(_begin, config, workdir, interrupted)
         # Several processes wait for each other in it: they leave it only where they compile.
         alone = jax.process_count() == 1
         try:
             run, state = unless_interrupted(interrupted, begin) if alone else begin()
         except Interrupted as found:
-            logging.warning("interrupted before the first step, with nothing to save")
+            steps = saved_steps(workdir)
+            saved = f"is saved up to step {steps[-1]}" if steps else "has nothing to save"
+            logging.warning("interrupted before its first step, the run %s", saved)
             _end_by(found.number)
             return {}
-        scores = run.train(state, interrupted)
+        with full_disk_explained(workdir, run.abstract):
+            scores = run.train(state, interrupted)
         if run.stopped_by:
             logging.warning("interrupted and saved; the same command goes on from here")
             _end_by(run.stopped_by)
@@ -74,7 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 def _begin(
     config: ml_collections.ConfigDict, workdir: Path, interrupted: Callable[[], int]
 ) -> tuple["_Run", TrainState]:
-    """A run and the state that it begins or goes on with; a fresh workdir is not touched."""
+    """A run and the state that it begins or goes on with; nothing is written."""
     run = _Run(config, workdir)
     state = run.restore() if run.start.resuming else run.init(interrupted)
     run.heldout.check_teacher(state, run.frozen, interrupted)
@@ -84,7 +92,7 @@ def _begin(
 def _end_by(number: int) -> None:
     """Ends what a signal has ended."""
     if process.left_behind():
-        hosts.leave()
+        hosts.leave()  # Those without such a thread take leave on Python's way out.
     if number == signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -116,14 +124,12 @@ class _Run:
         self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
         self.abstract = abstract_state(self.task, config)
         self.sharding = parallel.state_sharding(self.mesh, self.abstract)
+        self.damaged: dict[int, str] = {}
         self.stopped_by = 0
 
     def train(self, state: TrainState, interrupted: Callable[[], int]) -> dict[str, float]:
-        with full_disk_explained(self.workdir, self.abstract):
-            return self._train(state, interrupted)
-
-    def _train(self, state: TrainState, interrupted: Callable[[], int]) -> dict[str, float]:
         step = int(state.step)
+        move_damaged(self.workdir, self.damaged, step)
         if hosts.is_main():
             provenance.write(self.data, self.workdir)
             self.start.write(self.config, self.workdir)
@@ -223,7 +229,7 @@ class _Run:
             self.abstract,
             self.sharding,
         )
-        state = restore_newest(self.workdir, abstract)
+        state, self.damaged = read_newest(self.workdir, abstract)
         logging.info("going on from step %d of %d", int(state.step), self.config.steps)
         return state
 

@@ -11,15 +11,19 @@ from codeformer_jax.train.symptoms import Limits, Symptoms
 from codeformer_jax.train.trace import Trace, parse_steps
 from codeformer_jax.train.watch import Watch
 
+# Settings that count something of which there has to be one.
+COUNTS = (
+    *("log_every", "eval_every", "checkpoint_every", "max_skipped"),
+    *("data.batch_size", "eval.batch_size", "eval.batches"),
+)
+
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for settings of a monitor that cannot be."""
+    """Raises ValueError for settings of a run that cannot be."""
     parse_steps(config.train.profile)
-    if config.max_skipped < 1:
-        raise ValueError(
-            f"max_skipped is {config.max_skipped}; expected the number of skipped steps in a row "
-            "that stop the run, at least 1"
-        )
+    for name in COUNTS:
+        if config[name] < 1:
+            raise ValueError(f"{name} is {config[name]}; expected a whole number, at least 1")
 
 
 class Monitor:

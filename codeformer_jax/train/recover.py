@@ -1,4 +1,4 @@
-"""The newest checkpoint that is whole: a damaged one is told of and moved out of the way."""
+"""The newest checkpoint that is whole; damaged ones are told of and moved out of the way."""
 
 import logging
 import shutil
@@ -19,11 +19,10 @@ from codeformer_jax.train.stored import differences
 DAMAGED_FOLDER = "damaged"
 
 
-def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
-    """The newest state that is as it was written, placed as `abstract` says.
+def read_newest(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[int, str]]:
+    """The newest state that is as it was written, and what is wrong with others, by step.
 
-    Damaged checkpoints that are newer are moved to `workdir`/damaged, so that their steps can be
-    saved again. Where every checkpoint is damaged nothing is moved.
+    The state is placed as `abstract` says. Nothing is changed: `move_damaged` does that.
 
     Raises:
         ValueError: no checkpoint is whole, or the state in a whole one is not one of this config.
@@ -53,11 +52,20 @@ def restore_newest(workdir: Path, abstract: TrainState) -> TrainState:
             faults[step] = f"{type(error).__name__}: {error}"
     # Arrays of older ones are not needed; without their scores no more checkpoints can be saved.
     faults |= dict(hosts.from_main(lambda: _spoilt_scores(workdir, step)))
+    return state, faults
+
+
+def move_damaged(workdir: Path, faults: dict[int, str], step: int) -> None:
+    """Moves checkpoints to `workdir`/damaged, so that their steps can be saved again.
+
+    Args:
+        faults: what is wrong with each, by step, as `read_newest` found it.
+        step: that the run goes on from.
+    """
     for damaged, reason in faults.items():
         _move_aside(workdir, damaged, reason, step)
     if faults:
         hosts.wait_for_all("damaged checkpoints are moved")
-    return state
 
 
 def _newest_whole(workdir: Path, known: dict[int, str]) -> tuple[int | None, list]:

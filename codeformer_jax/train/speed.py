@@ -165,6 +165,11 @@ class Ahead:
         self._jitted = jitted
         self._compiled: Callable | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it has been compiled."""
+        return self._compiled is not None
+
     def compile(self, *arguments: Any) -> None:
         """Compiles it for such arguments, unless that has been done."""
         if self._compiled is None:

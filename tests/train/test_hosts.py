@@ -26,8 +26,8 @@ MESH = "data:2,fsdp:4"
 VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
 
 
-def launch(script, *arguments):
-    """Two processes of a script; `arguments` is made of the coordinator's address and a number."""
+def launch(script, *arguments, number=2):
+    """Processes of a script; `arguments` is made of the coordinator's address and a number."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -42,7 +42,7 @@ def launch(script, *arguments):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i in range(2)
+        for i in range(number)
     ]
 
 
@@ -215,7 +215,7 @@ def get_config():
         flag = pathlib.Path({flag!r} + str(jax.process_index()))
         if len(programs) == 2 and jax.process_index() == 0:
             flag.touch()
-            threading.Event().wait()
+            threading.Event().wait(120)
         compiled = compile(self, *arguments)
         if len(programs) == 2:
             flag.touch()
@@ -243,7 +243,7 @@ def get_config():
         compile(self, *arguments)
         pathlib.Path({flag!r} + str(jax.process_index())).touch()
         if jax.process_index() == 0:
-            threading.Event().wait()
+            threading.Event().wait(120)
 
     speed.Ahead.compile = forever
     make_linear()
@@ -254,7 +254,7 @@ def get_config():
 @pytest.mark.parametrize(
     ("text", "said", "steps"),
     [
-        (BEGINNING, "interrupted before the first step, with nothing to save", []),
+        (BEGINNING, "interrupted before its first step, the run has nothing to save", []),
         (COMPILING, "interrupted and saved", [0, 2]),
     ],
 )
@@ -279,6 +279,34 @@ def test_sigterm_does_not_wait_for_the_compiler_of_another_process(tmp_path, tex
     assert saved_steps(workdir) == steps
     if steps:
         assert load_trained(workdir).step == steps[-1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_process_that_waits_for_the_others_ends_at_once(tmp_path, number, code):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from linear import linear_config\nget_config = lambda: linear_config('vqgan')\n"
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    arguments = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    arguments += (f"--coordinator=127.0.0.1:{port}", "--processes=2", "--process=0")
+    (process,) = launch("train.py", *arguments, number=1)
+    try:
+        deadline = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break  # JAX's service of process 0 is there, and waits.
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(number)
+        output = process.communicate(timeout=10)[0]
+    finally:
+        process.kill()
+    assert process.returncode == code, output
+    assert "interrupted before the run began" in output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

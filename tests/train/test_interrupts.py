@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import jax
 import pytest
 from states import assert_equal, state_at
-from tiny import tiny_config
+from tiny import stage_config, tiny_config
 
 from codeformer_jax import process
 from codeformer_jax.tasks.vqgan import VQGANTask
@@ -20,8 +21,11 @@ from codeformer_jax.train import hosts, loop
 from codeformer_jax.train.checkpoint import saved_steps
 from codeformer_jax.train.heldout import Heldout
 from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
+from codeformer_jax.train.speed import Ahead
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Seconds after which what is never to be waited for ends all the same.
+WAIT = 60
 
 
 def test_results_and_errors_come_through():
@@ -40,7 +44,7 @@ def test_an_evaluation_is_left_and_its_scores_come_when_the_run_goes_on(tmp_path
         def wait(step):
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-                forever.wait()
+                forever.wait(WAIT)
             return step
 
         waited = jax.pure_callback(wait, jax.ShapeDtypeStruct((), "int32"), state.step)
@@ -49,8 +53,10 @@ def test_an_evaluation_is_left_and_its_scores_come_when_the_run_goes_on(tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(VQGANTask, "eval_step", last)
-        loop.train(config, tmp_path / "run")
-        forever.set()
+        try:
+            loop.train(config, tmp_path / "run")
+        finally:
+            forever.set()
     saved = tmp_path / "run" / "checkpoints" / "4" / "metrics" / "metrics"
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert saved_steps(tmp_path / "run") == [0, 4]
@@ -64,56 +70,83 @@ def test_an_evaluation_is_left_and_its_scores_come_when_the_run_goes_on(tmp_path
     [
         (loop, "open_source"),
         (loop, "prepare"),
-        (loop, "restore_newest"),
-        (VQGANTask, "init"),
+        (loop, "read_newest"),
+        (Ahead, "compile"),
         (Heldout, "check_teacher"),
     ],
 )
-def test_what_comes_before_the_first_step_is_left(tmp_path, monkeypatch, place, name):
-    """A fresh workdir is not made, one to go on in is not changed."""
+def test_what_comes_before_the_first_step_is_left(tmp_path, monkeypatch, caplog, place, name):
+    """A fresh workdir is not made, one to go on in is not changed, not even by what was left."""
     config, workdir = config_of_two_programs(), tmp_path / "run"
-    if name == "restore_newest":
+    said = "the run has nothing to save"
+    if name == "read_newest":
         loop.train(config, workdir)
+        array = max((workdir / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size)
+        array.write_bytes(bytes(array.stat().st_size))
+        said = "the run is saved up to step 4"
     before = contents(workdir)
-    forever = threading.Event()
+    go_on, original = threading.Event(), getattr(place, name)
 
-    def signalled(*_):
+    def signalled(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        forever.wait()
-        raise RuntimeError("left")
+        go_on.wait(WAIT)
+        return original(*arguments)
 
     monkeypatch.setattr(place, name, signalled)
-    assert loop.train(config, workdir) == {}
-    assert process.left_behind()
+    try:
+        assert loop.train(config, workdir) == {}
+        assert process.left_behind()
+    finally:
+        go_on.set()
+    deadline = time.monotonic() + WAIT
+    while process.left_behind() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert contents(workdir) == before
-    forever.set()
+    assert said in caplog.text
+
+
+def test_the_first_state_and_the_teachers_check_look_at_the_flag(stages, tmp_path):
+    """By themselves, as they do where several processes begin."""
+    config = stage_config("code_prediction", str(stages[0] / "vqgan"))
+    raised = lambda: signal.SIGTERM  # noqa: E731
+    with pytest.raises(Interrupted):
+        loop._Run(config, tmp_path / "run").init(raised)
+    run = loop._Run(config, tmp_path / "run")
+    state = run.init(lambda: 0)
+    with pytest.raises(Interrupted):
+        run.heldout.check_teacher(state, run.frozen, raised)
+    run.heldout.check_teacher(state, run.frozen, lambda: 0)
 
 
 def contents(folder):
     return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")} if folder.is_dir() else 0
 
 
-def test_a_result_is_not_waited_for_once_a_signal_has_come():
-    forever = threading.Event()
+@pytest.fixture
+def forever():
+    """A wait that ends with the test, at the latest."""
+    event = threading.Event()
+    yield partial(event.wait, WAIT)
+    event.set()
+
+
+def test_a_result_is_not_waited_for_once_a_signal_has_come(forever):
     with interrupt_flag() as interrupted:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(Interrupted):
-            unless_interrupted(interrupted, forever.wait)
+            unless_interrupted(interrupted, forever)
         assert interrupted() == signal.SIGTERM
-    forever.set()
 
 
-def test_nor_after_a_second_ctrl_c():
+def test_nor_after_a_second_ctrl_c(forever):
     """The thread is one that commands do not wait for."""
-    forever = threading.Event()
 
     def raised():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        unless_interrupted(raised, forever.wait)
+        unless_interrupted(raised, forever)
     assert process.left_behind()
-    forever.set()
 
 
 def others(monkeypatch, *values):
@@ -121,14 +154,12 @@ def others(monkeypatch, *values):
     monkeypatch.setattr(hosts, "largest", lambda *own: list(map(max, own, values)))
 
 
-def test_an_error_of_another_process_ends_all(monkeypatch):
+def test_an_error_of_another_process_ends_all(monkeypatch, forever):
     """Also where this one has its result, or is at work, or a signal has come meanwhile."""
-    forever = threading.Event()
     others(monkeypatch, signal.SIGTERM, False, True)
-    for make in (lambda: "made", forever.wait):
+    for make in (lambda: "made", forever):
         with pytest.raises(RuntimeError, match="another process has failed"):
             unless_interrupted(lambda: 0, make)
-    forever.set()
 
 
 def test_an_error_comes_while_others_are_at_work(monkeypatch):
@@ -172,6 +203,24 @@ def config_of_two_programs():
     return config.lock()
 
 
+# The loop is never imported.
+IMPORTING = """
+import pathlib, sys, time
+from test_interrupts import config_of_two_programs
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "codeformer_jax.train.loop":
+            pathlib.Path({flag!r}).touch()
+            time.sleep({wait})
+
+def get_config():
+    for name in [name for name in sys.modules if name.startswith("codeformer_jax.train")]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, Finder())
+    return config_of_two_programs()
+"""
+
 # Nothing is ever read.
 READING = """
 import pathlib, threading
@@ -181,7 +230,7 @@ from test_interrupts import config_of_two_programs
 def get_config():
     def forever(*_):
         pathlib.Path({flag!r}).touch()
-        threading.Event().wait()
+        threading.Event().wait({wait})
 
     loop.prepare = forever
     return config_of_two_programs()
@@ -202,7 +251,7 @@ def get_config():
             lowered = jax.jit(long).lower(1.0)
             pathlib.Path({flag!r}).touch()
             lowered.compile()
-            threading.Event().wait()
+            threading.Event().wait({wait})
         return compile(self, *arguments)
 
     speed.TimedStep._compile = once
@@ -221,9 +270,17 @@ STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS)
-def test_a_command_that_has_saved_nothing_ends_at_once(tmp_path, number, code):
-    output = stopped(tmp_path, READING, number, code)
-    assert "interrupted before the first step, with nothing to save" in output
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (IMPORTING, "interrupted before the run began"),
+        (READING, "interrupted before its first step, the run has nothing to save"),
+    ],
+)
+def test_a_command_that_has_saved_nothing_ends_at_once(tmp_path, config, said, number, code):
+    output = stopped(tmp_path, config, number, code)
+    assert said in output
+    assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
 
 
@@ -245,7 +302,7 @@ def test_a_signal_does_not_wait_for_the_compiler(tmp_path, number, code):
 def stopped(folder, config, number, code):
     """What train.py prints that gets a signal as soon as the config's flag is there."""
     flag, file = folder / "flag", folder / "config.py"
-    file.write_text(config.format(flag=str(flag)))
+    file.write_text(config.format(flag=str(flag), wait=WAIT))
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/train")))
     child = subprocess.Popen(
         [sys.executable, ROOT / "train.py", f"--config={file}", f"--workdir={folder / 'run'}"],

@@ -13,10 +13,15 @@ def test_reads_and_writes_that_find_the_loop_closed_say_nothing(monkeypatch):
     silence_leftovers()
     silence_leftovers()
     closed = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
-    other = types.SimpleNamespace(exc_value=RuntimeError("something else"))
-    sys.unraisablehook(closed)
-    sys.unraisablehook(other)
-    assert told == [other]
+    collected = types.SimpleNamespace(exc_value=RuntimeError("while reading"))
+    collected.exc_value.__cause__ = GeneratorExit()
+    others = [
+        types.SimpleNamespace(exc_value=RuntimeError("something else")),
+        types.SimpleNamespace(exc_value=None),
+    ]
+    for found in (closed, collected, *others):
+        sys.unraisablehook(found)
+    assert told == others
 
 
 def test_errors_that_nobody_took_are_not_logged(caplog):

@@ -85,9 +85,11 @@ def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, name):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.lax, "platform_dependent", take)
-        jax.clear_caches()  # Of functions traced before.
-        have = five_steps("data:4,fsdp:2", task, *given)
-    jax.clear_caches()
+        try:
+            jax.clear_caches()  # Of functions traced before.
+            have = five_steps("data:4,fsdp:2", task, *given)
+        finally:
+            jax.clear_caches()
     assert taken
     assert_alike(have, want, given[0], name)
 

@@ -21,7 +21,7 @@ from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, loop
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, load_trained, saved_steps
-from codeformer_jax.train.recover import restore_newest
+from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.start import prepare
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
@@ -110,9 +110,12 @@ TOLD_BY_DIGESTS = [
 def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(run, abstract, damage, caplog):
     before = state_at(run, 2)
     damage(run / "checkpoints" / "4")
-    state = restore_newest(run, abstract)
+    found = sorted(run.rglob("*"))
+    state, faults = read_newest(run, abstract)
     assert int(state.step) == 2
     assert_equal(state, before)
+    assert sorted(run.rglob("*")) == found
+    move_damaged(run, faults, 2)
     assert "checkpoints/4 is damaged: " in caplog.text
     assert "goes on from step 2" in caplog.text
     assert (run / "damaged" / "4" / "default").is_dir()
@@ -123,7 +126,9 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(run, abstract,
 
 def test_spoilt_scores_of_an_older_checkpoint_stop_nothing(run, abstract):
     spoil_the_scores(run / "checkpoints" / "2")
-    assert int(restore_newest(run, abstract).step) == 4
+    state, faults = read_newest(run, abstract)
+    assert int(state.step) == 4
+    move_damaged(run, faults, 4)
     assert (run / "damaged" / "2").is_dir()
     checkpoints = Checkpoints(run)
     checkpoints.save(small_state(5), {"psnr": 1.0})
@@ -154,7 +159,7 @@ def test_where_all_are_damaged_nothing_is_changed(run, abstract):
         zero(run / "checkpoints" / str(step))
     found = sorted(run.rglob("*"))
     with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged:\n  step 4: default"):
-        restore_newest(run, abstract)
+        read_newest(run, abstract)
     with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged:\n  step 4: default"):
         load_trained(run)
     assert sorted(run.rglob("*")) == found
@@ -166,9 +171,9 @@ def test_a_state_of_another_optimizer_is_no_damage(run, abstract):
         lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=x.sharding), abstract.params
     )
     with pytest.raises(ValueError, match=r"another model or optimizer(?s:.*)bfloat16.* by the con"):
-        restore_newest(run, abstract.replace(params=halves))
+        read_newest(run, abstract.replace(params=halves))
     with pytest.raises(ValueError, match=r"opt_state.*: only in the checkpoint"):
-        restore_newest(run, abstract.replace(opt_state=()))
+        read_newest(run, abstract.replace(opt_state=()))
     assert sorted(run.rglob("*")) == found
 
 
