@@ -72,7 +72,8 @@ def draw_panel(canvas, box, names, curves, gan_start):
             canvas.line([(x, y), (x, y + 4)], fill=PEER)
     x = left
     for name, colour in zip(names, COLOURS[: len(names)], strict=True):
-        panel.line(curves[name], colour, width=2)
+        # Evaluations are few: the lines between them were not measured.
+        panel.line(curves[name], colour, width=2, dots=name.startswith("eval/"))
         shown = name.removeprefix("train/")
         canvas.text((x, top - 16), shown, fill=colour)
         x += canvas.textlength(shown) + 12

@@ -5,11 +5,17 @@ import math
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, ROW, MARGIN = 1080, 250, 56
-COLOURS = ("#4269d0", "#e8730c", "#c22f4d", "#3a9a8c", "#7a5bb5", "#8a6d3b", "#44aa33", "#666666")
-COLOURS += ("#00a5d8", "#d06bb0")
+COLOURS = ("#4269d0", "#e8730c", "#c22f4d", "#3a9a8c", "#7a5bb5", "#8a6d3b", "#44aa33", "#00a5d8")
+COLOURS += ("#d06bb0", "#222222")
+# A loss has one colour in all stages; no stage has both a codebook loss and a feature loss.
+LOSSES = ("l1", "perceptual", "gan", "adaptive_weight", "adaptive_ratio", "cross_entropy")
+LOSSES += ("d_real", "d_fake", "codebook_loss", "loss")
+LOSS_COLOURS = dict(zip(LOSSES, COLOURS, strict=True))
+LOSS_COLOURS["feature"] = LOSS_COLOURS["codebook_loss"]
 GRID, INK, PEER = "#dddddd", "#222222", "#b8b8b8"
 TITLES = {"vqgan": "Stage I", "code_prediction": "Stage II", "restoration": "Stage III"}
-DECADES = (-8, -2)
+DECADES = (-8, 1)
+SINGLE_STEP_DECADES = (-8, -2)
 DOUBLE_DECADES = (-17, -2)
 APART_DECADES = (-6, 0)
 
@@ -63,7 +69,6 @@ def draw(results, bound, path):
 def draw_course(canvas, result, bound, top, bottom):
     """Every loss, PyTorch's as a broad gray line with ours on it, and their differences."""
     names, title = list(result["worst"]), TITLES.get(result["stage"], result["stage"])
-    colours = dict(zip(names, COLOURS, strict=False))
     text = f"{title}: losses, PyTorch gray, this project in colour"
     canvas.text((MARGIN, top - 20), text, INK)
     curves = [(n, result["torch"][n], result["jax"][n]) for n in names]
@@ -74,13 +79,13 @@ def draw_course(canvas, result, bound, top, bottom):
         panel.tick(value, f"{value:.2g}")
     for name, theirs, ours in curves:
         panel.curve(theirs, PEER, width=6)
-        panel.curve(ours, colours[name], dots=True)
+        panel.curve(ours, LOSS_COLOURS[name], dots=True)
     left, right = middle + MARGIN + 14, WIDTH - 150
-    canvas.text((left, top - 20), "relative difference at every step", INK)
-    double = max(result["worst"].values()) < 10 ** DECADES[0]
+    canvas.text((left, top - 20), "relative difference at every step; none: at the edge", INK)
+    double = max(result["worst"].values()) < 10.0 ** DECADES[0]
     decades = DOUBLE_DECADES if double else DECADES
     panel = Panel(canvas, left, top, right, bottom, steps, *decades)
-    draw_differences(panel, result["relative_difference"], colours, bound)
+    draw_differences(panel, result["relative_difference"], LOSS_COLOURS, bound)
 
 
 def draw_each_step(canvas, result, bound, top, bottom):
@@ -89,8 +94,8 @@ def draw_each_step(canvas, result, bound, top, bottom):
     differences, steps = result["relative_difference"], len(result["torch"]["loss"])
     middle = WIDTH * 0.34
     canvas.text((MARGIN, top - 20), f"{title}: losses of each step from PyTorch's state", INK)
-    panel = Panel(canvas, MARGIN, top, middle, bottom, steps, *DECADES)
-    draw_differences(panel, differences, dict(zip(differences, COLOURS, strict=False)), bound)
+    panel = Panel(canvas, MARGIN, top, middle, bottom, steps, *SINGLE_STEP_DECADES)
+    draw_differences(panel, differences, LOSS_COLOURS, bound)
     left, right = middle + 140 + MARGIN, WIDTH - 150
     canvas.text(
         (left, top - 20), "its gradients and updates; gray: PyTorch on one thread from two", INK
