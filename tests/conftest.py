@@ -36,21 +36,32 @@ def _forget_programs():
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory):
-    """Folder of the workdirs vqgan, code_prediction and restoration, and their last scores.
+def made_once(tmp_path_factory):
+    """(name, make) -> (folder, what make(folder) returned), made once for all worker processes.
 
-    Each was trained from the one before. Made once for all worker processes: read, not written.
+    The folder is read, not written. What is returned is something that JSON can hold.
     """
-    from tiny import train_stages  # noqa: PLC0415  After the hook above.
-
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    root = shared / "stages"
-    scores = root / "scores.json"
-    with open(shared / "stages.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not scores.exists():
-            made = train_stages(root)
-            scores.write_text(json.dumps(made))
-    return root, json.loads(scores.read_text())
+
+    def made(name, make):
+        folder, returned = shared / name, shared / f"{name}.json"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not returned.exists():
+                returned.write_text(json.dumps(make(folder)))
+        return folder, json.loads(returned.read_text())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def stages(made_once):
+    """Folder of the workdirs vqgan, code_prediction and restoration, and their last scores.
+
+    Each was trained from the one before.
+    """
+    from tiny import train_stages  # noqa: PLC0415  After the hook above.
+
+    return made_once("stages", train_stages)

@@ -63,14 +63,20 @@ def lines(workdir):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(made_once):
     """Folders of all tasks' runs on one device and on two processes, and what those printed."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    outputs = finish(launch("tests/train/worker.py", str(two), MESH, "{0}", "2", "{1}"))
-    with pytest.MonkeyPatch.context() as patch:
-        make_linear(patch.setattr)
-        train_all(one)
-    return one, two, outputs
+
+    def make(root):
+        outputs = finish(
+            launch("tests/train/worker.py", str(root / "two"), MESH, "{0}", "2", "{1}")
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            make_linear(patch.setattr)
+            train_all(root / "one")
+        return outputs
+
+    root, outputs = made_once("hosts", make)
+    return root / "one", root / "two", outputs
 
 
 @pytest.mark.parametrize("name", NAMES)
