@@ -1,12 +1,13 @@
 """Where a training step's time goes on this machine, by kind of operation.
 
-    python benchmarks/profile_step.py --reference DIR [--stage vqgan] [--size 128] [--batch 2]
+    python benchmarks/profile_step.py --reference DIR [--stages vqgan ...] [--size 128] [--batch 2]
         [--top 20]
 
 Traces one step of ours with `jax.profiler` and adds up the operations of the compiled program:
-convolutions (forward, and gradients by input and kernel), matrix products, and everything else
-(normalisation, activations, losses, optimizer: fused loops). On a CPU operations run on several
-threads at once: `seconds` add up to more than a step's time. Prints one JSON object.
+convolutions and matrix products (of the forward pass, and of gradients, which are products where
+`nn/conv_gradients.py` makes them so), and everything else (normalisation, activations, losses,
+optimizer: fused loops). On a CPU operations run on several threads at once: seconds add up to more
+than a step's time. Prints one JSON object.
 """
 
 import argparse
@@ -14,8 +15,10 @@ import collections
 import glob
 import gzip
 import json
+import os
 import re
 import tempfile
+import time
 
 import step_worker
 
@@ -44,7 +47,7 @@ def kind(opcode, rest, bodies):
         line = next((x for x in inside.splitlines() if " convolution(" in x), rest)
         return "convolution, gradient" if "transpose(" in line else "convolution"
     if " dot(" in inside:
-        return "matrix product"
+        return "matrix product, gradient" if "transpose(" in rest + inside else "matrix product"
     return "fused loop" if opcode == "fusion" else opcode
 
 
@@ -57,39 +60,64 @@ def events(folder):
                     yield event["name"], event["dur"] / 1e6
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reference", required=True, metavar="DIR", help="the published code")
-    parser.add_argument("--stage", default="vqgan", choices=step_worker.seeded_steps.STAGES)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--top", type=int, default=20, help="operations to list")
-    arguments = parser.parse_args()
+def profile(stage, arguments):
+    """Seconds of a step's operations, by kind, and of the longest ones."""
     with tempfile.TemporaryDirectory() as folder:
-        one = (arguments.stage, arguments.size, arguments.batch)
+        one = (stage, arguments.size, arguments.batch)
         step_worker.prepare(folder, arguments.reference, *one)
-        job = step_worker.Job("jax", *one, folder, arguments.reference)
-        step = step_worker.JaxStep(job)
-        step()
-        step()
+        step = step_worker.JaxStep(step_worker.Job("jax", *one, folder, arguments.reference))
+        for _ in range(6):  # The first ones fetch their memory from the system.
+            start = time.perf_counter()
+            step()
+            seconds = time.perf_counter() - start
         with step.jax.profiler.trace(folder):
             step()
         program, bodies = read_program(step.step.as_text())
         totals, single = collections.Counter(), collections.Counter()
-        for name, seconds in events(folder):
+        for name, taken in events(folder):
             # A conditional's event covers those of what it runs.
             if name in program and program[name][0] not in ("conditional", "while", "call"):
                 opcode, shape, rest = program[name]
-                totals[kind(opcode, rest, bodies)] += seconds
-                single[name] += seconds
+                totals[kind(opcode, rest, bodies)] += taken
+                single[name] += taken
     listed = []
-    for name, seconds in single.most_common(arguments.top):
+    for name, taken in single.most_common(arguments.top):
         opcode, shape, rest = program[name]
         where = (re.search(r'op_name="([^"]*)"', rest) or ["", ""])[1]
-        entry = {"seconds": round(seconds, 4), "kind": kind(opcode, rest, bodies), "shape": shape}
+        entry = {"seconds": round(taken, 4), "kind": kind(opcode, rest, bodies), "shape": shape}
         listed.append(entry | {"name": where[-120:]})
-    kinds = {name: round(seconds, 3) for name, seconds in totals.most_common()}
-    print(json.dumps({"stage": arguments.stage, "kinds": kinds, "largest": listed}, indent=1))
+    whole = sum(totals.values())
+    kinds = {
+        name: {"seconds": round(taken, 3), "share": round(taken / whole, 3)}
+        for name, taken in totals.most_common()
+    }
+    return {
+        "stage": stage,
+        "step_seconds": round(seconds, 3),
+        # The larger of what is written and what is compiled, as a run counts them, and the latter.
+        "gflop": round(step.flops / 1e9, 1),
+        "gflop_compiled": round(step.step.cost_analysis()["flops"] / 1e9, 1),
+        "kinds": kinds,
+        "largest": listed,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", required=True, metavar="DIR", help="the published code")
+    stages = step_worker.seeded_steps.STAGES
+    parser.add_argument("--stages", nargs="+", default=stages, choices=stages)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--top", type=int, default=20, help="operations to list")
+    arguments = parser.parse_args()
+    results = [profile(stage, arguments) for stage in arguments.stages]
+    about = {
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    print(json.dumps({**about, "results": results}, indent=1))
 
 
 if __name__ == "__main__":
