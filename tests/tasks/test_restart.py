@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import pytest
 from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import TrainState
+from codeformer_jax.train import parallel
 
 CODES, SIZE = 8, 4
 LATENTS = jax.random.normal(jax.random.key(0), (4, 4, 4, SIZE))
@@ -55,18 +56,23 @@ def test_codes_hardly_used_become_latents_of_the_batch():
     np.testing.assert_array_equal(after.code_usage[others], USAGE[others])
 
 
-def test_the_draw_follows_from_the_key_on_any_number_of_devices():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+@pytest.mark.parametrize("description", ["data:4", "data:2,fsdp:2", "fsdp:4"])
+def test_the_draw_follows_from_the_key_on_any_number_of_devices(monkeypatch, description):
+    """Also of a codebook that lies in parts on several."""
+    monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 8)
+    mesh = parallel.make_mesh(description)
+    sharding = parallel.state_sharding(mesh, state())
+    in_parts = not sharding.params["quantize"]["embedding"].is_fully_replicated
+    assert in_parts == ("fsdp" in description)
     restart = jax.jit(restart_dead_codes, static_argnames="below")
-    whole = NamedSharding(mesh, PartitionSpec())
 
     def codes(seed, state, latents):
         key = jax.random.key(seed)
         return np.asarray(restart(state, latents, key, 0.1).params["quantize"]["embedding"])
 
-    split = jax.device_put(LATENTS, NamedSharding(mesh, PartitionSpec("data")))
+    split = jax.device_put(LATENTS, parallel.batch_sharding(mesh))
     on_one = codes(1, state(), LATENTS)
-    np.testing.assert_array_equal(codes(1, jax.device_put(state(), whole), split), on_one)
+    np.testing.assert_array_equal(codes(1, jax.device_put(state(), sharding), split), on_one)
     assert np.any(codes(2, state(), LATENTS) != on_one)
 
 
