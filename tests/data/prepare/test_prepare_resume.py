@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -328,6 +329,8 @@ def start_command(room):
         [sys.executable, "-m", "codeformer_jax.cli", "prepare", room.faces, room.out, *options],
         cwd=ROOT,
         start_new_session=True,
+        # What runs in the background of a script ignores Ctrl-C, and so would the command.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         stderr=subprocess.PIPE,
         text=True,
     )
