@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
         if plan_only:
             plan.compile_only(_CONFIG.value)
             return
-        with process.ended_by_signals():  # Again: several processes now have JAX's handlers.
+        # Again, since JAX's handler of SIGTERM has taken this one's place in several processes.
+        with process.ended_by_signals():
             main_one = hosts.is_main()  # Looks for devices.
         if not main_one:  # What all of them notice, the first one says.
             logging.getLogger().setLevel(logging.ERROR)

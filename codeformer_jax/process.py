@@ -65,26 +65,28 @@ def ended_by_signals() -> Iterator[None]:
     thread does in C++ (looking for the other processes of a run), nor does KeyboardInterrupt, which
     imports of C++ lose. Outside the main thread signals are left alone.
     """
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    source, sink = os.pipe()
-    os.set_blocking(sink, False)
-    try:
-        previous = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    except ValueError:
-        os.close(source)
-        os.close(sink)
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.set_wakeup_fd(sink)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def end(number, *_):
+        try:
+            print("interrupted before the run began", file=sys.stderr, flush=True)
+        finally:  # Also where nobody reads the output any more.
+            os._exit(130 if number == signal.SIGINT else 0)
 
     def wait():
         while seen := os.read(source, 1):  # Nothing at the end.
             if seen[0] in numbers:
-                print("interrupted before the run began", file=sys.stderr, flush=True)
-                os._exit(130 if seen[0] == signal.SIGINT else 0)
+                end(seen[0])
         os.close(source)
 
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    before = signal.set_wakeup_fd(sink)
     threading.Thread(target=wait, daemon=True, name="ended_by_signals").start()
+    previous = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import fcntl
 import gc
 import json
 import os
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -50,6 +51,7 @@ def made_once(tmp_path_factory):
         with open(shared / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not returned.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # Of a worker that failed in it.
                 returned.write_text(json.dumps(make(folder)))
         return folder, json.loads(returned.read_text())
 

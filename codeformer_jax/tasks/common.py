@@ -1,5 +1,6 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,14 +101,16 @@ def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """
     fields = config.to_dict()
     if "dtype" in fields:
-        name = fields["dtype"]
-        try:
-            fields["dtype"] = jnp.dtype(name)
-        except TypeError:
-            fields["dtype"] = None
-        if fields["dtype"] is None or not jnp.issubdtype(fields["dtype"], jnp.floating):
-            raise ValueError(f"dtype is {name!r}; expected one such as float32 or bfloat16")
+        fields["dtype"] = _floating(fields["dtype"])
     return fields
+
+
+def _floating(name: Any) -> jnp.dtype:
+    with contextlib.suppress(TypeError):  # Of JAX, for a name that it does not know.
+        dtype = jnp.dtype(name)
+        if name is not None and jnp.issubdtype(dtype, jnp.floating):
+            return dtype
+    raise ValueError(f"dtype is {name!r}; expected one such as float32 or bfloat16")
 
 
 def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:

@@ -67,8 +67,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             run, state = unless_interrupted(interrupted, begin) if alone else begin()
         except Interrupted as found:
             steps = saved_steps(workdir)
-            saved = f"is saved up to step {steps[-1]}" if steps else "has nothing to save"
-            logging.warning("interrupted before its first step, the run %s", saved)
+            saved = f"has its newest checkpoint at step {steps[-1]}" if steps else "has none"
+            logging.warning("interrupted before there was a state to save; the run %s", saved)
             _end_by(found.number)
             return {}
         with full_disk_explained(workdir, run.abstract):

@@ -22,7 +22,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for settings of a run that cannot be."""
     parse_steps(config.train.profile)
     for name in COUNTS:
-        if config[name] < 1:
+        if not isinstance(config[name], int) or config[name] < 1:
             raise ValueError(f"{name} is {config[name]}; expected a whole number, at least 1")
 
 

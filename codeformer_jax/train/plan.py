@@ -18,6 +18,7 @@ from codeformer_jax.tasks import Task, groups, make_task
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.labels import needs_labels
+from codeformer_jax.train.monitor import check_settings
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 
@@ -108,6 +109,7 @@ def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None]
 
 def make_plan(config: ml_collections.ConfigDict) -> Plan:
     """The plan of a run, as `compile_only` writes it."""
+    check_settings(config)
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
     config, notes = _fitting_batch(config, mesh)
     task = make_task(config)

@@ -260,7 +260,7 @@ def get_config():
 @pytest.mark.parametrize(
     ("text", "said", "steps"),
     [
-        (BEGINNING, "interrupted before its first step, the run has nothing to save", []),
+        (BEGINNING, "interrupted before there was a state to save; the run has none", []),
         (COMPILING, "interrupted and saved", [0, 2]),
     ],
 )

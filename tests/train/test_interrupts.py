@@ -78,12 +78,12 @@ def test_an_evaluation_is_left_and_its_scores_come_when_the_run_goes_on(tmp_path
 def test_what_comes_before_the_first_step_is_left(tmp_path, monkeypatch, caplog, place, name):
     """A fresh workdir is not made, one to go on in is not changed, not even by what was left."""
     config, workdir = config_of_two_programs(), tmp_path / "run"
-    said = "the run has nothing to save"
+    said = "the run has none"
     if name == "read_newest":
         loop.train(config, workdir)
         array = max((workdir / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size)
         array.write_bytes(bytes(array.stat().st_size))
-        said = "the run is saved up to step 4"
+        said = "the run has its newest checkpoint at step 4"
     before = contents(workdir)
     go_on, original = threading.Event(), getattr(place, name)
 
@@ -98,11 +98,15 @@ def test_what_comes_before_the_first_step_is_left(tmp_path, monkeypatch, caplog,
         assert process.left_behind()
     finally:
         go_on.set()
+    wait_for_those_left()
+    assert contents(workdir) == before
+    assert said in caplog.text
+
+
+def wait_for_those_left():
     deadline = time.monotonic() + WAIT
     while process.left_behind() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert contents(workdir) == before
-    assert said in caplog.text
 
 
 def test_the_first_state_and_the_teachers_check_look_at_the_flag(stages, tmp_path):
@@ -116,6 +120,7 @@ def test_the_first_state_and_the_teachers_check_look_at_the_flag(stages, tmp_pat
     with pytest.raises(Interrupted):
         run.heldout.check_teacher(state, run.frozen, raised)
     run.heldout.check_teacher(state, run.frozen, lambda: 0)
+    wait_for_those_left()
 
 
 def contents(folder):
@@ -274,7 +279,7 @@ STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
     ("config", "said"),
     [
         (IMPORTING, "interrupted before the run began"),
-        (READING, "interrupted before its first step, the run has nothing to save"),
+        (READING, "interrupted before there was a state to save; the run has none"),
     ],
 )
 def test_a_command_that_has_saved_nothing_ends_at_once(tmp_path, config, said, number, code):
