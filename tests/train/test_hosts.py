@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from linear import NAMES, linear_config, make_linear, relative_error, train_all
+from signalled import signalled
 
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
@@ -299,18 +300,15 @@ def test_a_process_that_waits_for_the_others_ends_at_once(tmp_path, number, code
     arguments = (f"--config={config}", f"--workdir={tmp_path / 'run'}")
     arguments += (f"--coordinator=127.0.0.1:{port}", "--processes=2", "--process=0")
     (process,) = launch("train.py", *arguments, number=1)
-    try:
-        deadline = time.monotonic() + 100
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break  # JAX's service of process 0 is there, and waits.
-            time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(number)
-        output = process.communicate(timeout=10)[0]
-    finally:
-        process.kill()
-    assert process.returncode == code, output
+
+    def waiting():
+        """JAX's service of process 0 is there, for a second."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            time.sleep(1)
+            return True
+        return False
+
+    output = signalled(process, waiting, number, code, within=10)
     assert "interrupted before the run began" in output
     assert not (tmp_path / "run").exists()
 

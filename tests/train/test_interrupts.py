@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import pytest
+from signalled import signalled
 from states import assert_equal, state_at
 from tiny import stage_config, tiny_config
 
@@ -316,13 +317,4 @@ def stopped(folder, config, number, code):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    try:
-        deadline = time.monotonic() + 200
-        while not flag.exists() and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        child.send_signal(number)
-        output = child.communicate(timeout=30)[0]
-    finally:
-        child.kill()
-    assert child.returncode == code, output
-    return output
+    return signalled(child, flag.exists, number, code, within=30)
