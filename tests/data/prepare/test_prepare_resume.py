@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import psutil
 import pytest
@@ -323,14 +322,20 @@ def test_a_process_that_is_killed_while_it_takes_out_duplicates(room, monkeypatc
     assert tree_hash(room.out) == whole
 
 
+@pytest.fixture
+def heeding_ctrl_c():
+    """Tests in the background of a script ignore Ctrl-C, and so would the commands they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start_command(room):
     options = ["--size", "256", "--workers", "2"]
     return subprocess.Popen(
         [sys.executable, "-m", "codeformer_jax.cli", "prepare", room.faces, room.out, *options],
         cwd=ROOT,
         start_new_session=True,
-        # What runs in the background of a script ignores Ctrl-C, and so would the command.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -355,7 +360,7 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.01)
 
 
-def test_kill_and_ctrl_c_in_mid_build(room, tmp_path):
+def test_kill_and_ctrl_c_in_mid_build(room, tmp_path, heeding_ctrl_c):
     room.faces.mkdir()
     for index in range(900):  # Enough to be interrupted in, on a fast machine too.
         image = Image.fromarray(picture(index, 16, 16)).resize((256, 256))
