@@ -1,9 +1,10 @@
-"""Gradients of convolutions on this CPU: XLA's own against `nn/conv_gradients.py`.
+"""Gradients of convolutions on this CPU: XLA's own against those of `codeformer_jax/nn`.
 
     python benchmarks/conv_gradients.py [--repeats 15]
 
 For layers of the VQGAN at 128 px, batch 2, and for its deepest ones at 512 px: milliseconds of the
-forward convolution and of each gradient, medians, the two ways in turn. Prints JSON.
+forward convolution and of each gradient, medians, the ways in turn; the same for convolutions of
+doubled maps, doubled first or folded (`nn/layers.py`). Prints JSON.
 """
 
 import argparse
@@ -26,10 +27,12 @@ LAYERS = (
 )
 
 
+# Batch, side before doubling, channels in and out.
+DOUBLED = ((2, 64, 128), (2, 32, 128), (2, 32, 256), (2, 16, 256), (2, 8, 256))
+
+
 def measure(layer, repeats):
     """{what: median milliseconds} of one layer."""
-    import jax  # noqa: PLC0415
-
     from codeformer_jax.nn import conv_gradients as ours  # noqa: PLC0415
 
     ways = {
@@ -40,7 +43,41 @@ def measure(layer, repeats):
         "by the kernel, strips": ours.kernel_gradient_by_strips,
     }
     b, side, c, d, kernel = layer
-    shapes = ((b, side, side, c), (kernel, kernel, c, d), (b, side, side, d))
+    return timed(ways, ((b, side, side, c), (kernel, kernel, c, d), (b, side, side, d)), repeats)
+
+
+def measure_doubled(layer, repeats):
+    """{what: median milliseconds} of one convolution of a doubled map."""
+    import jax  # noqa: PLC0415
+
+    from codeformer_jax.nn import layers  # noqa: PLC0415
+
+    def forward(from_sites):
+        def way(x, kernel, g):
+            layers.FOLDED_SITES = from_sites  # Read while the program is traced.
+            return layers.doubling_convolve(x, kernel)
+
+        return way
+
+    def gradient(from_sites, argument):
+        def way(x, kernel, g):
+            return jax.vjp(lambda *a: forward(from_sites)(*a, g), x, kernel)[1](g)[argument]
+
+        return way
+
+    ways = {}
+    for name, from_sites in (("doubled", float("inf")), ("folded", 0)):
+        ways[f"forward, {name}"] = forward(from_sites)
+        ways[f"by the input, {name}"] = gradient(from_sites, 0)
+        ways[f"by the kernel, {name}"] = gradient(from_sites, 1)
+    b, side, c = layer
+    return timed(ways, ((b, side, side, c), (3, 3, c, c), (b, 2 * side, 2 * side, c)), repeats)
+
+
+def timed(ways, shapes, repeats):
+    """{way: median milliseconds} for random arrays of these shapes, the ways in turn."""
+    import jax  # noqa: PLC0415
+
     keys = jax.random.split(jax.random.key(0), 3)
     arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
     compiled = {name: jax.jit(way).lower(*arrays).compile() for name, way in ways.items()}
@@ -59,7 +96,9 @@ def main():
     arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     rows = [{"layer": layer, **measure(layer, arguments.repeats)} for layer in LAYERS]
-    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "milliseconds": rows}, indent=1))
+    doubled = [{"layer": layer, **measure_doubled(layer, arguments.repeats)} for layer in DOUBLED]
+    about = {"cores": len(os.sched_getaffinity(0)), "milliseconds": rows, "doubled": doubled}
+    print(json.dumps(about, indent=1))
 
 
 if __name__ == "__main__":

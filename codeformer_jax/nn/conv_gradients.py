@@ -93,25 +93,34 @@ def input_gradient_by_taps(
 
 
 def kernel_gradient_by_strips(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k k c d"],
+    cotangent: Float[Array, "b h2 w2 d"],
+    stride: int = 1,
 ) -> Float[Array, "k k c d"]:
     """Gradient by the kernel: strip by strip, pixels times their neighbourhoods.
 
+    Of `convolve` by `stride`, h = h2 * stride, with the padding (k - stride) / 2 that this takes.
     Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing: its strip is the whole.
     """
-    b, h, w, c = x.shape
-    side, half, d = len(kernel), len(kernel) // 2, kernel.shape[-1]
-    taps = side * side
+    b, h, w, d = cotangent.shape
+    side, c = kernel.shape[1:3]
+    taps, pad = side * side, (side - stride) // 2
     fits = (r for r in range(1, h + 1) if h % r == 0 and b * r * w * taps * c <= STRIP)
     rows = h if side == 1 else max(fits, default=1)
-    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     # The kernel's own order spares a transposition at the end, the other is the faster product.
     as_kernel = side == 1 or b * h * w <= FEW_SITES
     accumulated = x.dtype if x.dtype.itemsize > 4 else jnp.float32
+    high, wide = stride * rows, stride * w
 
     def add_strip(i, total):
-        strip = jax.lax.dynamic_slice_in_dim(padded, i * rows, rows + 2 * half, axis=1)
-        seen = [strip[:, k : k + rows, m : m + w] for k in range(side) for m in range(side)]
+        strip = jax.lax.dynamic_slice_in_dim(padded, i * high, high + side - stride, axis=1)
+        seen = [
+            strip[:, k : k + high : stride, m : m + wide : stride]
+            for k in range(side)
+            for m in range(side)
+        ]
         columns = jnp.concatenate(seen, axis=-1).reshape(-1, taps * c)
         pixels = jax.lax.dynamic_slice_in_dim(cotangent, i * rows, rows, axis=1).reshape(-1, d)
         factors = (columns, pixels) if as_kernel else (pixels, columns)

@@ -1,12 +1,14 @@
 """The convolution's own gradients are XLA's, for fewer operations of the CPU."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from codeformer_jax.nn import conv_gradients
-from codeformer_jax.nn.conv_gradients import convolve_same, plain_convolve
+from codeformer_jax.nn.conv_gradients import convolve, convolve_same, plain_convolve
 from codeformer_jax.nn.layers import Conv
 
 
@@ -48,6 +50,23 @@ def test_several_strips(monkeypatch, shape):
     x, kernel, cotangent = draw(*shape, side=1)
     strips = jax.make_jaxpr(conv_gradients.kernel_gradient_by_strips)(x, kernel, cotangent)
     assert "length=1" in str(strips)
+
+
+@pytest.mark.parametrize(("h", "strips"), [(4, 1), (6, 3)])
+def test_strips_of_a_strided_convolution(monkeypatch, h, strips):
+    """4x4 kernels of stride 2 and one pixel of padding; h, w are the result's."""
+    b, w, c, d = 2, 5, 4, 3
+    monkeypatch.setattr(conv_gradients, "STRIP", b * (h // strips) * w * 16 * c)
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((b, 2 * h, 2 * w, c), (4, 4, c, d), (b, h, w, d))
+    x, kernel, cotangent = (
+        jax.random.normal(k, s, jnp.float32) for k, s in zip(keys, shapes, strict=True)
+    )
+    padding = ((1, 1), (1, 1))
+    _, by_kernel = gradients(lambda x, k: convolve(x, k, 2, padding), x, kernel, cotangent)
+    by_strips = partial(conv_gradients.kernel_gradient_by_strips, stride=2)
+    assert f"length={strips}" in str(jax.make_jaxpr(by_strips)(x, kernel, cotangent))
+    np.testing.assert_allclose(by_strips(x, kernel, cotangent), by_kernel, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 3])

@@ -86,6 +86,34 @@ def test_doubling_conv_takes_both_paths():
     assert products(64) < 0.6 * products(16)
 
 
+def test_gradients_of_the_doubling_conv_take_both_paths():
+    def program(side):
+        shapes = (1, side, side, 3), (3, 3, 3, 4), (1, 2 * side, 2 * side, 4)
+        return str(
+            jax.make_jaxpr(lambda x, k, g: jax.vjp(layers.doubling_convolve, x, k)[1](g))(
+                *map(jnp.zeros, shapes)
+            )
+        )
+
+    # On CPUs alone, and there for large maps alone: a 4x4 convolution of stride 2.
+    assert "platform_index" in program(32)
+    assert "window_strides=(2, 2)" in program(32)
+    assert "window_strides=(2, 2)" not in program(31)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 32, 32, 3)])
+def test_gradients_of_the_doubling_conv_in_half_precision(shape):
+    x, kernel = normal(0, *shape), normal(1, 3, 3, 3, 4)
+    weights = normal(2, shape[0], 2 * shape[1], 2 * shape[2], 4)
+    exact = jax.vjp(lambda x, k: convolution(doubled(x), k, 1, ((1, 1), (1, 1))), x, kernel)[1]
+    halved = [a.astype(jnp.bfloat16) for a in (x, kernel, weights)]
+    ours = jax.jit(lambda x, k, g: jax.vjp(layers.doubling_convolve, x, k)[1](g))(*halved)
+    for one, other in zip(ours, exact(weights), strict=True):
+        assert one.dtype == jnp.bfloat16
+        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
+        assert error < 2e-2
+
+
 @pytest.mark.parametrize(("groups", "channels"), [(1, 6), (3, 6), (6, 6)])
 def test_group_norm_equals_flax(groups, channels):
     x = 3 + 2 * normal(0, 2, 5, 4, channels)
