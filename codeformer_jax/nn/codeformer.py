@@ -49,6 +49,11 @@ class CodePrediction:
     latents: Float[Array, "b h2 w2 d"]
     features: Any
 
+    @property
+    def indices(self) -> Int[Array, "b n"]:
+        """The likeliest code at every site."""
+        return jnp.argmax(self.logits, axis=-1)
+
 
 def adaptive_instance_norm(
     content: Float[Array, "b h w c"], style: Float[Array, "b h2 w2 c"]
@@ -206,11 +211,10 @@ class CodeFormer(VQGAN):
         self, images: Float[Array, "b h w 3"], *, w: ArrayLike, adain: bool = False
     ) -> CodeFormerOutput:
         prediction = self.predict(images)
-        indices = jnp.argmax(prediction.logits, axis=-1)
         return CodeFormerOutput(
-            image=self.restore(prediction, indices, w=w, adain=adain),
+            image=self.restore(prediction, prediction.indices, w=w, adain=adain),
             logits=prediction.logits,
-            indices=indices,
+            indices=prediction.indices,
             latents=prediction.latents,
         )
 
@@ -230,6 +234,20 @@ class CodeFormer(VQGAN):
         adain: bool = False,
     ) -> Float[Array, "b h w 3"]:
         """Images from chosen codes, one at every site; `method='restore'`."""
+        return self.finish(self.fuse(prediction, indices, w=w, adain=adain))
+
+    def fuse(
+        self,
+        prediction: CodePrediction,
+        indices: Int[Array, "b n"],
+        *,
+        w: ArrayLike,
+        adain: bool = False,
+    ) -> Float[Array, "b h w c"]:
+        """`restore` up to the last features that are fused, what `finish` needs; `method='fuse'`.
+
+        Nothing behind them depends on the fusion blocks.
+        """
         latents, features = prediction.latents, prediction.features
         # Image losses train the fusion alone: codes and encoder features are constants to them.
         quantized = jax.lax.stop_gradient(self.quantize.lookup(indices).reshape(latents.shape))
@@ -237,13 +255,21 @@ class CodeFormer(VQGAN):
             quantized = adaptive_instance_norm(quantized, latents)
         weight = jnp.asarray(w, jnp.float32).reshape(-1, 1, 1, 1)
 
-        def fuse(side, x):
+        def fuse_level(side, x):
             if side not in self.connect_list:
                 return x
             encoder_features = jax.lax.stop_gradient(features[side])
             return self.fuse_convs_dict[str(side)](encoder_features, x, weight)
 
-        return self.generator(quantized, fuse)
+        if not self.connect_list:
+            return quantized
+        return self.generator.up_to(max(self.connect_list), quantized, fuse_level)
+
+    def finish(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        """Images of what `fuse` returned; `method='finish'`."""
+        if not self.connect_list:
+            return self.generator(features)
+        return self.generator.beyond(max(self.connect_list), features)
 
     def predict_codes(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b n k"]:
         """Scores of the codes at every site of the latents, row-major, [b, h * w, K]."""

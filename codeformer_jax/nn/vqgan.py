@@ -100,7 +100,8 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """quantized latents [b, h / f, w / f, emb_dim] -> images [b, h, w, 3].
 
-    `fuse(side, x)` may change the features after the first residual block of each level.
+    `up_to` and `beyond` are its two parts: where features of the encoder are fused, the first
+    depends on them and the second does not.
     """
 
     image_size: int
@@ -137,16 +138,37 @@ class Generator(nn.Module):
         self.blocks = blocks
         self.taps = taps
 
-    def __call__(
+    def __call__(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 3"]:
+        return self._images(latents, self.blocks)
+
+    def up_to(
         self,
+        side: int,
         latents: Float[Array, "b h w d"],
-        fuse: Callable[[int, Float[Array, "b h3 w3 c"]], Float[Array, "b h3 w3 c"]] | None = None,
-    ) -> Float[Array, "b h2 w2 3"]:
+        fuse: Callable[[int, Float[Array, "b h3 w3 c"]], Float[Array, "b h3 w3 c"]],
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Features after the first residual block of the level of `side`.
+
+        `fuse(side, x)` may change them, and those of every level before.
+        """
         x = latents
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[: self._tap(side)]):
             x = block(x)
-            if fuse is not None and index in self.taps:
+            if index in self.taps:
                 x = fuse(self.taps[index], x)
+        return x
+
+    def beyond(self, side: int, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        """Images of the features that `up_to` returned."""
+        return self._images(features, self.blocks[self._tap(side) :])
+
+    def _tap(self, side):
+        """Number of blocks up to the features of a side."""
+        return 1 + next(index for index, tapped in self.taps.items() if tapped == side)
+
+    def _images(self, x, blocks):
+        for block in blocks:
+            x = block(x)
         return x.astype(jnp.float32)
 
 

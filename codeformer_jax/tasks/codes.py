@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from codeformer_jax import losses
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
-from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput
+from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput, CodePrediction
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -91,7 +91,7 @@ class CodeTask:
         return jax.lax.stop_gradient(Targets(indices=codes, latents=latents))
 
     def code_loss(
-        self, output: CodeFormerOutput, targets: Targets
+        self, output: CodeFormerOutput | CodePrediction, targets: Targets
     ) -> tuple[Float[Array, ""], common.Metrics]:
         """feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6)."""
         feature = losses.mse(output.latents, targets.latents)

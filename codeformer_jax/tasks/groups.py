@@ -71,20 +71,18 @@ def discriminate(
 
 
 def gradient_ratios(
-    last_layer_gradient: Callable[[Float[Array, "b h w 3"]], Array],
-    cotangent: Float[Array, "b h w 3"],
-    gan_cotangent: Float[Array, "b h w 3"],
+    last_layer_gradient: Callable[[Float[Array, "b h w c"]], Array],
+    cotangent: Float[Array, "b h w c"],
+    gan_cotangent: Float[Array, "b h w c"],
     groups: int,
 ) -> Float[Array, "g"]:
     """`losses.gradient_ratio` of each group, as if its rows were the whole batch.
 
     A group's gradient is the pull-back of a cotangent that is zero in all other rows, because no
-    row of the generator depends on another. That takes 2 * groups pull-backs to the last layer:
-    next to nothing where it is the network's last (stage I), a pass through all that lies behind
-    it where it belongs to a fusion block (stage III).
+    row of the generator depends on another. That takes 2 * groups gradients of one layer.
 
     Args:
-        last_layer_gradient: cotangent of the generated images -> gradient of the layer's kernel.
+        last_layer_gradient: cotangent of the layer's output -> gradient of its kernel.
         cotangent: of the reconstruction loss, a mean over the batch.
         gan_cotangent: of the adversarial loss, likewise.
     """
@@ -97,7 +95,7 @@ def gradient_ratios(
 
     def ratio(index):
         # Times `groups`: a group's mean is over fewer rows.
-        inside = jnp.where(group == index, float(groups), 0.0)
+        inside = jnp.where(group == index, float(groups), 0.0).astype(cotangent.dtype)
         return losses.gradient_ratio(
             last_layer_gradient(inside * cotangent), last_layer_gradient(inside * gan_cotangent)
         )

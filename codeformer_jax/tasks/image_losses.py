@@ -20,11 +20,11 @@ from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 class ImageLosses:
     """pixel * L1 + perceptual * LPIPS + gan_weight * lambda * hinge on generated images.
 
-    Both parts are differentiated at the image; lambda needs of each only the gradient of the last
-    layer, taken from the one linearisation of the generator, and the sum of the cotangents is then
-    pulled back once. Where a batch comes in slices, lambda is still the whole batch's: the two
-    parts are pulled back separately and weighted at the end, which costs a second backward pass
-    through the generator. The discriminator's BatchNorm sees one slice at a time.
+    Both parts are differentiated at the output of the last trained layer; lambda needs of each only
+    that layer's gradient, taken from the one linearisation of the generator, and the sum of the
+    cotangents is then pulled back once. Where a batch comes in slices, lambda is still the whole
+    batch's: the two parts are pulled back separately and weighted at the end, which costs a second
+    backward pass through the generator. The discriminator's BatchNorm sees one slice at a time.
 
     Attributes:
         config: section `loss` of the task.
@@ -46,8 +46,9 @@ class ImageLosses:
         real: Float[Array, "b h w 3"],
         frozen: dict[str, PyTree],
         discriminator: DiscriminatorState | None,
-        pullback: Callable[[Float[Array, "b h w 3"], float], PyTree],
+        pullback: Callable[[Float[Array, "b h w c"], float], PyTree],
         *,
+        pull_to_layer: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]] = lambda x: x,
         whole: bool,
     ) -> dict[str, Any]:
         """Gradients and metrics as means over these images, for `weighted`.
@@ -57,33 +58,39 @@ class ImageLosses:
             real: their truth.
             frozen: 'lpips' where the perceptual part has a weight.
             discriminator: None leaves the adversarial part out.
-            pullback: cotangents of the image and of the other losses' sum -> gradients.
+            pullback: cotangents of the last trained layer's output and of the other losses' sum ->
+                gradients.
+            pull_to_layer: cotangent of the images -> of that output; by default they are it.
             whole: whether these images are the whole batch.
         """
         (total, metrics), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
             fake, real, frozen
         )
+        cotangent = pull_to_layer(cotangent)
         metrics["image_loss"] = total
         if discriminator is None:
             return {"gradients": pullback(cotangent, 1.0), "metrics": metrics}
         (gan, (each, batch_stats)), gan_cotangent = jax.value_and_grad(
             self._adversarial, has_aux=True
         )(fake, discriminator)
+        gan_cotangent = pull_to_layer(gan_cotangent)
         judged, judge_metrics = self._judge(discriminator.params, batch_stats, real, fake)
         means = {"discriminator": judged, "metrics": metrics | judge_metrics | {"gan": gan}}
         if not whole:
             adversarial = common.select(pullback(gan_cotangent, 0.0), self.reached)
             return means | {"gradients": pullback(cotangent, 1.0), "adversarial": adversarial}
         ratios = groups.gradient_ratios(
-            lambda image: self.last_kernel(pullback(image, 0.0)),
+            lambda output: self.last_kernel(pullback(output, 0.0)),
             cotangent,
             gan_cotangent,
             groups.groups_of(self.config),
         )
         weights, adaptive = self._adaptive(ratios)
         means["metrics"] |= adaptive | {"gan_weighted": jnp.mean(weights * each)}
-        cotangent += groups.per_row(weights, fake.shape[0]) * gan_cotangent
-        return means | {"gradients": pullback(cotangent, 1.0)}
+        weights = groups.per_row(weights, fake.shape[0])
+        summed, added = (c.astype(weights.dtype) for c in (cotangent, gan_cotangent))
+        summed += weights * added
+        return means | {"gradients": pullback(summed.astype(cotangent.dtype), 1.0)}
 
     def weighted(self, means: dict[str, Any]) -> tuple[PyTree, common.Metrics]:
         """Gradients of the sum of all losses, and its metrics with the image losses' sum."""

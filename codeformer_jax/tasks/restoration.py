@@ -192,26 +192,36 @@ class RestorationTask(CodeTask):
 
         def forward(trained):
             variables = {"params": {**state.params, **trained}}
-            output = self.module.apply(variables, degraded, w=phase.w)
-            predicted = output if coded is None else self.module.apply(variables, coded, w=0.0)
+            prediction = self.module.apply(variables, degraded, method="predict")
+            predicted = prediction
+            if coded is not None:
+                predicted = self.module.apply(variables, coded, method="predict")
             code_loss, metrics = self.code_loss(predicted, targets)
-            # Without image losses the generator is not computed.
-            image = output.image if phase.image_losses else jnp.zeros(())
-            return (image, code_loss), (predicted.indices, metrics | {"code_loss": code_loss})
+            fused = jnp.zeros(())  # Without image losses the generator is not computed.
+            if phase.image_losses:
+                fused = self.module.apply(
+                    variables, prediction, prediction.indices, w=phase.w, method="fuse"
+                )
+            return (fused, code_loss), (predicted.indices, metrics | {"code_loss": code_loss})
+
+        def finish(fused):
+            return self.module.apply({"params": state.params}, fused, method="finish")
 
         trained = common.select(state.params, self.trained)
-        (fake, _), pullback, (indices, code_metrics) = jax.vjp(forward, trained, has_aux=True)
+        (fused, _), pullback, (indices, code_metrics) = jax.vjp(forward, trained, has_aux=True)
         if phase.image_losses:
+            fake, pull_to_fused = jax.vjp(finish, fused)
             means = self.image_losses.measure(
                 fake,
                 real,
                 frozen,
                 state.discriminator if phase.gan else None,
-                lambda image, loss: pullback((image, jnp.float32(loss)))[0],
+                lambda features, loss: pullback((features, jnp.float32(loss)))[0],
+                pull_to_layer=lambda image: pull_to_fused(image)[0],
                 whole=self.slices == 1,
             )
         else:
-            (gradients,) = pullback((jnp.zeros_like(fake), jnp.ones(())))
+            (gradients,) = pullback((fused, jnp.ones(())))
             means = {"gradients": gradients, "metrics": {"image_loss": jnp.zeros(())}}
         means["metrics"] |= code_metrics
         return accumulate.Measured(means=means, images={"indices": indices})
