@@ -4,7 +4,7 @@
 
 For layers of the VQGAN at 128 px, batch 2, and for its deepest ones at 512 px: milliseconds of the
 forward convolution and of each gradient, medians, the ways in turn; the same for convolutions of
-doubled maps, doubled first or folded (`nn/layers.py`). Prints JSON.
+doubled maps, doubled first or folded (`nn/doubling.py`). Prints JSON.
 """
 
 import argparse
@@ -50,20 +50,20 @@ def measure_doubled(layer, repeats):
     """{what: median milliseconds} of one convolution of a doubled map."""
     import jax  # noqa: PLC0415
 
-    from codeformer_jax.nn import layers  # noqa: PLC0415
+    from codeformer_jax.nn import doubling  # noqa: PLC0415
 
-    def forward(from_sites):
-        def way(x, kernel, g):
-            layers.FOLDED_SITES = from_sites  # Read while the program is traced.
-            return layers.doubling_convolve(x, kernel)
+    def convolve(from_sites):
+        def way(x, kernel):
+            doubling.FOLDED_SITES = from_sites  # Read while the program is traced.
+            return doubling.doubling_convolve(x, kernel)
 
         return way
 
     def gradient(from_sites, argument):
-        def way(x, kernel, g):
-            return jax.vjp(lambda *a: forward(from_sites)(*a, g), x, kernel)[1](g)[argument]
+        return lambda x, kernel, g: jax.vjp(convolve(from_sites), x, kernel)[1](g)[argument]
 
-        return way
+    def forward(from_sites):
+        return lambda x, kernel, g: convolve(from_sites)(x, kernel)
 
     ways = {}
     for name, from_sites in (("doubled", float("inf")), ("folded", 0)):

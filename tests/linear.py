@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from tiny import stage_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
+from codeformer_jax.nn import doubling
 from codeformer_jax.train import loop, parallel
 from configs import demo
 
@@ -31,7 +32,9 @@ EPSILON = 1.0
 
 
 def make_linear(setattr=setattr):
-    """Arrays of 64 elements are sharded, Adam's epsilon exceeds any gradient, LeakyReLU is smooth.
+    """Arrays of 64 elements are sharded, maps of 64 sites doubled in folds; all is smooth.
+
+    Adam's epsilon exceeds any gradient, and LeakyReLU has no edge.
 
     With the usual epsilon Adam's first steps are the gradient's sign, which rounding decides where
     a gradient is nearly zero: two right runs differ there by twice the learning rate. With a large
@@ -40,6 +43,7 @@ def make_linear(setattr=setattr):
     rounding.
     """
     setattr(parallel, "MIN_SHARDED_SIZE", 64)
+    setattr(doubling, "FOLDED_SITES", 64)
     setattr(optax, "scale_by_adam", partial(optax.scale_by_adam, eps=EPSILON))
     setattr(flax.linen, "leaky_relu", lambda x, a: a * x + (1 - a) * jax.nn.softplus(x))
 

@@ -211,10 +211,11 @@ class CodeFormer(VQGAN):
         self, images: Float[Array, "b h w 3"], *, w: ArrayLike, adain: bool = False
     ) -> CodeFormerOutput:
         prediction = self.predict(images)
+        indices = prediction.indices
         return CodeFormerOutput(
-            image=self.restore(prediction, prediction.indices, w=w, adain=adain),
+            image=self.restore(prediction, indices, w=w, adain=adain),
             logits=prediction.logits,
-            indices=prediction.indices,
+            indices=indices,
             latents=prediction.latents,
         )
 
@@ -244,9 +245,9 @@ class CodeFormer(VQGAN):
         w: ArrayLike,
         adain: bool = False,
     ) -> Float[Array, "b h w c"]:
-        """`restore` up to the last features that are fused, what `finish` needs; `method='fuse'`.
+        """`restore` up to the largest side that is fused; `method='fuse'`.
 
-        Nothing behind them depends on the fusion blocks.
+        The rest, `finish`, has no fusion block. Where no side is fused it is the smallest level.
         """
         latents, features = prediction.latents, prediction.features
         # Image losses train the fusion alone: codes and encoder features are constants to them.
@@ -261,15 +262,15 @@ class CodeFormer(VQGAN):
             encoder_features = jax.lax.stop_gradient(features[side])
             return self.fuse_convs_dict[str(side)](encoder_features, x, weight)
 
-        if not self.connect_list:
-            return quantized
-        return self.generator.up_to(max(self.connect_list), quantized, fuse_level)
+        return self.generator.up_to(self._last_fused, quantized, fuse_level)
 
     def finish(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         """Images of what `fuse` returned; `method='finish'`."""
-        if not self.connect_list:
-            return self.generator(features)
-        return self.generator.beyond(max(self.connect_list), features)
+        return self.generator.beyond(self._last_fused, features)
+
+    @property
+    def _last_fused(self) -> int:
+        return max(self.connect_list, default=min(self.level_sides))
 
     def predict_codes(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b n k"]:
         """Scores of the codes at every site of the latents, row-major, [b, h * w, K]."""

@@ -1,6 +1,7 @@
 """1x1 and 3x3 convolutions whose gradients are computed otherwise where XLA's CPU compiler is slow.
 
-On CPUs alone; everywhere else the gradients are XLA's. Two threads against XLA's own
+On CPUs alone; everywhere else the gradients are XLA's. `nn/doubling.py` has those of a doubled map,
+also in strips. Two threads against XLA's own
 (`benchmarks/conv_gradients.py`; `benchmarks/train_step.py` has whole steps):
 
 | gradient | kernel | input | XLA | here |
@@ -100,8 +101,9 @@ def kernel_gradient_by_strips(
 ) -> Float[Array, "k k c d"]:
     """Gradient by the kernel: strip by strip, pixels times their neighbourhoods.
 
-    Of `convolve` by `stride`, h = h2 * stride, with the padding (k - stride) / 2 that this takes.
-    Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing: its strip is the whole.
+    Of `convolve` by `stride`, h = stride * h2, with (k - stride) / 2 pixels of padding on every
+    side; k - stride must be even. Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing:
+    its strip is the whole.
     """
     b, h, w, d = cotangent.shape
     side, c = kernel.shape[1:3]
@@ -112,12 +114,12 @@ def kernel_gradient_by_strips(
     # The kernel's own order spares a transposition at the end, the other is the faster product.
     as_kernel = side == 1 or b * h * w <= FEW_SITES
     accumulated = x.dtype if x.dtype.itemsize > 4 else jnp.float32
-    high, wide = stride * rows, stride * w
+    height, width = stride * rows, stride * w
 
     def add_strip(i, total):
-        strip = jax.lax.dynamic_slice_in_dim(padded, i * high, high + side - stride, axis=1)
+        strip = jax.lax.dynamic_slice_in_dim(padded, i * height, height + side - stride, axis=1)
         seen = [
-            strip[:, k : k + high : stride, m : m + wide : stride]
+            strip[:, k : k + height : stride, m : m + width : stride]
             for k in range(side)
             for m in range(side)
         ]

@@ -12,15 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import (
-    Padding,
-    convolve,
-    convolve_same,
-    kernel_gradient_by_strips,
-)
-
-# Sites of a map from which on the convolution of the doubled map is folded.
-FOLDED_SITES = 1024
+from codeformer_jax.nn.conv_gradients import Padding, convolve, convolve_same
+from codeformer_jax.nn.doubling import doubling_convolve
 
 
 def fan_in_uniform(fan_in: int):
@@ -73,80 +66,6 @@ class DoublingConv(Conv):
 
     def _convolve(self, x, kernel):
         return doubling_convolve(x, kernel)
-
-
-def _convolve_doubled(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
-) -> Float[Array, "b h2 w2 d"]:
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return convolve_same(x.reshape(b, 2 * h, 2 * w, c), kernel)
-
-
-def _spread(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 c d"]:
-    """Sums of the taps that fall on one original pixel, for both places on it along each axis."""
-    for axis in range(2):
-        before, after = ([(0, 0)] * 4 for _ in range(2))
-        before[axis], after[axis] = (1, 0), (0, 1)
-        kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
-    return kernel
-
-
-@jax.custom_vjp
-def doubling_convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
-) -> Float[Array, "b h2 w2 d"]:
-    """Convolves the nearest-neighbour doubled `x`, [b, 2h, 2w, d], without doubling it first.
-
-    A pixel of the doubled image sees only 2x2 pixels of the original, so the 3x3 kernel folds
-    into four 2x2 kernels, one for each place within a doubled pixel: the same numbers for 4/9 of
-    the products. Seen from the result it is a 4x4 convolution of stride 2, transposed, and on CPUs
-    its gradients are made of that: again 4/9. Elsewhere they are XLA's of the doubled form. Small
-    maps are doubled in both directions, since folding the kernel would cost more.
-    """
-    b, h, w, c = x.shape
-    if h * w < FOLDED_SITES:
-        return _convolve_doubled(x, kernel)
-    features = kernel.shape[-1]
-    # [tap, place, tap, place, c, d] -> [tap, tap, c, place, place, d]
-    folded = _spread(kernel).reshape(2, 2, 2, 2, c, features).transpose(0, 2, 4, 1, 3, 5)
-    y = convolve(x, folded.reshape(2, 2, c, 4 * features), 1, ((1, 1), (1, 1)))
-    y = y.reshape(b, h + 1, w + 1, 2, 2, features)
-    rows = [
-        jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in range(2)], axis=3) for p in range(2)
-    ]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, features)
-
-
-def _gradients_of_doubled(x, kernel, cotangent):
-    return jax.vjp(_convolve_doubled, x, kernel)[1](cotangent)
-
-
-def _gradients_of_strided(x, kernel, cotangent):
-    """Those of `_gradients_of_doubled`, through the strided convolution of the cotangent."""
-
-    def transposed(kernel):
-        return _spread(kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
-
-    strided, spread_gradient = jax.vjp(transposed, kernel)
-    by_strided = kernel_gradient_by_strips(cotangent, strided, x, stride=2)
-    return convolve(cotangent, strided, 2, ((1, 1), (1, 1))), *spread_gradient(by_strided)
-
-
-def _doubling_backward(residuals, cotangent):
-    x = residuals[0]
-    folded = x.shape[1] * x.shape[2] >= FOLDED_SITES
-    return jax.lax.platform_dependent(
-        *residuals,
-        cotangent,
-        cpu=_gradients_of_strided if folded else _gradients_of_doubled,
-        default=_gradients_of_doubled,
-    )
-
-
-doubling_convolve.defvjp(
-    lambda x, kernel: (doubling_convolve(x, kernel), (x, kernel)), _doubling_backward
-)
 
 
 def swish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:

@@ -100,8 +100,7 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """quantized latents [b, h / f, w / f, emb_dim] -> images [b, h, w, 3].
 
-    `up_to` and `beyond` are its two parts: where features of the encoder are fused, the first
-    depends on them and the second does not.
+    `up_to` and `beyond` are its two parts, cut where features of a side may be changed last.
     """
 
     image_size: int

@@ -79,10 +79,12 @@ def gradient_ratios(
     """`losses.gradient_ratio` of each group, as if its rows were the whole batch.
 
     A group's gradient is the pull-back of a cotangent that is zero in all other rows, because no
-    row of the generator depends on another. That takes 2 * groups gradients of one layer.
+    row of the generator depends on another. That takes 2 * groups gradients of one kernel, which is
+    the last of the block (with remat each computes the block again).
 
     Args:
-        last_layer_gradient: cotangent of the layer's output -> gradient of its kernel.
+        last_layer_gradient: cotangent of the last trained block's output -> gradient of its last
+            kernel.
         cotangent: of the reconstruction loss, a mean over the batch.
         gan_cotangent: of the adversarial loss, likewise.
     """

@@ -20,11 +20,12 @@ from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 class ImageLosses:
     """pixel * L1 + perceptual * LPIPS + gan_weight * lambda * hinge on generated images.
 
-    Both parts are differentiated at the output of the last trained layer; lambda needs of each only
-    that layer's gradient, taken from the one linearisation of the generator, and the sum of the
-    cotangents is then pulled back once. Where a batch comes in slices, lambda is still the whole
-    batch's: the two parts are pulled back separately and weighted at the end, which costs a second
-    backward pass through the generator. The discriminator's BatchNorm sees one slice at a time.
+    Both parts are differentiated at the output of the last trained block: the image in stage I, the
+    last fusion in stage III. Lambda needs of each only the gradient of that block's last kernel,
+    and the weighted sum of the cotangents is then pulled back once. Where a batch comes in slices,
+    lambda is still the whole batch's: the two parts are pulled back separately and weighted at the
+    end, which costs a second backward pass through all that lies before that output. The
+    discriminator's BatchNorm sees one slice at a time.
 
     Attributes:
         config: section `loss` of the task.
@@ -48,7 +49,7 @@ class ImageLosses:
         discriminator: DiscriminatorState | None,
         pullback: Callable[[Float[Array, "b h w c"], float], PyTree],
         *,
-        pull_to_layer: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]] = lambda x: x,
+        pull_to_trained: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]] = lambda x: x,
         whole: bool,
     ) -> dict[str, Any]:
         """Gradients and metrics as means over these images, for `weighted`.
@@ -58,22 +59,22 @@ class ImageLosses:
             real: their truth.
             frozen: 'lpips' where the perceptual part has a weight.
             discriminator: None leaves the adversarial part out.
-            pullback: cotangents of the last trained layer's output and of the other losses' sum ->
+            pullback: cotangents of the last trained block's output and of the other losses' sum ->
                 gradients.
-            pull_to_layer: cotangent of the images -> of that output; by default they are it.
+            pull_to_trained: cotangent of the images -> of that output; by default they are it.
             whole: whether these images are the whole batch.
         """
         (total, metrics), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
             fake, real, frozen
         )
-        cotangent = pull_to_layer(cotangent)
+        cotangent = pull_to_trained(cotangent)
         metrics["image_loss"] = total
         if discriminator is None:
             return {"gradients": pullback(cotangent, 1.0), "metrics": metrics}
         (gan, (each, batch_stats)), gan_cotangent = jax.value_and_grad(
             self._adversarial, has_aux=True
         )(fake, discriminator)
-        gan_cotangent = pull_to_layer(gan_cotangent)
+        gan_cotangent = pull_to_trained(gan_cotangent)
         judged, judge_metrics = self._judge(discriminator.params, batch_stats, real, fake)
         means = {"discriminator": judged, "metrics": metrics | judge_metrics | {"gan": gan}}
         if not whole:
@@ -87,9 +88,9 @@ class ImageLosses:
         )
         weights, adaptive = self._adaptive(ratios)
         means["metrics"] |= adaptive | {"gan_weighted": jnp.mean(weights * each)}
-        weights = groups.per_row(weights, fake.shape[0])
-        summed, added = (c.astype(weights.dtype) for c in (cotangent, gan_cotangent))
-        summed += weights * added
+        # Cotangents of features may be bfloat16; they are summed in the weights' float32.
+        wide, weights = weights.dtype, groups.per_row(weights, fake.shape[0])
+        summed = cotangent.astype(wide) + weights * gan_cotangent.astype(wide)
         return means | {"gradients": pullback(summed.astype(cotangent.dtype), 1.0)}
 
     def weighted(self, means: dict[str, Any]) -> tuple[PyTree, common.Metrics]:

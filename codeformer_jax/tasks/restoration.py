@@ -205,6 +205,7 @@ class RestorationTask(CodeTask):
             return (fused, code_loss), (predicted.indices, metrics | {"code_loss": code_loss})
 
         def finish(fused):
+            # Frozen: nothing behind the last fusion is trained.
             return self.module.apply({"params": state.params}, fused, method="finish")
 
         trained = common.select(state.params, self.trained)
@@ -217,11 +218,11 @@ class RestorationTask(CodeTask):
                 frozen,
                 state.discriminator if phase.gan else None,
                 lambda features, loss: pullback((features, jnp.float32(loss)))[0],
-                pull_to_layer=lambda image: pull_to_fused(image)[0],
+                pull_to_trained=lambda image: pull_to_fused(image)[0],
                 whole=self.slices == 1,
             )
         else:
-            (gradients,) = pullback((fused, jnp.ones(())))
+            (gradients,) = pullback((jnp.zeros_like(fused), jnp.ones(())))
             means = {"gradients": gradients, "metrics": {"image_loss": jnp.zeros(())}}
         means["metrics"] |= code_metrics
         return accumulate.Measured(means=means, images={"indices": indices})

@@ -127,7 +127,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     parts = groups.groups_of(config.loss)
     if parts > 1:
         notes.append(
-            f"loss.statistics_groups={parts}: of the backward passes for the adaptive weights the "
+            f"loss.statistics_groups={parts}: of the gradients for the adaptive weights the "
             "compiler counts those of one group."
         )
     if platform == "cpu":

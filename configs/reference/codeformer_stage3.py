@@ -1,10 +1,9 @@
 """Stage III with the published values but for the schedule; see `configs/codeformer_stage3.py`.
 
 LPIPS inputs are normalised twice, fusion blocks start at random, the moving average has no warm-up,
-BatchNorm statistics and adaptive weight are those of each of 8 GPUs (whose adaptive weights need 16
-backward passes through the end of the generator: set loss.statistics_groups=1 to go faster). The
-schedule stays the corrected one: the published one fails at step 120,000. So does the check of the
-teacher, which no published run would have passed.
+BatchNorm statistics and adaptive weight are those of each of 8 GPUs. The schedule stays the
+corrected one: the published one fails at step 120,000. So does the check of the teacher, which no
+published run would have passed.
 """
 
 import ml_collections

@@ -18,10 +18,6 @@ def convolution(x, kernel, stride, padding):
     )
 
 
-def doubled(x):
-    return x.repeat(2, axis=1).repeat(2, axis=2)
-
-
 @pytest.mark.parametrize(
     ("side", "stride", "padding"),
     [(3, 1, None), (1, 1, None), (3, 2, ((0, 1), (0, 1)))],
@@ -48,70 +44,6 @@ def test_conv_options():
     np.testing.assert_array_equal(zero.apply(zero.init(jax.random.key(0), x), x), 0.0)
     bare = layers.Conv(3, use_bias=False)
     assert set(bare.init(jax.random.key(0), x)["params"]) == {"kernel"}
-
-
-# Below 1024 sites the input is doubled, from there on the kernel is folded.
-@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 32, 32, 3), (2, 16, 65, 3)])
-def test_doubling_conv_equals_repeat_and_conv(shape):
-    x, module = normal(0, *shape), layers.DoublingConv(4)
-    variables = module.init(jax.random.key(1), x)
-    weights = normal(2, shape[0], 2 * shape[1], 2 * shape[2], 4)
-
-    def plain(variables, x):
-        kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
-        y = convolution(doubled(x), kernel, 1, ((1, 1), (1, 1))) + bias[None, None, None]
-        return jnp.sum(weights * y), y
-
-    def folded(variables, x):
-        y = module.apply(variables, x)
-        return jnp.sum(weights * y), y
-
-    results = [
-        jax.jit(jax.grad(f, argnums=(0, 1), has_aux=True))(variables, x) for f in (plain, folded)
-    ]
-    for expected, ours in zip(*(jax.tree.leaves(r) for r in results), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_doubling_conv_takes_both_paths():
-    module = layers.DoublingConv(4)
-
-    def products(side):
-        x = jnp.zeros((1, side, side, 3))
-        variables = module.init(jax.random.key(0), x)
-        cost = jax.jit(module.apply).lower(variables, x).cost_analysis()
-        return cost["flops"] / side**2
-
-    # 4/9 of the products per site, but for borders and folding the kernel.
-    assert products(64) < 0.6 * products(16)
-
-
-def test_gradients_of_the_doubling_conv_take_both_paths():
-    def program(side):
-        shapes = (1, side, side, 3), (3, 3, 3, 4), (1, 2 * side, 2 * side, 4)
-        return str(
-            jax.make_jaxpr(lambda x, k, g: jax.vjp(layers.doubling_convolve, x, k)[1](g))(
-                *map(jnp.zeros, shapes)
-            )
-        )
-
-    # On CPUs alone, and there for large maps alone: a 4x4 convolution of stride 2.
-    assert "platform_index" in program(32)
-    assert "window_strides=(2, 2)" in program(32)
-    assert "window_strides=(2, 2)" not in program(31)
-
-
-@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (1, 32, 32, 3)])
-def test_gradients_of_the_doubling_conv_in_half_precision(shape):
-    x, kernel = normal(0, *shape), normal(1, 3, 3, 3, 4)
-    weights = normal(2, shape[0], 2 * shape[1], 2 * shape[2], 4)
-    exact = jax.vjp(lambda x, k: convolution(doubled(x), k, 1, ((1, 1), (1, 1))), x, kernel)[1]
-    halved = [a.astype(jnp.bfloat16) for a in (x, kernel, weights)]
-    ours = jax.jit(lambda x, k, g: jax.vjp(layers.doubling_convolve, x, k)[1](g))(*halved)
-    for one, other in zip(ours, exact(weights), strict=True):
-        assert one.dtype == jnp.bfloat16
-        error = jnp.linalg.norm(one.astype(jnp.float32) - other) / jnp.linalg.norm(other)
-        assert error < 2e-2
 
 
 @pytest.mark.parametrize(("groups", "channels"), [(1, 6), (3, 6), (6, 6)])

@@ -9,6 +9,7 @@ from codeformer_jax.tasks import make_task
 from configs import codeformer_stage3, vqgan
 
 BATCH, SIDE, WIDTH, CODES, LENGTH = 2, 32, 32, 32, 16
+KEY = jax.random.key(0)
 
 
 def make_config(module):
@@ -39,47 +40,52 @@ def step_flops(images, module):
 
     # Leaves instead of the state itself: its fields are checked to be arrays, not shapes.
     def init(images):
-        leaves, tree = jax.tree.flatten(task.init(jax.random.key(0), images, None))
+        leaves, tree = jax.tree.flatten(task.init(KEY, images, None))
         trees.append(tree)
         return leaves
 
     def step(leaves, images):
         state = jax.tree.unflatten(trees[0], leaves)
-        key, phase = jax.random.key(0), task.phase(0)
-        state, metrics = task.train_step(state, frozen, images, key, phase, codes)
+        state, metrics = task.train_step(state, frozen, images, KEY, task.phase(0), codes)
         return jax.tree.leaves(state), metrics
 
     compiled = jax.jit(step).lower(jax.eval_shape(init, images), images).compile()
     return compiled.cost_analysis()["flops"]
 
 
-def generator_flops(images):
-    """Operations of the generator, forward."""
-    module = make_task(make_config(vqgan)).module
+def pass_flops(images, module):
+    """Operations of what lies behind the trained block, forward; in stage I the generator's."""
+    task = make_task(make_config(module))
     pixels = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), pixels)
-    codes = jax.ShapeDtypeStruct((BATCH, SIDE // 2, SIDE // 2), jnp.int32)
-    decode = jax.jit(lambda v, codes: module.apply(v, codes, method="decode"))
-    return decode.lower(variables, codes).compile().cost_analysis()["flops"]
+    half = (BATCH, SIDE // 2, SIDE // 2)
+    if task.network == "vqgan":
+        given, method, settings = jax.ShapeDtypeStruct(half, jnp.int32), "decode", {}
+    else:
+        features = (*half, 2 * WIDTH)
+        given, method = jax.ShapeDtypeStruct(features, jnp.float32), "finish"
+        settings = {"w": 1.0}
+    variables = jax.eval_shape(lambda k, x: task.module.init(k, x, **settings), KEY, pixels)
+    forward = jax.jit(lambda v, x: task.module.apply(v, x, method=method))
+    return forward.lower(variables, given).compile().cost_analysis()["flops"]
 
 
-# Products of a weight of the last layer's 3x3 kernel at every pixel, and of those.
+# Products for one tap of the last layer's 3x3 kernel and one image: sites, channels in and out.
 @pytest.mark.parametrize(
     ("module", "products"),
     [(vqgan, SIDE**2 * WIDTH * 3), (codeformer_stage3, (SIDE // 2) ** 2 * (2 * WIDTH) ** 2)],
     ids=["vqgan", "restoration"],
 )
-def test_adaptive_weight_costs_no_pass_through_the_generator(monkeypatch, module, products):
+def test_adaptive_weight_costs_the_last_layers_gradients_alone(monkeypatch, module, products):
+    """In stage III both losses are pulled back to the last fusion, for a constant weight too."""
     images = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, 3), jnp.uint8)
     adaptive = step_flops(images, module)
     # Constant: the last layer's two gradients become dead code and are not compiled.
     monkeypatch.setattr(losses, "gradient_ratio", lambda *gradients: jnp.float32(1))
     constant = step_flops(images, module)
     last_layer = 2 * BATCH * 9 * products
-    # 2 %: the gradients' norms and another fusion of what is cheap.
-    bound = 2 * last_layer + 0.02 * constant
+    # 1 %: the gradients' norms and another fusion of what is cheap.
+    bound = 2 * last_layer + 0.01 * constant
     # Taken naively, each of the two losses' last-layer gradients costs at least a backward pass
-    # through the generator (behind the last fusion in stage III), or a second evaluation of it:
-    # never less than its forward pass.
-    assert generator_flops(images) > 2 * bound
+    # through what lies behind, or a second evaluation of it: never less than its forward pass.
+    assert pass_flops(images, module) > bound
     assert 0 < adaptive - constant < bound

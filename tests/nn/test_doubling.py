@@ -1,0 +1,92 @@
+"""The convolution of a doubled map is that of `repeat`, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from codeformer_jax.nn import doubling
+from codeformer_jax.nn.doubling import doubling_convolve
+from codeformer_jax.nn.layers import DoublingConv
+
+
+def draw(*shape, dtype=jnp.float32):
+    """x, kernel and a cotangent for 4 features."""
+    b, h, w, c = shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (shape, (3, 3, c, 4), (b, 2 * h, 2 * w, 4))
+    return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+
+
+def repeated(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x.repeat(2, axis=1).repeat(2, axis=2),
+        kernel,
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def pull_back(x, kernel, cotangent, function=doubling_convolve):
+    """The result and both gradients."""
+    y, pullback = jax.vjp(function, x, kernel)
+    return y, *pullback(cotangent)
+
+
+# Below 1024 sites the input is doubled, from there on the kernel is folded.
+SHAPES = [(2, 5, 7, 3), (1, 32, 32, 3), (2, 16, 65, 3), (1, 33, 32, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_repeat_and_conv(shape):
+    arrays = draw(*shape)
+    expected = pull_back(*arrays, function=repeated)
+    for ours, theirs in zip(jax.jit(pull_back)(*arrays), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_in_half_precision(shape):
+    arrays = draw(*shape)
+    expected = pull_back(*arrays, function=repeated)
+    halved = [a.astype(jnp.bfloat16) for a in arrays]
+    for ours, theirs in zip(jax.jit(pull_back)(*halved), expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        error = jnp.linalg.norm(ours.astype(jnp.float32) - theirs) / jnp.linalg.norm(theirs)
+        assert error < 2e-2
+
+
+def test_in_double_precision():
+    with jax.enable_x64(True):
+        arrays = draw(1, 32, 32, 3, dtype=jnp.float64)
+        expected = pull_back(*arrays, function=repeated)
+        for ours, theirs in zip(jax.jit(pull_back)(*arrays), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_large_maps_are_folded():
+    def products(side):
+        x, kernel, _ = draw(1, side, side, 3)
+        return jax.jit(doubling_convolve).lower(x, kernel).cost_analysis()["flops"] / side**2
+
+    # 4/9 of the products per site, but for borders and folding the kernel.
+    assert products(64) < 0.6 * products(16)
+
+
+@pytest.mark.parametrize(
+    ("side", "platform", "folded"), [(32, "cpu", True), (31, "cpu", False), (32, "cuda", False)]
+)
+def test_gradients_are_folded_for_large_maps_on_cpus(side, platform, folded):
+    arrays = draw(1, side, side, 3)
+    lowered = jax.jit(pull_back).trace(*arrays).lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stride = [2, 2]") == folded
+
+
+def test_networks_take_it(monkeypatch):
+    x, layer = draw(1, 8, 8, 3)[0], DoublingConv(4, use_bias=False)
+    variables = layer.init(jax.random.key(1), x)
+    given = repeated(x, variables["params"]["kernel"])
+    for sites in (64, 65):
+        monkeypatch.setattr(doubling, "FOLDED_SITES", sites)
+        np.testing.assert_allclose(layer.apply(variables, x), given, rtol=1e-4, atol=1e-5)
