@@ -97,7 +97,7 @@ def gradient_ratios(
 
     def ratio(index):
         # Times `groups`: a group's mean is over fewer rows.
-        inside = jnp.where(group == index, float(groups), 0.0).astype(cotangent.dtype)
+        inside = jnp.where(group == index, float(groups), 0.0)
         return losses.gradient_ratio(
             last_layer_gradient(inside * cotangent), last_layer_gradient(inside * gan_cotangent)
         )

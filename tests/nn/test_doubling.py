@@ -83,10 +83,13 @@ def test_gradients_are_folded_for_large_maps_on_cpus(side, platform, folded):
     assert lowered.as_text().count("stride = [2, 2]") == folded
 
 
-def test_networks_take_it(monkeypatch):
+def test_the_layer_takes_it(monkeypatch):
     x, layer = draw(1, 8, 8, 3)[0], DoublingConv(4, use_bias=False)
     variables = layer.init(jax.random.key(1), x)
-    given = repeated(x, variables["params"]["kernel"])
+    given, programs = repeated(x, variables["params"]["kernel"]), set()
     for sites in (64, 65):
         monkeypatch.setattr(doubling, "FOLDED_SITES", sites)
         np.testing.assert_allclose(layer.apply(variables, x), given, rtol=1e-4, atol=1e-5)
+        programs.add(jax.jit(layer.apply).lower(variables, x).as_text())
+        jax.clear_caches()
+    assert len(programs) == 2  # One is folded.
