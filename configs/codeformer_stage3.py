@@ -37,6 +37,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 2e-5
 
+    # Steps without image losses leave the fusion blocks alone; 'all', as published: momentum moves
+    # them on.
+    config.optimizer.advance = "reached"
+
     # The first row that takes a step describes it; see `tasks.restoration.Row`.
     config.schedule = (
         {"until": 40_000, "w": 1.0, "recipe": "small", "image_losses": True},

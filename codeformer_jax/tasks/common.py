@@ -1,7 +1,7 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
@@ -188,6 +188,7 @@ def advance(
     metrics: Metrics,
     *,
     discriminator: tuple[PyTree, PyTree] | None = None,
+    late: Mapping[str, Int[Array, ""]] | None = None,
     finish: Callable[[TrainState, TrainState], TrainState] = lambda before, after: after,
 ) -> tuple[TrainState, Metrics]:
     """The state after a step, and `metrics` with codebook health, norms and learning rates.
@@ -195,9 +196,11 @@ def advance(
     Where a loss or gradient is not finite the state stays (`guard.take_step`).
 
     Args:
-        gradients: of the trained parameters, keyed as in `state.params`; the others stay.
+        gradients: of the trained parameters that the losses reach, keyed as in `state.params`; of
+            the other trained ones `optimizer.advance` decides. Averages follow all trained ones.
         codes: all of the batch, of as many as `state.code_usage` follows.
         discriminator: its gradients and new batch statistics, where it was judged.
+        late: see `Optimizer.apply`.
         finish: (state before, state after) -> state after, with what the task itself changes.
     """
     rate = optimizer.learning_rate(state.step)
@@ -214,8 +217,10 @@ def advance(
     }
 
     def update(before: TrainState) -> TrainState:
-        trained = {name: before.params[name] for name in gradients}
-        trained, opt_state = optimizer.apply(gradients, before.opt_state, trained, before.step)
+        trained = {name: before.params[name] for name in before.ema_params}
+        trained, opt_state = optimizer.apply(
+            gradients, before.opt_state, trained, before.step, late=late
+        )
         ema = update_ema(
             before.ema_params,
             trained,

@@ -1,5 +1,6 @@
 """Stage III: the fusion blocks learn to carry detail of the input at a fidelity weight w."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
 from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.state import PyTree, TrainState
 
+FUSION = ("fuse_convs_dict_",)
 # Stream of a step's key, beyond those of any batch's images.
 _CODES = 2**31 - 1
 
@@ -29,6 +31,8 @@ class Phase:
         image_losses: whether the restored image is compared, or the codes alone.
         gan: whether the discriminator trains and the generator sees it.
         code_recipe: that of a second degradation of the same images, for the codes' losses alone.
+        fused_steps: how many steps of the schedule before this one train the fusion blocks, an int
+            or a scalar array.
     """
 
     w: Any
@@ -36,6 +40,7 @@ class Phase:
     image_losses: bool = flax.struct.field(pytree_node=False)
     gan: bool = flax.struct.field(pytree_node=False)
     code_recipe: Recipe | None = None
+    fused_steps: Any = 0
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,18 @@ class RestorationTask(CodeTask):
     """loss = code losses + L1 + perceptual + gan_weight * lambda * hinge (section 3.3).
 
     Image losses reach the fusion blocks only; code losses train encoder and transformer.
+    `optimizer.advance` decides what a step without image losses does to the fusion blocks.
 
     `config`: model, codeformer, discriminator, loss, optimizer, degradation, schedule, ema_decay,
     steps.
     """
 
-    trained = (*CODE_PATH, "fuse_convs_dict_")
+    trained = (*CODE_PATH, *FUSION)
     eval_weights = (0.0, 1.0)
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.image_losses = make_image_losses(
-            config, self.module.dtype, self._last_kernel, ("fuse_convs_dict_",)
-        )
+        self.image_losses = make_image_losses(config, self.module.dtype, self._last_kernel, FUSION)
         groups.check(config)
         self.schedule = [Row(**row) for row in config.schedule]
         if not self.module.connect_list:
@@ -101,6 +105,8 @@ class RestorationTask(CodeTask):
         ends = [row.until for row in self.schedule if not row.every]
         if max(ends, default=0) < config.steps:
             raise ValueError(f"the schedule ends before config.steps = {config.steps}")
+        rows = (self._row(step) for step in range(config.steps))
+        self._fused_steps = [0, *itertools.accumulate(int(row.image_losses) for row in rows)]
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
@@ -126,7 +132,7 @@ class RestorationTask(CodeTask):
         return state.replace(discriminator=discriminator)
 
     def phase(self, step: int) -> Phase:
-        row = next(row for row in self.schedule if row.takes(step))
+        row = self._row(step)
         gan = row.image_losses and step >= self.config.loss.gan_start
         return Phase(
             w=row.w,
@@ -134,7 +140,11 @@ class RestorationTask(CodeTask):
             image_losses=row.image_losses,
             gan=gan and self.config.loss.gan_weight > 0,
             code_recipe=self.recipes[row.code_recipe] if row.code_recipe else None,
+            fused_steps=self._fused_steps[min(step, self.config.steps)],
         )
+
+    def _row(self, step: int) -> Row:
+        return next(row for row in self.schedule if row.takes(step))
 
     def keys(self, key: Key[Array, ""], batch: int, phase: Phase) -> dict[str, Key[Array, "b"]]:
         """Keys of each image's degradation and, with `phase.code_recipe`, of its second one."""
@@ -180,6 +190,7 @@ class RestorationTask(CodeTask):
             measured.images["indices"],
             metrics,
             discriminator=measured.means.get("discriminator"),
+            late=dict.fromkeys(common.select(gradients, FUSION), phase.fused_steps),
         )
 
     def _measure(
@@ -208,7 +219,7 @@ class RestorationTask(CodeTask):
             # Frozen: nothing behind the last fusion is trained.
             return self.module.apply({"params": state.params}, fused, method="finish")
 
-        trained = common.select(state.params, self.trained)
+        trained = common.select(state.params, self.trained if phase.image_losses else CODE_PATH)
         (fused, _), pullback, (indices, code_metrics) = jax.vjp(forward, trained, has_aux=True)
         if phase.image_losses:
             fake, pull_to_fused = jax.vjp(finish, fused)

@@ -1,6 +1,6 @@
 """Everything that a training step changes, and the optimizer that changes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,17 @@ class Optimizer:
 
     So the discriminator, which starts late, sees the same rate as the generator. `weight_decay`
     shrinks kernels (not biases, norms, positions or codes) by that part of the rate, as AdamW does.
+
+    `advance` says what a step does to parameters that its losses do not reach. 'reached' leaves
+    them, their moments and their count alone, as PyTorch does since `zero_grad` sets gradients to
+    None (2.0). 'all' takes their gradients as zero, as PyTorch did before: stale momentum moves
+    them, and weight decay shrinks them.
     """
 
     transform: optax.GradientTransformation
     schedule: Callable[[Any], Any]
     weight_decay: float = 0.0
+    advance: str = "reached"
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)
@@ -101,12 +107,36 @@ class Optimizer:
         return jnp.asarray(self.schedule(step.astype(jnp.float32)), jnp.float32)
 
     def apply(
-        self, gradients: PyTree, opt_state: PyTree, params: PyTree, step: Int[Array, ""]
+        self,
+        gradients: PyTree,
+        opt_state: PyTree,
+        params: PyTree,
+        step: Int[Array, ""],
+        *,
+        late: Mapping[str, Int[Array, ""]] | None = None,
     ) -> tuple[PyTree, PyTree]:
-        """New parameters and optimizer state after one step."""
-        # optax was not written for strict promotion: it raises a decay to an integer count.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = self.transform.update(gradients, opt_state, params)
+        """Returns parameters and optimizer state after one step.
+
+        Args:
+            gradients: of `params`, or of those top-level entries that the step's losses reach.
+            opt_state: of all `params`.
+            params: trained parameters.
+            step: number of the step, counted from 0.
+            late: top-level name -> how many earlier steps have reached it at most, for entries
+                that not every step reaches; Adam's bias correction follows it.
+        """
+        idle = params.keys() - gradients.keys()
+        if idle:
+            zeros = {name: jax.tree.map(jnp.zeros_like, params[name]) for name in idle}
+            gradients = {**gradients, **zeros}
+        updates, new_state = self._transform(gradients, opt_state, params)
+        if self.advance == "all":
+            idle = set()
+        else:
+            for name in gradients.keys() & (late or {}).keys() - idle:
+                counted = _limit_counts(opt_state, late[name])
+                updates[name] = self._transform(gradients, counted, params)[0][name]
+            new_state = _keep(idle, opt_state, new_state)
         rate = self.learning_rate(step)
         # Not a part of the transformation, so that a run may go on with it switched on or off.
         decayed = jax.tree_util.tree_map_with_path(
@@ -114,7 +144,32 @@ class Optimizer:
             updates,
             params,
         )
-        return jax.tree.map(lambda p, u: p - rate * u, params, decayed), opt_state
+        moved = jax.tree.map(lambda p, u: p - rate * u, params, decayed)
+        return _keep(idle, params, moved), new_state
+
+    def _transform(
+        self, gradients: PyTree, opt_state: PyTree, params: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        # optax was not written for strict promotion: it raises a decay to an integer count.
+        with jax.numpy_dtype_promotion("standard"):
+            return self.transform.update(gradients, opt_state, params)
+
+
+def _keep(names: Collection[str], old: PyTree, new: PyTree) -> PyTree:
+    """Returns `new` with the leaves of `old` under every key that is one of `names`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, a, b: a if any(getattr(key, "key", None) in names for key in path) else b,
+        old,
+        new,
+    )
+
+
+def _limit_counts(opt_state: PyTree, most: Int[Array, ""]) -> PyTree:
+    """Returns an optimizer state whose counts of steps are at most `most`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.minimum(x, most) if getattr(path[-1], "name", "") == "count" else x,
+        opt_state,
+    )
 
 
 def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
@@ -122,13 +177,14 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
 
     Args:
         config: name ('adam', or 'adamw' with weight_decay, decoupled from the gradients),
-            learning_rate, betas, clip_norm (0 is off), warmup_steps and schedule, one of
-            'constant', 'cosine' (to final_learning_rate at `steps`), 'multistep' (times `gamma`
-            at each of `milestones`).
+            learning_rate, betas, clip_norm (0 is off), warmup_steps, advance ('reached', the
+            default, or 'all') and schedule, one of 'constant', 'cosine' (to final_learning_rate at
+            `steps`), 'multistep' (times `gamma` at each of `milestones`).
         steps: length of the run.
 
     Raises:
-        ValueError: for an unknown name or schedule, or a weight decay that 'adam' does not have.
+        ValueError: for an unknown name, schedule or way to advance, or a weight decay that 'adam'
+            does not have.
     """
     name, decay = config.get("name", "adam"), config.get("weight_decay", 0.0)
     if name not in ("adam", "adamw"):
@@ -138,6 +194,9 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
             f"optimizer.weight_decay={decay:g} with optimizer.name={name!r}: 'adam' has none (name "
             "'adamw' for one), and it must not be negative"
         )
+    advance = config.get("advance", "reached")
+    if advance not in ("reached", "all"):
+        raise ValueError(f"optimizer.advance is {advance!r}; expected 'reached' or 'all'")
     rate = config.learning_rate
     if config.schedule == "constant":
         schedule = optax.constant_schedule(rate)
@@ -158,7 +217,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
     # Always two parts: a run goes on from its checkpoint with clipping switched on or off.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     b1, b2 = config.betas
-    return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule, decay)
+    return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule, decay, advance)
 
 
 def update_ema(

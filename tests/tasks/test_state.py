@@ -119,3 +119,48 @@ def test_moving_average(step, warmup, decay):
         {"a": jnp.float32(1)}, {"a": jnp.float32(3)}, jnp.int32(step), decay=0.9, warmup=warmup
     )
     np.testing.assert_allclose(ema["a"], decay * 1 + (1 - decay) * 3, rtol=1e-6)
+
+
+def adam_by_hand(values, gradients, rate=0.01, decay=0.0, eps=1e-8):
+    """PyTorch's AdamW of one parameter; a gradient of None leaves parameter, moments and count."""
+    value, m, v, t = values, 0.0, 0.0, 0
+    for g in gradients:
+        if g is not None:
+            t += 1
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+            moved = rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + eps)
+            value = value * (1 - rate * decay) - moved
+    return value
+
+
+@pytest.mark.parametrize("advance", ["reached", "all"])
+@pytest.mark.parametrize("reached", ["110010110", "000110010"])
+def test_parameters_that_no_loss_reaches(advance, reached):
+    given = {"learning_rate": 0.01, "name": "adamw", "weight_decay": 0.1, "clip_norm": 100.0}
+    optimizer = make_optimizer(settings(**given, advance=advance), 100)
+    params = {name: {"kernel": jnp.float32(2.0)} for name in ("always", "fusion")}
+    state, taken, gradients = optimizer.init(params), 0, []
+    for i, flag in enumerate(reached):
+        g = {name: {"kernel": jnp.float32(0.5 + 0.1 * i)} for name in params}
+        if flag == "0":
+            del g["fusion"]
+        before = params["fusion"], jax.tree.leaves(state[1].mu["fusion"])
+        late = {"fusion": jnp.int32(taken)}
+        params, state = optimizer.apply(g, state, params, jnp.int32(i), late=late)
+        if flag == "0" and advance == "reached":
+            assert (params["fusion"], jax.tree.leaves(state[1].mu["fusion"])) == before
+        taken += flag == "1"
+        missing = None if advance == "reached" else 0.0
+        gradients.append(0.5 + 0.1 * i if flag == "1" else missing)
+    np.testing.assert_allclose(
+        params["fusion"]["kernel"], adam_by_hand(2.0, gradients, decay=0.1), rtol=1e-6
+    )
+    every = [0.5 + 0.1 * i for i in range(len(reached))]
+    np.testing.assert_allclose(
+        params["always"]["kernel"], adam_by_hand(2.0, every, decay=0.1), rtol=1e-6
+    )
+
+
+def test_unknown_way_to_advance():
+    with pytest.raises(ValueError, match=r"optimizer.advance is 'some'; expected 'reached' or"):
+        make_optimizer(settings(advance="some"), 100)

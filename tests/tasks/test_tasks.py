@@ -161,6 +161,39 @@ def test_stage3_runs_every_boundary_of_its_schedule(images):
     assert ["gan" in metrics for metrics in history][:3] == [False, True, True]
 
 
+@pytest.mark.parametrize("advance", ["reached", "all"])
+def test_stage3_steps_for_the_codes_alone_leave_the_fusion_blocks(images, advance):
+    """Parameters and moments, bit for bit; `advance='all'` is the published drift."""
+    config = tiny_config("restoration", steps=6).unlock()
+    config.optimizer.update(advance=advance, warmup_steps=0, name="adamw", weight_decay=0.01)
+    config.schedule = (
+        {"until": 6, "w": 1.0, "recipe": "small", "image_losses": True, "every": 3},
+        {"until": 6, "w": 0.0, "recipe": "large", "image_losses": False},
+    )
+    task, state, frozen = start(config, images)
+    fusion = {"fuse_convs_dict_16", "fuse_convs_dict_32"}
+    for step in range(6):
+        before = state
+        state, (metrics,) = run(task, before, frozen, images, 1)
+        moved = changed(before.params, state.params)
+        assert set(common.select(before.params, CODE_PATH)) <= moved
+        assert task.phase(step).fused_steps == step // 3
+        if task.phase(step).image_losses:
+            assert fusion <= moved
+            assert "grad_norm_fusion" in metrics
+            continue
+        # Before the first image step there is no momentum, but decay shrinks what is not zero.
+        assert bool(fusion & moved) == (advance == "all")
+        for moments in ("mu", "nu"):
+            old, new = (getattr(s.opt_state[1], moments) for s in (before, state))
+            drifts = advance == "all" and step > 2
+            assert bool(fusion & changed(old, new)) == drifts
+        assert not changed({"d": before.discriminator}, {"d": state.discriminator})
+        # The average still follows, as PyTorch's does.
+        if step > 2:
+            assert fusion <= changed(before.ema_params, state.ema_params)
+
+
 @pytest.mark.parametrize(
     ("step", "w", "recipe", "image_losses", "gan"),
     [
