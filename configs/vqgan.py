@@ -50,6 +50,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.emb_dim = 256
     config.model.norm_groups = 32
     config.model.quantizer = "nearest"  # or 'gumbel'
+    # Gumbel: False as published, soft mixtures in training; weight of the KL, 1e-8 as published.
+    config.model.straight_through = True
+    config.model.kl_weight = 5e-4
+    # Falls by a cosine over so many steps; 0 steps keep it, as published (DALL-E: 1 to 1/16).
+    config.model.temperature = 1.0
+    config.model.temperature_final = 1.0
+    config.model.temperature_steps = 0
     config.model.beta = 0.25
     config.model.beta_on = "commitment"  # or 'codebook', as published
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average

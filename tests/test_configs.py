@@ -71,8 +71,11 @@ def test_reference_configs_have_the_published_faults():
     )
     assert (stage1.model.beta_on, stage1.codebook_init) == ("codebook", "uniform")
     assert stage1.loss.lpips_normalize_twice
+    assert (stage1.model.straight_through, stage1.model.kl_weight) == (False, 1e-8)
+    assert (stage1.model.temperature, stage1.model.temperature_steps) == (1.0, 0)
     assert stage3.loss.lpips_normalize_twice
     assert not stage3.codeformer.fusion_zero_init
+    assert stage3.optimizer.advance == "all"
     assert stage1.loss.statistics_groups == stage3.loss.statistics_groups == 8
 
 
@@ -90,6 +93,11 @@ def test_configs_degrade_as_the_recipes_of_that_name(path, section, name):
     assert jax.tree.structure(ours) == jax.tree.structure(named)
     for left, right in zip(*map(jax.tree.leaves, (ours, named)), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_cifar10_is_scored_on_all_its_test_pictures():
+    config = load("configs/pixelcnn_cifar10.py")
+    assert config.eval.batches * config.eval.batch_size >= 10_000
 
 
 def test_inpainting_fuses_up_to_128_px_and_always_at_w_1():

@@ -1,6 +1,7 @@
 """Every published config takes real steps at reduced size, over every boundary that it sets."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,12 @@ import pytest
 from test_configs import CONFIGS, load
 from tiny import shrink
 
+from codeformer_jax import convert
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.nn import LPIPS
 from codeformer_jax.tasks import common, make_task
+from codeformer_jax.train.checkpoint import CONFIG_FILE, TEACHER_FILE, Checkpoints, export_trained
+from codeformer_jax.train.start import prepare
 
 PUBLISHED = [path for path in CONFIGS if path != "configs/demo.py"]
 
@@ -125,3 +129,87 @@ def test_shrinking_keeps_every_value_that_is_not_a_size():
     for row, theirs in zip(config.schedule, published.schedule, strict=True):
         kept = {"w", "recipe", "image_losses"}
         assert {k: row[k] for k in kept} == {k: theirs[k] for k in kept}
+
+
+def stage2_workdir(folder, *, zero_init=True):
+    """A workdir of the shipped stage II, shrunk, as its first step leaves it; its state."""
+    config = shrink(load("configs/codeformer_stage2.py")).unlock()
+    config.codeformer.fusion_zero_init = zero_init
+    task = make_task(config)
+    state, frozen = start(task, config)
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(state, None)
+    checkpoints.close()
+    (folder / CONFIG_FILE).write_text(config.to_json())
+    convert.save_model(folder / TEACHER_FILE, "vqgan", task.teacher, frozen["teacher"])
+    return state
+
+
+def stage3_from(previous, workdir, path="configs/codeformer_stage3.py", teacher=None):
+    """Parameters with which the shrunk config at `path` starts from `previous`."""
+    config = shrink(load(path)).unlock()
+    config.init_from, config.teacher = str(previous), teacher and str(teacher)
+    config.loss.perceptual_weight = 0.0
+    task = make_task(config)
+    previous = prepare(task, config, workdir).previous
+    return task.init(jax.random.key(5), jax.device_put(images()), previous).params
+
+
+def last_kernels(params):
+    blocks = common.select(params, ("fuse_convs_dict_",)).values()
+    return [np.asarray(block[f"{head}_2"]["kernel"]) for block in blocks for head in HEADS]
+
+
+HEADS = ("scale", "shift")
+REFERENCE = "configs/reference/codeformer_stage3.py"
+
+
+def test_chained_shipped_configs_start_fusion_as_stage_3_says(tmp_path, caplog):
+    """The flag of stage III decides, whatever stage II made of blocks that it does not train."""
+    caplog.set_level(logging.INFO)
+    before = stage2_workdir(tmp_path / "stage2")
+    assert not any(x.any() for x in last_kernels(before.params))
+    published = stage3_from(tmp_path / "stage2", tmp_path / "new", REFERENCE)
+    assert "fusion blocks start anew, at random (codeformer.fusion_zero_init=False)" in caplog.text
+    for kernel in last_kernels(published):
+        bound = 1 / np.sqrt(9 * kernel.shape[2])
+        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.1)
+    # The rest is stage II's.
+    np.testing.assert_array_equal(
+        published["feat_emb"]["kernel"], before.params["feat_emb"]["kernel"]
+    )
+    caplog.clear()
+    corrected = stage3_from(tmp_path / "stage2", tmp_path / "new")
+    assert "fusion blocks start anew, at zero (codeformer.fusion_zero_init=True)" in caplog.text
+    assert not any(x.any() for x in last_kernels(corrected))
+
+
+def test_stage_2_with_random_fusion_blocks_does_not_hand_them_on(tmp_path):
+    stage2_workdir(tmp_path / "stage2", zero_init=False)
+    corrected = stage3_from(tmp_path / "stage2", tmp_path / "new")
+    assert not any(x.any() for x in last_kernels(corrected))
+
+
+def test_trained_fusion_blocks_are_kept(tmp_path, caplog):
+    """Of a stage III workdir, a model file, and a stage II that came from such a network."""
+    caplog.set_level(logging.INFO)
+    state = stage2_workdir(tmp_path / "stage2")
+    teacher, file = tmp_path / "stage2", tmp_path / "codeformer.safetensors"
+    config = shrink(load("configs/codeformer_stage3.py"))
+    task = make_task(config)
+    export_trained(tmp_path / "stage2", tmp_path / "untrained.safetensors")
+    anew = stage3_from(tmp_path / "untrained.safetensors", tmp_path / "new", REFERENCE, teacher)
+    assert all(x.any() for x in last_kernels(anew))
+
+    trained = {**state.params, **common.select(anew, ("fuse_convs_dict_",))}
+    convert.save_model(file, "codeformer", task.module, {"params": trained})
+    inpainting = "configs/codeformer_inpainting.py"
+    for path in ("configs/codeformer_stage3.py", REFERENCE, inpainting):
+        params = stage3_from(file, tmp_path / "new", path, teacher)
+        for name, block in common.select(params, ("fuse_convs_dict_",)).items():
+            jax.tree.map(np.testing.assert_array_equal, block, trained[name])
+        assert ("fuse_convs_dict_32" in params) == (path != inpainting)
+    assert caplog.text.count("fusion blocks go on from init_from") == 3
+    origin = load("configs/codeformer_stage2.py")
+    variables = {"params": trained}
+    assert task.start_from(variables, origin) is variables

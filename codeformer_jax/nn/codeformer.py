@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import Conv, LayerNorm, ResBlock, attend
+from codeformer_jax.nn.layers import Conv, LayerNorm, ResBlock, attend, wide_dot_general
 from codeformer_jax.nn.remat import rematted
 from codeformer_jax.nn.vqgan import VQGAN, check_sides
 
@@ -199,6 +199,7 @@ class CodeFormer(VQGAN):
                 use_bias=False,
                 kernel_init=_LINEAR_INIT,
                 dtype=self.dtype,
+                dot_general=wide_dot_general,
             ),
         ]
         fusion = rematted(Fusion, self.remat)
@@ -280,7 +281,7 @@ class CodeFormer(VQGAN):
         for layer in self.ft_layers:
             tokens = layer(tokens, positions)
         norm, head = self.idx_pred_layer
-        return head(norm(tokens)).astype(jnp.float32)
+        return head(norm(tokens))
 
     def _positions(self, h: int, w: int) -> Float[Array, "1 n d"]:
         grid = self.image_size // self.downsampling

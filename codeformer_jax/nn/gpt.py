@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from codeformer_jax.nn.layers import LayerNorm
+from codeformer_jax.nn.layers import LayerNorm, wide_dot_general
 from codeformer_jax.nn.remat import check_policy, rematted
 
 CONDITIONS = ("start", "class", "codes")
@@ -253,7 +253,13 @@ class GPT(nn.Module):
             for index in range(self.n_layer)
         ]
         self.ln_f = LayerNorm(dtype=self.dtype)
-        self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=_INIT, dtype=self.dtype)
+        self.head = nn.Dense(
+            self.vocab_size,
+            use_bias=False,
+            kernel_init=_INIT,
+            dtype=self.dtype,
+            dot_general=wide_dot_general,
+        )
 
     def __call__(
         self, tokens: Int[Array, "b n"], *, dropout_keys: DropoutKeys = None
@@ -317,4 +323,4 @@ class GPT(nn.Module):
         return x, pasts
 
     def _logits(self, x: Float[Array, "b n d"]) -> Float[Array, "b n k"]:
-        return self.head(self.ln_f(x)).astype(jnp.float32)
+        return self.head(self.ln_f(x))

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.conv_gradients import convolve
+from codeformer_jax.nn.layers import wide_dot_general
 
 # Variance of a kernel's start times its fan-in: a gate halves what it lets through.
 _GAIN = 2.0
@@ -25,18 +26,24 @@ Cache = tuple[Float[Array, "..."], ...]
 
 
 class MaskedDense(nn.Module):
-    """x W + b over the last axis, where a group of features sees itself and those before it."""
+    """x W + b over the last axis, where a group of features sees itself and those before it.
+
+    `wide` keeps the result in the float32 that it is summed in, whatever `dtype` is.
+    """
 
     features: int
     groups: int
     dtype: DTypeLike = jnp.float32
+    wide: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s d"]:
         mask = channel_mask(self.groups, x.shape[-1], self.features, own=True)
         kernel = self.param("kernel", _masked_init(mask), mask.shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        y = jnp.matmul(x.astype(self.dtype), _masked(kernel, mask).astype(self.dtype))
+        product = wide_dot_general if self.wide else jax.lax.dot_general
+        last = (((x.ndim - 1,), (0,)), ((), ()))
+        y = product(x.astype(self.dtype), _masked(kernel, mask).astype(self.dtype), last)
         return y + _over(bias, y)
 
 
@@ -192,7 +199,9 @@ class PixelCNN(nn.Module):
         layers += [self._layer(self.features, self.kernel) for _ in range(self.layers - 1)]
         self.gated = layers
         self.head_hidden = MaskedDense(self.head_features, self.channels, self.dtype)
-        self.head_out = MaskedDense(self.channels * self.levels, self.channels, self.dtype)
+        self.head_out = MaskedDense(
+            self.channels * self.levels, self.channels, self.dtype, wide=True
+        )
 
     def _layer(self, inputs: int, kernel: int, *, first: bool = False) -> GatedLayer:
         return GatedLayer(
@@ -231,7 +240,7 @@ class PixelCNN(nn.Module):
     def head(self, x: Float[Array, "*s d"]) -> Float[Array, "*s c k"]:
         """Logits of the horizontal stack's features."""
         x = self.head_out(nn.relu(self.head_hidden(nn.relu(x))))
-        return x.astype(jnp.float32).reshape(*x.shape[:-1], self.channels, self.levels)
+        return x.reshape(*x.shape[:-1], self.channels, self.levels)
 
     def check_labels(self, labels: Int[Array, "b"] | None) -> None:
         """Raises ValueError where labels are given and not expected, or the other way round."""

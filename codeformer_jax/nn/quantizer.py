@@ -8,7 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn.layers import Conv
@@ -177,8 +177,9 @@ class GumbelQuantizer(nn.Module):
     Attributes:
         codebook_size: K.
         embedding_dim: d.
-        straight_through: with noise, one-hot forward and soft gradient instead of a soft mixture.
-        temperature: of the softmax; a smaller one is closer to one-hot.
+        straight_through: with noise, one-hot forward and soft gradient. False, as published, gives
+            the generator soft mixtures in training and hard codes without noise.
+        temperature: of the softmax, where the call gives none; a smaller one is closer to one-hot.
         kl_weight: weight of the KL term.
     """
 
@@ -187,10 +188,9 @@ class GumbelQuantizer(nn.Module):
     straight_through: bool = True
     temperature: float = 1.0
     kl_weight: float = 5e-4
-    dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        self.proj = Conv(self.codebook_size, kernel_size=1, dtype=self.dtype)
+        self.proj = Conv(self.codebook_size, kernel_size=1)
         self.embed = self.param(
             "embed",
             nn.initializers.normal(1.0),
@@ -207,18 +207,22 @@ class GumbelQuantizer(nn.Module):
         return self.embed[indices]
 
     def __call__(
-        self, latents: Float[Array, "b h w c"], keys: Key[Array, "b"] | None = None
+        self,
+        latents: Float[Array, "b h w c"],
+        keys: Key[Array, "b"] | None = None,
+        temperature: ArrayLike | None = None,
     ) -> Quantized:
-        logits = self.proj(latents).astype(jnp.float32)
+        logits = self.proj(latents.astype(jnp.float32))
         b, h, w, k = logits.shape
-        hard, noise = True, 0.0
+        hard, noisy = True, logits
         if keys is None and self.has_rng("gumbel"):
             keys = jax.random.split(self.make_rng("gumbel"), b)
         if keys is not None:
             hard = self.straight_through
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, (h, w, k)))(keys)
-        soft = jax.nn.softmax((logits + noise) / self.temperature, axis=-1)
-        indices = jnp.argmax(soft, axis=-1)
+            noisy = logits + jax.vmap(lambda key: jax.random.gumbel(key, (h, w, k)))(keys)
+        temperature = self.temperature if temperature is None else temperature
+        soft = jax.nn.softmax(noisy / temperature, axis=-1)
+        indices = jnp.argmax(noisy, axis=-1)
         weights = soft
         if hard:
             weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(indices, k) - soft)

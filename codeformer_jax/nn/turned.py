@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.nn.layers import wide_dot_general
+
 _FEW, _VECTOR = 4, 8
 
 
@@ -33,20 +35,22 @@ def _dense(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         return call(*args, **kwargs)
     (x,) = args
     kernel = dense.get_variable("params", "kernel")
-    y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]))
+    wide = jnp.float32 if dense.dot_general is wide_dot_general else None
+    y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]), wide)
     if dense.use_bias:
-        y = y + dense.get_variable("params", "bias").astype(kernel.dtype)[None]
+        y = y + dense.get_variable("params", "bias").astype(y.dtype)[None]
     return y.reshape(*x.shape[:-1], -1)
 
 
 def _product(
-    kernel: Float[Array, "out in"], x: Float[Array, "rows in"]
+    kernel: Float[Array, "out in"], x: Float[Array, "rows in"], dtype: DTypeLike | None
 ) -> Float[Array, "rows out"]:
-    """x kernel^T, computed as kernel x^T."""
+    """x kernel^T, computed as kernel x^T, in `dtype` or that of the arrays."""
     rows = x.shape[0]
     # Eigen's products are fastest for few columns or whole vectors of them.
     filled = rows if rows <= _FEW else -(-rows // _VECTOR) * _VECTOR
     x = jnp.pad(x, ((0, filled - rows), (0, 0)))
     # Else XLA takes the transposes into the product, which is what is slow.
-    y = jax.lax.optimization_barrier(kernel @ jax.lax.optimization_barrier(x.T))
+    x = jax.lax.optimization_barrier(x.T)
+    y = jax.lax.optimization_barrier(jnp.matmul(kernel, x, preferred_element_type=dtype))
     return y.T[:rows]

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn.layers import (
@@ -191,7 +191,9 @@ class VQGAN(nn.Module):
         norm_groups: groups of every GroupNorm.
         quantizer: 'nearest' or 'gumbel'.
         beta, beta_on, ema_decay, restart_below: see `VectorQuantizer`.
-        straight_through, kl_weight: see `GumbelQuantizer`.
+        straight_through, kl_weight, temperature: see `GumbelQuantizer`.
+        temperature_final, temperature_steps: the temperature falls to the former over that many
+            steps of training, see `temperature_at`; 0 steps keep it.
         dtype: dtype of the computation; parameters, codebook distances and norms are float32.
         remat: what the backward pass computes again, see `remat.rematted`; no value changes.
 
@@ -214,6 +216,9 @@ class VQGAN(nn.Module):
     restart_below: float = 0.0
     straight_through: bool = True
     kl_weight: float = 5e-4
+    temperature: float = 1.0
+    temperature_final: float = 1.0
+    temperature_steps: int = 0
     dtype: DTypeLike = jnp.float32
     remat: str | None = None
 
@@ -255,6 +260,20 @@ class VQGAN(nn.Module):
         check_policy(self.remat)
         if self.quantizer not in ("nearest", "gumbel"):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
+        for name in ("temperature", "temperature_final"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("kl_weight", "temperature_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+
+    def temperature_at(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Returns the Gumbel temperature of a training step: a cosine down to the final one."""
+        if not self.temperature_steps:
+            return jnp.float32(self.temperature)
+        passed = jnp.minimum(step.astype(jnp.float32) / self.temperature_steps, 1.0)
+        share = (1 + jnp.cos(jnp.pi * passed)) / 2
+        return self.temperature_final + (self.temperature - self.temperature_final) * share
 
     def setup(self):
         self.encoder = Encoder(emb_dim=self.emb_dim, **self._backbone())
@@ -289,6 +308,7 @@ class VQGAN(nn.Module):
             self.emb_dim,
             straight_through=self.straight_through,
             kl_weight=self.kl_weight,
+            temperature=self.temperature,
         )
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
@@ -308,12 +328,16 @@ class VQGAN(nn.Module):
             )
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, noise_keys: Key[Array, "b"] | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        noise_keys: Key[Array, "b"] | None = None,
+        temperature: ArrayLike | None = None,
     ) -> VQGANOutput:
         self.check_images(images)
         latents = self._latents(images)
         if self.quantizer == "gumbel":
-            quantized = self.quantize(latents, noise_keys)
+            quantized = self.quantize(latents, noise_keys, temperature)
         else:
             quantized = self.quantize(latents)
         return VQGANOutput(

@@ -1,5 +1,6 @@
 """How the codebook of a stage-I network starts, and moves where it is a moving average."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from jaxtyping import Array, Float, Key
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
+
+# At least so many images give the codes their start, so that one picture does not decide alone.
+START_IMAGES = 8
 
 
 def check_start(config: ml_collections.ConfigDict) -> None:
@@ -37,9 +41,9 @@ def init_network(
     """Parameters and collections of an autoencoder with a codebook, random or those of `previous`.
 
     Args:
-        config: of the run; `codebook_init` 'latents' starts the codes from encoder outputs of
-            `real`, 'uniform' is the published U(+-1/K) start, from which most codes of a short run
-            die.
+        config: of the run; `codebook_init` 'latents' starts the codes from encoder outputs of the
+            first images of `real`, as many as give a latent for each code; 'uniform' is the
+            published U(+-1/K) start, from which most codes of a short run die.
         keys: of the network and of the draw of codes.
         previous: variables of a network of the same kind.
 
@@ -61,7 +65,9 @@ def init_network(
             source = {name: value for name, value in source.items() if name != "quantize"}
         params = common.transplant(params, source, params)
     elif config.codebook_init == "latents" and module.quantizer == "nearest":
-        latents = module.apply({"params": params, **variables}, real).latents
+        sites = math.prod(real.shape[1:3]) // module.downsampling**2
+        seen = real[: max(START_IMAGES, -(-module.codebook_size // sites))]
+        latents = module.apply({"params": params, **variables}, seen).latents
         codes = _draw_codes(keys[1], latents, module.codebook_size)
         if "codebook" in variables:
             average = {**variables["codebook"]["quantize"], "embedding": codes, "sums": codes}

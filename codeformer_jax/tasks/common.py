@@ -49,7 +49,8 @@ class Task(Protocol):
     the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
     the compiled variant, its arrays do not recompile). `codes` spare a task with a teacher that
     network's forward; the others take None only. A task with a true attribute `needs_labels` gets
-    `labels` besides, int32 [b], in `train_step` and `eval_step`.
+    `labels` besides, int32 [b], in `train_step` and `eval_step`. A task with a method `start_from`
+    decides what of an earlier network becomes `previous`.
     """
 
     network: str
@@ -203,9 +204,9 @@ def advance(
         late: see `Optimizer.apply`.
         finish: (state before, state after) -> state after, with what the task itself changes.
     """
-    rate = optimizer.learning_rate(state.step)
     counts = count_codes(codes, state.code_usage.shape[0])
     usage = update_usage(state.code_usage, counts)
+    rate = optimizer.learning_rate(state.step)
     metrics = metrics | gradient_norms(gradients)
     if discriminator is not None:
         metrics["grad_norm_discriminator"] = norm(discriminator[0])
@@ -221,19 +222,10 @@ def advance(
         trained, opt_state = optimizer.apply(
             gradients, before.opt_state, trained, before.step, late=late
         )
-        ema = update_ema(
-            before.ema_params,
-            trained,
-            before.step,
-            decay=config.ema_decay,
-            warmup=config.ema_warmup,
-        )
-        after = before.replace(
-            params={**before.params, **trained},
-            ema_params=ema,
-            opt_state=opt_state,
-            code_usage=usage,
-        )
+        params = {**before.params, **trained}
+        decay, warmup = config.ema_decay, config.ema_warmup
+        ema = update_ema(before.ema_params, trained, before.step, decay=decay, warmup=warmup)
+        after = before.replace(params=params, ema_params=ema, opt_state=opt_state, code_usage=usage)
         if discriminator is not None:
             gradient, batch_stats = discriminator
             judge = before.discriminator

@@ -1,6 +1,7 @@
 """Stage III: the fusion blocks learn to carry detail of the input at a fidelity weight w."""
 
 import itertools
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
@@ -17,6 +19,7 @@ from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 FUSION = ("fuse_convs_dict_",)
+_HEADS = ("scale", "shift")
 # Stream of a step's key, beyond those of any batch's images.
 _CODES = 2**31 - 1
 
@@ -113,6 +116,8 @@ class RestorationTask(CodeTask):
     ) -> TrainState:
         """As `CodeTask.init`, with a new discriminator; `previous` must hold a transformer.
 
+        Fusion blocks that it lacks start as `codeformer.fusion_zero_init` says.
+
         Raises:
             ValueError: where `previous` is a stage-I VQGAN.
         """
@@ -130,6 +135,43 @@ class RestorationTask(CodeTask):
             common.from_uint8(images),
         )
         return state.replace(discriminator=discriminator)
+
+    def start_from(self, previous: PyTree, origin: ml_collections.ConfigDict | None) -> PyTree:
+        """Returns the variables `previous` without fusion blocks that no run has trained.
+
+        Those start anew, as `codeformer.fusion_zero_init` of this run says. Stage II keeps blocks
+        that it does not train: at zero (the scale's and the shift's last kernels), or at random.
+
+        Args:
+            previous: variables that the run is to start from.
+            origin: config of the run that they come from, None of a model file.
+        """
+        blocks = common.select(previous["params"], FUSION)
+        if not blocks:
+            return previous
+        last = [block[f"{head}_2"]["kernel"] for block in blocks.values() for head in _HEADS]
+        reason = None
+        if not any(np.any(kernel) for kernel in last):
+            reason = "their scale and shift are zero"
+        elif (
+            origin is not None
+            and origin.task == "code_prediction"
+            and self.module.fusion_zero_init
+            and not origin.codeformer.get("fusion_zero_init", True)
+        ):
+            reason = "stage II left them at its random start"
+        if reason is None:
+            logging.info("fusion blocks go on from init_from")
+            return previous
+        logging.info(
+            "fusion blocks start anew, %s (codeformer.fusion_zero_init=%s): those of init_from are "
+            "untrained, %s",
+            "at zero" if self.module.fusion_zero_init else "at random",
+            self.module.fusion_zero_init,
+            reason,
+        )
+        params = {k: v for k, v in previous["params"].items() if k not in blocks}
+        return {**previous, "params": params}
 
     def phase(self, step: int) -> Phase:
         row = self._row(step)

@@ -98,10 +98,13 @@ class VQGANTask:
     ) -> accumulate.Measured:
         """Gradients, losses and codes of a slice: `images` and `keys` of Gumbel noise."""
         real = common.from_uint8(part["images"])
+        temperature = self.module.temperature_at(state.step)
 
         def forward(params):
             variables = {"params": params, **state.collections}
-            output = self.module.apply(variables, real, noise_keys=part["keys"])
+            output = self.module.apply(
+                variables, real, noise_keys=part["keys"], temperature=temperature
+            )
             return (output.image, output.codebook_loss), output
 
         (fake, codebook_loss), pullback, output = jax.vjp(forward, state.params, has_aux=True)
@@ -114,6 +117,8 @@ class VQGANTask:
             whole=self.slices == 1,
         )
         means["metrics"]["codebook_loss"] = codebook_loss
+        if self.module.quantizer == "gumbel":
+            means["metrics"]["temperature"] = temperature
         return accumulate.Measured(means=means, images=codebook.seen(self.module, state, output))
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c 3"]:

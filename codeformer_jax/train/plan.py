@@ -69,13 +69,14 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """Costs of every variant of a run's step.
+    """Costs of a run's first state and of every variant of its step.
 
     Attributes:
         platform: what it was compiled for.
         mesh: sizes of the mesh's axes.
         batch_size: of one step on all devices.
         state, frozen, batch: bytes of these arguments on one device.
+        init: of the first state, which is made once, where nothing is given to start from.
         steps: by first step.
         notes: what a reader should know of the figures.
     """
@@ -86,12 +87,13 @@ class Plan:
     state: int
     frozen: int
     batch: int
+    init: StepCost
     steps: tuple[StepCost, ...]
     notes: tuple[str, ...]
 
 
 def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None] = print) -> Plan:
-    """Compiles every variant of the step for `config.mesh` and writes what each will need.
+    """Compiles first state and steps for `config.mesh` and writes what each will need.
 
     The mesh may be larger than this machine: then virtual CPU devices stand for it, or, with
     `config.train.topology`, TPUs of that description. Nothing is read or written.
@@ -114,7 +116,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     config, notes = _fitting_batch(config, mesh)
     task = make_task(config)
     arguments = abstract_arguments(task, config, mesh)
-    step = make_step(task, mesh, jax.tree.map(lambda x: x.sharding, arguments[0]))
+    sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
+    step = make_step(task, mesh, sharding)
     platform = mesh.devices.flat[0].platform
     # Machine code is not run: only what comes before it decides on memory.
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
@@ -132,12 +135,18 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         )
     if platform == "cpu":
         notes.append(_CPU_NOTE)
-    costs = []
-    for first, count, phase in distinct_phases(task, config.steps):
-        lowered = step.lower(*arguments, phase)
+
+    def cost(lowered: jax.stages.Lowered, times: int, **fields: Any) -> StepCost:
         compiled = lowered.compile(compiler_options=options)
-        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * slices
-        costs.append(_cost(compiled, first, count, phase, flops, slices))
+        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * times
+        return _cost(compiled, flops=flops, slices=times, **fields)
+
+    _, _, batch, key = arguments
+    init = jax.jit(task.init, out_shardings=sharding).lower(key, batch["image"], None)
+    steps = tuple(
+        cost(step.lower(*arguments, phase), slices, first=first, count=count, phase=_static(phase))
+        for first, count, phase in distinct_phases(task, config.steps)
+    )
     return Plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
@@ -146,7 +155,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
             name: _device_bytes(tree)
             for name, tree in zip(("state", "frozen", "batch"), arguments[:3], strict=True)
         },
-        steps=tuple(costs),
+        init=cost(init, 1, first=0, count=0, phase={}),
+        steps=steps,
         notes=tuple(notes),
     )
 
@@ -238,8 +248,8 @@ def table(plan: Plan) -> str:
         "",
     ]
     columns = {
-        "steps": lambda c: f"{c.steps:,}",
-        "from step": lambda c: f"{c.first_step:,}",
+        "steps": lambda c: f"{c.steps:,}" if c.steps else "",
+        "from step": lambda c: f"{c.first_step:,}" if c.steps else "",
         "TFLOP": lambda c: f"{c.flops / 1e12:.3f}",
         "accessed": lambda c: _size(c.bytes_accessed),
         "arguments": lambda c: _size(c.arguments),
@@ -247,14 +257,16 @@ def table(plan: Plan) -> str:
         "aliases": lambda c: _size(c.aliases),
         "temporaries": lambda c: _size(c.temporaries),
         "peak": lambda c: _size(c.peak),
-        "phase": lambda c: ", ".join(f"{k}={v}" for k, v in c.phase.items()) or "the only one",
+        "phase": _phase,
     }
-    rows = [list(columns), *([show(c) for show in columns.values()] for c in plan.steps)]
+    costs = (plan.init, *plan.steps)
+    rows = [list(columns), *([show(c) for show in columns.values()] for c in costs)]
     lines += _aligned(rows)
     total = sum(c.flops * c.steps for c in plan.steps) * devices
     lines += [
         "",
-        "Each row is one compiled step; its figures are those of one device.",
+        "The first row is the first state, made once; each other row is one compiled step. Figures "
+        "are those of one device.",
         f"Arguments: state {_size(plan.state)}, frozen networks {_size(plan.frozen)}, "
         f"batch {_size(plan.batch)}, before those that a phase does not use.",
         f"The run: {total:.3g} FLOP on all devices.",
@@ -279,14 +291,16 @@ def _fitting_batch(
     return config, []
 
 
-def _cost(compiled: Any, first: int, count: int, phase: Any, flops: float, slices: int) -> StepCost:
+def _cost(
+    compiled: Any, *, first: int, count: int, phase: dict[str, Any], flops: float, slices: int
+) -> StepCost:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliases, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
     return StepCost(
         first_step=first,
         steps=count,
-        phase=_static(phase),
+        phase=phase,
         flops=flops,
         bytes_accessed=cost.get("bytes accessed", 0.0) * slices,
         arguments=arguments,
@@ -295,6 +309,12 @@ def _cost(compiled: Any, first: int, count: int, phase: Any, flops: float, slice
         temporaries=temporaries,
         peak=arguments + outputs - aliases + temporaries,
     )
+
+
+def _phase(cost: StepCost) -> str:
+    if not cost.steps:
+        return "first state"
+    return ", ".join(f"{k}={v}" for k, v in cost.phase.items()) or "the only one"
 
 
 def _static(phase: Any) -> dict[str, Any]:

@@ -27,8 +27,12 @@ from codeformer_jax.train.checkpoint import (
 
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
-# But for these: how it is computed, and when its codes restart; its arrays stay what they are.
-COMPUTATION = ("dtype", "remat", "restart_below", "dropout")
+# But for these, which leave its arrays what they are: how it is computed, when its codes restart,
+# how Gumbel noise is used.
+COMPUTATION = (
+    *("dtype", "remat", "restart_below", "dropout"),
+    *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
+)
 # Networks whose codes are learned.
 AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 LPIPS_HELP = (
@@ -92,7 +96,10 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = load_lpips(config.loss.lpips)
-    return Start(resuming, origin and origin.variables, frozen, teacher)
+    previous = origin and origin.variables
+    if origin is not None and hasattr(task, "start_from"):
+        previous = task.start_from(previous, origin.config)
+    return Start(resuming, previous, frozen, teacher)
 
 
 def check_teacher(

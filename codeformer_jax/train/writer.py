@@ -43,8 +43,15 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         if self._writes:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
-            _drop_after(self._path, step)
+            kept = _drop_after(self._path, step)
+            # TensorBoard hides what earlier writers wrote from this step on; the training metrics
+            # at the step itself are not computed again.
             self._board = SummaryWriter(str(workdir), purge_step=step)
+            for entry in kept:
+                for name, value in entry.items():
+                    if name.startswith("train/"):
+                        shown = math.nan if value is None else value
+                        self._board.add_scalar(name, shown, step, walltime=entry["time"])
         self._pending: list[dict[str, jax.Array]] = []
         self._step = step
 
@@ -127,11 +134,15 @@ def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Removes lines of steps that a resumed run will take again."""
+def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Removes lines of steps that a resumed run will take again.
+
+    Returns:
+        The entries that are left at `step` itself.
+    """
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept, last = [], []
     for line in path.read_text().splitlines():
         try:
             entry: dict[str, Any] = json.loads(line)
@@ -140,5 +151,7 @@ def _drop_after(path: Path, step: int) -> None:
         # The evaluation of `step` itself will be done again; its training step will not.
         if entry["step"] < step or (entry["step"] == step and "train/loss" in entry):
             kept.append(line)
+            last += [entry] if entry["step"] == step else []
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept))
+    return last

@@ -2,7 +2,8 @@
 
 `beta` weights the codebook term, LPIPS inputs are normalised twice, the codebook starts from
 U(+-1/K), the moving average has no warm-up, BatchNorm statistics and adaptive weight are those of
-each of 8 GPUs.
+each of 8 GPUs. With `model.quantizer=gumbel` codes are soft mixtures in training and hard ones in
+evaluation, at a temperature of 1 throughout.
 """
 
 import ml_collections
@@ -13,6 +14,8 @@ from configs import vqgan
 def get_config() -> ml_collections.ConfigDict:
     config = vqgan.get_config().unlock()
     config.model.beta_on = "codebook"
+    config.model.straight_through = False
+    config.model.kl_weight = 1e-8
     config.loss.lpips_normalize_twice = True
     config.loss.statistics_groups = 8
     config.codebook_init = "uniform"

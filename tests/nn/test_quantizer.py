@@ -194,6 +194,13 @@ def test_gumbel_noise_comes_with_a_key():
     assert not np.allclose(soft.latents, output.latents, atol=1e-3)
     cold = draw(1, GumbelQuantizer(5, 2, straight_through=False, temperature=1e-4))
     np.testing.assert_allclose(cold.latents, output.latents, atol=1e-4)
+    given = GumbelQuantizer(5, 2, straight_through=False).apply(
+        variables, LATENTS, temperature=jnp.float32(1e-4), rngs={"gumbel": jax.random.key(1)}
+    )
+    np.testing.assert_array_equal(given.latents, cold.latents)
+    # Without noise codes are hard, also where training has mixtures.
+    plain = GumbelQuantizer(5, 2, straight_through=False).apply(variables, LATENTS)
+    np.testing.assert_allclose(plain.latents.reshape(4, 2), embed[plain.indices[0]], atol=1e-6)
 
 
 def test_gumbel_gradients_reach_logits_and_codes():

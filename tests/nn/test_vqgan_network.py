@@ -97,6 +97,10 @@ def test_images_need_not_be_square_or_of_image_size():
         ({"codebook_size": 0}, "codebook_size must be positive; got 0"),
         ({"image_size": -512}, "image_size must be positive; got -512"),
         ({"norm_groups": 0}, "norm_groups must be positive; got 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
+        ({"temperature_final": -1.0}, "temperature_final is -1.0; expected a positive number"),
+        ({"temperature_steps": -1}, "temperature_steps is -1; expected 0 or more"),
+        ({"kl_weight": float("nan")}, "kl_weight is nan; expected 0 or more"),
     ],
 )
 def test_what_does_not_divide_is_refused_at_construction(fields, message):
@@ -162,3 +166,10 @@ def test_gumbel_and_moving_average_are_options():
     variables, _ = shapes(VQGAN(**SMALL, ema_decay=0.99), 1, 16, 16, 3)
     assert "quantize" not in variables["params"]
     assert set(variables["codebook"]["quantize"]) == {"embedding", "counts", "sums"}
+
+
+def test_gumbel_temperature_falls_by_a_cosine():
+    module = VQGAN(**SMALL, temperature=1.0, temperature_final=1 / 16, temperature_steps=100)
+    seen = [module.temperature_at(jnp.int32(step)) for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(seen, [1.0, (1 + 1 / 16) / 2, 1 / 16, 1 / 16], rtol=1e-6)
+    assert VQGAN(**SMALL, temperature=0.5).temperature_at(jnp.int32(7)) == 0.5

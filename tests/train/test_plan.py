@@ -86,10 +86,28 @@ def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
     )
 
 
+def test_the_first_state_is_planned_and_encodes_few_images(monkeypatch):
+    """What its codes take does not grow with the batch."""
+    found = {}
+    for batch, mesh in ((16, "data:1"), (64, "data:1"), (64, "data:8")):
+        config = tiny_config("vqgan").unlock()
+        config.data.batch_size, config.mesh = batch, mesh
+        monkeypatch.setattr(plan, "distinct_phases", lambda task, steps: [])
+        found[batch, mesh] = plan.make_plan(config).init
+    one, many, shared = found.values()
+    assert one.flops > 0
+    np.testing.assert_allclose(many.flops, one.flops, rtol=0.01)
+    assert many.temporaries < 1.1 * one.temporaries
+    assert shared.temporaries < 1.1 * one.temporaries
+    assert one.outputs > 0
+    assert one.peak == one.arguments + one.outputs - one.aliases + one.temporaries
+
+
 def test_the_table_names_everything(planned):
     (text,) = planned[1]
     assert "mesh data:2,fsdp:2, batch 8 (2 on each device)" in text
     assert "image_losses=False, gan=False" in text
+    assert "first state" in text.splitlines()[3]
     assert "temporaries, and with them the peak, are an estimate" in text
     assert "FLOP on all devices" in text
 

@@ -197,7 +197,8 @@ def test_settings_of_another_model_are_refused(stages, name, value):
     ("name", "value"),
     [
         *(("model.dtype", "bfloat16"), ("steps", 9), ("data.workers", 2), ("data.batch_size", 8)),
-        *(("model.remat", "full"), ("model.restart_below", 0.2)),
+        *(("model.remat", "full"), ("model.restart_below", 0.2), ("model.kl_weight", 1e-8)),
+        *(("model.straight_through", False), ("model.temperature_steps", 9)),
         *(("optimizer.clip_norm", 0.5), ("ema_decay", 0.5), ("seed", 1), ("mesh", "data:2")),
     ],
 )
