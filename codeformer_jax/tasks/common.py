@@ -1,7 +1,7 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
@@ -14,7 +14,14 @@ from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.tasks import guard
 from codeformer_jax.tasks.gradients import gradient_norms, norm
-from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState, update_ema
+from codeformer_jax.tasks.state import (
+    DiscriminatorState,
+    Late,
+    Optimizer,
+    PyTree,
+    TrainState,
+    update_ema,
+)
 
 Metrics = guard.Metrics
 # 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
@@ -189,7 +196,7 @@ def advance(
     metrics: Metrics,
     *,
     discriminator: tuple[PyTree, PyTree] | None = None,
-    late: Mapping[str, Int[Array, ""]] | None = None,
+    late: Late | None = None,
     finish: Callable[[TrainState, TrainState], TrainState] = lambda before, after: after,
 ) -> tuple[TrainState, Metrics]:
     """The state after a step, and `metrics` with codebook health, norms and learning rates.

@@ -232,7 +232,10 @@ class RestorationTask(CodeTask):
             measured.images["indices"],
             metrics,
             discriminator=measured.means.get("discriminator"),
-            late=dict.fromkeys(common.select(gradients, FUSION), phase.fused_steps),
+            late=(
+                tuple(common.select(gradients, FUSION)),
+                jnp.asarray(phase.fused_steps, jnp.int32),
+            ),
         )
 
     def _measure(

@@ -1,6 +1,6 @@
 """Everything that a training step changes, and the optimizer that changes it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 PyTree = Any
+# Names of parameters, and a number of steps; see `Optimizer.apply`.
+Late = tuple[Collection[str], Int[Array, ""]]
 
 
 @flax.struct.dataclass
@@ -113,7 +115,7 @@ class Optimizer:
         params: PyTree,
         step: Int[Array, ""],
         *,
-        late: Mapping[str, Int[Array, ""]] | None = None,
+        late: Late | None = None,
     ) -> tuple[PyTree, PyTree]:
         """Returns parameters and optimizer state after one step.
 
@@ -122,8 +124,8 @@ class Optimizer:
             opt_state: of all `params`.
             params: trained parameters.
             step: number of the step, counted from 0.
-            late: top-level name -> how many earlier steps have reached it at most, for entries
-                that not every step reaches; Adam's bias correction follows it.
+            late: names of entries that not every step reaches, and how many earlier steps have
+                reached them at most; Adam's bias correction follows that number.
         """
         idle = params.keys() - gradients.keys()
         if idle:
@@ -133,9 +135,10 @@ class Optimizer:
         if self.advance == "all":
             idle = set()
         else:
-            for name in gradients.keys() & (late or {}).keys() - idle:
-                counted = _limit_counts(opt_state, late[name])
-                updates[name] = self._transform(gradients, counted, params)[0][name]
+            if late is not None and (names := set(late[0]) - idle):
+                counted = _limit_counts(opt_state, late[1])
+                others = self._transform(gradients, counted, params)[0]
+                updates = {**updates, **{name: others[name] for name in names}}
             new_state = _keep(idle, opt_state, new_state)
         rate = self.learning_rate(step)
         # Not a part of the transformation, so that a run may go on with it switched on or off.

@@ -145,7 +145,7 @@ def test_parameters_that_no_loss_reaches(advance, reached):
         if flag == "0":
             del g["fusion"]
         before = params["fusion"], jax.tree.leaves(state[1].mu["fusion"])
-        late = {"fusion": jnp.int32(taken)}
+        late = (("fusion",), jnp.int32(taken))
         params, state = optimizer.apply(g, state, params, jnp.int32(i), late=late)
         if flag == "0" and advance == "reached":
             assert (params["fusion"], jax.tree.leaves(state[1].mu["fusion"])) == before
