@@ -64,6 +64,8 @@ def test_a_resumed_run_shows_every_step_once(tmp_path, killed_at):
         writer.close()
 
     write(0, killed_at)
+    (first,) = tmp_path.glob("*tfevents*")
+    first.rename(f"{first}.first")  # Names have the second: the next one would overwrite it.
     write(2, 4)
     shown = shown_by_tensorboard(tmp_path)
     assert {k: v for k, v in shown.items() if k[0] == "train/loss"} == {
