@@ -11,6 +11,7 @@ from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS
+from codeformer_jax.tasks.common import precision_of
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
@@ -70,6 +71,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         batch_size=config.eval.batch_size,
         lpips=lpips,
         limit=config.eval.limit,
+        precision=precision_of(trained.config or config),
     )
     if pairs is None:
         return evaluation

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Key
 
+from codeformer_jax.nn.quantizer import check_codebook_init, codes_from_latents
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -15,10 +14,7 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 
 def check_start(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for an unknown `config.codebook_init`."""
-    if config.codebook_init not in ("latents", "uniform"):
-        raise ValueError(
-            f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
-        )
+    check_codebook_init(config.codebook_init)
 
 
 def _restarts_codes(module: Any) -> bool:
@@ -62,7 +58,7 @@ def init_network(
         params = common.transplant(params, source, params)
     elif config.codebook_init == "latents" and module.quantizer == "nearest":
         latents = module.apply({"params": params, **variables}, real).latents
-        codes = _draw_codes(keys[1], latents, module.codebook_size)
+        codes = codes_from_latents(keys[1], latents, module.codebook_size)
         if "codebook" in variables:
             average = {**variables["codebook"]["quantize"], "embedding": codes, "sums": codes}
             variables = {"codebook": {"quantize": average}}
@@ -107,15 +103,3 @@ def finish(
         return after
 
     return change
-
-
-def _draw_codes(
-    key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
-) -> Float[Array, "k d"]:
-    """`size` latents drawn without replacement; where there are fewer, repeats with some noise."""
-    flat = latents.reshape(-1, latents.shape[-1])
-    draw, jitter = jax.random.split(key)
-    repeats = -(-size // flat.shape[0])
-    order = jax.random.permutation(draw, jnp.tile(flat, (repeats, 1)))[:size]
-    noise = 0.1 * jnp.std(flat) if repeats > 1 else 0.0
-    return order + noise * jax.random.normal(jitter, order.shape)

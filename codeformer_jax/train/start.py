@@ -13,6 +13,7 @@ import numpy as np
 
 from codeformer_jax import convert
 from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
 from codeformer_jax.train.checkpoint import (
@@ -28,7 +29,7 @@ from codeformer_jax.train.checkpoint import (
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
 # But for these: how it is computed, and when its codes restart; its arrays stay what they are.
-COMPUTATION = ("dtype", "remat", "restart_below", "dropout")
+COMPUTATION = ("dtype", "precision", "remat", "restart_below", "dropout")
 # Networks whose codes are learned.
 AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 LPIPS_HELP = (
@@ -208,7 +209,7 @@ def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, give
         )
     side = task.teacher.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    expected = jax.eval_shape(task.teacher.init, jax.random.key(0), pixels)["params"]
+    expected = jax.eval_shape(task.teacher.init, make_key(0), pixels)["params"]
     common.transplant(expected, given["params"], {*expected, *given["params"]})
 
 
