@@ -20,7 +20,6 @@ from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
-from codeformer_jax.nn.precision import products_in
 from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
@@ -41,7 +40,6 @@ def evaluate(
     limit: int | None = None,
     progress: bool = True,
     degrade_fn: DegradeFn = degrade,
-    precision: str = "default",
 ) -> Evaluation:
     """Scores a CodeFormer's restorations, or an autoencoder's reconstructions, of clean images.
 
@@ -59,7 +57,6 @@ def evaluate(
         limit: evaluate the first so many images only.
         progress: show a bar on stderr.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
-        precision: of products and convolutions; see `nn.precision`.
 
     Raises:
         TypeError: a module of another kind.
@@ -82,8 +79,7 @@ def evaluate(
     }
     collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
     number = len(images_source) if limit is None else min(limit, len(images_source))
-    with products_in(precision):
-        size = _run(arguments, collector, images_source, number, batch_size, progress)
+    size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
         drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}

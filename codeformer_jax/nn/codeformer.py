@@ -266,7 +266,8 @@ class CodeFormer(VQGAN):
         latents, features = prediction.latents, prediction.features
         quantized = self.quantize.lookup(indices).reshape(latents.shape)
         if self.stop_gradients:
-            quantized, features = jax.lax.stop_gradient((quantized, features))
+            constants = (quantized, latents, features)
+            quantized, latents, features = jax.lax.stop_gradient(constants)
         if adain:
             quantized = adaptive_instance_norm(quantized, latents)
         weight = jnp.asarray(w, jnp.float32).reshape(-1, 1, 1, 1)

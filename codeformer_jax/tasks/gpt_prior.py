@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.nn import GPT
+from codeformer_jax.ops.random import threefry_keys
 from codeformer_jax.sampling import Draw, sample_gpt
 from codeformer_jax.tasks import common, prior
 from codeformer_jax.tasks.state import PyTree
