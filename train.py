@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     plan_only = _CONFIG.value.train.compile_only
     if _WORKDIR.value is None and not plan_only:
         raise app.UsageError("--workdir=DIR is required to train")
+    if _CONFIG.value.train.get("deterministic"):
+        process.use_deterministic_programs()
     try:
         with process.ended_by_signals():
             # Imported late, so that --help does not wait for JAX.

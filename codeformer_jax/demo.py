@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from codeformer_jax.ops.random import make_key
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("vqgan", "code_prediction", "restoration")
 PICTURES = 16
@@ -108,7 +110,7 @@ def write_degraded(folder: Path, workdir: Path) -> None:
     source = open_heldout(config)
     with contextlib.closing(evaluation_batches(source, batch_size=PICTURES)) as loader:
         batch = next(loader)
-    keys = jax.random.split(jax.random.key(config.seed), PICTURES)
+    keys = jax.random.split(make_key(config.seed), PICTURES)
     recipe = Recipe.from_config(config.degradation[config.eval.recipe])
     degraded = jax.jit(degrade)(batch["image"].astype(np.float32) / 255, keys, recipe)
     for index, pixels in enumerate(np.asarray(degraded)[batch["valid"]]):

@@ -23,7 +23,8 @@ from codeformer_jax.data.codes import DESCRIPTION_FILE, Description, records_per
 from codeformer_jax.data.pipeline import Source, evaluation_batches, listing_digest
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.nn import Autoencoder
-from codeformer_jax.tasks.common import from_uint8
+from codeformer_jax.nn.precision import with_precision
+from codeformer_jax.tasks.common import from_uint8, precision_of
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import load_trained
 from codeformer_jax.train.start import teacher_of
@@ -80,6 +81,7 @@ def encode_dataset(
         batch_size=batch_size,
         mesh=mesh,
         force=force,
+        precision=precision_of(trained.config),
     )
 
 
@@ -94,6 +96,7 @@ def encode_source(
     batch_size: int | None = None,
     mesh: str = "data:-1",
     force: bool = False,
+    precision: str = "default",
 ) -> Description:
     """Writes the codes of a source's images, as they are and mirrored, with a bar on stderr.
 
@@ -110,6 +113,7 @@ def encode_source(
             each device.
         mesh: devices, see `parallel.make_mesh`.
         force: replace the codes in `target`.
+        precision: of products and convolutions; see `nn.precision`.
 
     Raises:
         FileExistsError: `target` exists, and is not a folder of codes or `force` is off.
@@ -128,7 +132,7 @@ def encode_source(
         if missing:
             part = _Missing(source, list(missing.values()))
             loader = evaluation_batches(part, batch_size=batch_size, workers=workers)
-            encode = make_encode(module, variables, devices)
+            encode = make_encode(module, variables, devices, precision)
             with contextlib.closing(loader), _progress(len(source), len(part)) as bar:
                 records = _records(loader, encode, description, bar)
                 for shard, examples in missing.items():
@@ -153,7 +157,9 @@ def check_target(target: str | Path, force: bool) -> None:
         )
 
 
-def make_encode(module: Autoencoder, variables: Any, mesh: jax.sharding.Mesh) -> Encode:
+def make_encode(
+    module: Autoencoder, variables: Any, mesh: jax.sharding.Mesh, precision: str = "default"
+) -> Encode:
     """The compiled function images -> codes [b, 2, n], as they are and mirrored, over the mesh.
 
     It returns before the devices have finished; b must be a multiple of their number.
@@ -169,6 +175,7 @@ def make_encode(module: Autoencoder, variables: Any, mesh: jax.sharding.Mesh) ->
         return quantized.indices.reshape(real.shape[0], 2, -1)
 
     batch = parallel.batch_sharding(mesh)
+    encode = with_precision(precision, encode)
     compiled = jax.jit(encode, in_shardings=(parallel.replicated(mesh), batch), out_shardings=batch)
     params = {name: variables["params"][name] for name in ("encoder", "quantize")}
     params = jax.device_put(params, parallel.replicated(mesh))

@@ -2,21 +2,35 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from codeformer_jax.ops.checks import AnyArray, as_features, as_integers, as_pair
 
 
-def l1(images: Float[Array, "*s"], targets: Float[Array, "*s"]) -> Float[Array, ""]:
-    """Mean absolute difference."""
+def l1(images: AnyArray, targets: AnyArray) -> Float[Array, ""]:
+    """Returns the mean absolute difference of two floating-point arrays of one shape."""
+    images, targets = as_pair(images=images, targets=targets)
     return jnp.mean(jnp.abs(images - targets))
 
 
-def mse(values: Float[Array, "*s"], targets: Float[Array, "*s"]) -> Float[Array, ""]:
-    """Mean squared difference."""
+def mse(values: AnyArray, targets: AnyArray) -> Float[Array, ""]:
+    """Returns the mean squared difference of two floating-point arrays of one shape."""
+    values, targets = as_pair(values=values, targets=targets)
     return jnp.mean(jnp.square(values - targets))
 
 
-def cross_entropy(logits: Float[Array, "b n k"], indices: Int[Array, "b n"]) -> Float[Array, ""]:
-    """Mean over sites of -log softmax(logits)[index] (CodeFormer, eq. 5)."""
+def cross_entropy(logits: AnyArray, indices: AnyArray) -> Float[Array, ""]:
+    """Returns the mean over sites of -log softmax(logits)[index] (CodeFormer, eq. 5).
+
+    Args:
+        logits: floating point [b, n, K].
+        indices: integers [b, n] in 0..K - 1.
+
+    Raises:
+        ValueError, TypeError: for arrays of another form, saying what to pass.
+    """
+    logits = as_features(logits, "logits", ("batch", "sites", "codes"), dtype=logits.dtype)
+    indices = as_integers(indices, "indices", ("batch", "sites"))
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.mean(jnp.take_along_axis(log_probabilities, indices[..., None], axis=-1))
 

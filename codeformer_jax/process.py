@@ -13,6 +13,9 @@ from pathlib import Path
 # Name of threads that nobody waits for any more: a compiler, for one, cannot be told to stop.
 LEFT_BEHIND = "left behind"
 
+# Implies --xla_gpu_exclude_nondeterministic_ops, and switches off the choice of kernels by timing.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
 _SETTING = "glibc.malloc.hugetlb"
 _AGAIN = "codeformer_jax_again"
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -41,6 +44,17 @@ def use_huge_pages() -> None:
     sys.stderr.flush()
     with contextlib.suppress(OSError):  # Where that is forbidden, all works without, only slower.
         os.execve(command[0], command, {**os.environ, **asked})
+
+
+def use_deterministic_programs() -> None:
+    """Asks XLA for GPU programs that repeat bit for bit; to be called before JAX starts.
+
+    Such programs have no kernels that add in the order in which threads arrive, and none that was
+    picked by timing. Other platforms repeat as they are. A setting in XLA_FLAGS stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.prior_of = "pixels"
     config.steps = 200_000
     config.eval_every = config.checkpoint_every = 5_000
-    del config.model
+    config.model = ml_collections.ConfigDict({"precision": "default"})  # There is no other network.
     del config.teacher
     del config.teacher_min_psnr
     config.data.codes = config_dict.placeholder(str)

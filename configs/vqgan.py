@@ -39,6 +39,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.compile_only = False
     config.train.topology = config_dict.placeholder(str)  # TPUs to compile for: 'v5e:16x16'
     config.train.plan_format = "table"  # or 'json'
+    # GPU programs that repeat bit for bit, for slower kernels and scatters; see docs/numerics.md.
+    config.train.deterministic = False
+    # Of initial weights and dropout alone; 'rbg' is faster on TPUs. Images keep threefry.
+    config.train.prng = "threefry2x32"
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512
@@ -62,6 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
     config.model.restart_below = 0.0  # 0.1: codes used less per batch restart from latents
     config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
+    # Of float32 products: as the platform likes, 'high' or 'highest'; see docs/numerics.md.
+    config.model.precision = "default"
     # 'full', 'dots' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
     config.model.remat = config_dict.placeholder(str)
 

@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.ema_decay = 0.99
     config.model.restart_below = 0.1
     config.model.dtype = "float32"
+    config.model.precision = "default"
 
     config.loss = ml_collections.ConfigDict()
     config.loss.pixel_weight = 1.0

@@ -87,6 +87,18 @@ def linen_only_in_nn(path, source):
     return [f"{path}:{line}: flax.linen belongs to nn/ only" for line in sorted(found)]
 
 
+def keys_are_threefrys(path, source):
+    """JAX's default implementation is the user's choice; draws of images may not follow it."""
+    if path.parts[-2:] == ("ops", "random.py"):
+        return []
+    made = ("jax.random.key", "jax.random.PRNGKey", "jax.random.wrap_key_data")
+    return [
+        f"{path}:{node.lineno}: make keys by ops.random.make_key"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in made
+    ]
+
+
 def no_early_extras(path, source):
     """cv2 and torch are optional: only a function that needs them imports them."""
     tree = ast.parse(source)
@@ -156,6 +168,8 @@ RULES = [
     (linen_only_in_nn, PACKAGE_FILES, "tasks/a.py", "import flax.linen as nn"),
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "from flax import linen"),
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "import flax\nflax.linen.Dense(3)"),
+    (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "key = jax.random.key(0)"),
+    (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "make = partial(jax.random.PRNGKey, 0)"),
     (no_early_extras, PACKAGE_FILES, "ops/a.py", "import cv2"),
     (no_early_extras, PACKAGE_FILES, "convert/a.py", "try:\n    from torch import nn\nfinally: 0"),
     (has_docstring, PACKAGE_FILES, "ops/a.py", "import jax"),
@@ -197,6 +211,8 @@ def test_an_offender_is_found(rule, _patterns, name, source):
         (import_order, "cli/__init__.py", "from codeformer_jax import __version__, restore"),
         (import_order, "__init__.py", "from codeformer_jax import convert"),
         (linen_only_in_nn, "nn/a.py", "import flax.linen as nn"),
+        (keys_are_threefrys, "ops/random.py", "jax.random.key(0, impl='threefry2x32')"),
+        (keys_are_threefrys, "train/a.py", "jax.random.key_data(make_key(0))"),
         (linen_only_in_nn, "train/a.py", "import flax.struct"),
         (no_early_extras, "convert/a.py", "def f():\n    import torch"),
         (config_imports, "configs/a.py", "from configs import demo\nimport ml_collections"),

@@ -322,11 +322,12 @@ def test_missing_range_is_named():
 @pytest.mark.parametrize(
     ("shape", "dtype", "error", "message"),
     [
-        ((64, 64, 3), jnp.float32, ValueError, r"\(64, 64, 3\): expected \[batch"),
-        ((2, 64, 48, 3), jnp.float32, ValueError, "crop to a square"),
+        ((64, 64, 3), jnp.float32, ValueError, r"\[64, 64, 3\]; expected \[batch.*images\[None\]"),
+        ((2, 64, 48, 3), jnp.float32, ValueError, "64x48 px; expected squares: crop"),
         ((2, 64, 64, 1), jnp.float32, ValueError, "expected"),
         ((2, 20, 20, 3), jnp.float32, ValueError, "20 pixels a side.*at least 21"),
-        ((2, 64, 64, 3), jnp.uint8, TypeError, "divide uint8"),
+        ((2, 64, 64, 3), jnp.uint8, TypeError, r"float32 in \[0, 1\]: images\.astype\(.*255"),
+        ((2, 64, 64, 3), jnp.bfloat16, TypeError, r"images are bfloat16; pass float32"),
     ],
 )
 def test_wrong_images_are_refused(shape, dtype, error, message):
@@ -339,6 +340,33 @@ def test_one_key_per_image_is_demanded():
     keys = jax.random.split(jax.random.key(0), 3)
     with pytest.raises(ValueError, match="one key per image"):
         degrade.degrade(batch_of(2, 32), keys, Recipe.named("small"))
+    old = jax.random.split(jax.random.PRNGKey(0), 2)
+    with pytest.raises(TypeError, match=r"uint32 \[2, 2\], .*PRNGKey; pass .*split\(jax"):
+        degrade.degrade(batch_of(2, 32), old, Recipe.named("small"))
+
+
+def test_keys_of_other_implementations_draw_for_each_image_alone():
+    """Under `jax.vmap` rbg's own draws are those of the first key."""
+    recipe, images = Recipe.from_config(RANGES), batch_of(3, 32)
+    with jax.default_prng_impl("rbg"):
+        keys = jax.random.split(jax.random.key(0), 3)
+        assert str(jax.random.key_impl(keys)) == "rbg"
+        function = jax.jit(degrade.degrade)
+        together = function(images, keys, recipe)
+        alone = [function(images[i : i + 1], keys[i : i + 1], recipe) for i in range(3)]
+    np.testing.assert_allclose(jnp.concatenate(alone), together, atol=1.01 / 255)
+    assert np.mean(jnp.concatenate(alone) == together) > 0.99
+    drawn = jax.vmap(lambda key: degrade.draw(key, recipe, 32))(keys)
+    for i in range(3):
+        one = degrade.draw(keys[i], recipe, 32)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-6), drawn, one)
+
+
+def test_numpy_arrays_are_as_good():
+    keys, recipe = jax.random.split(jax.random.key(0), 2), Recipe.from_config(RANGES)
+    images = batch_of(2, 32)
+    given = degrade.degrade(np.asarray(images), keys, recipe)
+    np.testing.assert_array_equal(given, degrade.degrade(images, keys, recipe))
 
 
 def test_straight_through_gradient_reaches_the_pixels():

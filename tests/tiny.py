@@ -88,7 +88,7 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     fall on steps 1, 2, 3, ...; all else is as published.
     """
     config = config.copy_and_resolve_references().unlock()
-    if "model" in config:
+    if "image_size" in config.get("model", {}):
         config.model.update(image_size=32, res_blocks=1, codebook_size=16, emb_dim=8)
         if "hidden" in config.model:
             config.model.hidden = 16

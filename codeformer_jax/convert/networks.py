@@ -22,12 +22,13 @@ from codeformer_jax.nn import (
     PixelCNN,
     TamingVQGAN,
 )
+from codeformer_jax.ops.random import make_key
 
 Module = VQGAN | VQVAE | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN | GPT | PixelCNN
 Table = Mapping[str, np.ndarray]
 
-# Fields of Linen, and how a gradient is computed, say nothing of what a file holds.
-_NOT_STORED = ("parent", "name", "remat")
+# Fields of Linen, of gradients and of a codebook's start say nothing of what a file holds.
+_NOT_STORED = ("parent", "name", "remat", "stop_gradients", "codebook_init")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +270,7 @@ def expected_variables(network: str, module: Module) -> dict[str, Any]:
     def init(key, *args):
         return module.init(key, *args, **kwargs)
 
-    return jax.eval_shape(init, jax.random.key(0), *args)
+    return jax.eval_shape(init, make_key(0), *args)
 
 
 def check_module(network: str, module: Any) -> None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from codeformer_jax.degrade import blind
 from codeformer_jax.degrade.extras import (
@@ -42,7 +42,8 @@ from codeformer_jax.degrade.second_order import (
     draw_rounds,
 )
 from codeformer_jax.ops.blur import filter2d
-from codeformer_jax.ops.random import standard_normal
+from codeformer_jax.ops.checks import AnyArray, as_images, as_keys
+from codeformer_jax.ops.random import standard_normal, threefry_keys
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
 
 KERNEL_SIZE = blind.KERNEL_SIZE
@@ -211,6 +212,7 @@ def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
       ValueError: image_size below MINIMUM_IMAGE_SIZE.
     """
     _check_size(image_size)
+    key = threefry_keys(key)
     keys = jax.random.split(key, 7)
 
     def uniform(index: int, bounds: Array) -> Array:
@@ -239,9 +241,9 @@ def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
 
 
 def apply(
-    images: Shaped[Array, "..."],
+    images: AnyArray,
     parameters: Parameters,
-    noise: Float[Array, "b c c n"] | None,
+    noise: AnyArray | None,
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
@@ -262,30 +264,27 @@ def apply(
       ValueError: images that are not a batch of square RGB pictures, or too small.
       TypeError: images that are not float32.
     """
-    _check_images(images)
+    images = _as_squares(images)
+    noise = None if noise is None else jnp.asarray(noise)
     return _corrupt(images, parameters, noise, _corner, gradient)
 
 
 def degrade(
-    images: Shaped[Array, "..."],
-    keys: Key[Array, "b"],
+    images: AnyArray,
+    keys: AnyArray,
     recipe: Recipe,
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
     """Degrade a batch [b, s, s, 3] with parameters and noise drawn from one key per image.
 
-    See `apply` for ranges and errors. The result for an image depends on neither the others nor its
-    place; a batch of another size is compiled anew, which may move a few pixels by a rounding.
+    See `apply` for ranges and errors. Keys are typed, of any implementation. The result for an
+    image depends on neither the others nor its place; a batch of another size is compiled anew,
+    which may move a few pixels by a rounding.
     """
-    _check_images(images)
-    if keys.shape != images.shape[:1]:
-        raise ValueError(
-            f"{keys.shape} keys for {images.shape[0]} images: expected one key per image, "
-            "such as jax.random.split(key, batch)."
-        )
+    images = _as_squares(images)
     size = images.shape[1]
-    streams = jax.vmap(jax.random.split)(keys)
+    streams = jax.vmap(jax.random.split)(as_keys(keys, images.shape[0]))
     parameters = jax.vmap(lambda key: draw(key, recipe, size))(streams[:, 0])
     return _corrupt(images, parameters, streams[:, 1], _drawn, gradient)
 
@@ -342,15 +341,16 @@ def _check_size(size: int) -> None:
         )
 
 
-def _check_images(images: Array) -> None:
-    shape = images.shape
-    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+def _as_squares(images: AnyArray) -> Float[Array, "b s s 3"]:
+    images = as_images(images, low=0)
+    if images.shape[1] != images.shape[2]:
+        height, width = images.shape[1:3]
         raise ValueError(
-            f"Images have shape {shape}: expected [batch, side, side, 3]; add a batch axis or crop "
-            "to a square."
+            f"images have {height}x{width} px; expected squares: crop or pad them to one"
         )
     if images.dtype != jnp.float32:
         raise TypeError(
-            f"Images are {images.dtype}: expected float32 in [0, 1]; divide uint8 values by 255."
+            f'images are {images.dtype}; pass float32 in [0, 1]: images.astype("float32")'
         )
-    _check_size(shape[1])
+    _check_size(images.shape[1])
+    return images

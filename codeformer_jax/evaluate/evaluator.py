@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
@@ -21,6 +20,7 @@ from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
+from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
 
@@ -72,7 +72,7 @@ def evaluate(
         "networks": Networks(module, teacher[0], lpips[0]),
         "variables": (variables, teacher[1], lpips[1]),
         "weights": np.array(weights, np.float32),
-        "key": jax.random.key(seed),
+        "key": make_key(seed),
         "recipe": recipe,
         "adain": adain,
         "degrade_fn": degrade_fn,

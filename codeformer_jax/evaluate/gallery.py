@@ -17,6 +17,7 @@ from codeformer_jax.data.images import SUFFIXES, read_image, resize_image, write
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
+from codeformer_jax.ops.random import make_key
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN = 8
@@ -69,7 +70,7 @@ def write_gallery(
     rows = []
     for name, recipe in found.items():
         for title, image in images.items():
-            key = jax.random.key(seed)
+            key = make_key(seed)
             pictures, captions = _degraded(image, recipe, jax.random.split(key, draws))
             label = f"{name}: {title}" if inputs else name
             rows.append(_row(label, [image, *pictures], [["clean"], *captions], cell))

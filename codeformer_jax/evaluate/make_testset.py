@@ -39,6 +39,7 @@ from codeformer_jax.evaluate.testset import (
     listing,
 )
 from codeformer_jax.evaluate.values import json_values
+from codeformer_jax.ops.random import make_key
 
 _THREADS = 4  # Files are read, encoded and written while others are degraded.
 
@@ -107,7 +108,7 @@ def make_testset(
 def name_key(seed: int, name: str) -> Key[Array, ""]:
     """The key of the picture of this name: `fold_in` twice, as 32 bits would let names collide."""
     high, low = map(np.uint32, divmod(name_hash(name), 2**32))
-    key = jax.random.key(np.uint32(seed), impl="threefry2x32")
+    key = make_key(np.uint32(seed))
     return jax.random.fold_in(jax.random.fold_in(key, high), low)
 
 

@@ -11,6 +11,8 @@ from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS
+from codeformer_jax.nn.precision import products_in
+from codeformer_jax.tasks.common import precision_of
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
@@ -58,19 +60,20 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             recipe = Recipe.from_config(config.degradation[config.eval.recipe])
         teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
     lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
-    evaluation = evaluate(
-        trained.module,
-        trained.variables,
-        open_heldout(config) if pairs is None else pairs,
-        teacher=teacher,
-        recipe=recipe,
-        seed=config.seed,
-        weights=config.eval.weights,
-        adain=config.eval.adain,
-        batch_size=config.eval.batch_size,
-        lpips=lpips,
-        limit=config.eval.limit,
-    )
+    with products_in(precision_of(trained.config or config)):
+        evaluation = evaluate(
+            trained.module,
+            trained.variables,
+            open_heldout(config) if pairs is None else pairs,
+            teacher=teacher,
+            recipe=recipe,
+            seed=config.seed,
+            weights=config.eval.weights,
+            adain=config.eval.adain,
+            batch_size=config.eval.batch_size,
+            lpips=lpips,
+            limit=config.eval.limit,
+        )
     if pairs is None:
         return evaluation
     return dataclasses.replace(

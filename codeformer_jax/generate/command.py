@@ -20,6 +20,7 @@ from codeformer_jax.generate.prior import Pictures, Prior, load_prior
 from codeformer_jax.generate.settings import Keep, parse_classes, parse_keep, parse_size, spread
 from codeformer_jax.generate.sheet import make_sheet
 from codeformer_jax.nn import GPT
+from codeformer_jax.nn.precision import products_in
 from codeformer_jax.sampling import Draw
 
 
@@ -94,6 +95,20 @@ def sample_command(
     )
     order = _order(prior, request, pixels)
     check_order(prior, order)
+    with products_in(prior.precision):
+        return _make(prior, order, checkpoint, outputs, request, part, progress)
+
+
+def _make(
+    prior: Prior,
+    order: Order,
+    checkpoint: str | Path,
+    outputs: Outputs,
+    request: Request,
+    part: Keep | None,
+    progress: bool | None,
+) -> str:
+    """Draws the samples of an order and writes them; returns what was written, in words."""
     fields, references = read_given(prior, order.size, request.complete, part, request.condition)
     order = replace(order, **fields)
     make_folder(outputs.sheet.parent)

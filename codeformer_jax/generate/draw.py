@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int32
 
 from codeformer_jax.generate.prior import Prior, Values
 from codeformer_jax.nn import GPT
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.sampling import (
     Draw,
     class_tokens,
@@ -77,7 +78,7 @@ def draw_maps(
 
 def _draw(prior: Prior, order: Order, rows: Int32[np.ndarray, "b"]) -> jax.Array:
     module, batch = prior.module, len(rows)
-    key = jax.random.key(order.seed)
+    key = make_key(order.seed)
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     given = None if order.given is None else np.repeat(order.given, batch, axis=0)
     options = {"size": order.size, "how": order.how, "keep": order.keep}

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from codeformer_jax.nn import GPT, Autoencoder, PixelCNN
-from codeformer_jax.tasks.common import from_uint8, to_unit
+from codeformer_jax.tasks.common import from_uint8, precision_of, to_unit
 from codeformer_jax.train.checkpoint import BITS, Trained, load_trained
 from codeformer_jax.train.start import AUTOENCODERS, load_teacher, teacher_of
 
@@ -56,6 +56,7 @@ class Prior:
         condition_stage1: what encodes its condition; None where that is not codes.
         step: of the checkpoint; None for a model file.
         heldout_bits: per value of held-out maps, where the checkpoint has them.
+        precision: of products and convolutions; see `nn.precision`.
     """
 
     network: str
@@ -65,6 +66,7 @@ class Prior:
     condition_stage1: Stage1 | None = None
     step: int | None = None
     heldout_bits: float | None = None
+    precision: str = "default"
 
     @property
     def levels(self) -> int:
@@ -136,6 +138,7 @@ def load_prior(
         condition_stage1=_condition_stage1(module, stage1, condition_teacher),
         step=trained.step,
         heldout_bits=_heldout_bits(path, trained.step),
+        precision=precision_of(trained.config),
     )
 
 

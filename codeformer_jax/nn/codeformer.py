@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.layers import Conv, LayerNorm, ResBlock, attend, wide_dot_general
 from codeformer_jax.nn.remat import rematted
-from codeformer_jax.nn.vqgan import VQGAN, check_sides
+from codeformer_jax.nn.vqgan import VQGAN, as_input, check_sides
+from codeformer_jax.ops.checks import AnyArray
 
 # PyTorch's default for Linear: U(+-1 / sqrt(fan_in)).
 _LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -52,7 +53,7 @@ class CodePrediction:
     @property
     def indices(self) -> Int[Array, "b n"]:
         """The likeliest code at every site."""
-        return jnp.argmax(self.logits, axis=-1)
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
 
 def adaptive_instance_norm(
@@ -156,6 +157,11 @@ class CodeFormer(VQGAN):
         n_layers: its layers; the MLP is twice as wide as the tokens.
         connect_list: sides of the feature maps (at `image_size`) where features are fused.
         fusion_zero_init: see `Fusion`.
+        stop_gradients: treats codes and encoder features as constants of the restored image, so
+            that losses on it train the fusion blocks alone, as stage III does. Without it they
+            also reach the codebook and, through the features that `w` fuses and the statistics
+            that `adain` takes over, the encoder and the images. The choice of codes never has a
+            gradient; that of its scores is in `logits`.
         Others: see `VQGAN`; the quantizer must be 'nearest'.
     """
 
@@ -164,6 +170,7 @@ class CodeFormer(VQGAN):
     n_layers: int = 9
     connect_list: Sequence[int] = (32, 64, 128, 256)
     fusion_zero_init: bool = True
+    stop_gradients: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "connect_list", tuple(self.connect_list))
@@ -208,9 +215,16 @@ class CodeFormer(VQGAN):
             for side in self.connect_list
         }
 
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, w: ArrayLike, adain: bool = False
-    ) -> CodeFormerOutput:
+    def __call__(self, images: AnyArray, *, w: ArrayLike, adain: bool = False) -> CodeFormerOutput:
+        """Restores degraded images.
+
+        Args:
+            images: float32 [b, h, w, 3] in [-1, 1].
+            w, adain: see the class.
+
+        Raises:
+            ValueError, TypeError: for images of another form, saying what to pass.
+        """
         prediction = self.predict(images)
         indices = prediction.indices
         return CodeFormerOutput(
@@ -220,9 +234,9 @@ class CodeFormer(VQGAN):
             latents=prediction.latents,
         )
 
-    def predict(self, images: Float[Array, "b h w 3"]) -> CodePrediction:
-        """What `restore` needs of degraded images; `method='predict'`."""
-        self.check_images(images)
+    def predict(self, images: AnyArray) -> CodePrediction:
+        """Returns what `restore` needs of degraded images, `method='predict'`; see `__call__`."""
+        images = as_input(images, self.downsampling, self.dtype)
         latents, features = self.encoder(images)
         fused = {side: features[side] for side in self.connect_list}
         return CodePrediction(self.predict_codes(latents), latents, fused)
@@ -251,8 +265,10 @@ class CodeFormer(VQGAN):
         The rest, `finish`, has no fusion block. Where no side is fused it is the smallest level.
         """
         latents, features = prediction.latents, prediction.features
-        # Image losses train the fusion alone: codes and encoder features are constants to them.
-        quantized = jax.lax.stop_gradient(self.quantize.lookup(indices).reshape(latents.shape))
+        quantized = self.quantize.lookup(indices).reshape(latents.shape)
+        if self.stop_gradients:
+            constants = (quantized, latents, features)
+            quantized, latents, features = jax.lax.stop_gradient(constants)
         if adain:
             quantized = adaptive_instance_norm(quantized, latents)
         weight = jnp.asarray(w, jnp.float32).reshape(-1, 1, 1, 1)
@@ -260,8 +276,7 @@ class CodeFormer(VQGAN):
         def fuse_level(side, x):
             if side not in self.connect_list:
                 return x
-            encoder_features = jax.lax.stop_gradient(features[side])
-            return self.fuse_convs_dict[str(side)](encoder_features, x, weight)
+            return self.fuse_convs_dict[str(side)](features[side], x, weight)
 
         return self.generator.up_to(self._last_fused, quantized, fuse_level)
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.ops.checks import AnyArray, as_images
+
 
 class PatchDiscriminator(nn.Module):
     """Scores overlapping patches: images [b, h, w, 3] in [-1, 1] -> logits [b, h', w', 1].
@@ -38,9 +40,13 @@ class PatchDiscriminator(nn.Module):
         return side
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w c"], *, train: bool
-    ) -> Float[Array, "b h2 w2 1"]:
+    def __call__(self, images: AnyArray, *, train: bool) -> Float[Array, "b h2 w2 1"]:
+        """Scores images, float32 [b, h, w, c] in [-1, 1].
+
+        Raises:
+            ValueError, TypeError: for images of another form, saying what to pass.
+        """
+        images = as_images(images, channels=None, dtype=self.dtype)
         if min(images.shape[1:3]) < self.min_size():
             raise ValueError(
                 f"images of {images.shape[1]}x{images.shape[2]} px are too small for "

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from codeformer_jax.nn.layers import LayerNorm, wide_dot_general
 from codeformer_jax.nn.remat import check_policy, rematted
+from codeformer_jax.ops.checks import AnyArray, as_integers
 
 CONDITIONS = ("start", "class", "codes")
 _INIT = nn.initializers.normal(0.02)
@@ -262,20 +263,34 @@ class GPT(nn.Module):
         )
 
     def __call__(
-        self, tokens: Int[Array, "b n"], *, dropout_keys: DropoutKeys = None
+        self, tokens: AnyArray, *, dropout_keys: DropoutKeys = None
     ) -> Float[Array, "b n k"]:
-        """Logits of the token behind each one; without `dropout_keys`, one per row, no dropout."""
+        """Returns logits of the token behind each one.
+
+        Args:
+            tokens: integers [b, n].
+            dropout_keys: one typed key per row, [b]; None computes without dropout.
+
+        Raises:
+            ValueError, TypeError: for tokens of another form, saying what to pass.
+        """
+        tokens = as_integers(tokens, "tokens", ("batch", "length"))
         x, _ = self._forward(tokens, dropout_keys)
         return self._logits(x)
 
     def code_logits(
         self,
-        condition: Int[Array, "b m"],
-        codes: Int[Array, "b n"],
+        condition: AnyArray,
+        codes: AnyArray,
         *,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b n k"]:
-        """Logits of every code, given condition and codes before; `method='code_logits'`."""
+        """Returns logits of every code, given condition [b, m] and codes [b, n] before.
+
+        `method='code_logits'`; see `__call__`.
+        """
+        condition = as_integers(condition, "condition", ("batch", "length"))
+        codes = as_integers(codes, "codes", ("batch", "length"))
         tokens = jnp.concatenate([condition, codes], axis=1)[:, :-1]
         return self(tokens, dropout_keys=dropout_keys)[:, condition.shape[1] - 1 :]
 

@@ -8,6 +8,8 @@ from flaxmodels.vgg.vgg import VGG
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.ops.checks import AnyArray, as_images
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -54,9 +56,14 @@ class LPIPS(lpips_j.lpips.LPIPS):
         self.vgg = _Features(dtype=self.dtype)
         self.lins = [_LinearHead() for _ in self.feature_names]
 
-    def __call__(
-        self, images: Float[Array, "b h w 3"], targets: Float[Array, "b h w 3"]
-    ) -> Float[Array, "b"]:
+    def __call__(self, images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
+        """Measures distances of images and targets, float32 [b, h, w, 3] in [-1, 1].
+
+        Raises:
+            ValueError, TypeError: for images of another form, saying what to pass.
+        """
+        images = as_images(images, dtype=self.dtype)
+        targets = as_images(targets, "targets", dtype=self.dtype)
         if self.normalize_twice:
             images, targets = _to_imagenet(images), _to_imagenet(targets)
         # lpips-j and flaxmodels were not written for strict promotion.

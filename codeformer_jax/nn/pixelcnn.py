@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.conv_gradients import convolve
 from codeformer_jax.nn.layers import wide_dot_general
+from codeformer_jax.ops.checks import AnyArray, as_integers
 
 # Variance of a kernel's start times its fan-in: a gate halves what it lets through.
 _GAIN = 2.0
@@ -209,8 +210,20 @@ class PixelCNN(nn.Module):
         )
 
     def __call__(
-        self, values: Int[Array, "b h w c"], labels: Int[Array, "b"] | None = None
+        self, values: AnyArray, labels: AnyArray | None = None
     ) -> Float[Array, "b h w c k"]:
+        """Returns logits of every value.
+
+        Args:
+            values: integers [b, h, w, c].
+            labels: integers [b], where the network has classes.
+
+        Raises:
+            ValueError, TypeError: for values or labels of another form, saying what to pass.
+        """
+        values = as_integers(values, "values", ("batch", "height", "width", "channels"))
+        if labels is not None:
+            labels = as_integers(labels, "labels", ("batch",))
         return self.logits(self.embedded(values), labels)
 
     def embedded(self, values: Int[Array, "*s c"]) -> Float[Array, "*s d"]:

@@ -12,6 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.nn.layers import Conv
+from codeformer_jax.ops.checks import AnyArray, as_features, as_keys
+
+_LATENT_AXES = ("batch", "height", "width", "features")
+CODEBOOK_STARTS = ("uniform", "latents")
 
 
 @flax.struct.dataclass
@@ -37,6 +41,12 @@ class Quantized:
     logits: Float[Array, "b h w k"] | None = None
 
 
+def check_codebook_init(name: str) -> None:
+    """Raises ValueError where a codebook has no such start."""
+    if name not in CODEBOOK_STARTS:
+        raise ValueError(f"codebook_init is {name!r}; expected 'latents' or 'uniform'")
+
+
 def count_codes(indices: Int[Array, "..."], codebook_size: int) -> Float[Array, "k"]:
     """How often each of the `codebook_size` codes occurs, [K] float32."""
     return jnp.zeros(codebook_size, jnp.float32).at[indices.reshape(-1)].add(1.0)
@@ -57,10 +67,44 @@ def squared_distances(
     return norms - 2 * products
 
 
+def codes_from_latents(
+    key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
+) -> Float[Array, "k d"]:
+    """Draws a codebook's start from latents, so that most of its codes are used from the beginning.
+
+    Args:
+        key: of the draw.
+        latents: encoder outputs of real images.
+        size: number of codes K.
+
+    Returns:
+        K latents drawn without replacement; where there are fewer, repeats with some noise.
+    """
+    flat = latents.reshape(-1, latents.shape[-1])
+    draw, jitter = jax.random.split(key)
+    repeats = -(-size // flat.shape[0])
+    order = jax.random.permutation(draw, jnp.tile(flat, (repeats, 1)))[:size]
+    noise = 0.1 * jnp.std(flat) if repeats > 1 else 0.0
+    return order + noise * jax.random.normal(jitter, order.shape, order.dtype)
+
+
 class VectorQuantizer(nn.Module):
     """Nearest codebook row with straight-through gradients (VQ-VAE, eq. 1-3).
 
     loss = ||sg(z) - e||^2 + beta ||z - sg(e)||^2, both as means over all elements.
+
+    Two settings decide whether the codes get used. `codebook_init='latents'` starts them from the
+    latents that `init` is given, so give it real data. A moving average with `restart_below`
+    replaces codes that nothing chooses. Such a codebook is not a parameter but the collection
+    'codebook', and moves where a training step makes that mutable and gives the rng 'codes'::
+
+        quantizer = VectorQuantizer(64, 8, codebook_init="latents", ema_decay=0.95,
+                                    restart_below=0.1)
+        variables = quantizer.init(key, latents)
+        quantized, codebook = quantizer.apply(
+            variables, latents, mutable=["codebook"], rngs={"codes": step_key}
+        )
+        variables = {**variables, **codebook}
 
     Attributes:
         codebook_size: K.
@@ -75,6 +119,9 @@ class VectorQuantizer(nn.Module):
         restart_below: with a moving average, a code whose average count per batch falls below
             this is replaced by a latent of the batch, drawn with the rng 'codes'; 0 is off.
             Without one the module does nothing about it: see `tasks.restart`.
+        codebook_init: 'uniform' starts the codes from U(+-1/K) as published, far from the latents
+            of most encoders, where few of them are ever chosen; 'latents' from the latents that
+            `init` is given, see `codes_from_latents`.
     """
 
     codebook_size: int
@@ -84,8 +131,10 @@ class VectorQuantizer(nn.Module):
     ema_decay: float | None = None
     ema_epsilon: float = 1e-5
     restart_below: float = 0.0
+    codebook_init: str = "uniform"
 
     def __post_init__(self):
+        check_codebook_init(self.codebook_init)
         if self.beta_on not in ("commitment", "codebook"):
             raise ValueError(f"beta_on is {self.beta_on!r}; expected 'commitment' or 'codebook'")
         super().__post_init__()
@@ -110,18 +159,29 @@ class VectorQuantizer(nn.Module):
 
     def codebook(self) -> Float[Array, "k d"]:
         """The codebook [K, d]."""
-        return self.embedding if self.ema_decay is None else self.ema_embedding.value
+        if self.ema_decay is None:
+            return self.get_variable("params", "embedding")
+        return self.ema_embedding.value
 
     def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """Codebook rows of `indices`."""
         return self.codebook()[indices]
 
-    def __call__(self, latents: Float[Array, "b h w d"]) -> Quantized:
-        latents = latents.astype(jnp.float32)
+    def __call__(self, latents: AnyArray) -> Quantized:
+        """Quantizes latents, float32 [b, h, w, d].
+
+        Raises:
+            ValueError, TypeError: for latents of another form, saying what to pass.
+        """
+        latents = as_features(
+            latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float)
+        ).astype(jnp.float32)
         b, h, w, d = latents.shape
         flat = latents.reshape(-1, d)
+        if self.is_initializing() and self.codebook_init == "latents":
+            self._start_from(latents)
         distances = squared_distances(jax.lax.stop_gradient(flat), self.codebook())
-        indices = jnp.argmin(distances, axis=1)
+        indices = jnp.argmin(distances, axis=1).astype(jnp.int32)
         codes = self.lookup(indices).reshape(b, h, w, d)
         counts = count_codes(indices, self.codebook_size)
         return Quantized(
@@ -132,6 +192,13 @@ class VectorQuantizer(nn.Module):
             code_counts=counts,
             mean_distance=jnp.mean(distances),
         )
+
+    def _start_from(self, latents):
+        codes = codes_from_latents(self.make_rng("params"), latents, self.codebook_size)
+        if self.ema_decay is None:
+            self.put_variable("params", "embedding", codes)
+        else:
+            self.ema_embedding.value = self.ema_sums.value = codes
 
     def _loss(self, latents, codes, flat, indices, counts) -> Float[Array, ""]:
         commitment = jnp.mean((latents - jax.lax.stop_gradient(codes)) ** 2)
@@ -208,10 +275,16 @@ class GumbelQuantizer(nn.Module):
 
     def __call__(
         self,
-        latents: Float[Array, "b h w c"],
-        keys: Key[Array, "b"] | None = None,
+        latents: AnyArray,
+        keys: AnyArray | None = None,
         temperature: ArrayLike | None = None,
     ) -> Quantized:
+        """Quantizes latents, float32 [b, h, w, c], with noise where there are keys [b] for it.
+
+        Raises:
+            ValueError, TypeError: for latents or keys of another form, saying what to pass.
+        """
+        latents = as_features(latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float))
         logits = self.proj(latents.astype(jnp.float32))
         b, h, w, k = logits.shape
         hard, noisy = True, logits
@@ -219,10 +292,11 @@ class GumbelQuantizer(nn.Module):
             keys = jax.random.split(self.make_rng("gumbel"), b)
         if keys is not None:
             hard = self.straight_through
-            noisy = logits + jax.vmap(lambda key: jax.random.gumbel(key, (h, w, k)))(keys)
+            draw = lambda key: jax.random.gumbel(key, (h, w, k), jnp.float32)  # noqa: E731
+            noisy = logits + jax.vmap(draw)(as_keys(keys, b))
         temperature = self.temperature if temperature is None else temperature
         soft = jax.nn.softmax(noisy / temperature, axis=-1)
-        indices = jnp.argmax(noisy, axis=-1)
+        indices = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
         weights = soft
         if hard:
             weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(indices, k) - soft)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.layers import (
     AttentionBlock,
@@ -22,6 +22,8 @@ from codeformer_jax.nn.layers import (
 )
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.remat import check_policy, rematted
+from codeformer_jax.ops import checks
+from codeformer_jax.ops.checks import AnyArray
 
 
 @flax.struct.dataclass
@@ -190,7 +192,7 @@ class VQGAN(nn.Module):
         emb_dim: length of a code d.
         norm_groups: groups of every GroupNorm.
         quantizer: 'nearest' or 'gumbel'.
-        beta, beta_on, ema_decay, restart_below: see `VectorQuantizer`.
+        beta, beta_on, ema_decay, restart_below, codebook_init: see `VectorQuantizer`.
         straight_through, kl_weight, temperature: see `GumbelQuantizer`.
         temperature_final, temperature_steps: the temperature falls to the former over that many
             steps of training, see `temperature_at`; 0 steps keep it.
@@ -214,6 +216,7 @@ class VQGAN(nn.Module):
     beta_on: str = "commitment"
     ema_decay: float | None = None
     restart_below: float = 0.0
+    codebook_init: str = "uniform"
     straight_through: bool = True
     kl_weight: float = 5e-4
     temperature: float = 1.0
@@ -302,6 +305,7 @@ class VQGAN(nn.Module):
                 self.beta_on,
                 self.ema_decay,
                 restart_below=self.restart_below,
+                codebook_init=self.codebook_init,
             )
         return GumbelQuantizer(
             self.codebook_size,
@@ -319,22 +323,24 @@ class VQGAN(nn.Module):
         """Images of quantized latents."""
         return self.generator(quantized)
 
-    def check_images(self, images: Float[Array, "b h w 3"]):
-        """Raises ValueError where the images' sides are not multiples of the downsampling."""
-        if images.shape[1] % self.downsampling or images.shape[2] % self.downsampling:
-            raise ValueError(
-                f"images of {images.shape[1]}x{images.shape[2]} px cannot be halved "
-                f"{len(self.ch_mult) - 1} times; sides must be multiples of {self.downsampling}"
-            )
-
     def __call__(
         self,
-        images: Float[Array, "b h w 3"],
+        images: AnyArray,
         *,
-        noise_keys: Key[Array, "b"] | None = None,
+        noise_keys: AnyArray | None = None,
         temperature: ArrayLike | None = None,
     ) -> VQGANOutput:
-        self.check_images(images)
+        """Reconstructs images.
+
+        Args:
+            images: float32 [b, h, w, 3] in [-1, 1].
+            noise_keys: one typed key per image, [b], for Gumbel noise.
+            temperature: of the Gumbel softmax; the field's value unless given.
+
+        Raises:
+            ValueError, TypeError: for images or keys of another form, saying what to pass.
+        """
+        images = as_input(images, self.downsampling, self.dtype)
         latents = self._latents(images)
         if self.quantizer == "gumbel":
             quantized = self.quantize(latents, noise_keys, temperature)
@@ -349,9 +355,9 @@ class VQGAN(nn.Module):
             quantized=quantized,
         )
 
-    def encode(self, images: Float[Array, "b h w 3"]) -> Quantized:
-        """Codes and quantized latents of images, without generating; `method='encode'`."""
-        self.check_images(images)
+    def encode(self, images: AnyArray) -> Quantized:
+        """Returns codes and quantized latents of images, `method='encode'`; see `__call__`."""
+        images = as_input(images, self.downsampling, self.dtype)
         return self.quantize(self._latents(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
@@ -362,9 +368,26 @@ class VQGAN(nn.Module):
         """
         self.quantize.update(latents, indices)
 
-    def decode(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of a map of codes; `method='decode'`."""
+    def decode(self, indices: AnyArray) -> Float[Array, "b h2 w2 3"]:
+        """Returns images of maps of codes, integers [b, h, w]; `method='decode'`."""
+        indices = checks.as_integers(indices, "indices", ("batch", "height", "width"))
         return self._generate(self.quantize.lookup(indices))
+
+
+def as_input(images: AnyArray, downsampling: int, dtype: DTypeLike) -> Float[Array, "b h w 3"]:
+    """Returns images as a network takes them; see `checks.as_images`.
+
+    Raises:
+        ValueError, TypeError: for images of another form, or sides that are no multiples of the
+            downsampling.
+    """
+    images = checks.as_images(images, dtype=dtype)
+    if images.shape[1] % downsampling or images.shape[2] % downsampling:
+        raise ValueError(
+            f"images of {images.shape[1]}x{images.shape[2]} px cannot be halved "
+            f"{downsampling.bit_length() - 1} times; sides must be multiples of {downsampling}"
+        )
+    return images
 
 
 def _blocks(remat: str | None) -> tuple[type[nn.Module], type[nn.Module]]:

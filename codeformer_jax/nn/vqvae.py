@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.layers import Conv, Padding, fan_in_uniform
 from codeformer_jax.nn.quantizer import Quantized, VectorQuantizer
-from codeformer_jax.nn.vqgan import VQGANOutput
+from codeformer_jax.nn.vqgan import VQGANOutput, as_input
+from codeformer_jax.ops import checks
+from codeformer_jax.ops.checks import AnyArray
 
 DOWNSAMPLING = 4  # Two convolutions of stride 2.
 _HALVING: Padding = ((1, 1), (1, 1))
@@ -102,7 +104,7 @@ class VQVAE(nn.Module):
         res_blocks: residual blocks on either side.
         codebook_size: number of codes K.
         emb_dim: length of a code d.
-        beta, beta_on, ema_decay, restart_below: see `VectorQuantizer`.
+        beta, beta_on, ema_decay, restart_below, codebook_init: see `VectorQuantizer`.
         dtype: dtype of the computation; parameters and codebook distances are float32.
 
     Raises:
@@ -118,6 +120,7 @@ class VQVAE(nn.Module):
     beta_on: str = "commitment"
     ema_decay: float | None = None
     restart_below: float = 0.0
+    codebook_init: str = "uniform"
     dtype: DTypeLike = jnp.float32
 
     quantizer = "nearest"
@@ -145,19 +148,17 @@ class VQVAE(nn.Module):
             self.beta_on,
             self.ema_decay,
             restart_below=self.restart_below,
+            codebook_init=self.codebook_init,
         )
         self.decoder = VQVAEDecoder(self.hidden, self.res_blocks, self.dtype)
 
-    def check_images(self, images: Float[Array, "b h w 3"]):
-        """Raises ValueError where the images' sides are not multiples of the downsampling."""
-        if images.shape[1] % DOWNSAMPLING or images.shape[2] % DOWNSAMPLING:
-            raise ValueError(
-                f"images of {images.shape[1]}x{images.shape[2]} px cannot be halved twice; sides "
-                f"must be multiples of {DOWNSAMPLING}"
-            )
+    def __call__(self, images: AnyArray) -> VQGANOutput:
+        """Reconstructs images, float32 [b, h, w, 3] in [-1, 1].
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> VQGANOutput:
-        self.check_images(images)
+        Raises:
+            ValueError, TypeError: for images of another form, saying what to pass.
+        """
+        images = as_input(images, DOWNSAMPLING, self.dtype)
         latents = self.encoder(images)
         quantized = self.quantize(latents)
         return VQGANOutput(
@@ -169,15 +170,16 @@ class VQVAE(nn.Module):
             quantized=quantized,
         )
 
-    def encode(self, images: Float[Array, "b h w 3"]) -> Quantized:
-        """Codes and quantized latents of images, without decoding; `method='encode'`."""
-        self.check_images(images)
+    def encode(self, images: AnyArray) -> Quantized:
+        """Returns codes and quantized latents of images, `method='encode'`; see `__call__`."""
+        images = as_input(images, DOWNSAMPLING, self.dtype)
         return self.quantize(self.encoder(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
         """Moves the codebook's average towards a batch; `method='update_codebook'`, see `VQGAN`."""
         self.quantize.update(latents, indices)
 
-    def decode(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of a map of codes; `method='decode'`."""
+    def decode(self, indices: AnyArray) -> Float[Array, "b h2 w2 3"]:
+        """Returns images of maps of codes, integers [b, h, w]; `method='decode'`."""
+        indices = checks.as_integers(indices, "indices", ("batch", "height", "width"))
         return self.decoder(self.quantize.lookup(indices))

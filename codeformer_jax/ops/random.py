@@ -1,8 +1,11 @@
-"""Random numbers that belong to a place in a picture.
+"""Random keys, and random numbers that belong to a place in a picture.
 
-Layout: [b, h, w, c] float32, one key per picture. The number at (y, x, c) follows from the key and
-that place alone, so a picture gets the same ones on any canvas; `jax.random.normal` deals them out
-by the size of the whole array, and takes three times as long for a batch on a CPU.
+Keys are threefry's, whatever `jax_default_prng_impl` says: under `jax.vmap` the other
+implementations draw for a whole batch at once, so that an image's draw depends on the batch.
+
+Layout of numbers: [b, h, w, c] float32, one key per picture. The number at (y, x, c) follows from
+the key and that place alone, so a picture gets the same ones on any canvas; `jax.random.normal`
+deals them out by the size of the whole array, and takes three times as long for a batch on a CPU.
 """
 
 import math
@@ -10,16 +13,50 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from codeformer_jax.ops.fusion import materialized
+
+THREEFRY = "threefry2x32"
+
+
+def make_key(seed: ArrayLike) -> Key[Array, ""]:
+    """Returns the threefry key of a seed, whatever JAX's default implementation is."""
+    return jax.random.key(seed, impl=THREEFRY)
+
+
+def threefry_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
+    """Returns keys of any implementation as threefry's; those of threefry come back unchanged.
+
+    A key follows from the one in its place alone, so that what each draws does not depend on the
+    others, also under `jax.vmap`.
+    """
+    if str(jax.random.key_impl(keys)) == THREEFRY:
+        return keys
+    words = jax.random.key_data(keys)
+
+    def fold(words: Array) -> Array:
+        return threefry_2x32(words[:2], words[2:])
+
+    folded = jax.vmap(fold)(words.reshape(-1, words.shape[-1]))
+    return jax.random.wrap_key_data(folded.reshape(*keys.shape, 2), impl=THREEFRY)
+
+
+def rbg_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
+    """Returns threefry keys as those of 'rbg', whose draws of large arrays are faster on TPUs.
+
+    For draws that may depend on the batch, the platform and the version of XLA.
+    """
+    words = jax.random.key_data(keys)
+    return jax.random.wrap_key_data(jnp.concatenate([words, words], axis=-1), impl="rbg")
 
 
 def standard_normal(
     keys: Key[Array, "b"], height: int, width: int, channels: int
 ) -> Float[Array, "b {height} {width} {channels}"]:
-    """Normal deviates of mean 0 and deviation 1, within +-5.5; see the module for their places."""
-    bits = jax.vmap(lambda key: _bits(key, height, width * channels))(keys)
+    """Returns normal deviates of mean 0, deviation 1, within +-5.5; for their places see above."""
+    bits = jax.vmap(lambda key: _bits(key, height, width * channels))(threefry_keys(keys))
     # The middles of 2**24 equal parts of (-1, 1): symmetric, and never an end.
     uniform = (bits >> 8).astype(jnp.float32) * 2.0**-23 + (2.0**-24 - 1.0)
     normal = math.sqrt(2) * jax.lax.erf_inv(uniform)
@@ -33,6 +70,5 @@ def _bits(key: Key[Array, ""], rows: int, columns: int) -> Array:
     pair = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
     column = jax.lax.broadcasted_iota(jnp.uint32, shape, 1)
     blocks = jnp.stack([pair, column])
-    # Two words from a key of any implementation.
     words = threefry_2x32(jax.random.bits(key, (2,), jnp.uint32), blocks)
     return jnp.swapaxes(words, 0, 1).reshape(2 * pairs, columns)[:rows]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model
 from codeformer_jax.nn import CodeFormer
+from codeformer_jax.nn.precision import check_precision, products_in
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 
@@ -42,13 +43,20 @@ class Restorer:
         variables: its variables, on the device.
         batch_size: images that go through the network at once; the last batch is filled up with
             copies, so that it needs no compilation of its own.
+        precision: of products and convolutions; see `nn.precision`.
     """
 
     def __init__(
-        self, module: CodeFormer, variables: Mapping[str, Any], *, batch_size: int | None = None
+        self,
+        module: CodeFormer,
+        variables: Mapping[str, Any],
+        *,
+        batch_size: int | None = None,
+        precision: str = "default",
     ):
         """`batch_size`: None is 1 on the CPU, 8 on an accelerator."""
-        self.module = module
+        check_precision(precision)
+        self.module, self.precision = module, precision
         self.variables = jax.device_put(dict(variables), jax.local_devices()[0])
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
@@ -62,7 +70,7 @@ class Restorer:
         which: str | int = "latest",
         batch_size: int | None = None,
     ) -> "Restorer":
-        """Loads a `.safetensors` model file, or what was trained in a workdir.
+        """Loads a `.safetensors` model file, or what was trained in a workdir, in its precision.
 
         Args:
             path: the file or the workdir.
@@ -76,13 +84,13 @@ class Restorer:
         if batch_size is not None:
             _check_batch_size(batch_size)
         path = pathlib.Path(path)
-        network, module, variables = _load(path, which)
+        network, module, variables, precision = _load(path, which)
         if network != "codeformer" or not isinstance(module, CodeFormer):
             raise RestoreError(
                 f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
                 "stage II or III of the training, or converted from codeformer.pth)"
             )
-        return cls(module, variables, batch_size=batch_size)
+        return cls(module, variables, batch_size=batch_size, precision=precision)
 
     @property
     def image_size(self) -> int:
@@ -164,9 +172,10 @@ class Restorer:
         """
         images = stack_pictures(batch, batch_size)
         weights = np.full(batch_size, float(w), np.float32)
-        results = _restore(
-            self.variables, images, weights, module=self.module, adain=bool(adain), codes=codes
-        )
+        with products_in(self.precision):
+            results = _restore(
+                self.variables, images, weights, module=self.module, adain=bool(adain), codes=codes
+            )
         return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
 
@@ -244,7 +253,8 @@ def _check_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any]]:
+def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any], str]:
+    """Network, module, variables and precision."""
     if not path.exists():
         raise RestoreError(
             f"no checkpoint '{path}'; expected a .safetensors model file or the workdir of a "
@@ -252,12 +262,13 @@ def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, 
         )
     if path.is_dir():
         # Training's libraries take seconds to import, and model files need none of them.
+        from codeformer_jax.tasks.common import precision_of  # noqa: PLC0415
         from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
 
-        trained = load_trained(path, which=which)
-        return trained.network, trained.module, trained.variables
+        found = load_trained(path, which=which)
+        return found.network, found.module, found.variables, precision_of(found.config)
     if path.suffix == ".safetensors":
-        return load_model(path)
+        return *load_model(path), "default"
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise RestoreError(
             f"'{path}' is a PyTorch file; convert it first: codeformer-jax convert {path} "

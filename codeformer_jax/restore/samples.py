@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from codeformer_jax.nn import CodeFormer, CodePrediction
+from codeformer_jax.nn.precision import products_in
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted
 from codeformer_jax.restore.restorer import (
@@ -73,7 +75,8 @@ def sample_batch(
     images = stack_pictures(batch, batch_size)
     weights = np.full(batch_size, float(w), np.float32)
     module, variables = restorer.module, restorer.variables
-    prediction = _predict(variables, images, module=module)
+    with products_in(restorer.precision):
+        prediction = _predict(variables, images, module=module)
     names = [*names, *[names[-1]] * (batch_size - len(names))]
     labels = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
     results = []
@@ -85,15 +88,16 @@ def sample_batch(
             np.uint32(number),
             np.float32(samples.temperature),
         )
-        pixels, finite = _generate(
-            variables,
-            prediction,
-            indices,
-            weights,
-            module=module,
-            adain=bool(adain),
-            whole=images.dtype == np.uint8,
-        )
+        with products_in(restorer.precision):
+            pixels, finite = _generate(
+                variables,
+                prediction,
+                indices,
+                weights,
+                module=module,
+                adain=bool(adain),
+                whole=images.dtype == np.uint8,
+            )
         arrays = (np.asarray(array)[: len(batch)] for array in (pixels, finite, indices))
         results.append(RestoredBatch(*arrays))
     return results
@@ -109,7 +113,7 @@ def _draw(
     logits: Float[Array, "b n k"], seed: Array, labels: Array, number: Array, temperature: Array
 ) -> Int[Array, "b n"]:
     def key(label) -> Key[Array, ""]:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), number)
+        return jax.random.fold_in(jax.random.fold_in(make_key(seed), label), number)
 
     sites = jnp.arange(logits.shape[1], dtype=jnp.int32)
     draw = jax.vmap(draw_codes, in_axes=(1, None, 0, None), out_axes=1)

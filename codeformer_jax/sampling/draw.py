@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
+from codeformer_jax.ops.random import threefry_keys
+
 _EXCLUDED = -jnp.inf
 _COLDEST = 1e-6
 
@@ -80,5 +82,5 @@ def draw_codes(
         return jax.random.gumbel(jax.random.fold_in(key, site), logits.shape[1:], jnp.float32)
 
     temperature = jnp.asarray(how.temperature, jnp.float32)
-    noisy = filter_logits(logits, how) + temperature * jax.vmap(noise)(keys)
+    noisy = filter_logits(logits, how) + temperature * jax.vmap(noise)(threefry_keys(keys))
     return jnp.argmax(noisy, axis=-1).astype(jnp.int32)

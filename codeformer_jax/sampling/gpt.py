@@ -12,9 +12,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn import GPT, Cache
+from codeformer_jax.ops.checks import AnyArray, as_keys
 from codeformer_jax.sampling.draw import Draw, draw_codes
 from codeformer_jax.sampling.given import check_given
 from codeformer_jax.sampling.token import token_step
@@ -39,7 +40,7 @@ class _Sites:
 def sample_gpt(
     module: GPT,
     variables: Variables,
-    keys: Key[Array, "b"],
+    keys: AnyArray,
     condition: Condition | np.ndarray,
     *,
     size: tuple[int, int] | None = None,
@@ -69,6 +70,7 @@ def sample_gpt(
         )
     how, size = how or Draw(), tuple(size or module.map_size)
     how.check(module.vocab_size)
+    keys = as_keys(keys, keys.size if keys.ndim < 2 else len(keys), "sample")
     plan = plan_windows(size, module.map_size)
     _check_condition(module, condition, keys.shape[0], size)
     shape = (keys.shape[0], *size)

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Int
 
 from codeformer_jax.nn import PixelCNN
+from codeformer_jax.ops.checks import AnyArray, as_keys
 from codeformer_jax.sampling.draw import Draw, draw_codes
 from codeformer_jax.sampling.given import check_given
 
@@ -20,7 +21,7 @@ Labels = Int[Array, "..."] | Int[np.ndarray, "..."]
 def sample_pixelcnn(
     module: PixelCNN,
     variables: Any,
-    keys: Key[Array, "b"],
+    keys: AnyArray,
     *,
     labels: Labels | None = None,
     size: tuple[int, int] | None = None,
@@ -52,6 +53,7 @@ def sample_pixelcnn(
     how = how or Draw()
     how.check(module.levels)
     batch = keys.shape[0]
+    keys = as_keys(keys, batch, "map")
     if not isinstance(labels, jax.core.Tracer):
         check_labels(module, labels, batch)
     shape = (batch, height, width, module.channels)

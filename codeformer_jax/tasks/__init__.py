@@ -2,8 +2,9 @@
 
 import ml_collections
 
+from codeformer_jax.nn.precision import check_precision, with_precision
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
-from codeformer_jax.tasks.common import Task
+from codeformer_jax.tasks.common import Task, precision_of
 from codeformer_jax.tasks.gpt_prior import GPTPriorTask
 from codeformer_jax.tasks.pixelcnn_prior import PixelCNNPriorTask
 from codeformer_jax.tasks.restoration import RestorationTask
@@ -18,14 +19,21 @@ TASKS = {
     "code_prediction": CodePredictionTask,
     "restoration": RestorationTask,
 }
+# What a task computes on the device.
+_COMPUTED = ("init", "train_step", "eval_step", "sample_step", "reconstruct")
 
 
 def make_task(config: ml_collections.ConfigDict) -> Task:
-    """The task that `config.task` names.
+    """Makes the task that `config.task` names, with products of `config.model.precision`.
 
     Raises:
         ValueError: for an unknown name or settings that do not fit together.
     """
     if config.task not in TASKS:
         raise ValueError(f"config.task is {config.task!r}; expected one of {', '.join(TASKS)}")
-    return TASKS[config.task](config)
+    task, precision = TASKS[config.task](config), precision_of(config)
+    check_precision(precision)
+    for name in _COMPUTED if precision != "default" else ():
+        if hasattr(task, name):
+            setattr(task, name, with_precision(precision, getattr(task, name)))
+    return task

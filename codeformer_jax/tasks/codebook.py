@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Key
 
+from codeformer_jax.nn.quantizer import check_codebook_init, codes_from_latents
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -19,10 +18,7 @@ START_IMAGES = 8
 
 def check_start(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for an unknown `config.codebook_init`."""
-    if config.codebook_init not in ("latents", "uniform"):
-        raise ValueError(
-            f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
-        )
+    check_codebook_init(config.codebook_init)
 
 
 def _restarts_codes(module: Any) -> bool:
@@ -68,7 +64,7 @@ def init_network(
         sites = math.prod(real.shape[1:3]) // module.downsampling**2
         seen = real[: max(START_IMAGES, -(-module.codebook_size // sites))]
         latents = module.apply({"params": params, **variables}, seen).latents
-        codes = _draw_codes(keys[1], latents, module.codebook_size)
+        codes = codes_from_latents(keys[1], latents, module.codebook_size)
         if "codebook" in variables:
             average = {**variables["codebook"]["quantize"], "embedding": codes, "sums": codes}
             variables = {"codebook": {"quantize": average}}
@@ -113,15 +109,3 @@ def finish(
         return after
 
     return change
-
-
-def _draw_codes(
-    key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
-) -> Float[Array, "k d"]:
-    """`size` latents drawn without replacement; where there are fewer, repeats with some noise."""
-    flat = latents.reshape(-1, latents.shape[-1])
-    draw, jitter = jax.random.split(key)
-    repeats = -(-size // flat.shape[0])
-    order = jax.random.permutation(draw, jnp.tile(flat, (repeats, 1)))[:size]
-    noise = 0.1 * jnp.std(flat) if repeats > 1 else 0.0
-    return order + noise * jax.random.normal(jitter, order.shape)

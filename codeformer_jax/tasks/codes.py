@@ -43,7 +43,8 @@ class CodeTask:
         # However the codebook was trained, here it is a parameter like any other.
         backbone = {**backbone, "ema_decay": None}
         self.teacher = VQGAN(**backbone)
-        self.module = CodeFormer(**backbone, **common.network_fields(config.codeformer))
+        codeformer = common.network_fields(config.codeformer)
+        self.module = CodeFormer(**backbone, **codeformer, stop_gradients=True)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         self.slices = accumulate.slices_of(config)
         self.recipes = {name: Recipe.from_config(r) for name, r in config.degradation.items()}

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+from codeformer_jax.ops.random import rbg_keys
 from codeformer_jax.tasks import guard
 from codeformer_jax.tasks.gradients import gradient_norms, norm
 from codeformer_jax.tasks.state import (
@@ -104,13 +105,31 @@ def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """A config section as keyword arguments of a module; the dtype's name becomes a dtype.
 
+    'precision' is no field of a module and left out, see `precision_of`.
+
     Raises:
         ValueError: for a name that is no floating-point dtype.
     """
     fields = config.to_dict()
+    fields.pop("precision", None)
     if "dtype" in fields:
         fields["dtype"] = _floating(fields["dtype"])
     return fields
+
+
+def weak_keys(config: ml_collections.ConfigDict, keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
+    """Returns threefry keys as those of `train.prng`, for initial weights and dropout alone."""
+    return rbg_keys(keys) if config.get("train", {}).get("prng") == "rbg" else keys
+
+
+def precision_of(config: ml_collections.ConfigDict | None) -> str:
+    """Returns the precision of a run's products, `model.precision`; see `nn.precision`.
+
+    Args:
+        config: of the run; None, of a model file, and configs of older runs are 'default'.
+    """
+    model = {} if config is None else config.get("model", {})
+    return model.get("precision", "default")
 
 
 def _floating(name: Any) -> jnp.dtype:

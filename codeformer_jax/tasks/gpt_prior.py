@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.nn import GPT
+from codeformer_jax.ops.random import threefry_keys
 from codeformer_jax.sampling import Draw, sample_gpt
 from codeformer_jax.tasks import common, prior
 from codeformer_jax.tasks.state import PyTree
@@ -27,7 +28,9 @@ def corrupt(
     def row(codes, key):
         which, what = jax.random.split(key)
         kept = jax.random.bernoulli(which, pkeep, codes.shape)
-        return jnp.where(kept, codes, jax.random.randint(what, codes.shape, 0, codebook_size))
+        return jnp.where(
+            kept, codes, jax.random.randint(what, codes.shape, 0, codebook_size, codes.dtype)
+        )
 
     return jax.vmap(row)(codes, keys)
 
@@ -72,7 +75,7 @@ class GPTPriorTask(prior.PriorTask):
         condition = self.condition(frozen, inputs, recipe)
         codes, dropping = values.reshape(values.shape[0], -1), None
         if train:
-            dropping = _stream(inputs["keys"], _DROPOUT)
+            dropping = common.weak_keys(self.config, _stream(inputs["keys"], _DROPOUT))
             corrupting = _stream(inputs["keys"], _CORRUPT)
             codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.levels)
         logits = self.module.apply(
@@ -110,7 +113,7 @@ class GPTPriorTask(prior.PriorTask):
 
 
 def _stream(keys: Key[Array, "b"], stream: int) -> Key[Array, "b"]:
-    return jax.vmap(lambda key: jax.random.fold_in(key, stream))(keys)
+    return jax.vmap(lambda key: jax.random.fold_in(key, stream))(threefry_keys(keys))
 
 
 def _make_gpt(config: ml_collections.ConfigDict, map_size: tuple[int, int], codes: int) -> GPT:

@@ -181,7 +181,7 @@ class PriorTask(abc.ABC):
         def loss(params):
             logits = self.logits(params, frozen, values, part, phase.recipe, train=True)
             bits = jnp.mean(bits_per_dim(logits, values))
-            accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == values)
+            accuracy = jnp.mean(_likeliest(logits) == values)
             nats = bits * math.log(2)
             return nats, {"loss": nats, "bits_per_dim": bits, "accuracy": accuracy}
 
@@ -207,7 +207,7 @@ class PriorTask(abc.ABC):
             "bits_per_dim": bits,
             "bits_per_dim_uniform": jnp.full_like(bits, math.log2(self.levels)),
             "bits_per_dim_sites": site_bits_per_dim(state.site_counts, values),
-            "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == values, axis=(1, 2, 3)),
+            "accuracy": jnp.mean(_likeliest(logits) == values, axis=(1, 2, 3)),
         }
         panels = {"truth": real}
         if self.needs_teacher:
@@ -243,3 +243,7 @@ class PriorTask(abc.ABC):
         real = common.from_uint8(images)
         output = self.teacher.apply(teacher, real)
         return psnr(common.to_unit(output.image), common.to_unit(real))
+
+
+def _likeliest(logits: Float[Array, "*s k"]) -> Int[Array, "*s"]:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -14,6 +14,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from codeformer_jax import convert
 from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import digests, hosts
@@ -140,9 +141,7 @@ def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
 
-    return jax.eval_shape(
-        lambda key, images: task.init(key, images, None), jax.random.key(0), images
-    )
+    return jax.eval_shape(lambda key, images: task.init(key, images, None), make_key(0), images)
 
 
 def load_trained(path: str | Path, which: str | int = "latest") -> Trained:

@@ -15,7 +15,9 @@ import ml_collections
 from codeformer_jax import process
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, make_task
+from codeformer_jax.tasks.common import weak_keys
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
@@ -29,7 +31,7 @@ from codeformer_jax.train.interrupts import (
     unless_interrupted,
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
-from codeformer_jax.train.monitor import Monitor, check_settings
+from codeformer_jax.train.monitor import Monitor, check_deterministic, check_settings
 from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import prepare
@@ -103,12 +105,11 @@ class _Run:
         hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
         self.mesh = parallel.make_mesh(config.mesh)
         check_settings(config)
+        check_deterministic(config, self.mesh.devices.flat[0].platform)
         self.task: Task = make_task(config)
         parallel.check_batch(self.mesh, config)
-        make_key = jax.jit(
-            partial(jax.random.key, config.seed), out_shardings=parallel.replicated(self.mesh)
-        )
-        self.key = make_key()
+        replicated = parallel.replicated(self.mesh)
+        self.key = jax.jit(partial(make_key, config.seed), out_shardings=replicated)()
         self.source = open_source(config.data, "train")
         # What of a batch the steps take.
         self.names = ("image", "codes", *(("label",) if needs_labels(self.task) else ()))
@@ -241,4 +242,5 @@ class _Run:
         previous = parallel.put_replicated(self.mesh, self.start.previous)
         init = Ahead(jax.jit(self.task.init, out_shardings=self.sharding))
         self.start = dataclasses.replace(self.start, previous=None)
-        return compute(interrupted, init, jax.random.fold_in(self.key, INIT), images, previous)
+        key = weak_keys(self.config, jax.random.fold_in(self.key, INIT))
+        return compute(interrupted, init, key, images, previous)

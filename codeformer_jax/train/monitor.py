@@ -1,11 +1,13 @@
 """What looks after a run without slowing it: skipped steps, symptoms, speed, a profile."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import ml_collections
 
+from codeformer_jax import process
 from codeformer_jax.train.speed import Speed, peak_tflops
 from codeformer_jax.train.symptoms import Limits, Symptoms
 from codeformer_jax.train.trace import Trace, parse_steps
@@ -16,6 +18,8 @@ COUNTS = (
     *("log_every", "eval_every", "checkpoint_every", "max_skipped"),
     *("data.batch_size", "eval.batch_size", "eval.batches"),
 )
+# Of initial weights and dropout; everything drawn for an image is threefry's.
+PRNGS = ("threefry2x32", "rbg")
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
@@ -24,6 +28,25 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     for name in COUNTS:
         if not isinstance(config[name], int) or config[name] < 1:
             raise ValueError(f"{name} is {config[name]}; expected a whole number, at least 1")
+    if config.train.get("prng", PRNGS[0]) not in PRNGS:
+        raise ValueError(f"train.prng is {config.train.prng!r}; expected {' or '.join(PRNGS)}")
+
+
+def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> None:
+    """Raises ValueError where `train.deterministic` asks a GPU for what it has not been told.
+
+    `train.py` tells XLA before JAX starts; a program of one's own has to do so itself.
+
+    Args:
+        config: of the run.
+        platform: as of `jax.Device.platform`.
+    """
+    asked = config.train.get("deterministic") and platform == "gpu"
+    if asked and process.DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        raise ValueError(
+            f"train.deterministic: XLA_FLAGS does not have {process.DETERMINISTIC}; call "
+            "codeformer_jax.process.use_deterministic_programs() before JAX starts"
+        )
 
 
 class Monitor:

@@ -14,6 +14,7 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, groups, make_task
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
@@ -203,7 +204,7 @@ def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh
     size, batch = config.data.image_size, config.data.batch_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     inputs, frozen = {"image": images}, {}
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: make_key(0))
     pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     if task.needs_teacher:
         frozen["teacher"] = jax.eval_shape(task.teacher.init, key, pixels)

@@ -13,6 +13,7 @@ import numpy as np
 
 from codeformer_jax import convert
 from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
 from codeformer_jax.train.checkpoint import (
@@ -30,7 +31,7 @@ MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "p
 # But for these, which leave its arrays what they are: how it is computed, when its codes restart,
 # how Gumbel noise is used.
 COMPUTATION = (
-    *("dtype", "remat", "restart_below", "dropout"),
+    *("dtype", "precision", "remat", "restart_below", "dropout"),
     *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
 )
 # Networks whose codes are learned.
@@ -215,7 +216,7 @@ def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, give
         )
     side = task.teacher.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    expected = jax.eval_shape(task.teacher.init, jax.random.key(0), pixels)["params"]
+    expected = jax.eval_shape(task.teacher.init, make_key(0), pixels)["params"]
     common.transplant(expected, given["params"], {*expected, *given["params"]})
 
 

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax import cli, demo
+from codeformer_jax import cli, demo, encode
 from codeformer_jax.data.images import resize_image, write_image
-from codeformer_jax.evaluate import evaluate
+from codeformer_jax.evaluate import evaluate, evaluator
 from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.run import evaluate_run
-from codeformer_jax.restore import Restorer
+from codeformer_jax.restore import Restorer, restorer, samples
+from codeformer_jax.restore.fit import fit
 from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
 from configs import demo as demo_config
 
@@ -291,3 +293,43 @@ def test_an_exported_network_goes_to_pytorch_and_back_by_the_settings_that_are_p
     np.testing.assert_array_equal(one, other)
     assert cli.main(["convert", str(there), str(back), "--force", "--set", "norm_groups=4"]) == 0
     assert "taken as published: n_head=8" in capsys.readouterr().out
+
+
+def test_networks_of_a_workdir_are_computed_in_its_precision(runs, tmp_path, monkeypatch):
+    workdir, seen = tmp_path / "run", []
+    workdir.mkdir()
+    for file in (runs / "restoration").iterdir():
+        if file.name != "config.json":
+            (workdir / file.name).symlink_to(file.resolve())
+    config = json.loads((runs / "restoration" / "config.json").read_text())
+    config["model"]["precision"] = "highest"
+    (workdir / "config.json").write_text(json.dumps(config))
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        def watched(*args, **kwargs):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(evaluator, "measure")
+    watch(restorer, "_restore")
+    watch(samples, "_predict")
+    watch(samples, "_generate")
+    evaluate_run(tiny_config("restoration"), workdir)
+    restore = Restorer.load(workdir, batch_size=1)
+    restore(np.zeros((32, 32, 3), np.uint8))
+    one = fit(np.zeros((32, 32, 3), np.uint8), 32)
+    samples.sample_batch(restore, [one], ["a"], 0.5, True, samples.Samples(1), batch_size=1)
+    assert len(seen) == 5  # Two batches are evaluated.
+    assert set(seen) == {"highest"}
+    assert jax.config.jax_default_matmul_precision is None
+
+    def encoded(module, variables, mesh, precision):
+        raise InterruptedError(precision)
+
+    monkeypatch.setattr(encode, "make_encode", encoded)
+    with pytest.raises(InterruptedError, match="highest"):
+        encode.encode_dataset(workdir, tmp_path / "codes")

@@ -70,8 +70,25 @@ def test_w_zero_is_the_network_without_fusion(network):
     np.testing.assert_array_equal(output.indices, output.logits.argmax(-1))
 
 
+def names(gradients):
+    """Of the top-level parameters, and 'images', whose gradient is not zero."""
+    return {
+        name for name, g in gradients.items() if any(np.any(x != 0) for x in jax.tree.leaves(g))
+    }
+
+
+def gradients_by_image(module, variables, **options):
+    def loss(inputs):
+        params, images = inputs["params"], inputs["images"]
+        return jnp.mean(jnp.abs(module.apply({"params": params}, images, **options).image))
+
+    found = jax.jit(jax.grad(loss))({**variables, "images": IMAGES})
+    return {**found["params"], "images": found["images"]}
+
+
 def test_image_losses_train_fusion_and_code_losses_the_rest(network):
-    module, variables, _, _ = network
+    _, variables, _, _ = network
+    module = CodeFormer(**SMALL, stop_gradients=True)
 
     def parts(params):
         output = module.apply({"params": params}, IMAGES, w=1.0)
@@ -83,18 +100,23 @@ def test_image_losses_train_fusion_and_code_losses_the_rest(network):
         return [pullback(c)[0] for c in ((1.0, 0.0), (0.0, 1.0))]
 
     by_image, by_codes = jax.jit(reached)(variables["params"])
-
-    def names(gradients):
-        return {
-            name for name, g in gradients.items() if any(np.any(x != 0) for x in jax.tree.leaves(g))
-        }
-
     fusion = {"fuse_convs_dict_8", "fuse_convs_dict_16"}
     # The generator is in the image's graph too; training freezes it by not taking its gradient.
     assert names(by_image) == fusion | {"generator"}
     transformer = {"position_emb", "feat_emb", "ft_layers_0", "ft_layers_1"}
     head = {"idx_pred_layer_0", "idx_pred_layer_1"}
     assert names(by_codes) == {"encoder"} | transformer | head
+
+
+@pytest.mark.parametrize("adain", [False, True])
+def test_the_image_has_gradients_by_what_it_is_made_of(network, adain):
+    module, variables, _, _ = network
+    options = {"w": 1.0, "adain": adain}
+    fusion = {"fuse_convs_dict_8", "fuse_convs_dict_16"}
+    made_of = fusion | {"generator", "quantize", "encoder", "images"}
+    assert names(gradients_by_image(module, variables, **options)) == made_of
+    stopped = module.clone(stop_gradients=True)
+    assert names(gradients_by_image(stopped, variables, **options)) == fusion | {"generator"}
 
 
 def test_adain_takes_the_statistics_of_the_latents(network):

@@ -1,10 +1,12 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from codeformer_jax.nn import GumbelQuantizer, VectorQuantizer
+from codeformer_jax.nn import VQVAE, GumbelQuantizer, VectorQuantizer
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes, squared_distances
 
 CODEBOOK = jnp.array([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]])
@@ -230,3 +232,89 @@ def test_perplexity_extremes():
     counts = count_codes(jnp.array([[0, 3], [3, 3]]), 5)
     np.testing.assert_array_equal(counts, [1, 0, 0, 3, 0])
     assert counts.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_codes_start_from_the_latents_that_init_is_given(ema_decay):
+    module = VectorQuantizer(4, 3, codebook_init="latents", ema_decay=ema_decay)
+    latents = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    output, variables = jax.jit(module.init_with_output)(jax.random.key(1), latents)
+    start = variables["params"] if ema_decay is None else variables["codebook"]
+    rows = {row.tobytes() for row in np.asarray(latents).reshape(-1, 3)}
+    codes = {row.tobytes() for row in np.asarray(start["embedding"])}
+    assert len(codes) == 4
+    assert codes <= rows
+    if ema_decay is not None:
+        np.testing.assert_array_equal(start["sums"], start["embedding"])
+    # What init returns is by these codes, and so is what apply returns.
+    np.testing.assert_array_equal(module.apply(variables, latents).indices, output.indices)
+    looked_up = module.apply(variables, output.indices, method="lookup")
+    np.testing.assert_allclose(looked_up.reshape(latents.shape), output.latents, atol=1e-6)
+
+
+def test_more_codes_than_latents_are_told_apart():
+    module = VectorQuantizer(64, 3, codebook_init="latents")
+    latents = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
+    codes = module.init(jax.random.key(1), latents)["params"]["embedding"]
+    assert len(np.unique(np.asarray(codes), axis=0)) == 64
+
+
+def test_a_network_starts_its_codebook_the_same_way():
+    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1)
+
+    def spread(start):
+        module = VQVAE(16, hidden=8, res_blocks=0, codebook_size=8, emb_dim=4, codebook_init=start)
+        variables = jax.jit(module.init)(jax.random.key(1), images)
+        latents = jax.jit(module.apply)(variables, images).latents
+        codes = variables["params"]["quantize"]["embedding"]
+        return jnp.min(squared_distances(codes, latents.reshape(-1, 4)))
+
+    assert abs(spread("latents")) < 1e-5 < spread("uniform")
+
+
+def test_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="codebook_init is 'zeros'; expected 'latents' or"):
+        VectorQuantizer(4, 3, codebook_init="zeros")
+
+
+class Colours(nn.Module):
+    """A user's model: colours, eight numbers each, 64 codes."""
+
+    quantizer: VectorQuantizer
+
+    @nn.compact
+    def __call__(self, images):
+        quantized = self.quantizer(nn.Dense(8)(images))
+        return nn.Dense(3)(quantized.latents), quantized
+
+
+def trained_perplexity(**fields):
+    """Perplexity of the codes after 150 steps of a loop as a user writes it."""
+    module = Colours(VectorQuantizer(64, 8, **fields))
+    images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3), minval=-1)
+    variables = dict(module.init(jax.random.key(1), images))
+    params, optimizer = variables.pop("params"), optax.adam(1e-2)
+
+    def loss(params, others, key):
+        (made, quantized), changed = module.apply(
+            {"params": params, **others}, images, mutable=["codebook"], rngs={"codes": key}
+        )
+        return jnp.mean((made - images) ** 2) + quantized.loss, (changed, quantized.perplexity)
+
+    def step(carry, key):
+        params, others, state = carry
+        gradients, (changed, perplexity) = jax.grad(loss, has_aux=True)(params, others, key)
+        updates, state = optimizer.update(gradients, state)
+        return (optax.apply_updates(params, updates), {**others, **changed}, state), perplexity
+
+    with jax.numpy_dtype_promotion("standard"):
+        carry = (params, variables, optimizer.init(params))
+        keys = jax.random.split(jax.random.key(2), 150)
+        return float(jax.jit(lambda *a: jax.lax.scan(step, *a))(carry, keys)[1][-1])
+
+
+def test_a_start_from_latents_gets_the_codes_used_in_a_users_model():
+    published = trained_perplexity()
+    assert trained_perplexity(codebook_init="latents") > 1.5 * published
+    average = {"ema_decay": 0.95, "restart_below": 0.1, "codebook_init": "latents"}
+    assert trained_perplexity(**average) > 1.5 * published

@@ -104,5 +104,5 @@ def test_sizes_that_cannot_be_are_refused(fields, message):
 
 def test_images_that_cannot_be_halved_are_refused(small):
     module, variables, _ = small
-    with pytest.raises(ValueError, match=r"images of 16x18 px cannot be halved twice; .* of 4"):
+    with pytest.raises(ValueError, match=r"images of 16x18 px cannot be halved 2 times; .* of 4"):
         module.apply(variables, jnp.zeros((1, 16, 18, 3)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from codeformer_jax.ops.random import standard_normal
+from codeformer_jax.ops.random import make_key, rbg_keys, standard_normal, threefry_keys
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -55,3 +55,39 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
 def test_keys_of_other_implementations(implementation):
     values = standard_normal(jax.random.key(1, impl=implementation)[None], 64, 64, 3)
     assert stats.kstest(np.asarray(values).ravel(), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+def test_keys_are_threefrys_whatever_the_default_is(implementation):
+    expected = jax.random.key_data(jax.random.key(3, impl="threefry2x32"))
+    with jax.default_prng_impl(implementation):
+        key = make_key(3)
+    assert str(jax.random.key_impl(key)) == "threefry2x32"
+    np.testing.assert_array_equal(jax.random.key_data(key), expected)
+
+
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+def test_threefry_keys_follow_each_from_its_own(implementation):
+    keys = jax.random.split(jax.random.key(0, impl=implementation), 6)
+    found = threefry_keys(keys)
+    data = np.asarray(jax.random.key_data(found))
+    assert len(np.unique(data, axis=0)) == 6
+    alone = [jax.random.key_data(threefry_keys(key)) for key in keys]
+    np.testing.assert_array_equal(alone, data)
+    mapped = jax.jit(jax.vmap(threefry_keys))(keys)
+    np.testing.assert_array_equal(jax.random.key_data(mapped), data)
+    of_a_map = threefry_keys(keys.reshape(2, 3))
+    np.testing.assert_array_equal(jax.random.key_data(of_a_map).reshape(6, 2), data)
+
+
+def test_threefry_keys_keep_threefrys():
+    assert threefry_keys(KEYS) is KEYS
+
+
+def test_rbg_keys():
+    keys = rbg_keys(KEYS)
+    assert keys.shape == KEYS.shape
+    assert str(jax.random.key_impl(keys)) == "rbg"
+    values = [np.asarray(jax.random.normal(key, (64, 64))) for key in keys]
+    assert all(stats.kstest(one.ravel(), "norm").pvalue > 1e-3 for one in values)
+    assert abs(np.corrcoef(values[0].ravel(), values[1].ravel())[0, 1]) < 0.05

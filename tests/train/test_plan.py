@@ -1,6 +1,8 @@
 """Plans of runs: what the compiler says of each step, for meshes that are not there."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,8 +148,17 @@ def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path
     command = [sys.executable, "train.py", "--config=configs/demo.py:code_prediction,short"]
     command += ["--config.mesh=data:64,fsdp:4", "--config.train.compile_only"]
     command += ["--config.train.plan_format=json", f"--config.init_from={tmp_path}/nothing"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command += ["--config.train.deterministic"]
+    dumped = tmp_path / "dumped"
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={dumped} --xla_dump_hlo_as_text"}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
+    # XLA was told before it started.
+    (options, *_) = dumped.glob("*jit_step*.debug_options")
+    assert "xla_gpu_deterministic_ops: true" in options.read_text()
+    shutil.rmtree(dumped)
     said = json.loads(done.stdout)
     assert said["mesh"] == {"data": 64, "fsdp": 4}
     # Eight images do not divide over 256 devices: planned with one on each, and said.

@@ -1,0 +1,41 @@
+"""Settings of a run that are checked before it begins."""
+
+import os
+
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax import process
+from codeformer_jax.train.monitor import check_deterministic, check_settings
+
+
+def test_determinism_is_asked_of_xla_once(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=nowhere")
+    for _ in range(2):
+        process.use_deterministic_programs()
+        asked = os.environ["XLA_FLAGS"]
+        assert asked == "--xla_dump_to=nowhere --xla_gpu_deterministic_ops=true"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    process.use_deterministic_programs()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=false"
+
+
+def test_a_gpu_that_was_not_told_is_refused(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    config = tiny_config("vqgan").unlock()
+    check_deterministic(config, "gpu")
+    config.train.deterministic = True
+    check_deterministic(config, "cpu")
+    with pytest.raises(ValueError, match="does not have --xla_gpu_deterministic_ops=true"):
+        check_deterministic(config, "gpu")
+    process.use_deterministic_programs()
+    check_deterministic(config, "gpu")
+
+
+def test_unknown_random_numbers_are_refused():
+    config = tiny_config("vqgan").unlock()
+    config.train.prng = "mersenne"
+    with pytest.raises(ValueError, match=r"train\.prng is 'mersenne'; expected threefry2x32 or"):
+        check_settings(config)
+    del config.train.prng  # An older run's.
+    check_settings(config)
