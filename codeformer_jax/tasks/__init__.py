@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from codeformer_jax.tasks import settings
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
 from codeformer_jax.tasks.common import Task
 from codeformer_jax.tasks.gpt_prior import GPTPriorTask
@@ -20,12 +21,19 @@ TASKS = {
 }
 
 
-def make_task(config: ml_collections.ConfigDict) -> Task:
-    """The task that `config.task` names.
+def make_task(config: ml_collections.ConfigDict, *, check: bool = True) -> Task:
+    """Makes the task that `config.task` names.
+
+    Args:
+        config: of a run, see `configs/`.
+        check: refuse values out of their range (`settings.check`); off to load an older run.
 
     Raises:
-        ValueError: for an unknown name or settings that do not fit together.
+        ValueError: for an unknown name, a value out of its range or settings that do not fit
+            together.
     """
+    if check:
+        settings.check(config)
     if config.task not in TASKS:
         raise ValueError(f"config.task is {config.task!r}; expected one of {', '.join(TASKS)}")
     return TASKS[config.task](config)

@@ -13,14 +13,6 @@ from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 
-def check_start(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for an unknown `config.codebook_init`."""
-    if config.codebook_init not in ("latents", "uniform"):
-        raise ValueError(
-            f"codebook_init is {config.codebook_init!r}; expected 'latents' or 'uniform'"
-        )
-
-
 def _restarts_codes(module: Any) -> bool:
     """Whether the task has to restart dead codes: one that is a moving average does so itself."""
     trained = module.quantizer == "nearest" and module.ema_decay is None

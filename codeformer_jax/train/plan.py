@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,15 +16,13 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from codeformer_jax.tasks import Task, groups, make_task
+from codeformer_jax.tasks import Task, groups, make_task, settings
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.labels import needs_labels
-from codeformer_jax.train.monitor import check_settings
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 
-FORMATS = ("table", "json")
 # Without these libtpu asks the cloud's metadata server, for minutes, which TPU this machine has.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -93,23 +93,30 @@ class Plan:
 def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None] = print) -> Plan:
     """Compiles every variant of the step for `config.mesh` and writes what each will need.
 
+    Lines on standard error say what is being compiled.
+
     The mesh may be larger than this machine: then virtual CPU devices stand for it, or, with
     `config.train.topology`, TPUs of that description. Nothing is read or written.
 
     Raises:
         ValueError: for settings that do not fit together, or a topology that is not known here.
     """
-    form = config.train.get("plan_format", "table")
-    if form not in FORMATS:
-        raise ValueError(f"train.plan_format is {form!r}; expected one of {', '.join(FORMATS)}")
-    plan = make_plan(config)
-    write(json.dumps(asdict(plan), indent=2) if form == "json" else table(plan))
+    plan = make_plan(config, lambda line: print(line, file=sys.stderr, flush=True))
+    in_json = config.train.get("plan_format") == "json"
+    write(json.dumps(asdict(plan), indent=2) if in_json else table(plan))
     return plan
 
 
-def make_plan(config: ml_collections.ConfigDict) -> Plan:
-    """The plan of a run, as `compile_only` writes it."""
-    check_settings(config)
+def make_plan(
+    config: ml_collections.ConfigDict, tell: Callable[[str], None] = lambda line: None
+) -> Plan:
+    """Makes the plan of a run, as `compile_only` writes it.
+
+    Args:
+        tell: called with a line before each compilation.
+    """
+    start = time.perf_counter()
+    settings.check(config)  # Before `make_task`, which needs the devices of the mesh, does so.
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
     config, notes = _fitting_batch(config, mesh)
     task = make_task(config)
@@ -132,8 +139,10 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         )
     if platform == "cpu":
         notes.append(_CPU_NOTE)
-    costs = []
-    for first, count, phase in distinct_phases(task, config.steps):
+    costs, phases = [], distinct_phases(task, config.steps)
+    for number, (first, count, phase) in enumerate(phases, 1):
+        seconds, variant = time.perf_counter() - start, f"{number} of {len(phases)}"
+        tell(f"{seconds:.0f} s: compiling step {variant} ({_in_words(_static(phase))})")
         lowered = step.lower(*arguments, phase)
         compiled = lowered.compile(compiler_options=options)
         flops = step_flops(lowered, compiled, mesh.size) / mesh.size * slices
@@ -247,7 +256,7 @@ def table(plan: Plan) -> str:
         "aliases": lambda c: _size(c.aliases),
         "temporaries": lambda c: _size(c.temporaries),
         "peak": lambda c: _size(c.peak),
-        "phase": lambda c: ", ".join(f"{k}={v}" for k, v in c.phase.items()) or "the only one",
+        "phase": lambda c: _in_words(c.phase),
     }
     rows = [list(columns), *([show(c) for show in columns.values()] for c in plan.steps)]
     lines += _aligned(rows)
@@ -303,6 +312,10 @@ def _static(phase: Any) -> dict[str, Any]:
     if getattr(phase, "code_recipe", None) is not None:
         fields["code_recipe"] = True
     return fields
+
+
+def _in_words(phase: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in phase.items()) or "the only one"
 
 
 def _device_bytes(tree: Any) -> int:

@@ -99,7 +99,11 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
     whole = plan.make_plan(config).steps[0]
     config.optimizer.accumulate = 4
     config = config.copy_and_resolve_references()
-    sliced = plan.make_plan(config)
+    told = []
+    sliced = plan.make_plan(config, told.append)
+    assert [line.partition(": ")[2] for line in told] == [
+        "compiling step 1 of 1 (image_losses=False, gan=False)"
+    ]
     assert any("times optimizer.accumulate=4" in note for note in sliced.notes)
     np.testing.assert_allclose(sliced.steps[0].flops, whole.flops, rtol=0.1)
     assert sliced.steps[0].temporaries < 0.6 * whole.temporaries
@@ -118,7 +122,7 @@ def test_what_is_computed_again_is_not_kept():
 
 
 def test_faults_say_what_to_do():
-    with pytest.raises(ValueError, match="'xml'; expected one of table, json"):
+    with pytest.raises(ValueError, match=r"train\.plan_format='xml' must be one of table, json"):
         plan.compile_only(config_of(train={"plan_format": "xml"}))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
         plan.planned_mesh("data:1", "v9z:1x1")
@@ -130,6 +134,7 @@ def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path
     command += ["--config.train.plan_format=json", f"--config.init_from={tmp_path}/nothing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "s: compiling step 1 of 1 (the only one)" in done.stderr
     said = json.loads(done.stdout)
     assert said["mesh"] == {"data": 64, "fsdp": 4}
     # Eight images do not divide over 256 devices: planned with one on each, and said.
