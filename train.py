@@ -27,12 +27,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
-    plan_only = _CONFIG.value.train.compile_only
-    if _WORKDIR.value is None and not plan_only:
-        raise app.UsageError("--workdir=DIR is required to train")
-    if _CONFIG.value.train.get("deterministic"):
-        process.use_deterministic_programs()
     try:
+        plan_only = _CONFIG.value.train.compile_only
+        if _WORKDIR.value is None and not plan_only:
+            raise app.UsageError("--workdir=DIR is required to train")
+        if _CONFIG.value.train.get("deterministic"):
+            process.use_deterministic_programs()
         with process.ended_by_signals():
             # Imported late, so that --help does not wait for JAX.
             from codeformer_jax.train import cache, hosts, loop, plan  # noqa: PLC0415

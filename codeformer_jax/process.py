@@ -63,7 +63,47 @@ def run(main: Callable[[list[str]], None]) -> None:
     from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
 
     with ending():
-        app.run(main, flags_parser=_parse_flags)
+        try:
+            app.run(main, flags_parser=_parse_flags)
+        except (AssertionError, RuntimeError) as error:
+            if reason := no_devices(error):
+                raise SystemExit(f"error: {reason}") from error
+            raise
+
+
+def no_devices(error: BaseException) -> str | None:
+    """Returns why JAX has no devices where `error` says or means that, and else None.
+
+    JAX looks for devices when they are first needed, anywhere in a command. It raises RuntimeError
+    or, where JAX_PLATFORMS asks for CUDA and there is no GPU, an AssertionError without text.
+    """
+    detail = ""
+    if isinstance(error, RuntimeError):
+        if not str(error).startswith("Unable to initialize backend"):
+            return None
+        detail = f": {error}".partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+    elif not isinstance(error, AssertionError) or _jax_starts():
+        return None
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return (
+            f"JAX_PLATFORMS={platforms}: JAX cannot compute on such a device here{detail}. Unset "
+            "JAX_PLATFORMS to take what there is, or install JAX for that device, such as "
+            "pip install 'jax[cuda12]' or 'jax[tpu]'"
+        )
+    return (
+        f"JAX cannot start on the devices of this machine{detail}. Free them, or compute without "
+        "them: JAX_PLATFORMS=cpu"
+    )
+
+
+def _jax_starts() -> bool:
+    """Returns whether JAX has devices, or has not been imported."""
+    if jax := sys.modules.get("jax"):
+        try:
+            jax.devices()
+        except AssertionError:
+            return False
+    return True
 
 
 def left_behind() -> bool:
@@ -140,8 +180,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
     try:
         return app.parse_flags_with_usage(argv)
-    except AttributeError as error:  # A config is locked: it has no other values.
+    # A config is locked: it has no other values or sections, and only sections have values.
+    except (AttributeError, KeyError, TypeError) as error:
+        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
+            raise  # The config's own fault.
         reason = str(error).replace("\\n", " ")
+        if isinstance(error, TypeError):
+            reason = "a name goes on behind a setting that is no section"
         raise SystemExit(f"error: the config has no such value: {reason}") from error
 
 

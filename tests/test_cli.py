@@ -170,6 +170,17 @@ def test_bugs_keep_their_traceback(monkeypatch):
         cli.main(["convert", "a.pth", "out"])
 
 
+def test_a_platform_that_is_not_here_is_a_message(monkeypatch, capsys):
+    def convert_file(*args, **options):
+        raise RuntimeError("Unable to initialize backend 'tpu': it is not there")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    pretend_convert(monkeypatch, convert_file)
+    assert cli.main(["convert", "a.pth", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("codeformer-jax: error: JAX_PLATFORMS=tpu: JAX cannot compute on such a")
+
+
 @pytest.mark.parametrize("flag", ["--dir", "--workdir"])
 def test_demo(monkeypatch, flag):
     calls = []

@@ -1,6 +1,8 @@
 """Every config in configs/ builds its task; the published ones have the published sizes."""
 
+import functools
 import importlib.util
+from operator import getitem
 from pathlib import Path
 
 import jax
@@ -9,7 +11,7 @@ import pytest
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PixelCNN
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import make_task, settings
 from codeformer_jax.train.checkpoint import abstract_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,9 +42,37 @@ def image_size(task):
     return module.image_size
 
 
-@pytest.mark.parametrize(
+EVERY = pytest.mark.parametrize(
     ("path", "arguments"), [(p, a) for p in CONFIGS for a in ARGUMENTS.get(p, [()])]
 )
+
+
+def is_number(config, name, value):
+    """Whether a setting is a number, some numbers, or None in place of a number."""
+    if isinstance(value, tuple):
+        return any(isinstance(each, int | float) for each in value)
+    if value is None:
+        *sections, last = name.split(".")
+        return functools.reduce(getitem, sections, config).get_type(last) in (int, float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@EVERY
+def test_every_number_has_a_range_and_the_value_is_in_it(path, arguments):
+    """Recipes have theirs in `degrade.ranges`, which knows no name without one."""
+    config = load(path, arguments)
+    settings.check(config)
+    without = {
+        name
+        for name, value in settings.leaves(config)
+        if is_number(config, name, value)
+        and not name.startswith("degradation.")
+        and settings.row_of(name) not in settings.RULES
+    }
+    assert not without, f"give each a row in tasks/settings.py: {sorted(without)}"
+
+
+@EVERY
 def test_every_config_builds_its_task(path, arguments):
     config = load(path, arguments)
     assert config.is_locked

@@ -60,6 +60,17 @@ def test_one_broken_promise_is_enough(where, value, promise, capsys):
     assert missed.strip().startswith(promise)
 
 
+def test_of_a_users_images_nothing_is_judged(capsys):
+    metrics = good_metrics()
+    metrics["codes"]["accuracy"] = 0.0
+    assert demo.check(metrics, own_data=True) is True
+    head, *lines, note = capsys.readouterr().out.splitlines()
+    assert head == "64 held-out images, input at 20.00 dB:"
+    assert len(lines) == 5
+    assert all("the synthetic faces: at least" in line for line in lines)
+    assert "not of your images" in note
+
+
 def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
     config = tiny_config("restoration")
     (tmp_path / "run").mkdir()
@@ -119,17 +130,25 @@ def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
     assert {f"--workdir={workdirs[2]}", f"--output={tmp_path}"} <= set(evaluation)
     for command in (*stages, evaluation):
         assert f"--config.data.path={tmp_path}/faces" in command
+    floors = [[x for x in command if "teacher_min_psnr" in x] for command in stages]
+    assert floors == [[], *[["--config.teacher_min_psnr=5.0"]] * 2]
     assert restore[:3] == ["-m", "codeformer_jax.cli", "restore"]
     assert workdirs[2] in restore
 
 
-@pytest.mark.parametrize(("short", "code"), [(False, 1), (True, 0)])
-def test_only_the_full_demo_asks_for_its_scores(short, code, commands, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("short", "data", "code", "missed"),
+    [(False, None, 1, 1), (True, None, 0, 1), (False, "faces", 0, 0)],
+)
+def test_only_the_full_demo_of_the_synthetic_faces_asks_for_its_scores(
+    short, data, code, missed, commands, tmp_path, capsys
+):
     metrics = good_metrics()
     metrics["codes"]["accuracy"] = 0.0
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    assert demo.run(tmp_path, short=short) == code
-    assert capsys.readouterr().out.count("MISSED") == 1
+    assert demo.run(tmp_path, short=short, data=data) == code
+    assert any("teacher_min_psnr" in x for command in commands[0] for x in command) == bool(data)
+    assert capsys.readouterr().out.count("MISSED") == missed
 
 
 def test_a_folder_holds_one_kind_of_demo(commands, tmp_path, capsys):

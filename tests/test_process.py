@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
 from codeformer_jax import process
 
+ROOT = Path(__file__).resolve().parents[1]
 ASKED = "glibc.malloc.hugetlb=1"
 SCRIPT = """
 import json, os, sys
@@ -168,3 +171,62 @@ def test_nobody_has_to_read_the_last_words():
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=buffered) as child:
         child.stdout.close()
         assert child.wait(timeout=30) == 130
+
+
+FAILED = (
+    "Unable to initialize backend 'x': not known (set JAX_PLATFORMS='' to automatically choose)"
+)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "error", "said"),
+    [
+        (
+            "x",
+            RuntimeError(FAILED),
+            "JAX_PLATFORMS=x: JAX cannot compute on such a device here: Un",
+        ),
+        (
+            "cuda",
+            AssertionError(),
+            "JAX_PLATFORMS=cuda: JAX cannot compute on such a device here. ",
+        ),
+        ("", RuntimeError(FAILED), "JAX cannot start on the devices of this machine: Unable to in"),
+    ],
+)
+def test_a_platform_that_is_not_here_is_named(platforms, error, said, monkeypatch):
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(jax, "devices", devices)
+    reason = process.no_devices(error)
+    assert reason.startswith(said)
+    assert "automatically choose" not in reason
+    assert "JAX_PLATFORMS" in reason
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), AssertionError(), ValueError()])
+def test_other_errors_are_not_taken_for_it(error):
+    assert process.no_devices(error) is None
+
+
+def test_train_says_that_a_platform_is_not_here(tmp_path):
+    command = [
+        sys.executable,
+        "train.py",
+        "--config=configs/demo.py",
+        f"--workdir={tmp_path / 'r'}",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "abacus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: JAX_PLATFORMS=abacus: JAX cannot compute on such a device here")
+    assert not list(tmp_path.iterdir())

@@ -34,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     # What the package raises for bad input; anything else is a bug and keeps its traceback.
     except (ValueError, OSError) as error:
-        print(f"codeformer-jax: error: {error}", file=sys.stderr)
-        return 2
+        reason = error
+    except (AssertionError, RuntimeError) as error:
+        reason = process.no_devices(error)
+        if reason is None:
+            raise
+    print(f"codeformer-jax: error: {reason}", file=sys.stderr)
+    return 2
 
 
 def run() -> NoReturn:

@@ -50,6 +50,7 @@ def _run(args: argparse.Namespace) -> int:
         size=args.size,
         cell=args.cell,
         force=args.force,
+        progress=None,
     )
     print(f"{args.output}: {width} x {height} px")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
@@ -33,6 +34,7 @@ def write_gallery(
     size: int = 512,
     cell: int | None = None,
     force: bool = False,
+    progress: bool | None = False,
 ) -> tuple[int, int]:
     """Writes a row for each recipe and image: the clean image and `draws` degradations of it.
 
@@ -45,6 +47,7 @@ def write_gallery(
         size: side of the images that are degraded, in pixels.
         cell: side at which each is shown; by default `size`.
         force: replace a `target` that exists.
+        progress: a progress bar; None shows it on terminals only.
 
     Returns:
         Height and width of the picture.
@@ -68,12 +71,15 @@ def write_gallery(
     found = {name: find_recipe(name) for name in recipes}
     images = _images(inputs, size, seed)
     rows = []
-    for name, recipe in found.items():
-        for title, image in images.items():
-            key = make_key(seed)
-            pictures, captions = _degraded(image, recipe, jax.random.split(key, draws))
-            label = f"{name}: {title}" if inputs else name
-            rows.append(_row(label, [image, *pictures], [["clean"], *captions], cell))
+    shown = None if progress is None else not progress
+    with tqdm.tqdm(total=len(found) * len(images) * draws, unit="draw", disable=shown) as bar:
+        for name, recipe in found.items():
+            bar.set_description(name)
+            for title, image in images.items():
+                keys = jax.random.split(make_key(seed), draws)
+                pictures, captions = _degraded(image, recipe, keys, bar)
+                label = f"{name}: {title}" if inputs else name
+                rows.append(_row(label, [image, *pictures], [["clean"], *captions], cell))
     picture = np.concatenate(rows)
     write_image(target, picture)
     return picture.shape[:2]
@@ -131,14 +137,15 @@ def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray
 
 
 def _degraded(
-    image: UInt8[np.ndarray, "s s 3"], recipe: Recipe, keys: jax.Array
+    image: UInt8[np.ndarray, "s s 3"], recipe: Recipe, keys: jax.Array, bar: tqdm.tqdm
 ) -> tuple[list[np.ndarray], list[list[str]]]:
-    """Pictures, and lines on what was drawn for each."""
+    """Returns pictures, and lines on what was drawn for each; moves the bar by one for each."""
     pictures, captions = [], []
     for key in keys:
         degraded, parameters = degrade_picture(jnp.asarray(image), key, recipe)
         pictures.append(np.asarray(degraded))
         captions.append(describe(parameters, len(image)))
+        bar.update()
     return pictures, captions
 
 

@@ -22,13 +22,19 @@ import tqdm
 from jaxtyping import Array, Key, UInt8
 from PIL import features
 
-from codeformer_jax import __version__
+from codeformer_jax import __version__, process
 from codeformer_jax.convert.atomic import atomic_directory
-from codeformer_jax.data.folder import header_problem, image_names, name_hash
-from codeformer_jax.data.images import UnreadableImage, read_image, resize_image, write_image
+from codeformer_jax.data.folder import image_names, name_hash
+from codeformer_jax.data.images import (
+    UnreadableImage,
+    image_size,
+    read_image,
+    resize_image,
+    write_image,
+)
 from codeformer_jax.data.pipeline import check_seed
 from codeformer_jax.data.system import usable_cores
-from codeformer_jax.degrade import Parameters, Recipe, degrade, draw
+from codeformer_jax.degrade import MINIMUM_IMAGE_SIZE, Parameters, Recipe, degrade, draw
 from codeformer_jax.evaluate.testset import (
     FORMAT,
     HALVES,
@@ -129,6 +135,8 @@ def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
+        if process.no_devices(error):
+            raise
         raise ValueError(
             "test sets are made on the CPU, which JAX was told to leave out; add it, such as "
             "JAX_PLATFORMS=cuda,cpu"
@@ -255,18 +263,44 @@ def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]
 
 
 def _check_headers(files: Mapping[str, pathlib.Path], size: int):
+    """Refuses files that are no pictures, and pictures too small for `size`: those in one line."""
+
+    def side_or_reason(file: pathlib.Path) -> int | str:
+        try:
+            return min(image_size(file))
+        except UnreadableImage as error:
+            return error.reason
+
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda file: header_problem(file, size // 2), files.values())
-        problems = dict(zip(map(os.fspath, files.values()), found, strict=True))
-    _refuse({name: problem for name, problem in problems.items() if problem is not None})
+        found = dict(zip(files.values(), threads.map(side_or_reason, files.values()), strict=True))
+    sides = [found for found in found.values() if isinstance(found, int)]
+    small = [side for side in sides if side < size // 2]
+    _refuse(
+        {os.fspath(file): reason for file, reason in found.items() if isinstance(reason, str)},
+        _too_small(small, sides, size) if small else "",
+    )
 
 
-def _refuse(problems: Mapping[str, str]):
-    if problems:
-        raise ValueError(
-            f"cannot use {len(problems)} of the pictures, and a test set must not shrink silently; "
-            "repair them or take them away:" + listing(problems)
+def _too_small(small: Sequence[int], sides: Sequence[int], size: int) -> str:
+    least, most = min(small), max(small)
+    measured = f"{least} px" if least == most else f"{least} to {most} px"
+    smaller = f"Give --size {least}, or take" if least >= MINIMUM_IMAGE_SIZE else "Take"
+    return (
+        f"{len(small)} of {len(sides)} pictures are too small for --size {size}, which takes a "
+        f"shorter side of at least {size // 2} px, and theirs is {measured}. {smaller} the small "
+        "ones away, so that a test set does not shrink silently"
+    )
+
+
+def _refuse(unreadable: Mapping[str, str], too_small: str = ""):
+    faults = [too_small] if too_small else []
+    if unreadable:
+        faults.append(
+            f"cannot use {len(unreadable)} of the pictures, and a test set must not shrink "
+            "silently; repair them or take them away:" + listing(unreadable)
         )
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def _versions() -> dict[str, str]:

@@ -6,13 +6,12 @@ from pathlib import Path
 import ml_collections
 
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.tasks.common import precision_of
+from codeformer_jax.tasks import common, settings
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
@@ -30,8 +29,9 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     Raises:
         FileNotFoundError: where checkpoint, weights or images are missing.
         DamagedTestSet: where a file of the test set is not what its manifest says.
-        ValueError: where network, teacher and images do not fit together.
+        ValueError: for a value out of its range, or networks and images that do not fit together.
     """
+    settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
     if trained.network not in EVALUATED:
@@ -57,10 +57,10 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
                 "nothing of degradation: use a stage II or III config"
             )
         if pairs is None:
-            recipe = Recipe.from_config(config.degradation[config.eval.recipe])
+            recipe = common.read_recipe(config, config.eval.recipe)
         teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
     lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
-    with products_in(precision_of(trained.config or config)):
+    with products_in(common.precision_of(trained.config or config)):
         evaluation = evaluate(
             trained.module,
             trained.variables,

@@ -7,18 +7,13 @@ from typing import Any
 import ml_collections
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.nn.quantizer import check_codebook_init, codes_from_latents
+from codeformer_jax.nn.quantizer import codes_from_latents
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 # At least so many images give the codes their start, so that one picture does not decide alone.
 START_IMAGES = 8
-
-
-def check_start(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for an unknown `config.codebook_init`."""
-    check_codebook_init(config.codebook_init)
 
 
 def _restarts_codes(module: Any) -> bool:

@@ -47,7 +47,12 @@ class CodeTask:
         self.module = CodeFormer(**backbone, **codeformer, stop_gradients=True)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         self.slices = accumulate.slices_of(config)
-        self.recipes = {name: Recipe.from_config(r) for name, r in config.degradation.items()}
+        self.recipes = {name: common.read_recipe(config, name) for name in config.degradation}
+        if config.eval.recipe not in self.recipes:
+            raise ValueError(
+                f"eval.recipe={config.eval.recipe!r} is no recipe; config.degradation has "
+                f"{[*self.recipes]}"
+            )
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None

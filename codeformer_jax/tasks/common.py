@@ -1,6 +1,5 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +9,7 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.ops.random import rbg_keys
@@ -103,17 +103,14 @@ def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 
 
 def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A config section as keyword arguments of a module; the dtype's name becomes a dtype.
+    """Returns a config section as keyword arguments of a module; a dtype's name becomes a dtype.
 
-    'precision' is no field of a module and left out, see `precision_of`.
-
-    Raises:
-        ValueError: for a name that is no floating-point dtype.
+    'precision' is not a field of a module and is dropped, see `precision_of`.
     """
     fields = config.to_dict()
     fields.pop("precision", None)
     if "dtype" in fields:
-        fields["dtype"] = _floating(fields["dtype"])
+        fields["dtype"] = jnp.dtype(fields["dtype"])
     return fields
 
 
@@ -132,12 +129,19 @@ def precision_of(config: ml_collections.ConfigDict | None) -> str:
     return model.get("precision", "default")
 
 
-def _floating(name: Any) -> jnp.dtype:
-    with contextlib.suppress(TypeError):  # Of JAX, for a name that it does not know.
-        dtype = jnp.dtype(name)
-        if name is not None and jnp.issubdtype(dtype, jnp.floating):
-            return dtype
-    raise ValueError(f"dtype is {name!r}; expected one such as float32 or bfloat16")
+def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
+    """Returns the recipe in the section `name` of `config.degradation`.
+
+    Raises:
+        ValueError: for an unknown section, or a value out of its range in it.
+    """
+    if name not in config.degradation:
+        known = ", ".join(sorted(config.degradation))
+        raise ValueError(f"{name!r} is no recipe; expected one in config.degradation: {known}")
+    try:
+        return Recipe.from_config(config.degradation[name])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"degradation.{name}: {error}") from error
 
 
 def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:

@@ -51,12 +51,7 @@ class GPTPriorTask(prior.PriorTask):
         self.module = _make_gpt(config, self.map_shape[:2], self.levels)
         self.needs_labels = self.module.condition == "class"
         if self.module.condition == "codes":
-            self.recipe = Recipe.from_config(config.degradation[config.condition_recipe])
-        if not 0 < config.loss.pkeep <= 1:
-            raise ValueError(
-                f"loss.pkeep is {config.loss.pkeep}; expected the share of codes to keep, more "
-                "than 0 and at most 1"
-            )
+            self.recipe = common.read_recipe(config, config.condition_recipe)
 
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
         return self.module.init(key, jnp.zeros((1, 1), jnp.int32))["params"]

@@ -2,7 +2,8 @@
 
 import itertools
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import flax.struct
@@ -69,8 +70,6 @@ class Row:
                 f"schedule row {self}: image losses train the fusion blocks, which w = 0 leaves "
                 "out; give w > 0 or image_losses=False"
             )
-        if self.w < 0 or self.every < 0:
-            raise ValueError(f"schedule row {self}: w and every must not be negative")
         if self.code_recipe is not None and not self.image_losses:
             raise ValueError(
                 f"schedule row {self}: without image losses all of the step is for the codes; give "
@@ -80,6 +79,16 @@ class Row:
     def takes(self, step: int) -> bool:
         """Whether this row describes the step, counted from 0."""
         return step < self.until and (not self.every or (step + 1) % self.every == 0)
+
+
+def _read_row(given: Mapping[str, Any]) -> Row:
+    try:
+        return Row(**given)
+    except TypeError as error:  # A name that is missing, or one too many.
+        known = ", ".join(field.name for field in fields(Row))
+        raise ValueError(
+            f"schedule row {dict(given)} needs or may have {known}: {error}"
+        ) from error
 
 
 class RestorationTask(CodeTask):
@@ -99,7 +108,7 @@ class RestorationTask(CodeTask):
         super().__init__(config)
         self.image_losses = make_image_losses(config, self.module.dtype, self._last_kernel, FUSION)
         groups.check(config)
-        self.schedule = [Row(**row) for row in config.schedule]
+        self.schedule = [_read_row(row) for row in config.schedule]
         if not self.module.connect_list:
             raise ValueError("stage III trains fusion blocks: codeformer.connect_list is empty")
         for row in self.schedule:

@@ -38,7 +38,6 @@ class VQGANTask:
         self.slices = accumulate.slices_of(config)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         groups.check(config)
-        codebook.check_start(config)
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None

@@ -36,7 +36,6 @@ class VQVAETask:
         self.module = VQVAE(**common.network_fields(config.model))
         self.slices = accumulate.slices_of(config)
         self.optimizer = make_optimizer(config.optimizer, config.steps)
-        codebook.check_start(config)
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None

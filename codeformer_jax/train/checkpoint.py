@@ -161,7 +161,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
-    task = make_task(config)
+    task = make_task(config, check=False)  # Whatever it was trained with.
     step = _find_step(path, which)
     abstract = abstract_state(task, config)
     wanted = {

@@ -31,11 +31,12 @@ from codeformer_jax.train.interrupts import (
     unless_interrupted,
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
-from codeformer_jax.train.monitor import Monitor, check_deterministic, check_settings
+from codeformer_jax.train.monitor import Monitor, check_deterministic
 from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import make_step
+from codeformer_jax.train.trace import parse_steps
 from codeformer_jax.train.writer import Writer
 
 # Stream of randomness, folded into the seed; `step` and `heldout` have the others.
@@ -103,10 +104,10 @@ class _Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
-        self.mesh = parallel.make_mesh(config.mesh)
-        check_settings(config)
-        check_deterministic(config, self.mesh.devices.flat[0].platform)
+        parse_steps(config.train.profile)
         self.task: Task = make_task(config)
+        self.mesh = parallel.make_mesh(config.mesh)
+        check_deterministic(config, self.mesh.devices.flat[0].platform)
         parallel.check_batch(self.mesh, config)
         replicated = parallel.replicated(self.mesh)
         self.key = jax.jit(partial(make_key, config.seed), out_shardings=replicated)()

@@ -10,26 +10,8 @@ import ml_collections
 from codeformer_jax import process
 from codeformer_jax.train.speed import Speed, peak_tflops
 from codeformer_jax.train.symptoms import Limits, Symptoms
-from codeformer_jax.train.trace import Trace, parse_steps
+from codeformer_jax.train.trace import Trace
 from codeformer_jax.train.watch import Watch
-
-# Settings that count something of which there has to be one.
-COUNTS = (
-    *("log_every", "eval_every", "checkpoint_every", "max_skipped"),
-    *("data.batch_size", "eval.batch_size", "eval.batches"),
-)
-# Of initial weights and dropout; everything drawn for an image is threefry's.
-PRNGS = ("threefry2x32", "rbg")
-
-
-def check_settings(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for settings of a run that cannot be."""
-    parse_steps(config.train.profile)
-    for name in COUNTS:
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f"{name} is {config[name]}; expected a whole number, at least 1")
-    if config.train.get("prng", PRNGS[0]) not in PRNGS:
-        raise ValueError(f"train.prng is {config.train.prng!r}; expected {' or '.join(PRNGS)}")
 
 
 def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> None:

@@ -4,8 +4,11 @@ import contextlib
 import json
 import math
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,15 +18,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.tasks import Task, groups, make_task
+from codeformer_jax.tasks import Task, groups, make_task, settings
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.labels import needs_labels
-from codeformer_jax.train.monitor import check_settings
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 
-FORMATS = ("table", "json")
 # Without these libtpu asks the cloud's metadata server, for minutes, which TPU this machine has.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -96,23 +97,30 @@ class Plan:
 def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None] = print) -> Plan:
     """Compiles first state and steps for `config.mesh` and writes what each will need.
 
+    Lines on standard error say what is being compiled.
+
     The mesh may be larger than this machine: then virtual CPU devices stand for it, or, with
     `config.train.topology`, TPUs of that description. Nothing is read or written.
 
     Raises:
         ValueError: for settings that do not fit together, or a topology that is not known here.
     """
-    form = config.train.get("plan_format", "table")
-    if form not in FORMATS:
-        raise ValueError(f"train.plan_format is {form!r}; expected one of {', '.join(FORMATS)}")
-    plan = make_plan(config)
-    write(json.dumps(asdict(plan), indent=2) if form == "json" else table(plan))
+    plan = make_plan(config, lambda line: print(line, file=sys.stderr, flush=True))
+    in_json = config.train.get("plan_format") == "json"
+    write(json.dumps(asdict(plan), indent=2) if in_json else table(plan))
     return plan
 
 
-def make_plan(config: ml_collections.ConfigDict) -> Plan:
-    """The plan of a run, as `compile_only` writes it."""
-    check_settings(config)
+def make_plan(
+    config: ml_collections.ConfigDict, tell: Callable[[str], None] = lambda line: None
+) -> Plan:
+    """Makes the plan of a run, as `compile_only` writes it.
+
+    Args:
+        tell: called with a line before each compilation.
+    """
+    start = time.perf_counter()
+    settings.check(config)  # Before `make_task`, which needs the devices of the mesh, does so.
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
     config, notes = _fitting_batch(config, mesh)
     task = make_task(config)
@@ -137,17 +145,23 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     if platform == "cpu":
         notes.append(_CPU_NOTE)
 
-    def cost(lowered: jax.stages.Lowered, times: int, **fields: Any) -> StepCost:
+    def cost(what: str, lower: Callable[[], Any], times: int, **fields: Any) -> StepCost:
+        tell(f"{time.perf_counter() - start:.0f} s: compiling {what}")
+        lowered = lower()
         compiled = lowered.compile(compiler_options=options)
         flops = step_flops(lowered, compiled, mesh.size) / mesh.size * times
         return _cost(compiled, flops=flops, slices=times, **fields)
 
     _, _, batch, key = arguments
-    init = jax.jit(task.init, out_shardings=sharding).lower(key, batch["image"], None)
-    steps = tuple(
-        cost(step.lower(*arguments, phase), slices, first=first, count=count, phase=_static(phase))
-        for first, count, phase in distinct_phases(task, config.steps)
-    )
+    init = jax.jit(task.init, out_shardings=sharding)
+    lower = partial(init.lower, key, batch["image"], None)
+    first_state = cost("the first state", lower, 1, first=0, count=0, phase={})
+    steps, phases = [], distinct_phases(task, config.steps)
+    for number, (first, count, phase) in enumerate(phases, 1):
+        static = _static(phase)
+        what = f"step {number} of {len(phases)} ({_in_words(static)})"
+        lower = partial(step.lower, *arguments, phase)
+        steps.append(cost(what, lower, slices, first=first, count=count, phase=static))
     return Plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
@@ -156,8 +170,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
             name: _device_bytes(tree)
             for name, tree in zip(("state", "frozen", "batch"), arguments[:3], strict=True)
         },
-        init=cost(init, 1, first=0, count=0, phase={}),
-        steps=steps,
+        init=first_state,
+        steps=tuple(steps),
         notes=tuple(notes),
     )
 
@@ -315,7 +329,7 @@ def _cost(
 def _phase(cost: StepCost) -> str:
     if not cost.steps:
         return "first state"
-    return ", ".join(f"{k}={v}" for k, v in cost.phase.items()) or "the only one"
+    return _in_words(cost.phase)
 
 
 def _static(phase: Any) -> dict[str, Any]:
@@ -324,6 +338,10 @@ def _static(phase: Any) -> dict[str, Any]:
     if getattr(phase, "code_recipe", None) is not None:
         fields["code_recipe"] = True
     return fields
+
+
+def _in_words(phase: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in phase.items()) or "the only one"
 
 
 def _device_bytes(tree: Any) -> int:

@@ -106,12 +106,13 @@ def broken(folder):
 def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_path):
     folder = shutil.copytree(faces, tmp_path / "faces")
     broken(folder)
-    with pytest.raises(ValueError, match="cannot use 3 of the pictures") as caught:
+    with pytest.raises(ValueError, match="cannot use 2 of the pictures") as caught:
         make(folder, tmp_path / "set")
     for line in (
         "empty.png: the file is empty",
         "text.jpg: not a PNG",
-        "tiny.png: too small: 40x15 pixels (w x h), its shorter side must be at least 16",
+        "1 of 6 pictures are too small for --size 32, which takes a shorter side of at least 16",
+        "theirs is 15 px. Take the small ones away",
     ):
         assert line in str(caught.value)
     for name in ("empty.png", "text.jpg", "tiny.png"):
@@ -120,6 +121,16 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_pat
     # Those whose header is sound are found when they are decoded.
     with pytest.raises(ValueError, match=r"use 2 of.*\n.*0 torn too\.png.*\n.*/torn\.png"):
         make(folder, tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["faces"]
+
+
+def test_pictures_of_another_size_are_one_line_that_names_the_size_to_give(tmp_path):
+    for index, side in enumerate((30, 24, 40)):
+        draw_picture(tmp_path / "faces" / f"{index}.png", index, side, 48)
+    with pytest.raises(ValueError, match="3 of 3 pictures are too small for --size 128") as caught:
+        make(tmp_path / "faces", tmp_path / "set", size=128)
+    assert "at least 64 px, and theirs is 24 to 40 px. Give --size 24, or take" in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
 
 

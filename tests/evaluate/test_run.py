@@ -270,13 +270,21 @@ def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_misspelt_setting_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.bath_size", "batch_size"),
+        ("dta.workers", 'Did you mean "data"'),
+        ("mesh.data", "behind a setting that is no section"),
+    ],
+)
+def test_a_misspelt_setting_is_one_line(setting, told, tmp_path):
     config = "--config=configs/demo.py:vqgan,short"
-    done = script("train.py", config, f"--workdir={tmp_path / 'r'}", "--config.data.bath_size=3")
+    done = script("train.py", config, f"--workdir={tmp_path / 'r'}", f"--config.{setting}=3")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the config has no such value: ")
-    assert "batch_size" in line
+    assert told in line
 
 
 def test_an_exported_network_goes_to_pytorch_and_back_by_the_settings_that_are_printed(

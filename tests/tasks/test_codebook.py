@@ -31,7 +31,7 @@ def test_codes_start_from_latents_or_uniform(images):
     _, state, _ = start(config, images)
     assert np.abs(state.params["quantize"]["embedding"]).max() <= 1 / 16
     config.codebook_init = "zeros"
-    with pytest.raises(ValueError, match="'zeros'; expected 'latents' or 'uniform'"):
+    with pytest.raises(ValueError, match="codebook_init='zeros' must be one of latents, uniform"):
         make_task(config)
 
 

@@ -159,7 +159,6 @@ def test_conditions_come_before_the_codes(images):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("loss", {"pkeep": 0.0}, "loss.pkeep is 0.0; expected the share of codes to keep"),
         ("gpt", {"n_head": 3}, "n_embd=16 does not divide into n_head=3"),
         ("gpt", {"block_size": 100}, "block_size=100 is too short"),
         ("data", {"image_size": 33}, "data.image_size=33 does not divide into codes of 2 px"),

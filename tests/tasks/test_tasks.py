@@ -86,7 +86,7 @@ def test_starting_from_another_network_lists_what_differs(images):
 
 def test_a_codeformer_of_other_depth_is_refused(images):
     _, state, _ = start(tiny_config("code_prediction"), images)
-    for layers, message in ((2, "ft_layers_1: missing"), (0, "n_layers must be positive")):
+    for layers, message in ((2, "ft_layers_1: missing"), (0, "n_layers=0 must be a whole")):
         config = tiny_config("code_prediction").unlock()
         config.codeformer.n_layers = layers
         with pytest.raises(ValueError, match=message):

@@ -119,7 +119,11 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
     whole = plan.make_plan(config).steps[0]
     config.optimizer.accumulate = 4
     config = config.copy_and_resolve_references()
-    sliced = plan.make_plan(config)
+    told = []
+    sliced = plan.make_plan(config, told.append)
+    assert [line.partition(": ")[2] for line in told] == [
+        "compiling step 1 of 1 (image_losses=False, gan=False)"
+    ]
     assert any("times optimizer.accumulate=4" in note for note in sliced.notes)
     np.testing.assert_allclose(sliced.steps[0].flops, whole.flops, rtol=0.1)
     assert sliced.steps[0].temporaries < 0.6 * whole.temporaries
@@ -138,7 +142,7 @@ def test_what_is_computed_again_is_not_kept():
 
 
 def test_faults_say_what_to_do():
-    with pytest.raises(ValueError, match="'xml'; expected one of table, json"):
+    with pytest.raises(ValueError, match=r"train\.plan_format='xml' must be one of table, json"):
         plan.compile_only(config_of(train={"plan_format": "xml"}))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
         plan.planned_mesh("data:1", "v9z:1x1")
@@ -159,6 +163,7 @@ def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path
     (options, *_) = dumped.glob("*jit_step*.debug_options")
     assert "xla_gpu_deterministic_ops: true" in options.read_text()
     shutil.rmtree(dumped)
+    assert "s: compiling step 1 of 1 (the only one)" in done.stderr
     said = json.loads(done.stdout)
     assert said["mesh"] == {"data": 64, "fsdp": 4}
     # Eight images do not divide over 256 devices: planned with one on each, and said.

@@ -1,0 +1,270 @@
+"""The range of every number in a config and the choices of every name: one table.
+
+A run, a plan and an evaluation call `check` before they write anything. A new setting needs one
+row in `RULES`; settings without a row, such as those of a user's own task, pass. Recipes under
+`degradation` have their ranges in `degrade.ranges`.
+"""
+
+import dataclasses
+import itertools
+import math
+import numbers
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+
+from codeformer_jax.nn.precision import PRECISIONS
+from codeformer_jax.nn.remat import POLICIES
+
+Bound = float | int | None
+
+
+def _is_number(value: Any) -> bool:
+    right_type = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return right_type and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_section(value: Any) -> bool:
+    return hasattr(value, "items")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One row of the table.
+
+    Attributes:
+        accepts: returns whether a value is in range.
+        expected: completes the sentence 'NAME=VALUE must be ...'.
+    """
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _bounded(
+    right_kind: Callable[[Any], bool],
+    kind: str,
+    bounds: tuple[Bound, Bound, Bound, Bound],
+    expected: str,
+) -> Rule:
+    above, least, most, below = bounds
+    words = zip(("more than", "at least", "at most", "less than"), bounds, strict=True)
+    said = " and ".join(f"{word} {bound}" for word, bound in words if bound is not None)
+
+    def accepts(value: Any) -> bool:
+        return (
+            right_kind(value)
+            and (above is None or value > above)
+            and (least is None or value >= least)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        )
+
+    return Rule(accepts, expected or f"{kind} of {said}")
+
+
+def number(
+    *,
+    above: Bound = None,
+    least: Bound = None,
+    most: Bound = None,
+    below: Bound = None,
+    expected: str = "",
+) -> Rule:
+    """Returns a rule for a finite number between bounds, of which `least` and `most` belong to it.
+
+    Args:
+        expected: text in place of the one that follows from the bounds.
+    """
+    return _bounded(_is_number, "a number", (above, least, most, below), expected)
+
+
+def whole(least: int, most: int | None = None, *, expected: str = "") -> Rule:
+    """Returns a rule for an integer from `least` to `most`; see `number`."""
+    return _bounded(_is_whole, "a whole number", (None, least, most, None), expected)
+
+
+def choice(*names: str) -> Rule:
+    """Returns a rule for one of some names."""
+    return Rule(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+def optional(rule: Rule) -> Rule:
+    """Returns a rule for a value that may also be None."""
+    return Rule(lambda value: value is None or rule.accepts(value), f"none, or {rule.expected}")
+
+
+def several(rule: Rule, count: int | None = None) -> Rule:
+    """Returns a rule for a tuple, of `count` values where that is given, each of them by `rule`."""
+
+    def accepts(value: Any) -> bool:
+        given = isinstance(value, tuple | list) and (count is None or len(value) == count)
+        return given and all(rule.accepts(each) for each in value)
+
+    length = "values" if count is None else f"{count} values"
+    return Rule(accepts, f"a tuple of {length}, each {rule.expected}")
+
+
+def rising(rule: Rule) -> Rule:
+    """Returns a rule for a tuple of values by `rule`, each greater than the one before."""
+    each = several(rule)
+
+    def accepts(value: Any) -> bool:
+        return each.accepts(value) and all(a < b for a, b in itertools.pairwise(value))
+
+    return Rule(accepts, f"a tuple of rising values, each {rule.expected}")
+
+
+_POSITIVE, _COUNT, _WEIGHT = whole(1), whole(0), number(least=0)
+_SHARE = number(least=0, below=1)
+_DTYPE = Rule(
+    lambda name: (
+        name in ("float32", "bfloat16") or (name == "float64" and jax.config.jax_enable_x64)
+    ),
+    "float32 or bfloat16 (not float16, in which gradients overflow), or float64 with "
+    "JAX_ENABLE_X64=1",
+)
+_REMAT = optional(choice(*POLICIES))
+
+RULES: dict[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),
+    "steps": whole(1, 2**31 - 1),
+    "ema_decay": _SHARE,
+    "codebook_init": choice("latents", "uniform"),
+    "log_every": _POSITIVE,
+    "eval_every": _POSITIVE,
+    "checkpoint_every": _POSITIVE,
+    "max_skipped": _POSITIVE,
+    "peak_tflops": optional(number(above=0)),
+    "teacher_min_psnr": number(least=0),
+    "train.prng": choice("threefry2x32", "rbg"),
+    "train.plan_format": choice("table", "json"),
+    "model.image_size": _POSITIVE,
+    "model.nf": _POSITIVE,
+    "model.ch_mult": several(_POSITIVE),
+    "model.res_blocks": _COUNT,
+    "model.attn_resolutions": several(_POSITIVE),
+    "model.codebook_size": _POSITIVE,
+    "model.emb_dim": _POSITIVE,
+    "model.norm_groups": _POSITIVE,
+    "model.hidden": _POSITIVE,
+    "model.z_channels": _POSITIVE,
+    "model.quantizer": choice("nearest", "gumbel"),
+    "model.beta": _WEIGHT,
+    "model.beta_on": choice("commitment", "codebook"),
+    "model.ema_decay": optional(_SHARE),
+    "model.restart_below": number(least=0, expected="0 (off) or more codes per batch"),
+    "model.kl_weight": _WEIGHT,
+    "model.temperature": number(above=0),
+    "model.temperature_final": number(above=0),
+    "model.temperature_steps": _COUNT,
+    "model.precision": choice(*PRECISIONS),
+    "model.dtype": _DTYPE,
+    "model.remat": _REMAT,
+    "codeformer.dim_embd": _POSITIVE,
+    "codeformer.n_head": _POSITIVE,
+    "codeformer.n_layers": _POSITIVE,
+    "codeformer.connect_list": several(_POSITIVE),
+    "discriminator.ndf": _POSITIVE,
+    "discriminator.n_layers": _POSITIVE,
+    "discriminator.dtype": _DTYPE,
+    "pixelcnn.embed_dim": _POSITIVE,
+    "pixelcnn.layers": _POSITIVE,
+    "pixelcnn.features": _POSITIVE,
+    "pixelcnn.first_kernel": whole(3),
+    "pixelcnn.kernel": whole(3),
+    "pixelcnn.head_features": _POSITIVE,
+    "pixelcnn.classes": _COUNT,
+    "pixelcnn.dtype": _DTYPE,
+    "gpt.n_layer": _POSITIVE,
+    "gpt.n_head": _POSITIVE,
+    "gpt.n_embd": _POSITIVE,
+    "gpt.block_size": optional(_POSITIVE),
+    "gpt.dropout": _SHARE,
+    "gpt.condition": choice("start", "class", "codes"),
+    "gpt.classes": _COUNT,
+    "gpt.n_unmasked": _COUNT,
+    "gpt.dtype": _DTYPE,
+    "gpt.remat": _REMAT,
+    "loss.pixel_weight": _WEIGHT,
+    "loss.perceptual_weight": _WEIGHT,
+    "loss.feature_weight": _WEIGHT,
+    "loss.cross_entropy_weight": _WEIGHT,
+    "loss.gan_weight": _WEIGHT,
+    "loss.gan_start": _COUNT,
+    "loss.adaptive_maximum": number(above=0),
+    "loss.statistics_groups": _POSITIVE,
+    "loss.pkeep": number(above=0, most=1),
+    "optimizer.name": choice("adam", "adamw"),
+    "optimizer.weight_decay": number(least=0),
+    "optimizer.learning_rate": number(
+        above=0, expected="a finite number of more than 0, at which nothing would be learned"
+    ),
+    "optimizer.betas": several(_SHARE, 2),
+    "optimizer.schedule": choice("constant", "cosine", "multistep"),
+    "optimizer.final_learning_rate": number(least=0),
+    "optimizer.milestones": rising(_COUNT),
+    "optimizer.gamma": number(above=0, most=1),
+    "optimizer.warmup_steps": _COUNT,
+    "optimizer.clip_norm": number(least=0, expected="0 (off) or more"),
+    "optimizer.advance": choice("reached", "all"),
+    "optimizer.accumulate": _POSITIVE,
+    "data.image_size": _POSITIVE,
+    "data.batch_size": _POSITIVE,
+    "data.workers": whole(0, expected="0 (threads of this process) or a number of processes"),
+    "data.heldout_fraction": _SHARE,
+    "data.max_unreadable": _COUNT,
+    "data.synthetic_length": _POSITIVE,
+    "data.heldout_length": _POSITIVE,
+    "eval.batch_size": _POSITIVE,
+    "eval.batches": _POSITIVE,
+    "eval.weights": several(_WEIGHT),
+    "eval.limit": optional(_POSITIVE),
+    "schedule": several(Rule(_is_section, "a row such as {'until': 1000, 'w': 1.0, ...}")),
+    "schedule[].until": _POSITIVE,
+    "schedule[].w": _WEIGHT,
+    "schedule[].every": whole(0, expected="0 (every step) or a number of steps"),
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses a config with a value out of its range; keys that are missing or unknown pass.
+
+    Raises:
+        ValueError: one line for every fault.
+    """
+    faults = [
+        f"{name}={value!r} must be {rule.expected}"
+        for name, value in leaves(config)
+        if (rule := RULES.get(row_of(name))) and not rule.accepts(value)
+    ]
+    if len(faults) > 1:
+        raise ValueError(f"{len(faults)} settings are out of range:\n  " + "\n  ".join(faults))
+    if faults:
+        raise ValueError(faults[0])
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of every setting; a tuple of sections, and then each of them."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if _is_section(value):
+            yield from leaves(value, f"{name}.")
+            continue
+        yield name, value
+        if isinstance(value, tuple | list):
+            for index, each in enumerate(value):
+                if _is_section(each):
+                    yield from leaves(each, f"{name}[{index}].")
+
+
+def row_of(name: str) -> str:
+    """Returns the key in `RULES` of a name from `leaves`: 'schedule[].w' of 'schedule[2].w'."""
+    return re.sub(r"\[\d+\]", "[]", name)
