@@ -33,8 +33,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
 
     `before` is called then, as it is where this process ends by itself or by SIGTERM, which
     `multiprocessing` sends to processes that are left when their parent ends. A reader of grain
-    would otherwise wait for ever for a parent that was killed, with its memory. Ctrl-C, which goes
-    to parent and child, is left to the parent.
+    would otherwise wait for ever for a parent that was killed, with its memory. Ctrl-C, SIGHUP and
+    SIGUSR1, which a terminal or a job's manager sends to parent and child, are left to the parent.
     """
     parent = multiprocessing.parent_process()
 
@@ -47,7 +47,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
         parent.join()
         end()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
     if before is not None:
         util.Finalize(None, before, exitpriority=10)

@@ -52,8 +52,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
         Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
-        KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM saves
-            alike and returns.
+        KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM, SIGHUP
+            and SIGUSR1 save alike and return.
 
     Until the first step a process by itself is at work in another thread, which JAX's settings by
     `with` do not reach.
