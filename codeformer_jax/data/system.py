@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import util
+from typing import TextIO
 
 import numpy as np
 
@@ -56,8 +57,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: str | os.PathLike) -> Iterator[None]:
-    """Holds the lock of the file `path`, which is made where it is missing.
+def exclusive(path: str | os.PathLike) -> Iterator[TextIO]:
+    """Holds the lock of the file `path`, which is made where it is missing; yields the file.
 
     The system lifts it when this process ends. Who holds it may remove the file.
 
@@ -74,4 +75,4 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
             ours = False
         if not ours:
             raise BlockingIOError(f"'{os.fspath(path)}' was removed by another process")
-        yield
+        yield file

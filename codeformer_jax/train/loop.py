@@ -29,6 +29,7 @@ from codeformer_jax.train.interrupts import (
     unless_interrupted,
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
+from codeformer_jax.train.lock import locked
 from codeformer_jax.train.monitor import Monitor, check_settings
 from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.speed import Ahead, TimedStep
@@ -52,6 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
         Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
+        OSError: where another run is at work in `workdir`, or it cannot be written.
         KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM, SIGHUP
             and SIGUSR1 save alike and return.
 
@@ -59,7 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     `with` do not reach.
     """
     workdir = Path(workdir)
-    with interrupt_flag() as interrupted:
+    with interrupt_flag() as interrupted, locked(workdir):
         begin = partial(_begin, config, workdir, interrupted)
         # Several processes wait for each other in it: they leave it only where they compile.
         alone = jax.process_count() == 1
