@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from codeformer_jax import process
+from codeformer_jax import paths, process
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.tasks import Task, make_task
@@ -60,7 +60,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     Until the first step a process by itself is at work in another thread, which JAX's settings by
     `with` do not reach.
     """
-    workdir = Path(workdir)
+    config, workdir = paths.local_config(config), Path(paths.local(workdir, "workdir"))
+    paths.check_workdir(workdir)
     with interrupt_flag() as interrupted, locked(workdir):
         begin = partial(_begin, config, workdir, interrupted)
         # Several processes wait for each other in it: they leave it only where they compile.

@@ -55,9 +55,9 @@ def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, full_disk, monk
 
 def test_another_full_file_system_is_not_taken_for_the_workdirs(tmp_path):
     state = {"a": np.zeros(3, np.float32)}
-    with pytest.raises(OSError, match=r"Look for another file system.*/dev/shm.*; start again"):
-        with disk.full_disk_explained(tmp_path, state):
-            raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(SharedMemoryFull, match="of the workers"):
-        with disk.full_disk_explained(tmp_path, state):
-            raise SharedMemoryFull("the shared memory of the workers")
+    for error, kind, told in (
+        (OSError(errno.ENOSPC, "No space"), OSError, r"Look for another .*/dev/shm.*; start again"),
+        (SharedMemoryFull("it is that of the workers"), SharedMemoryFull, "of the workers"),
+    ):
+        with pytest.raises(kind, match=told), disk.full_disk_explained(tmp_path, state):
+            raise error
