@@ -9,7 +9,7 @@ import os
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax import process
+from codeformer_jax import paths, process
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, or a model file.")
@@ -29,14 +29,16 @@ def main(argv: list[str]) -> None:
     from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
 
     keep_compiled_programs()
-    folder = _WORKDIR.value if os.path.isdir(_WORKDIR.value) else os.path.dirname(_WORKDIR.value)
     try:
-        evaluation = evaluate_run(_CONFIG.value, _WORKDIR.value)
-        paths = evaluation.write(_OUTPUT.value or os.path.join(folder, "eval"))
+        workdir = paths.local(_WORKDIR.value, "workdir")
+        folder = workdir if os.path.isdir(workdir) else os.path.dirname(workdir)
+        output = paths.local(_OUTPUT.value or os.path.join(folder, "eval"), "output")
+        evaluation = evaluate_run(_CONFIG.value, workdir)
+        files = evaluation.write(output)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     print(evaluation.table())
-    print("\nwritten:", *paths)
+    print("\nwritten:", *files)
 
 
 if __name__ == "__main__":

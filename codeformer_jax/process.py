@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -111,18 +112,46 @@ def left_behind() -> bool:
     return any(thread.name == LEFT_BEHIND for thread in threading.enumerate())
 
 
+def ending_signals() -> list[int]:
+    """Returns the signals that end a run: Ctrl-C, SIGTERM, a closed terminal, SLURM's warning.
+
+    The last two, SIGHUP and SIGUSR1, are left out where they are ignored, as SIGHUP by nohup.
+    """
+    others = (signal.SIGHUP, signal.SIGUSR1)
+    heard = [number for number in others if signal.getsignal(number) != signal.SIG_IGN]
+    return [signal.SIGINT, signal.SIGTERM, *heard]
+
+
+def drop_closed_output() -> None:
+    """Sends standard output and error to /dev/null where their terminal or pipe is closed.
+
+    After SIGHUP a progress bar would otherwise fail before the state is saved.
+    """
+    for number in (1, 2):
+        try:
+            poll = select.poll()
+            poll.register(number, 0)
+            if poll.poll(0):  # Without a mask it tells of nothing but errors and hang-ups.
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, number)
+                os.close(null)
+        except OSError:  # Not open at all.
+            continue
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Meanwhile SIGTERM and Ctrl-C end the process, with 0 and 130: there is nothing to save yet.
+    """Ends the process at a signal, with 0, or 130 for Ctrl-C: there is nothing to save yet.
 
-    They do so at once, which a handler of Python's does not, since it waits for what the main
-    thread does in C++ (looking for the other processes of a run), nor does KeyboardInterrupt, which
-    imports of C++ lose. Outside the main thread signals are left alone.
+    The signals are those of `ending_signals`. They end it at once, which a handler of Python's does
+    not, since it waits for what the main thread does in C++ (looking for the other processes of a
+    run), nor does KeyboardInterrupt, which imports of C++ lose. Outside the main thread signals are
+    left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = ending_signals()
 
     def end(number, *_):
         try:

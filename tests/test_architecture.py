@@ -14,7 +14,7 @@ PACKAGE = "codeformer_jax"
 
 # A room imports only from rooms of earlier rows, and from itself.
 ROWS = (
-    ("process",),
+    ("process", "paths"),
     ("ops",),
     ("degrade",),
     ("nn",),

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         ".safetensors model file, or back with --to-torch. Pickles that make anything but tensors "
         "are refused.",
     )
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="file(s) to read")
-    parser.add_argument("target", metavar="TARGET", help="file or folder to write")
+    parser.add_argument("source", nargs="+", type=path, metavar="SOURCE", help="file(s) to read")
+    parser.add_argument("target", type=path, metavar="TARGET", help="file or folder to write")
     parser.add_argument(
         "--network",
         help="vqgan, discriminator, codeformer, lpips, taming_gpt, taming_vqgan; default: told",

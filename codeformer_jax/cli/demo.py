@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -19,11 +19,14 @@ def add(commands: Commands) -> None:
         "--dir",
         dest="directory",
         default="demo",
+        type=path,
         metavar="DIR",
         help="folder of runs and report; default %(default)s",
     )
     parser.add_argument("--short", action="store_true", help="few steps: does everything run?")
-    parser.add_argument("--data", metavar="DIR", help="a folder of images instead of the faces")
+    parser.add_argument(
+        "--data", type=path, metavar="DIR", help="a folder of images instead of the faces"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

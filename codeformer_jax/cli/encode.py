@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -16,8 +16,10 @@ def add(commands: Commands) -> None:
         "that network in every step. What is encoded is the training split, so data settings have "
         "to be those of the run. An interrupted command goes on where it stopped.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="workdir or model file of stage I")
-    parser.add_argument("target", metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "checkpoint", type=path, metavar="CHECKPOINT", help="workdir or model file of stage I"
+    )
+    parser.add_argument("target", type=path, metavar="OUT", help="folder to write")
     parser.add_argument(
         "--data", metavar="SOURCE", help="images; default those that CHECKPOINT was trained on"
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "Writes the averaged network of a training run as one .safetensors model file; "
         "`convert --to-torch` makes a PyTorch file of that.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a training run")
-    parser.add_argument("target", metavar="TARGET", help="model file to write")
+    parser.add_argument("workdir", type=path, metavar="WORKDIR", help="folder of a training run")
+    parser.add_argument("target", type=path, metavar="TARGET", help="model file to write")
     parser.add_argument("--which", default="latest", help="latest, best or a step; default latest")
     parser.add_argument("--force", action="store_true", help="replace TARGET")
 

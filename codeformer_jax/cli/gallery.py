@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -14,9 +14,11 @@ def add(commands: Commands) -> None:
         "Writes one picture with a row for each recipe and image: the clean image, then draws of "
         "the recipe with the drawn parameters under them.",
     )
-    parser.add_argument("output", metavar="OUT", help="picture to write, such as gallery.png")
     parser.add_argument(
-        "inputs", nargs="*", metavar="INPUT", help="image file; default a synthetic face"
+        "output", type=path, metavar="OUT", help="picture to write, such as gallery.png"
+    )
+    parser.add_argument(
+        "inputs", nargs="*", type=path, metavar="INPUT", help="image file; default a synthetic face"
     )
     parser.add_argument(
         "--recipe",

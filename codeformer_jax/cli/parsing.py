@@ -4,8 +4,18 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from codeformer_jax import paths
+
 Run = Callable[[argparse.Namespace], int]
 Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does not name its class.
+
+
+def path(text: str) -> str:
+    """Returns an argument that is a local path, with `~` as the home folder."""
+    try:
+        return paths.local(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_command(

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from os.path import expanduser
 
 from codeformer_jax.cli.parsing import Commands, add_command
 
@@ -17,8 +18,10 @@ def add(commands: Commands) -> None:
         "twice are left out and listed in OUT/rejected.jsonl. The same command, "
         "without --restart, goes on where an interrupted one stopped.",
     )
-    parser.add_argument("sources", nargs="+", metavar="SRC", help="folder of images, or bucket")
-    parser.add_argument("out", metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "sources", nargs="+", type=expanduser, metavar="SRC", help="folder of images, or bucket"
+    )
+    parser.add_argument("out", type=expanduser, metavar="OUT", help="folder to make")
     parser.add_argument(
         "--size", type=int, default=512, metavar="PX", help="side of the pictures; default 512"
     )

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -17,8 +17,12 @@ def add(commands: Commands) -> None:
         "resized to the network's; one that is not square is continued by its edges and cut back. "
         "Pictures without colour come back without colour.",
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image file or folder")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of results")
+    parser.add_argument(
+        "inputs", nargs="+", type=path, metavar="INPUT", help="image file or folder"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=path, metavar="DIR", help="folder of results"
+    )
     parser.add_argument(
         "-w",
         "--fidelity",
@@ -29,6 +33,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--checkpoint",
+        type=path,
         metavar="CKPT",
         help=".safetensors model file or training workdir; default weights/codeformer.safetensors",
     )
@@ -77,6 +82,7 @@ def _add_prior_options(parser: argparse.ArgumentParser):
     )
     parser.add_argument(
         "--score",
+        type=path,
         metavar="PRIOR",
         help="workdir or model file of a prior over the same codebook: writes a heat map of the "
         "bits of each code, NAME_score.png, and scores.json; many bits are codes that are unusual "
@@ -84,6 +90,7 @@ def _add_prior_options(parser: argparse.ArgumentParser):
     )
     parser.add_argument(
         "--score-teacher",
+        type=path,
         metavar="AE",
         help="autoencoder of the prior; default the one in its workdir",
     )

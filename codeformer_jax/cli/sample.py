@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -16,10 +16,15 @@ def add(commands: Commands) -> None:
         "(each without OUT's suffix). Sample i follows from the seed and i, whatever the batch.",
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PRIOR", help="workdir or model file of a prior"
+        "--checkpoint",
+        required=True,
+        type=path,
+        metavar="PRIOR",
+        help="workdir or model file of a prior",
     )
     parser.add_argument(
         "--teacher",
+        type=path,
         metavar="AE",
         help="workdir or model file of the autoencoder; default the one in the workdir",
     )
@@ -31,7 +36,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("-n", dest="number", type=int, default=16, help="default %(default)s")
     parser.add_argument(
-        "-o", "--output", default="samples.png", metavar="OUT", help="default %(default)s"
+        "-o",
+        "--output",
+        default="samples.png",
+        type=path,
+        metavar="OUT",
+        help="default %(default)s",
     )
     _add_drawing(parser)
     _add_given(parser)
@@ -80,6 +90,7 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 def _add_given(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--complete",
+        type=path,
         metavar="IMAGE",
         help="continue this picture; its middle is brought to --size",
     )
@@ -90,10 +101,14 @@ def _add_given(parser: argparse.ArgumentParser) -> None:
         "left:0.3; a code sees those above and left of it, so bottom and right cannot be kept",
     )
     parser.add_argument(
-        "--condition", metavar="IMAGE", help="its codes are the condition, for a prior with such"
+        "--condition",
+        type=path,
+        metavar="IMAGE",
+        help="its codes are the condition, for a prior with such",
     )
     parser.add_argument(
         "--condition-teacher",
+        type=path,
         metavar="AE",
         help="autoencoder of --condition; default that of the samples",
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, path
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +17,11 @@ def add(commands: Commands) -> None:
     )
     parser.usage = "%(prog)s [options] GT [GT ...] OUT\n       %(prog)s --verify DIR"
     parser.add_argument(
-        "paths", nargs="+", metavar="GT", help="folders or files of clean pictures; OUT comes last"
+        "paths",
+        nargs="+",
+        type=path,
+        metavar="GT",
+        help="folders or files of clean pictures; OUT comes last",
     )
     parser.add_argument("--verify", action="store_true", help="compare a set with its manifest")
     parser.add_argument(

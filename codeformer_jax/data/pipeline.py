@@ -7,12 +7,14 @@ either, nor does its order.
 A mixture of sources deals its examples by weight before that.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
-are spawned. They take a second or more to start.
+are spawned. They take a second or more to start, and shared memory for eight batches each, or where
+that is short for four.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +29,8 @@ from codeformer_jax.data.system import end_with_parent, keep_freed_memory, usabl
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
 _MAX_SEED = 2**32 - 1
+# Batches of a worker in shared memory, by how far `_iterate` lets it read ahead.
+_SLOTS, _FEWEST_SLOTS = 8, 4
 
 
 @runtime_checkable
@@ -101,6 +105,7 @@ def batches(
     Raises:
       ValueError: an empty source, less than one batch or a mixture without `repeat`, or a bad
         argument.
+      SharedMemoryFull: too little shared memory for the workers.
     """
     _check(source, batch_size, workers, host, hosts)
     check_seed(seed)
@@ -114,9 +119,8 @@ def batches(
     # Before the hosts' rows are taken: behind it every host would draw the same flips.
     chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
     rows = _Rows(chosen, batch_size, host, hosts)
-    share = workers > 0 and repeat
-    steps = grain.MapDataset.source(rows).map(_Read(source, share=share))
-    return _iterate(steps[start_step:], workers, share=share)
+    steps = grain.MapDataset.source(rows).map(_Read(source, share=workers > 0))
+    return _iterate(steps[start_step:], workers, source, batch_size // hosts)
 
 
 def evaluation_batches(
@@ -132,12 +136,13 @@ def evaluation_batches(
 
     Raises:
       ValueError: an empty source, or a bad argument.
+      SharedMemoryFull: too little shared memory for the workers.
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
     rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=False))
-    return _iterate(steps, workers, share=False)
+    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=workers > 0))
+    return _iterate(steps, workers, source, batch_size // hosts)
 
 
 class CachedSource:
@@ -266,6 +271,8 @@ class _ReadValid(_Read):
         if self._order is not None:
             wanted = self._order[wanted]
         batch = super().__call__([(int(index), False) for index in wanted])
+        if "error" in batch:
+            return batch
         return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
 
 
@@ -346,11 +353,15 @@ def _start_worker(*_) -> None:
     keep_freed_memory()
 
 
-def _iterate(steps: grain.MapDataset, workers: int, *, share: bool) -> grain.DatasetIterator:
-    """An iterator that reads ahead, in threads or in processes; its elements keep their order.
+def _iterate(
+    steps: grain.MapDataset, workers: int, source: Source, rows: int
+) -> grain.DatasetIterator:
+    """Returns an iterator that reads ahead, in threads or in processes, and keeps the order.
 
-    `share`: pictures come in slots of the processes. These take their slots with them when they
-    end, at the end of a finite stream before the last batches are taken.
+    Args:
+      steps: what gives a batch; of processes, with its pictures in slots.
+      workers: processes; 0 reads in threads.
+      source, rows: of how many examples of what a batch is made.
     """
     if workers == 0:
         threads = min(usable_cores(), _PREFETCHED)
@@ -358,7 +369,22 @@ def _iterate(steps: grain.MapDataset, workers: int, *, share: bool) -> grain.Dat
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain asks absl for its debug flags.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    read = steps.to_iter_dataset(options).mp_prefetch(processes, _start_worker)
-    return iter(read.map(_Take()) if share else read)
+    ahead = _has_room(workers, source, rows)
+    options = grain.ReadOptions(num_threads=int(ahead), prefetch_buffer_size=int(ahead))
+    processes = grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=2 if ahead else 1
+    )
+    # Everything but the pictures is small. grain would put it into shared memory that nobody has
+    # reserved, and leave the last of it to Python's way out, which warns of that.
+    by_pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    read = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(options), by_pipe)
+    return iter(read.mp_prefetch(processes, _start_worker).map(_Take()))
+
+
+def _has_room(workers: int, source: Source, rows: int) -> bool:
+    """Whether shared memory has room for all slots of the workers; raises where it is too small."""
+    try:
+        batch = rows * source[0]["image"].nbytes
+    except Exception:  # The worker that reads it raises it, too.
+        return True
+    return slots.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)

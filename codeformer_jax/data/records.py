@@ -168,6 +168,9 @@ def open_array_record(
       Others: as `Records`.
     """
     label = f"array_record:{pattern}"
+    folder, name = os.path.split(pattern)
+    if os.path.isdir(folder):  # Of which a name may have brackets.
+        pattern = os.path.join(glob.escape(folder), name)
     files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
     if not files:
         raise FileNotFoundError(

@@ -219,6 +219,7 @@ def _parse_one(text: str, span: tuple[int, int]) -> Spec:
             problem = f"'{kind}:' is no kind of source; expected {kinds} or the path of a folder"
             raise _error(text, span, problem)
         kind, where = "folder", one
+    where = os.path.expanduser(where)  # Not a shell's: it stands inside a word.
     if not where.strip():
         raise _error(text, span, f"nothing behind '{kind}:'" if match else "no source is named")
     if kind in DRAWN and not (where.isascii() and where.isdigit() and int(where)):

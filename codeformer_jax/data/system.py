@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import util
+from typing import TextIO
 
 import numpy as np
 
@@ -33,8 +34,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
 
     `before` is called then, as it is where this process ends by itself or by SIGTERM, which
     `multiprocessing` sends to processes that are left when their parent ends. A reader of grain
-    would otherwise wait for ever for a parent that was killed, with its memory. Ctrl-C, which goes
-    to parent and child, is left to the parent.
+    would otherwise wait for ever for a parent that was killed, with its memory. Ctrl-C, SIGHUP and
+    SIGUSR1, which a terminal or a job's manager sends to parent and child, are left to the parent.
     """
     parent = multiprocessing.parent_process()
 
@@ -47,7 +48,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
         parent.join()
         end()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
     if before is not None:
         util.Finalize(None, before, exitpriority=10)
@@ -55,8 +57,8 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: str | os.PathLike) -> Iterator[None]:
-    """Holds the lock of the file `path`, which is made where it is missing.
+def exclusive(path: str | os.PathLike) -> Iterator[TextIO]:
+    """Holds the lock of the file `path`, which is made where it is missing; yields the file.
 
     The system lifts it when this process ends. Who holds it may remove the file.
 
@@ -73,4 +75,4 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
             ours = False
         if not ours:
             raise BlockingIOError(f"'{os.fspath(path)}' was removed by another process")
-        yield
+        yield file

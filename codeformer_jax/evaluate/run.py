@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ml_collections
 
+from codeformer_jax import paths
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
@@ -31,6 +32,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         DamagedTestSet: where a file of the test set is not what its manifest says.
         ValueError: for a value out of its range, or networks and images that do not fit together.
     """
+    config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)

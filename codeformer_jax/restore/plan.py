@@ -80,8 +80,8 @@ def plan_files(
     """Pairs pictures with the files to write; reads and writes no picture.
 
     A file goes to `output_dir/STEM + suffix.FORMAT`; a folder's pictures (known image suffixes,
-    names that do not start with a dot) go there under the same sub-folders. An output folder inside
-    an input folder is not searched.
+    names that do not start with a dot) go there under the same sub-folders, also linked ones. An
+    output folder inside an input folder is not searched.
 
     Args:
         inputs: files and folders.
@@ -214,17 +214,25 @@ def _find(
         if not given.is_dir():
             yield given, pathlib.Path(given.name)
             continue
-        for folder, folders, names in os.walk(given, onerror=report):
+        seen = {os.path.realpath(output_dir), os.path.realpath(given)}
+        for folder, folders, names in os.walk(given, onerror=report, followlinks=True):
             here = pathlib.Path(folder)
-            folders[:] = sorted(
-                name
-                for name in (folders if recursive else ())
-                if not name.startswith(".") and (here / name).resolve() != output_dir.resolve()
-            )
+            folders[:] = _unseen(here, folders if recursive else (), seen)
             for name in sorted(names):
                 path = here / name
                 if path.suffix.lower() in SUFFIXES and not name.startswith("."):
                     yield path, path.relative_to(given)
+
+
+def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[str]:
+    """Sub-folders to search, each once however many links lead to it; adds them to `seen`."""
+    chosen = []
+    for name in sorted(folders):
+        target = os.path.realpath(here / name)
+        if not name.startswith(".") and target not in seen:
+            seen.add(target)
+            chosen.append(name)
+    return chosen
 
 
 def _quoted(path: str | os.PathLike) -> str:

@@ -12,7 +12,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from codeformer_jax import convert
+from codeformer_jax import convert, paths
 from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.ops.random import make_key
 from codeformer_jax.tasks import Task, make_task
@@ -155,12 +155,13 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         ValueError: where `which` is something else, the best one or that of the step is damaged,
             or all are; where the workdir's config is that of another network.
     """
-    path = Path(path)
+    path = Path(paths.local(path))
     if path.is_file():
         return Trained(*convert.load_model(path))
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
+    paths.check_workdir(path)
     task = make_task(config, check=False)  # Whatever it was trained with.
     step = _find_step(path, which)
     abstract = abstract_state(task, config)

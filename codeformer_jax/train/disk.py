@@ -13,6 +13,11 @@ from codeformer_jax.train.checkpoint import UNFINISHED, saved_steps
 from codeformer_jax.train.leftovers import silence_leftovers
 
 _FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+_ENOUGH = 10  # Checkpoints: with room for so many it is something else that is full.
+_ELSEWHERE = (
+    "Look for another file system that is full (/dev/shm, the temporary folder), or a limit on "
+    "files (df -i) or of the user (quota)"
+)
 
 
 @contextlib.contextmanager
@@ -39,11 +44,12 @@ def full_disk_explained(workdir: Path, state: Any) -> Iterator[None]:
             shutil.rmtree(unfinished, ignore_errors=True)
         steps = saved_steps(workdir)
         outlook = f"the same command goes on from step {steps[-1]}" if steps else "start again"
+        free, needed = shutil.disk_usage(workdir).free, _needed(workdir, state, steps)
+        advice = "Make room" if free < _ENOUGH * needed else _ELSEWHERE
         raise OSError(
             number,
-            f"{_FULL[number]}: '{workdir}' has {shutil.disk_usage(workdir).free:,} bytes free, a "
-            f"checkpoint takes about {_needed(workdir, state, steps):,}. Complete checkpoints are "
-            f"intact: {steps}. Make room; {outlook}",
+            f"{_FULL[number]}: '{workdir}' has {free:,} bytes free, a checkpoint takes about "
+            f"{needed:,}. Complete checkpoints are intact: {steps}. {advice}; {outlook}",
         ) from error
 
 

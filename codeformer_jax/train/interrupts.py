@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a flag, looked at between steps and while something long is computed."""
+"""Signals that end a run: a flag, looked at between steps and while something long is computed."""
 
 import contextlib
 import signal
@@ -31,9 +31,10 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def interrupt_flag() -> Iterator[Callable[[], int]]:
-    """A flag, the signal's number, that SIGTERM or Ctrl-C raises: the loop saves before it ends.
+    """Yields a flag, a signal's number once one has come: the loop saves before it ends.
 
-    A second Ctrl-C ends at once. Outside the main thread signals are left alone.
+    The signals are those of `process.ending_signals`. A second Ctrl-C ends at once. Outside the
+    main thread signals are left alone.
     """
     raised = []
     previous = {}
@@ -42,9 +43,11 @@ def interrupt_flag() -> Iterator[Callable[[], int]]:
         if raised and number == signal.SIGINT:
             raise KeyboardInterrupt
         raised.append(number)
+        if number == signal.SIGHUP:
+            process.drop_closed_output()
 
     with contextlib.suppress(ValueError):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in process.ending_signals():
             previous[number] = signal.signal(number, handle)
     try:
         yield lambda: raised[0] if raised else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from codeformer_jax import process
+from codeformer_jax import paths, process
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.ops.random import make_key
@@ -31,6 +31,7 @@ from codeformer_jax.train.interrupts import (
     unless_interrupted,
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
+from codeformer_jax.train.lock import locked
 from codeformer_jax.train.monitor import Monitor, check_deterministic
 from codeformer_jax.train.recover import move_damaged, read_newest
 from codeformer_jax.train.speed import Ahead, TimedStep
@@ -55,14 +56,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         ValueError: for settings that do not fit together, or a teacher that is not fit to teach.
         Diverged: after `config.max_skipped` steps in a row without a finite loss and gradient.
         FileNotFoundError: where a network to start from, weights or images are missing.
-        KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM saves
-            alike and returns.
+        OSError: where another run is at work in `workdir`, or it cannot be written.
+        KeyboardInterrupt: after Ctrl-C, once the state, if there is one, is saved. SIGTERM, SIGHUP
+            and SIGUSR1 save alike and return.
 
     Until the first step a process by itself is at work in another thread, which JAX's settings by
     `with` do not reach.
     """
-    workdir = Path(workdir)
-    with interrupt_flag() as interrupted:
+    config, workdir = paths.local_config(config), Path(paths.local(workdir, "workdir"))
+    paths.check_workdir(workdir)
+    with interrupt_flag() as interrupted, locked(workdir):
         begin = partial(_begin, config, workdir, interrupted)
         # Several processes wait for each other in it: they leave it only where they compile.
         alone = jax.process_count() == 1

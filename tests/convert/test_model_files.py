@@ -215,3 +215,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_half()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_has_the_permissions_of_any_new_one_and_the_umask_is_left_alone(
+    tmp_path, monkeypatch
+):
+    """Other threads make files meanwhile, which must not be open to everyone."""
+    (tmp_path / "any").touch()
+    monkeypatch.delattr(os, "umask")
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "any").stat().st_mode

@@ -12,6 +12,7 @@ import pytest
 from ml_collections import config_dict
 from PIL import Image
 
+from codeformer_jax.data import slots
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
 from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches
 from codeformer_jax.data.sources import open_source
@@ -189,10 +190,19 @@ def test_evaluation_does_not_count_a_replacement_twice():
 
 
 def test_evaluation_with_worker_processes(folder):
-    assert_equal(
-        take(evaluation_batches(folder, batch_size=4, workers=2)),
-        take(evaluation_batches(folder, batch_size=4)),
-    )
+    """Nothing of it is in shared memory of grain's, which Python would call leaked as it exits."""
+    steps = take(evaluation_batches(folder, batch_size=4, workers=2))
+    assert_equal(steps, take(evaluation_batches(folder, batch_size=4)))
+    assert {type(value) for step in steps for value in step.values()} == {np.ndarray}
+
+
+def test_too_little_shared_memory_is_told_before_a_worker_starts(folder, monkeypatch):
+    monkeypatch.setattr(slots, "_free", lambda: 32768)
+    with pytest.raises(slots.SharedMemoryFull, match=r"/dev/shm has 32,768 free"):
+        batches(folder, batch_size=4, seed=0, workers=2)
+    monkeypatch.setattr(slots, "_free", lambda: 2**18 + 8000)
+    stream = batches(folder, batch_size=4, seed=0, workers=2)  # Slots of 1,000 bytes.
+    assert_equal(take(stream, 5), take(batches(folder, batch_size=4, seed=0), 5))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,21 @@ def test_folder(tmp_path, faces, restorer):
     assert gray.pixels.shape == (32, 32, 3)
 
 
+def test_linked_folders_are_searched_once(tmp_path, faces):
+    other = tmp_path / "other"
+    write_image(other / "x.png", np.zeros((8, 8, 3), np.uint8))
+    (faces / "linked").symlink_to(other)
+    (faces / "again").symlink_to(other)
+    (faces / "deep" / "loop").symlink_to(faces)
+    (faces / "out").symlink_to(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    write_image(tmp_path / "out" / "kept.png", np.zeros((8, 8, 3), np.uint8))
+    found = plan_files([faces], tmp_path / "out").jobs
+    assert sorted(str(job.target.relative_to(tmp_path / "out")) for job in found) == sorted(
+        [*RESULTS, "again/x.png"]
+    )
+
+
 def test_files_and_folders_without_sub_folders(tmp_path, faces, restorer):
     inputs = [faces / "deep" / "er" / "ü 面.webp", str(faces), faces / "a.png"]
     summary = restore_files(

@@ -1,14 +1,17 @@
 """A full disk while a checkpoint is written."""
 
+import errno
 import gc
 import shutil
 
+import numpy as np
 import pytest
 from small_disk import small_disk
 from states import assert_equal, state_at
 from tiny import tiny_config
 
-from codeformer_jax.train import digests, loop
+from codeformer_jax.data.slots import SharedMemoryFull
+from codeformer_jax.train import digests, disk, loop
 from codeformer_jax.train.checkpoint import saved_steps
 from codeformer_jax.train.writer import Writer
 
@@ -48,3 +51,13 @@ def test_a_full_disk_is_told_of_and_what_was_saved_stays(stages, full_disk, monk
     monkeypatch.setattr(Writer, "train_metrics", original)
     loop.train(tiny_config("vqgan"), workdir)
     assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
+
+
+def test_another_full_file_system_is_not_taken_for_the_workdirs(tmp_path):
+    state = {"a": np.zeros(3, np.float32)}
+    for error, kind, told in (
+        (OSError(errno.ENOSPC, "No space"), OSError, r"Look for another .*/dev/shm.*; start again"),
+        (SharedMemoryFull("it is that of the workers"), SharedMemoryFull, "of the workers"),
+    ):
+        with pytest.raises(kind, match=told), disk.full_disk_explained(tmp_path, state):
+            raise error

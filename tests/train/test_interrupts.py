@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import signal
 import subprocess
 import sys
@@ -272,7 +273,58 @@ def long(x):
 """
 
 
-STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+STOPS = [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGUSR1, 0)]
+
+# Prints once its terminal has gone.
+PRINTING = """
+import fcntl, pathlib, signal, sys, termios, time
+from codeformer_jax.train.interrupts import interrupt_flag
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+with interrupt_flag() as interrupted:
+    pathlib.Path({flag!r}).touch()
+    while not interrupted():
+        time.sleep(0.01)
+    print("a line", flush=True)
+    print("a progress bar", file=sys.stderr, flush=True)
+pathlib.Path({flag!r}).write_text(str(interrupted()))
+"""
+
+
+def test_a_closed_terminal_leaves_time_to_save(tmp_path):
+    flag = tmp_path / "flag"
+    terminal, line = pty.openpty()
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", PRINTING.format(flag=str(flag))],
+        **dict.fromkeys(("stdin", "stdout", "stderr"), line),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    os.close(line)
+    try:
+        deadline = time.monotonic() + WAIT
+        while not flag.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.close(terminal)
+        assert child.wait(WAIT) == 0
+    finally:
+        child.kill()
+    assert flag.read_text() == str(int(signal.SIGHUP))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_that_are_ignored_stay_ignored(number):
+    before = signal.getsignal(number)
+    try:
+        for handler, raised in ((signal.SIG_IGN, 0), (signal.SIG_DFL, number)):
+            signal.signal(number, handler)
+            with interrupt_flag() as interrupted:
+                os.kill(os.getpid(), number)
+                assert interrupted() == raised
+            assert signal.getsignal(number) == handler
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(("number", "code"), STOPS)

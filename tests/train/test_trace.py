@@ -5,9 +5,10 @@ import logging
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tiny import tiny_config
 
-from codeformer_jax.train import loop
+from codeformer_jax.train import cache, loop
 from codeformer_jax.train.cache import keep_compiled_programs
 from codeformer_jax.train.trace import Trace
 
@@ -61,10 +62,14 @@ def test_steps_that_cannot_be_read_are_refused_before_anything_is_written(tmp_pa
 
 @pytest.fixture
 def cache_setting(monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size")
+    names += ("jax_persistent_cache_min_compile_time_secs",)
+    before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.usefixtures("cache_setting")
@@ -77,6 +82,27 @@ def test_programs_are_kept_in_the_users_cache_unless_said_otherwise(tmp_path, mo
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     assert keep_compiled_programs() is None
     assert jax.config.jax_compilation_cache_dir == "elsewhere"
+
+
+@pytest.mark.usefixtures("cache_setting")
+@pytest.mark.parametrize("given", [None, "-1"])
+def test_programs_not_used_for_longest_make_room_for_others(tmp_path, monkeypatch, given):
+    folder = tmp_path / "codeformer_jax" / "jax"
+    folder.mkdir(parents=True)
+    (folder / "old-cache").write_bytes(bytes(20_000))  # Without a time of use.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "MAX_BYTES", 30_000)
+    if given:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", given)
+    keep_compiled_programs()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()
+    for number in range(6):
+        jax.jit(lambda x, n=number: jnp.sin(x) + float(n))(1.0)
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+    assert any(name.startswith("jit") for name in sizes)
+    assert ("old-cache" in sizes) == bool(given)
+    assert (sum(sizes.values()) <= 30_000) != bool(given)
 
 
 @pytest.mark.usefixtures("cache_setting")

@@ -1,0 +1,71 @@
+"""Paths as users give them: on the command line, in a config, from Python."""
+
+import os
+import re
+from typing import Any
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# Settings of a config that are paths of files or folders; `data.path` and `eval.path` are sources.
+_SETTINGS = ("init_from", "teacher", "loss.lpips", "data.codes", "eval.testset", "eval.lpips")
+
+
+def local(path: str | os.PathLike, setting: str = "path") -> str:
+    """Returns a path with `~` as the home folder, which the shell leaves in --flag=~/folder.
+
+    Args:
+        path: of a file or folder that need not exist.
+        setting: for the message.
+
+    Raises:
+        ValueError: for a bucket or another URL.
+    """
+    path = os.fspath(path)
+    if _SCHEME.match(path):
+        raise ValueError(
+            f"{setting}={path} is a URL; expected a local path: mount the bucket, or copy the files"
+        )
+    return os.path.expanduser(path)
+
+
+def local_config(config: Any) -> Any:
+    """Returns a config whose paths are `local`; a copy where one changes.
+
+    Raises:
+        ValueError: for a URL, with the setting's name.
+    """
+    changed = {}
+    for setting in _SETTINGS:
+        section = config
+        *sections, name = setting.split(".")
+        for each in sections:
+            section = section.get(each, {})
+        given = section.get(name)
+        if given and (path := local(given, setting)) != given:
+            changed[setting] = path
+    if not changed:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict(changed)
+    return config
+
+
+def check_workdir(workdir: str | os.PathLike) -> None:
+    r"""Raises ValueError for a path whose checkpoints could not be read again.
+
+    Orbax looks for files by patterns, in which `*`, `?` and `[` mean something else; TensorStore
+    takes a backslash for a slash and only UTF-8.
+    """
+    path = os.path.abspath(workdir)
+    found = next((character for character in "*?[\\" if character in path), None)
+    if found is None:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            found = "a byte that is not UTF-8"
+    if found is not None:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise ValueError(
+            f"workdir={shown}: checkpoints cannot be read from a path with {found} in it; give "
+            "another --workdir, or rename the folder"
+        )
