@@ -3,7 +3,7 @@
 from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput, CodePrediction
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
-from codeformer_jax.nn.perceptual import LPIPS
+from codeformer_jax.nn.perceptual import LPIPS, lpips_of
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.taming import TamingVQGAN
