@@ -24,6 +24,9 @@ _TRAINING = ("loss.", "model_ema.", "colorize")
 _EMA_STATE = re.compile(r"quantize\.(embedding\.)?(cluster_size|embed_avg)")
 # Which codes of the whole codebook a remapped quantizer numbers, in that order.
 _USED = "quantize.used"
+_OF_CODES = tuple(
+    f"quantize.{name}" for name in ("embedding.weight", "embed.weight", "proj.weight", "proj.bias")
+)
 
 _MASK = re.compile(r"blocks\.\d+\.attn\.mask")
 
@@ -58,7 +61,7 @@ def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
     table = {name: array for name, array in table.items() if not name.startswith(_TRAINING)}
     table = {name: array for name, array in table.items() if not _EMA_STATE.fullmatch(name)}
     if (used := table.pop(_USED, None)) is not None:
-        for name in ("quantize.embedding.weight", "quantize.embed.weight"):
+        for name in _OF_CODES:
             if name in table and given.get("codebook_size") == len(used) != len(table[name]):
                 table[name] = table[name][used]
     if not any(name.startswith("encoder.mid_block.") for name in table):

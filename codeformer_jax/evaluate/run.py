@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -10,7 +11,7 @@ from codeformer_jax.degrade import Recipe
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
-from codeformer_jax.nn import LPIPS
+from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from codeformer_jax.train.start import find_teacher, load_lpips
 
@@ -57,7 +58,6 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         if pairs is None:
             recipe = Recipe.from_config(config.degradation[config.eval.recipe])
         teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
-    lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
     evaluation = evaluate(
         trained.module,
         trained.variables,
@@ -68,7 +68,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         weights=config.eval.weights,
         adain=config.eval.adain,
         batch_size=config.eval.batch_size,
-        lpips=lpips,
+        lpips=_lpips(config.eval.lpips),
         limit=config.eval.limit,
     )
     if pairs is None:
@@ -88,3 +88,11 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
             "holds its own images, so give one of the two"
         )
     return open_testset(root, progress=True)
+
+
+def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:
+    """Module and variables of converted weights, of either network."""
+    if not path:
+        return None
+    variables = load_lpips(path)
+    return fit_lpips(LPIPS(), variables), variables

@@ -106,10 +106,9 @@ class LPIPS(lpips_j.lpips.LPIPS):
             return super().__call__(images, targets).reshape(-1).astype(jnp.float32)
 
 
-def lpips_of(variables: Mapping[str, Any], **fields: Any) -> LPIPS:
-    """Returns the module whose variables these are; `fields` are its others."""
-    net = next(name for name in _FEATURES if name in variables["params"])
-    return LPIPS(net=net, **fields)
+def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
+    """Returns `module` with the `net` that these variables belong to."""
+    return module.clone(net=next(name for name in _FEATURES if name in variables["params"]))
 
 
 def _to_imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

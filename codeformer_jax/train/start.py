@@ -19,6 +19,7 @@ from codeformer_jax.train.checkpoint import (
     CONFIG_FILE,
     TEACHER_FILE,
     Trained,
+    load_discriminator,
     load_teacher,
     load_trained,
     read_config,
@@ -49,12 +50,14 @@ class Start:
         previous: variables of the network that `task.init` starts from, or None.
         frozen: 'teacher' and 'lpips', where the task uses them.
         teacher: module and variables of the teacher, to be kept beside the checkpoints.
+        discriminator: variables that the discriminator starts from, or None.
     """
 
     resuming: bool
     previous: PyTree | None
     frozen: dict[str, PyTree]
     teacher: tuple[Any, PyTree] | None
+    discriminator: PyTree | None = None
 
     def write(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
@@ -92,7 +95,10 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     frozen = {} if teacher is None else {"teacher": teacher[1]}
     if config.loss.get("perceptual_weight"):
         frozen["lpips"] = load_lpips(config.loss.lpips)
-    return Start(resuming, origin and origin.variables, frozen, teacher)
+    discriminator = None
+    if config.get("init_discriminator_from") and not resuming:
+        discriminator = load_discriminator(config.init_discriminator_from)
+    return Start(resuming, origin and origin.variables, frozen, teacher, discriminator)
 
 
 def check_teacher(

@@ -1,15 +1,14 @@
 """`.pth` files: the fixtures in data/ were written by PyTorch 2.13 in both of its formats."""
 
-import collections
 import os
 import pickle
-import tracemalloc
 import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from convert.pickles import GRID, tensor_pickle
 
 from codeformer_jax.convert import (
     ConversionError,
@@ -21,7 +20,6 @@ from codeformer_jax.convert import (
 
 DATA = Path(__file__).parent / "data"
 FORMATS = ["zip.pth.bin", "legacy.pth.bin"]
-GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
 EXPECTED = {
     "transposed": GRID.T,
     "row": GRID[1, 1:],
@@ -133,32 +131,6 @@ def test_code_in_a_legacy_header_is_refused(tmp_path):
     assert not (tmp_path / "was_run").exists()
 
 
-def tensor_pickle(storage="FloatStorage", count=6, offset=0, size=(2, 3), stride=(3, 1)):
-    """Pickle of one tensor over storage '0', in opcodes."""
-
-    def number(n):
-        return b"J" + int(n).to_bytes(4, "little", signed=True)
-
-    def sequence(items):
-        return b"(" + b"".join(map(number, items)) + b"t"
-
-    persistent = (
-        b"(X\x07\x00\x00\x00storagectorch\n"
-        + storage.encode()
-        + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
-        + number(count)
-        + b"tQ"
-    )
-    return (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("
-        + persistent
-        + number(offset)
-        + sequence(size)
-        + sequence(stride)
-        + b"\x89}tR."
-    )
-
-
 def test_hand_made_tensor_reads(make_pth):
     path = make_pth(tensor_pickle(size=(3, 2), stride=(1, 3)), [GRID.tobytes()])
     np.testing.assert_array_equal(read_pth(path), GRID.T)
@@ -205,162 +177,6 @@ def test_odd_archives_are_refused(make_pth):
         read_pth(make_pth(b"\x80\x02\x82\x01."))
     with pytest.raises(UnsafePickleError, match="_StorageType, which is not data"):
         read_pth(make_pth(b"\x80\x02ctorch\nFloatStorage\n."))
-
-
-def pickled(value):
-    """Opcodes of a value, to be put into others."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def many_views(count):
-    """A list of `count` tensors, each of them the whole of one storage."""
-    tensor = tensor_pickle(count=2**18, size=(2**18,), stride=(1,))[2:-1]
-    return b"\x80\x02](" + tensor * count + b"e."
-
-
-STORED_MEBIBYTE = [bytes(2**20)]
-LIST = b"](" + b"K\x01" * 5000 + b"eq\x00"
-BOMBS = {
-    "stride 0": (tensor_pickle(count=1, size=(2**27,), stride=(0,)), [bytes(4)]),
-    "overlap": (tensor_pickle(count=2**13, size=(2**12, 2**12), stride=(1, 1)), [bytes(2**15)]),
-    "many views": (many_views(100), STORED_MEBIBYTE),
-    "sets": (b"\x80\x02(" + LIST + b"c__builtin__\nset\nh\x00\x85R" * 1000 + b"t.", []),
-    "counters": (
-        b"\x80\x02(" + pickled(dict.fromkeys(range(2000), 1)) + b"q\xff"
-        b"ccollections\nCounter\nh\xff\x85R" * 5000 + b"t.",
-        [],
-    ),
-    "bytes": (
-        b"\x80\x02(" + pickled("x" * 100_000) + b"q\xff"
-        b"c_codecs\nencode\nh\xffX\x06\x00\x00\x00latin1\x86R" * 3000 + b"t.",
-        [],
-    ),
-    "hashing": (b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * 60 + b"Ns.", []),
-    "message": (b"\x80\x02K\x01" + b"q\x00h\x00\x86" * 60 + b"Q.", []),
-    "deep hash": (b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"Ns.", []),
-}
-
-
-@pytest.mark.parametrize("kind", BOMBS)
-def test_memory_and_time_are_bounded_by_what_the_file_holds(kind, make_pth):
-    path = make_pth(*BOMBS[kind])
-    tracemalloc.start()
-    with pytest.raises(PthError):
-        read_pth(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**25 + 32 * path.stat().st_size
-
-
-@pytest.mark.parametrize("member", ["byteorder", "data.pkl", "data/0"])
-def test_compressed_members_are_refused_before_they_grow(member, make_pth):
-    path = make_pth(b"", extra=[])
-    contents = {"data.pkl": tensor_pickle(), "data/0": GRID.tobytes(), "byteorder": b"little"}
-    contents[member] += bytes(2**26)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in contents.items():
-            kind = zipfile.ZIP_DEFLATED if name == member else zipfile.ZIP_STORED
-            archive.writestr(f"made/{name}", content, kind)
-    del contents
-    tracemalloc.start()
-    with pytest.raises(PthError, match=f"'{member}' is compressed"):
-        read_pth(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**22
-    tracemalloc.stop()
-
-
-def test_members_that_lie_over_each_other_are_refused(make_pth):
-    path = make_pth(tensor_pickle(), [GRID.tobytes()])
-    whole = path.read_bytes()
-    entry = whole.index(b"PK\x01\x02", whole.rindex(b"made/data/0") - 60)
-    # The central directory says that the storage is larger than the file.
-    size = (2**30).to_bytes(4, "little")
-    path.write_bytes(whole[: entry + 20] + size + size + whole[entry + 28 :])
-    with pytest.raises(PthError, match="larger than the file"):
-        read_pth(path)
-
-
-def test_a_legacy_file_reserves_no_more_than_it_has(tmp_path):
-    path = tmp_path / "long.pth"
-    path.write_bytes(b"\x80\x02\x8b" + (2**30).to_bytes(4, "little"))  # LONG4 of 2**30 bytes
-    tracemalloc.start()
-    with pytest.raises(PthError, match="truncated or corrupt: 1073741824 bytes of a file of 7"):
-        read_pth(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**22
-    tracemalloc.stop()
-
-
-def kept_by_pytorch(torch):
-    """Values that `torch.load(weights_only=True)` reads, and what they become here."""
-    ones = torch.ones(2)
-    tagged, parameter = torch.ones(2), torch.nn.Parameter(torch.ones(2))
-    tagged.tag, parameter.tag = "x", "x"
-    array = np.ones(2, np.float32)
-    return {
-        "counter": (collections.Counter({40_000: 1}), {40_000: 1}),
-        "size": (torch.Size([1, 2]), (1, 2)),
-        "dtype": (torch.bfloat16, "torch.bfloat16"),
-        "device": (torch.device("cuda:1"), "cuda:1"),
-        "plain device": (torch.device("cpu"), "cpu"),
-        "layout": (torch.strided, "torch.strided"),
-        "class": (torch.Tensor, "torch.Tensor"),
-        "set": ({1, "a"}, {1, "a"}),
-        "empty set": (set(), set()),
-        "complex": (1 + 2j, 1 + 2j),
-        "bytes": (b"a\xff", b"a\xff"),
-        "bytearray": (bytearray(b"a\xff"), b"a\xff"),
-        "float keys": ({0.5: 1}, {0.5: 1}),
-        "tuple keys": ({(1, "a", (2.5, None)): 1}, {(1, "a", (2.5, None)): 1}),
-        "tagged tensor": (tagged, array),
-        "tagged parameter": (parameter, array),
-        "transposed": (torch.ones(2, 3, dtype=torch.complex64).T, np.ones((3, 2), np.complex64)),
-        "sparse": (torch.eye(2).to_sparse(), "sparse tensor"),
-        "meta": (torch.ones(2, device="meta"), "meta tensor"),
-        **{
-            name: (ones.to(getattr(torch, name)), np.ones(2, getattr(ml_dtypes, name, name)))
-            for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
-        },
-        "float8_e8m0fnu": (
-            ones.to(torch.float8_e8m0fnu),
-            np.ones(2, ml_dtypes.float8_e8m0fnu),
-        ),
-    }
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("legacy", [False, True])
-def test_what_pytorchs_safe_loader_keeps_beside_weights_is_read(legacy, tmp_path):
-    torch = pytest.importorskip("torch")
-    for kind, (value, expected) in kept_by_pytorch(torch).items():
-        path = tmp_path / f"{kind}.pth"
-        tree = {"optimizer": {"state": value}, "params": {"a": torch.arange(3.0)}}
-        torch.save(tree, path, _use_new_zipfile_serialization=not legacy)
-        if not legacy:
-            torch.load(path, weights_only=True)
-        tree = read_pth(path)
-        np.testing.assert_array_equal(select_state_dict(tree)["a"], np.arange(3, dtype="f4"))
-        found = tree["optimizer"]["state"]
-        if isinstance(expected, np.ndarray):
-            assert (found.dtype, found.shape) == (expected.dtype, expected.shape), kind
-            np.testing.assert_array_equal(found, expected, err_msg=kind)
-        else:
-            assert found == expected, kind
-
-
-def test_a_scheduler_and_an_optimizer_are_read(tmp_path):
-    torch = pytest.importorskip("torch")
-    module = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(module.parameters())
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5])
-    tree = {"params": module.state_dict(), "s": scheduler.state_dict(), "o": optimizer.state_dict()}
-    torch.save(tree, tmp_path / "training.pth")
-    assert read_pth(tmp_path / "training.pth")["s"]["milestones"] == {3: 2, 5: 1}
-
-
-def test_a_tensor_that_numpy_lacks_is_named(make_pth):
-    content = b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_sparse_tensor\n)Rs."
-    with pytest.raises(ConversionError, match=r"the file has 'a' \(sparse tensor\)"):
-        select_state_dict(read_pth(make_pth(content)))
 
 
 def test_containers_without_end_are_refused(make_pth):
