@@ -161,9 +161,9 @@ def _from_torch_files(
     for path in sources:
         try:
             tree = read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
+            part = select_state_dict(tree, key)
             if key is None or key in tree:  # They do not describe a part of a table.
                 settings = settings or read_settings(tree)
-            part = select_state_dict(tree, key)
         except ConversionError as error:
             raise _naming(path, error) from error
         if both := sorted(set(part) & set(table)):

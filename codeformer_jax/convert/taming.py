@@ -172,7 +172,8 @@ def hidden_gpt(fields: Mapping[str, Any]) -> tuple[str, ...]:
     hidden = ["n_head", "condition"]
     hidden += {"class": ["classes"], "codes": ["condition_length"]}.get(condition, [])
     room = fields.get("block_size", 0) + 1 - fields.get("condition_length", 1)
-    if math.prod(fields.get("map_size", ())) != room:
+    side = math.isqrt(max(room, 0))
+    if side**2 != room or fields.get("map_size") != (side, side):
         hidden.append("map_size")
     return tuple(hidden)
 

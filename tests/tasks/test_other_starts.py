@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax.nn import PatchDiscriminator
+from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.tasks import common, make_task
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
@@ -93,3 +93,16 @@ def test_a_task_without_a_discriminator_takes_none():
     state = jax.eval_shape(lambda k, x: task.init(k, x, None), jax.random.key(0), small)
     with pytest.raises(ValueError, match="init_discriminator_from is set for a task without"):
         common.start_discriminator(state, {})
+
+
+@pytest.mark.parametrize("net", ["vgg", "alex"])
+def test_the_perceptual_loss_is_that_of_its_weights(net):
+    config = tiny_config("vqgan").unlock()
+    config.loss.perceptual_weight = 1.0
+    task = make_task(config)
+    real = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    weights = jax.eval_shape(LPIPS(net=net).init, jax.random.key(0), real, real)
+    total, metrics = jax.eval_shape(
+        task.image_losses._reconstruction, real, real, {"lpips": weights}
+    )
+    assert total.shape == metrics["perceptual"].shape == ()
