@@ -193,9 +193,9 @@ def load_discriminator(path: str | Path) -> Any:
     state = abstract_state(make_task(config), config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
-    wanted = {"params": state.params, "batch_stats": state.batch_stats}
     step = _find_step(path, "latest")
-    return _restore(path, step, {"discriminator": wanted})["discriminator"]
+    state = _restore(path, step, {"discriminator": state})["discriminator"]
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def _restore(workdir: Path, step: int, abstract: Any) -> Any:

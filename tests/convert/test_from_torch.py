@@ -258,7 +258,8 @@ def test_names_behind_wrappers_are_recognised(wrap, table_of):
         detect_network({**table, "_orig_mod.main.0.bias": table["main.0.bias"]})
 
 
-def test_names_that_pytorch_itself_wraps(tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_names_that_pytorch_itself_wraps():
     torch = pytest.importorskip("torch")
     layers = [torch.nn.Conv2d(3, 4, 4), torch.nn.LeakyReLU(), torch.nn.Conv2d(4, 8, 4, bias=False)]
     layers += [torch.nn.BatchNorm2d(8), torch.nn.LeakyReLU()]

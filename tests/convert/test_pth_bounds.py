@@ -30,7 +30,7 @@ BOMBS = {
     "sets": (b"\x80\x02(" + LIST + b"c__builtin__\nset\nh\x00\x85R" * 1000 + b"t.", []),
     "counters": (
         b"\x80\x02(" + pickled(dict.fromkeys(range(2000), 1)) + b"q\xff"
-        b"ccollections\nCounter\nh\xff\x85R" * 5000 + b"t.",
+        b"ccollections\nCounter\nh\xff\x85R" * 500 + b"t.",
         [],
     ),
     "bytes": (

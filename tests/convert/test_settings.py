@@ -14,7 +14,7 @@ from codeformer_jax.convert import (
 )
 from codeformer_jax.convert.networks import expected_variables
 from codeformer_jax.convert.settings import SETTINGS_KEY, check_guesses
-from codeformer_jax.nn import GPT, VQGAN, VQVAE, CodeFormer, PixelCNN, TamingVQGAN
+from codeformer_jax.nn import GPT, VQGAN, VQVAE, CodeFormer, TamingVQGAN
 
 BACKBONE = {
     "image_size": 32,
@@ -32,17 +32,6 @@ MODULES = {
     ),
     "vqgan": VQGAN(**BACKBONE, ema_decay=0.99, beta_on="codebook"),
     "vqvae": VQVAE(image_size=16, hidden=8, res_blocks=1, codebook_size=8, emb_dim=4),
-    "pixelcnn": PixelCNN(
-        levels=8,
-        map_size=4,
-        embed_dim=4,
-        layers=1,
-        features=6,
-        head_features=6,
-        first_kernel=3,
-        kernel=3,
-        classes=3,
-    ),
     "taming_vqgan": TamingVQGAN(**BACKBONE, z_channels=6, quantizer="gumbel"),
     "taming_gpt": GPT(
         vocab_size=7,

@@ -9,7 +9,7 @@ from tiny import tiny_config
 from codeformer_jax.nn import LPIPS, PatchDiscriminator
 from codeformer_jax.tasks import common, make_task
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8))
 
 
 def config_of(size):
