@@ -113,7 +113,7 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _read_tensor(path: str | os.PathLike, file: Any, name: str) -> np.ndarray:
-    """One tensor of an open safetensors file, also of a dtype that NumPy lacks."""
+    """Reads one tensor of an open safetensors file, also of a dtype that NumPy lacks."""
     kind = file.get_slice(name).get_dtype()
     if kind not in _NARROW_DTYPES:
         try:

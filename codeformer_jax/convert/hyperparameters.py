@@ -57,7 +57,7 @@ def read_discriminator(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, An
 
 
 def read_lpips(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `LPIPS`: AlexNet shows in its first convolution."""
+    """Reads the fields of `LPIPS`: AlexNet shows in its first convolution."""
     return {"net": "alex"} if shapes.get("features.0.weight", ())[2:] == (11, 11) else {}
 
 

@@ -180,7 +180,7 @@ class Unseen:
 
 
 def unseen_fields(network: str, state_dict: Mapping[str, Any], given: Mapping[str, Any]) -> Unseen:
-    """The fields that `from_torch(network, state_dict, **given)` assumes.
+    """Returns the fields that `from_torch(network, state_dict, **given)` assumes.
 
     Raises:
         ConversionError: as `from_torch`, where the fields cannot be read.
@@ -196,7 +196,7 @@ def unseen_fields(network: str, state_dict: Mapping[str, Any], given: Mapping[st
 def _read(
     network: str, state_dict: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[Table, dict[str, Any]]:
-    """A table in the names that are converted, and the fields that it shows or that are given."""
+    """Returns a table in the names that are converted, and the fields, read off or given."""
     spec = _lookup(network)
     table = {name: np.asarray(array) for name, array in state_dict.items()}
     table = _without_wrapper(table)
@@ -346,7 +346,7 @@ def _scalar_type(dtype: Any) -> Any:
 
 
 def _without_wrapper(table: Table) -> Table:
-    """Names without what training puts around a network.
+    """Returns the table without the names that training puts around a network.
 
     torch.compile adds `_orig_mod.` wherever it was called, DataParallel and AveragedModel `module.`
     before all names; the latter keeps `n_averaged` besides.

@@ -11,13 +11,13 @@ _VERSION = 1
 
 
 def settings_entry(network: str, module: Module) -> dict[str, Any]:
-    """{SETTINGS_KEY: plain dictionary}, which PyTorch's safe loader reads, for a `.pth` file."""
+    """Returns {SETTINGS_KEY: plain dictionary} for a `.pth` file that PyTorch loads safely."""
     fields = module_fields(module)
     return {SETTINGS_KEY: {"version": _VERSION, "network": network, "hyperparameters": fields}}
 
 
 def read_settings(tree: Any) -> tuple[str, dict[str, Any]] | None:
-    """(network, hyperparameters) from the contents of a `.pth` file; None in files of others.
+    """Reads (network, hyperparameters) from the contents of a `.pth` file; None in files of others.
 
     Raises:
         ConversionError: an entry of another form or version.
@@ -36,7 +36,7 @@ def read_settings(tree: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def check_guesses(network: str, table: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """A note of the settings that are taken as published; empty where there are none.
+    """Returns a note of the settings that are taken as published; empty where there are none.
 
     Raises:
         ConversionError: the sizes are not the published ones, so what is hidden is unknown.

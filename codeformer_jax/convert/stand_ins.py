@@ -41,20 +41,14 @@ QUANTIZED_DTYPES = {
 }
 # dtypes without a storage type of their own: their tensors lie in untyped storages.
 _UNTYPED_DTYPES = {
-    f"torch.{name}": np.dtype(scalar)
-    for name, scalar in (
-        *((name, f"<{name[0]}{int(name[4:]) // 8}") for name in ("uint16", "uint32", "uint64")),
-        *(
-            (name, getattr(ml_dtypes, name))
-            for name in (
-                "float8_e4m3fn",
-                "float8_e4m3fnuz",
-                "float8_e5m2",
-                "float8_e5m2fnuz",
-                "float8_e8m0fnu",
-            )
-        ),
-    )
+    "torch.uint16": np.dtype("<u2"),
+    "torch.uint32": np.dtype("<u4"),
+    "torch.uint64": np.dtype("<u8"),
+    "torch.float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch.float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "torch.float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "torch.float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 # Constants and types that stay their own names, as strings.
 _NAMES = re.compile(
@@ -118,7 +112,7 @@ class StandIns:
         }
 
     def find(self, module: str, name: str) -> Any:
-        """The stand-in of `module.name`; None where the safe loader would refuse it."""
+        """Returns the stand-in of `module.name`; None where the safe loader would refuse it."""
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         return full if _NAMES.fullmatch(full) else self._calls.get(full)
 
@@ -186,7 +180,7 @@ class StandIns:
         return self._view(raw.view(kind), offset, size, stride)
 
     def _view(self, flat: np.ndarray, offset, size, stride) -> np.ndarray:
-        """Strided view of a storage; all of them together are bounded by the file's size."""
+        """Returns a strided view of a storage; the file's size bounds all of them together."""
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
             size, stride, offset = map(reprlib.repr, (size, stride, offset))
@@ -233,14 +227,14 @@ def _layout(name) -> str:
 
 
 def _wrapped(tensor, *_) -> Any:
-    """A tensor from its parameter, or from a copy of it on another device."""
+    """Returns the tensor of a parameter, or from a copy of it on another device."""
     if not isinstance(tensor, np.ndarray | Described):
         raise PthError("corrupt: a parameter that holds no tensor")
     return tensor
 
 
 def _tensor_subclass(function, _kind, arguments, _state) -> Any:
-    """A tensor without its Python attributes; the arguments are a pickled call of a stand-in."""
+    """Returns a tensor without its Python attributes, rebuilt by another stand-in."""
     if not callable(function):
         raise PthError("corrupt: a tensor that is not rebuilt by a function")
     return function(*arguments)

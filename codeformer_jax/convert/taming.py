@@ -167,7 +167,7 @@ def read_gpt(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hidden_gpt(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fields of `GPT` that do not show: of the map, where positions may be left over."""
+    """Lists the fields of `GPT` that do not show; a square map that fills the positions does."""
     condition = fields.get("condition")
     hidden = ["n_head", "condition"]
     hidden += {"class": ["classes"], "codes": ["condition_length"]}.get(condition, [])

@@ -91,7 +91,7 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
 
 
 def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:
-    """Module and variables of converted weights, of either network."""
+    """Returns module and variables of converted weights, of either network."""
     if not path:
         return None
     variables = load_lpips(path)

@@ -139,7 +139,7 @@ class CodeTask:
 
 
 def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
-    """Parameters of a CodeFormer as those of `module`'s image size: positions, names of fusions."""
+    """Adapts a CodeFormer to the image size of `module`: its positions and names of fusions."""
     tokens = source["position_emb"].shape[0] if "position_emb" in source else 0
     old, new = math.isqrt(tokens), module.image_size // module.downsampling
     if old in (0, new) or old**2 != tokens:

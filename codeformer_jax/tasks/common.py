@@ -185,7 +185,7 @@ def init_discriminator(
 
 
 def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
-    """`state` whose discriminator starts from the variables `given`; its optimizer starts anew.
+    """Returns `state` with the variables `given` in its discriminator, whose optimizer starts anew.
 
     Raises:
         ValueError: lists every name that is missing or unexpected and every shape that differs.

@@ -175,7 +175,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
 
 
 def load_discriminator(path: str | Path) -> Any:
-    """Variables of the discriminator of a workdir's latest checkpoint, or of a model file.
+    """Loads a discriminator's variables from a workdir's latest checkpoint or a model file.
 
     Raises:
         FileNotFoundError: where there is no such file, workdir or checkpoint.
@@ -199,7 +199,7 @@ def load_discriminator(path: str | Path) -> Any:
 
 
 def _restore(workdir: Path, step: int, abstract: Any) -> Any:
-    """Those arrays of a checkpoint that `abstract` describes, on one device."""
+    """Restores those arrays of a checkpoint that `abstract` describes, on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
