@@ -271,7 +271,7 @@ def test_names_that_pytorch_itself_wraps():
     assert {"n_averaged", "module._orig_mod.main.0.weight"} <= set(table)
     assert detect_network(table) == "discriminator"
     module, _ = from_torch("discriminator", table)
-    assert (module.ndf, module.n_layers) == (4, 1)
+    assert (module.ndf, module.n_layers) == (4, 2)
 
 
 def alexnet_table(seeded):
