@@ -6,7 +6,10 @@ from typing import Any
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Settings of a config that are paths of files or folders; `data.path` and `eval.path` are sources.
-_SETTINGS = ("init_from", "teacher", "loss.lpips", "data.codes", "eval.testset", "eval.lpips")
+_SETTINGS = (
+    *("init_from", "init_discriminator_from", "teacher"),
+    *("loss.lpips", "data.codes", "eval.testset", "eval.lpips"),
+)
 
 
 def local(path: str | os.PathLike, setting: str = "path") -> str:

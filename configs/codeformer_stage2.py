@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Folder that `codeformer-jax encode` wrote of these images: the teacher's codes, once for all.
     config.data.codes = config_dict.placeholder(str)
     del config.discriminator
+    del config.init_discriminator_from
     del config.codebook_init
 
     config.codeformer = ml_collections.ConfigDict()

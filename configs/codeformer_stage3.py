@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.997
     config.data.batch_size = 24
     config.discriminator = vqgan.get_config().discriminator
+    # Of a converted vqgan_discriminator.pth, or a workdir of stage I; without it, a new one.
+    config.init_discriminator_from = config_dict.placeholder(str)
 
     config.loss.pixel_weight = 1.0
     config.loss.perceptual_weight = 1.0

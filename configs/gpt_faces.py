@@ -22,6 +22,7 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/gpt_faces.py:{size}: expected one of {', '.join(SIZES)}")
     config = (vqgan.get_config() if size == "published" else demo.get_config("vqgan")).unlock()
     del config.discriminator
+    del config.init_discriminator_from
     del config.codebook_init
     config.task = "gpt_prior"
     config.steps = 500_000

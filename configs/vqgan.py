@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps = 1_600_000
     # Workdir or model file of an earlier run whose network this one starts from.
     config.init_from = config_dict.placeholder(str)
+    # Likewise for the discriminator alone: a converted vqgan_discriminator.pth, or a workdir.
+    config.init_discriminator_from = config_dict.placeholder(str)
     config.mesh = "data:-1"
     config.ema_decay = 0.995
     config.ema_warmup = True

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.99
     config.eval_every = config.checkpoint_every = 1_000
     del config.discriminator
+    del config.init_discriminator_from
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 64

@@ -12,8 +12,8 @@ def add(commands: Commands) -> None:
         _run,
         "convert PyTorch weights to a model file, or back",
         "Converts published or trained PyTorch weights (.pth, .ckpt, .safetensors) to a "
-        ".safetensors model file, or back with --to-torch. Pickles that make anything but tensors "
-        "are refused.",
+        ".safetensors model file, or back with --to-torch. Pickles that could run code are "
+        "refused.",
     )
     parser.add_argument("source", nargs="+", type=path, metavar="SOURCE", help="file(s) to read")
     parser.add_argument("target", type=path, metavar="TARGET", help="file or folder to write")

@@ -18,10 +18,10 @@ from codeformer_jax.convert.networks import (
     module_fields,
     to_torch,
     torch_key,
-    unseen_fields,
 )
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
+from codeformer_jax.convert.settings import check_guesses, read_settings, settings_entry
 
 StrPath = str | os.PathLike
 
@@ -38,7 +38,7 @@ class ConversionSummary:
         parameters: number of values in them.
         hyperparameters: the module's fields.
         verifications: one per PyTorch file read, where asked for.
-        note: what a PyTorch file does not show.
+        note: what a PyTorch file does not show and is taken as published.
     """
 
     sources: tuple[Path, ...]
@@ -78,7 +78,8 @@ def convert_file(
     Several sources are read as one table (LPIPS comes as VGG16 and heads). `network` None or
     'auto' is told from the names. A `target` that is a folder, or has no suffix, gets the file
     name or suffix that fits; `key` picks a table in the PyTorch file; `overrides` are
-    hyperparameters.
+    hyperparameters. They go before the settings that this package writes into a PyTorch file,
+    and those before what is read off names and shapes.
 
     Raises:
         ConversionError: anything wrong with the weights or the options; nothing is written.
@@ -156,23 +157,29 @@ def _from_torch_files(
 ) -> ConversionSummary:
     verifications = tuple(verify(path) for path in sources) if check else ()
     table: dict[str, np.ndarray] = {}
+    settings = None
     for path in sources:
         try:
             tree = read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
             part = select_state_dict(tree, key)
+            if key is None or key in tree:  # They do not describe a part of a table.
+                settings = settings or read_settings(tree)
         except ConversionError as error:
             raise _naming(path, error) from error
         if both := sorted(set(part) & set(table)):
             raise ConversionError(f"{path}: holds names that another source has: {', '.join(both)}")
         table.update(part)
     try:
-        network = network or detect_network(table)
-        module, variables = from_torch(network, table, **overrides)
+        stored, fields = settings or (network, {})
+        if network not in (None, stored):
+            raise ConversionError(f"holds the network '{stored}', not '{network}'")
+        network = stored or detect_network(table)
+        fields = {**fields, **overrides}
+        note = check_guesses(network, table, fields)
+        module, variables = from_torch(network, table, **fields)
     except ConversionError as error:
         raise _naming(sources[0], error) from error
     save_model(target, network, module, variables)
-    assumed = {k: v for k, v in unseen_fields(network, module).items() if k not in overrides}
-    note = "not shown by the file and taken as published: " + _listed(assumed, "{}={}", ", ")
     return _summarise(
         sources,
         target,
@@ -180,7 +187,7 @@ def _from_torch_files(
         table=table,
         fields=module_fields(module),
         verifications=verifications,
-        note=note if assumed else "",
+        note=note,
     )
 
 
@@ -194,9 +201,8 @@ def _to_torch_file(
         raise ConversionError(f"{sources[0]}: holds the network '{found}', not '{network}'")
     table = to_torch(found, variables, module)
     key = torch_key(found)
-    write_pth(target, {key: table} if key else table)
-    settings = unseen_fields(found, module)
-    note = "does not show in the file; to read it again: " + _listed(settings, "--set {}={}", " ")
+    # LPIPS, whose table is the whole file, has nothing to add.
+    write_pth(target, {key: table, **settings_entry(found, module)} if key else table)
     return _summarise(
         sources,
         target,
@@ -204,12 +210,8 @@ def _to_torch_file(
         table=table,
         fields=module_fields(module),
         verifications=(),
-        note=note if settings else "",
+        note="",
     )
-
-
-def _listed(fields: Mapping[str, Any], form: str, separator: str) -> str:
-    return separator.join(form.format(name, value) for name, value in fields.items())
 
 
 def _naming(path: Path, error: ConversionError) -> ConversionError:

@@ -13,6 +13,7 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -30,6 +31,12 @@ from codeformer_jax.convert.networks import (
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
+# Of safetensors, by ml_dtypes.
+_NARROW_DTYPES = {
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
 
 
 def save_model(
@@ -100,9 +107,28 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
         with safetensors.safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("format") == FORMAT:
                 raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
+
+
+def _read_tensor(path: str | os.PathLike, file: Any, name: str) -> np.ndarray:
+    """Reads one tensor of an open safetensors file, also of a dtype that NumPy lacks."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in _NARROW_DTYPES:
+        try:
+            return file.get_tensor(name)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{path}: {name} has dtype {kind}, which is not read; expected float32 or one of "
+                f"{', '.join(_NARROW_DTYPES)}"
+            ) from error
+    with open(path, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        entry = json.loads(raw.read(length))[name]
+        begin, end = entry["data_offsets"]
+        raw.seek(8 + length + begin)
+        return np.frombuffer(raw.read(end - begin), _NARROW_DTYPES[kind]).reshape(entry["shape"])
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

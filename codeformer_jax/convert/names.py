@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from codeformer_jax.convert.errors import ConversionError
@@ -39,13 +40,16 @@ _TOP_LEVEL = {
 }
 _BATCH_COUNT = ".num_batches_tracked"
 
-# torchvision's VGG16 numbers every layer of its Sequential; lpips cuts it into five slices.
-_VGG_LAYERS = {
-    f"conv{block}_{i}": index
-    for block, indices in enumerate(
-        [(0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)], start=1
-    )
-    for i, index in enumerate(indices, start=1)
+# torchvision numbers every layer of its Sequential; lpips cuts it into five slices.
+_FEATURE_LAYERS = {
+    "vgg": {
+        f"conv{block}_{i}": index
+        for block, indices in enumerate(
+            [(0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)], start=1
+        )
+        for i, index in enumerate(indices, start=1)
+    },
+    "alex": {f"conv{i}": index for i, index in enumerate((0, 3, 6, 8, 10), start=1)},
 }
 
 
@@ -88,8 +92,9 @@ def entry_of(path: Path, ndim: int) -> Entry | None:
     axes = tuple(range(ndim))
     if leaf == "kernel" and ndim in (2, 4):
         axes = {2: (1, 0), 4: (2, 3, 1, 0)}[ndim]
-    if path[:2] == ("params", "vgg") and len(path) == 4 and path[2] in _VGG_LAYERS:
-        return Entry(f"features.{_VGG_LAYERS[path[2]]}{_LEAVES[collection, leaf]}", path, axes)
+    layers = _FEATURE_LAYERS.get(path[1], {})
+    if collection == "params" and len(path) == 4 and path[2] in layers:
+        return Entry(f"features.{layers[path[2]]}{_LEAVES[collection, leaf]}", path, axes)
     if head := re.fullmatch(r"lins_(\d)", modules[0] if modules else ""):
         return Entry(f"lin{head[1]}.model.1.weight", path, axes)
     if len(path) == 2 and path[0] == "params" and leaf in _TOP_LEVEL:
@@ -165,11 +170,10 @@ def _check_names(
         for n in shapes
         if n in table and tuple(table[n].shape) != shapes[n]
     ]
-    # 'V' is the kind of bfloat16, which NumPy itself does not know.
     kinds = [
         f"{n} is {table[n].dtype}, expected floating point"
         for n in shapes
-        if n in table and table[n].dtype.kind not in "fV"
+        if n in table and not jnp.issubdtype(table[n].dtype, jnp.floating)
     ]
     groups = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong, "dtype": kinds}
     if any(groups.values()):

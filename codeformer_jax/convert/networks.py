@@ -27,6 +27,8 @@ from codeformer_jax.ops.random import make_key
 Module = VQGAN | VQVAE | CodeFormer | PatchDiscriminator | LPIPS | TamingVQGAN | GPT | PixelCNN
 Table = Mapping[str, np.ndarray]
 
+# What the published networks of this kind have in common, with any codebook and fusion.
+_BACKBONE = ("nf", "ch_mult", "res_blocks", "emb_dim")
 # Fields of Linen, of gradients and of a codebook's start say nothing of what a file holds.
 _NOT_STORED = ("parent", "name", "remat", "stop_gradients", "codebook_init")
 
@@ -40,8 +42,11 @@ class _Network:
         inputs: (args, kwargs) for `init`, as shapes, of a module.
         marks: PyTorch names start with one of each group; none where no such files are known.
         read: fields read off names and shapes, given the overrides.
-        rename: other packages' names -> the ones converted here.
-        key: where published files keep such a table; None at the top.
+        rename: other packages' names -> the ones converted here, given the overrides.
+        key: where files keep such a table; None at the top.
+        hidden: fields that no name or shape shows, given those that are known.
+        published: fields that a network with the published values of the hidden ones shares with
+            the class's defaults.
         read_buffers: fields read off values that are no parameters, before `rename` drops them.
         buffers: what a strict load in PyTorch needs besides, of the variables and the module.
     """
@@ -50,8 +55,10 @@ class _Network:
     inputs: Callable[[Any], tuple[tuple, dict]]
     marks: tuple[tuple[str, ...], ...]
     read: Callable[..., dict[str, Any]] = lambda shapes, given: {}
-    rename: Callable[[Table], Table] = lambda table: table
+    rename: Callable[[Table, Mapping[str, Any]], Table] = lambda table, given: table
     key: str | None = "params_ema"
+    hidden: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda fields: ()
+    published: tuple[str, ...] = ()
     read_buffers: Callable[[Table], dict[str, Any]] = lambda table: {}
     buffers: Callable[[Mapping[str, Any], Any], Table] = lambda variables, module: {}
 
@@ -66,8 +73,8 @@ def _map(module: PixelCNN) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct |
     return jax.ShapeDtypeStruct(shape, jnp.int32), labels
 
 
-def _rename_lpips(table: Table) -> Table:
-    """torchvision's VGG16 and `lpips` heads, or the `lpips` package's own file, as one naming."""
+def _rename_lpips(table: Table, _given: Mapping[str, Any]) -> Table:
+    """torchvision's network and `lpips` heads, or the `lpips` package's own file, as one naming."""
     renamed = {}
     for name, array in table.items():
         # The package lists its heads twice and keeps its input scaling as a buffer; torchvision's
@@ -84,15 +91,19 @@ _NETWORKS = {
         lambda module: ((_image(module.image_size),), {"w": 0.0}),
         (("position_emb", "ft_layers.", "idx_pred_layer.", "fuse_convs_dict."), ("encoder.",)),
         hyperparameters.read_codeformer,
+        hidden=lambda fields: ("norm_groups", "n_head"),
+        published=(*_BACKBONE, "dim_embd", "n_layers"),
     ),
     "vqgan": _Network(
         VQGAN,
         lambda module: ((_image(module.image_size),), {}),
         (("encoder.blocks.",), ("generator.blocks.",), ("quantize.",)),
         hyperparameters.read_vqgan,
+        hidden=lambda fields: ("image_size", "norm_groups"),
+        published=_BACKBONE,
     ),
-    "vqvae": _Network(VQVAE, lambda module: ((_image(module.image_size),), {}), marks=(), key=None),
-    "pixelcnn": _Network(PixelCNN, lambda module: (_map(module), {}), marks=(), key=None),
+    "vqvae": _Network(VQVAE, lambda module: ((_image(module.image_size),), {}), marks=()),
+    "pixelcnn": _Network(PixelCNN, lambda module: (_map(module), {}), marks=()),
     "discriminator": _Network(
         PatchDiscriminator,
         lambda module: ((_image(module.min_size()),), {"train": False}),
@@ -104,7 +115,8 @@ _NETWORKS = {
         LPIPS,
         lambda module: ((_image(64), _image(64)), {}),
         (("features.0.",), ("lin0.",)),
-        rename=_rename_lpips,
+        hyperparameters.read_lpips,
+        _rename_lpips,
         key=None,
     ),
     # Before the autoencoder, which such a checkpoint holds, too.
@@ -119,6 +131,8 @@ _NETWORKS = {
         buffers=lambda variables, module: taming.gpt_masks(
             variables, module.n_unmasked if module else 0
         ),
+        hidden=taming.hidden_gpt,
+        published=("n_layer", "n_embd"),
     ),
     "taming_vqgan": _Network(
         TamingVQGAN,
@@ -127,6 +141,8 @@ _NETWORKS = {
         taming.read_vqgan,
         taming.rename_vqgan,
         key="state_dict",
+        hidden=lambda fields: ("image_size", "norm_groups"),
+        published=("nf", "res_blocks"),
     ),
 }
 NETWORKS = tuple(_NETWORKS)
@@ -145,30 +161,51 @@ def from_torch(
         ConversionError: unknown network or field, impossible sizes, or names that are missing,
             left over or of another shape; all of them are listed.
     """
-    spec = _lookup(network)
-    table = {name: np.asarray(array) for name, array in state_dict.items()}
-    table = _without_wrapper(table)
-    fields = spec.read_buffers(table)
-    table = spec.rename(table)
-    _check_fields(spec.module, network, overrides)
-    shapes = {name: tuple(array.shape) for name, array in table.items()}
-    fields |= {**spec.read(shapes, overrides), **overrides}
+    table, fields = _read(network, state_dict, overrides)
     module = build_module(network, fields)
     variables = names.load_table(table, expected_variables(network, module), network)
     return module, jax.tree.map(jnp.asarray, variables)
 
 
-def unseen_fields(network: str, module: Module) -> dict[str, Any]:
-    """Fields of `module` that change what it computes and that a PyTorch file does not show.
+@dataclasses.dataclass(frozen=True)
+class Unseen:
+    """Fields that change what a network computes and that a PyTorch table does not show.
 
-    `from_torch` takes them as published unless they are given.
+    Attributes:
+        fields: those that were not given, as `from_torch` takes them.
+        published: whether the sizes are those of the published networks, whose values they are.
     """
-    hidden = ["norm_groups", "n_head"]
-    if network in ("vqgan", "taming_vqgan"):  # That of a CodeFormer shows in its positions.
-        hidden.insert(0, "image_size")
-    if network == "taming_gpt":
-        hidden += ["condition", "classes", "condition_length", "map_size"]
-    return {name: getattr(module, name) for name in hidden if hasattr(module, name)}
+
+    fields: dict[str, Any]
+    published: bool
+
+
+def unseen_fields(network: str, state_dict: Mapping[str, Any], given: Mapping[str, Any]) -> Unseen:
+    """Returns the fields that `from_torch(network, state_dict, **given)` assumes.
+
+    Raises:
+        ConversionError: as `from_torch`, where the fields cannot be read.
+    """
+    spec = _lookup(network)
+    _, fields = _read(network, state_dict, given)
+    default = spec.module()
+    hidden = {n: fields.get(n, getattr(default, n)) for n in spec.hidden(fields) if n not in given}
+    same = (fields.get(n, getattr(default, n)) == getattr(default, n) for n in spec.published)
+    return Unseen(hidden, all(same))
+
+
+def _read(
+    network: str, state_dict: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[Table, dict[str, Any]]:
+    """Returns a table in the names that are converted, and the fields, read off or given."""
+    spec = _lookup(network)
+    table = {name: np.asarray(array) for name, array in state_dict.items()}
+    table = _without_wrapper(table)
+    fields = spec.read_buffers(table)
+    table = spec.rename(table, given)
+    _check_fields(spec.module, network, given)
+    shapes = {name: tuple(array.shape) for name, array in table.items()}
+    return table, fields | spec.read(shapes, given) | given
 
 
 def to_torch(
@@ -199,7 +236,7 @@ def detect_network(state_dict: Mapping[str, Any]) -> str:
         ConversionError: no known network; the message shows the first names.
     """
     for network, spec in _NETWORKS.items():
-        table = spec.rename(_without_wrapper(state_dict))
+        table = spec.rename(_without_wrapper(state_dict), {})
         found = [any(name.startswith(group) for name in table) for group in spec.marks]
         if found and all(found):
             return network
@@ -310,7 +347,16 @@ def _scalar_type(dtype: Any) -> Any:
 
 
 def _without_wrapper(table: Table) -> Table:
-    """Names without the 'module.' that PyTorch's DataParallel puts before all of them."""
-    if table and all(name.startswith("module.") for name in table):
-        return {name.removeprefix("module."): array for name, array in table.items()}
-    return table
+    """Returns the table without the names that training puts around a network.
+
+    torch.compile adds `_orig_mod.` wherever it was called, DataParallel and AveragedModel `module.`
+    before all names; the latter keeps `n_averaged` besides.
+    """
+    parts = {name: [p for p in name.split(".") if p != "_orig_mod"] for name in table}
+    parts = {name: part for name, part in parts.items() if part[-1] != "n_averaged"}
+    while parts and all(part[0] == "module" for part in parts.values()):
+        parts = {name: part[1:] for name, part in parts.items()}
+    plain = {".".join(part): table[name] for name, part in parts.items()}
+    if len(plain) < len(parts):
+        raise ConversionError("two tensors have one name but for '_orig_mod.', of torch.compile")
+    return plain

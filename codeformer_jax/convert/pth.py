@@ -2,11 +2,13 @@
 
 Two containers exist: a zip archive with `data.pkl` and one member per storage (PyTorch 1.6 and
 later), and the older stream of pickles followed by raw storages. Both hold a pickle that may name
-any Python function; here only the handful that rebuild tensors are known, the rest is refused.
+any Python function; here only those that PyTorch's own safe loader knows have an equivalent
+(`stand_ins.py`), the rest is refused. Nothing is read or made that the file does not hold.
 """
 
 import io
 import os
+import reprlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,23 @@ from typing import Any
 import numpy as np
 
 from codeformer_jax.convert.errors import ConversionError, PthError, UnsafePickleError
-from codeformer_jax.convert.unpickle import ForeignName, Storage, TensorUnpickler
+from codeformer_jax.convert.stand_ins import Described, Storage
+from codeformer_jax.convert.unpickle import ForeignName, TensorUnpickler
 
 STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 50
+_SCALARS = (type(None), bool, int, float, complex, str, bytes, Described)
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """Contents of a `.pth` file: nested dicts, lists, numbers and strings with NumPy arrays.
+    """Contents of a `.pth` file: nested dicts, lists, sets, numbers and strings with NumPy arrays.
 
-    Arrays keep shape and dtype (bfloat16 by ml_dtypes) and are read-only; nothing in the file is
-    executed.
+    Arrays keep shape and dtype (bfloat16 and float8 by ml_dtypes) and are read-only; nothing in the
+    file is executed. dtypes, devices and layouts become their names; tensors that NumPy does not
+    have (sparse, quantized) become a `Described` string.
 
     Raises:
         FileNotFoundError: no such file.
@@ -97,6 +102,8 @@ def _contents(tree: dict) -> str:
     def kind(value):
         if isinstance(value, np.ndarray):
             return f"tensor {list(value.shape)}"
+        if isinstance(value, Described):
+            return str(value)
         return f"{type(value).__name__}" + (
             f" of {len(value)}" if hasattr(value, "__len__") else ""
         )
@@ -118,41 +125,74 @@ def _describe_foreign(head: bytes) -> str:
 
 
 def _read_zip(file: io.BufferedIOBase) -> Any:
+    total = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         roots = [n for n in members if n.endswith("data.pkl") and n.count("/") <= 1]
         if len(roots) != 1:
             raise PthError("a zip archive without 'data.pkl': not a PyTorch checkpoint")
         prefix = roots[0].removesuffix("data.pkl")
-        order = archive.read(f"{prefix}byteorder") if f"{prefix}byteorder" in members else b"little"
-        raw: dict[str, bytes] = {}
+        if sum(info.file_size for info in archive.infolist() if not _compressed(info)) > total:
+            raise PthError("corrupt: the members of the archive are larger than the file")
 
-        def load_storage(dtype: np.dtype, key: str, count: int) -> Storage:
-            info = members.get(f"{prefix}data/{key}")
-            if info is None:
-                raise PthError(f"corrupt: storage {key!r} is not in the archive")
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise PthError(f"storage {key!r} is compressed, which PyTorch does not write")
-            if info.file_size != count * dtype.itemsize:
+        def read(name: str) -> bytes:
+            if _compressed(members[name]):
                 raise PthError(
-                    f"corrupt: storage {key!r} has {info.file_size} bytes; expected "
-                    f"{count} x {dtype.itemsize}"
+                    f"{name.removeprefix(prefix)!r} is compressed, which PyTorch does not write"
                 )
-            if key not in raw:
-                raw[key] = archive.read(info)
-            array = np.frombuffer(raw[key], dtype)
-            return Storage(array.byteswap() if order.strip() == b"big" else array)
+            return archive.read(members[name])
 
-        if members[roots[0]].compress_type != zipfile.ZIP_STORED:
-            raise PthError("'data.pkl' is compressed, which PyTorch does not write")
-        return TensorUnpickler(io.BytesIO(archive.read(roots[0])), load_storage).load()
+        has_order = f"{prefix}byteorder" in members
+        big = has_order and read(f"{prefix}byteorder").strip() == b"big"
+        storages: dict[str, tuple[np.dtype | None, Storage]] = {}
+
+        def load_storage(dtype: np.dtype | None, key: str, count: int) -> Storage:
+            if key in storages and storages[key][0] == dtype:
+                return storages[key][1]
+            if key in storages:
+                raise PthError(f"corrupt: storage {key!r} is described in two ways")
+            if big and dtype is None:
+                raise PthError("untyped storages of a big-endian machine; save it anew")
+            name, kind = f"{prefix}data/{key}", np.dtype("u1") if dtype is None else dtype
+            if name not in members:
+                raise PthError(f"corrupt: storage {key!r} is not in the archive")
+            raw = read(name)
+            if len(raw) != count * kind.itemsize:
+                raise PthError(
+                    f"corrupt: storage {key!r} has {len(raw)} bytes; expected "
+                    f"{count} x {kind.itemsize}"
+                )
+            array = np.frombuffer(raw, kind)
+            storages[key] = dtype, Storage(array.byteswap() if big else array)
+            return storages[key][1]
+
+        pickled = io.BytesIO(read(roots[0]))
+        return TensorUnpickler(pickled, load_storage, total).load()
+
+
+def _compressed(info: zipfile.ZipInfo) -> bool:
+    return info.compress_type != zipfile.ZIP_STORED
+
+
+class _Bounded:
+    """A file's reads; one that is longer than the file fails before its memory is taken."""
+
+    def __init__(self, file: io.BufferedIOBase, total: int):
+        self._file, self._total = file, total
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self._total:
+            raise PthError(f"truncated or corrupt: {count} bytes of a file of {self._total}")
+        return self._file.read(count)
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:
     total = os.fstat(file.fileno()).st_size
     storages: dict[str, np.ndarray] = {}
 
-    def load_storage(dtype: np.dtype, key: str, count: int) -> Storage:
+    def load_storage(dtype: np.dtype | None, key: str, count: int) -> Storage:
+        dtype = np.dtype("u1") if dtype is None else dtype
         if key not in storages:
             used = sum(a.nbytes for a in storages.values())
             if used + count * dtype.itemsize > total:
@@ -163,12 +203,12 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
         return Storage(storages[key])
 
     def load() -> Any:
-        return TensorUnpickler(file, load_storage).load()
+        return TensorUnpickler(_Bounded(file, total), load_storage, total).load()
 
     if load() != _LEGACY_MAGIC:
         raise PthError("a pickle, but not one that PyTorch wrote")
     if (protocol := load()) != _LEGACY_PROTOCOL:
-        raise PthError(f"protocol version {protocol!r}; expected {_LEGACY_PROTOCOL}")
+        raise PthError(f"protocol version {reprlib.repr(protocol)}; expected {_LEGACY_PROTOCOL}")
     system = load()
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise PthError("written on a big-endian machine, which is not supported; save it anew")
@@ -178,7 +218,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
         count = int.from_bytes(file.read(8), "little", signed=True)
         if array is None or count != array.size:
             raise PthError(
-                f"corrupt: storage {key!r} holds {count} elements, not what was declared"
+                f"corrupt: storage {reprlib.repr(key)} has {count} elements, not what was declared"
             )
         if file.readinto(array.view(np.uint8)) != array.nbytes:
             raise PthError(f"truncated in storage {key!r}; fetch the file again")
@@ -192,17 +232,14 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     """`value` as plain containers; anything that is neither data nor a tensor is refused."""
     if depth > _MAX_DEPTH:
         raise PthError(f"containers nested more than {_MAX_DEPTH} deep")
-    if value is None or type(value) in (bool, int, float, str) or isinstance(value, np.ndarray):
+    if type(value) in _SCALARS or isinstance(value, np.ndarray):
         return value
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, dict):
-        if not all(isinstance(k, str | int | ForeignName) for k in value):
-            raise PthError("a dict whose keys are neither strings nor integers")
-        plain = {
-            str(k) if isinstance(k, ForeignName) else k: _plain(v, done, depth + 1)
-            for k, v in value.items()
-        }
+        plain = {_plain_key(k): _plain(v, done, depth + 1) for k, v in value.items()}
+    elif type(value) is set:
+        plain = {_plain_key(k) for k in value}
     elif type(value) in (list, tuple):
         plain = type(value)(_plain(v, done, depth + 1) for v in value)
     else:
@@ -210,3 +247,13 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
         raise UnsafePickleError(f"refused: it holds a {kind}, which is not data")
     done[id(value)] = plain
     return plain
+
+
+def _plain_key(key: Any) -> Any:
+    if isinstance(key, ForeignName):
+        return str(key)
+    if type(key) is tuple:
+        return tuple(map(_plain_key, key))
+    if type(key) not in _SCALARS:
+        raise PthError(f"a dict or set with a {type(key).__name__} for a key")
+    return key

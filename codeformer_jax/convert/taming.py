@@ -20,6 +20,14 @@ Table = Mapping[str, np.ndarray]
 # What training alone needs: losses, running averages, the colours that labels are drawn in.
 _TRAINING = ("loss.", "model_ema.", "colorize")
 
+# State of a codebook that is a moving average; its average is `quantize.embedding.weight`.
+_EMA_STATE = re.compile(r"quantize\.(embedding\.)?(cluster_size|embed_avg)")
+# Which codes of the whole codebook a remapped quantizer numbers, in that order.
+_USED = "quantize.used"
+_OF_CODES = tuple(
+    f"quantize.{name}" for name in ("embedding.weight", "embed.weight", "proj.weight", "proj.bias")
+)
+
 _MASK = re.compile(r"blocks\.\d+\.attn\.mask")
 
 # `diffusers` -> published, applied in order.
@@ -43,10 +51,19 @@ _DIFFUSERS = tuple(
 )
 
 
-def rename_vqgan(table: Table) -> Table:
-    """The autoencoder in published names, of its own checkpoint, a transformer's or `diffusers`."""
+def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
+    """The autoencoder in published names, of its own checkpoint, a transformer's or `diffusers`.
+
+    Where its codes are remapped to those in use, the codebook stays whole, unless `given` has their
+    number as the size of the codebook.
+    """
     table = _part(table, "first_stage_model.")
     table = {name: array for name, array in table.items() if not name.startswith(_TRAINING)}
+    table = {name: array for name, array in table.items() if not _EMA_STATE.fullmatch(name)}
+    if (used := table.pop(_USED, None)) is not None:
+        for name in _OF_CODES:
+            if name in table and given.get("codebook_size") == len(used) != len(table[name]):
+                table[name] = table[name][used]
     if not any(name.startswith("encoder.mid_block.") for name in table):
         return table
     levels = len(numbers(table, r"decoder\.up_blocks\.(\d+)\."))
@@ -97,7 +114,7 @@ def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     return with_sides(fields, given.get("image_size", 256))
 
 
-def rename_gpt(table: Table) -> Table:
+def rename_gpt(table: Table, _given: Mapping[str, Any]) -> Table:
     """The transformer alone, without the masks that its attention keeps."""
     table = _part(table, "transformer.")
     return {name: array for name, array in table.items() if not _MASK.fullmatch(name)}
@@ -147,6 +164,18 @@ def read_gpt(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
         room = max(1, positions[1] + 1 - given.get("condition_length", 1))
         fields["map_size"] = (min(16, math.isqrt(room)),) * 2
     return fields
+
+
+def hidden_gpt(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Lists the fields of `GPT` that do not show; a square map that fills the positions does."""
+    condition = fields.get("condition")
+    hidden = ["n_head", "condition"]
+    hidden += {"class": ["classes"], "codes": ["condition_length"]}.get(condition, [])
+    room = fields.get("block_size", 0) + 1 - fields.get("condition_length", 1)
+    side = math.isqrt(max(room, 0))
+    if side**2 != room or fields.get("map_size") != (side, side):
+        hidden.append("map_size")
+    return tuple(hidden)
 
 
 def gpt_masks(variables: Mapping[str, Any], n_unmasked: int) -> dict[str, np.ndarray]:

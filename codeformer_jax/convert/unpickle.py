@@ -1,81 +1,24 @@
 """An unpickler that knows tensors and nothing else: a `.pth` file cannot run code through it."""
 
 import collections
-import io
 import pickle
+import reprlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from codeformer_jax.convert.errors import PthError, UnsafePickleError
-
-STORAGE_DTYPES = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
-
-
-class Storage:
-    """Flat array of one storage; in the older format its values arrive after the tensors."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
+from codeformer_jax.convert.stand_ins import QUANTIZED_DTYPES, STORAGE_DTYPES, StandIns, Storage
 
 
 class _StorageType:
-    """Stand-in for `torch.FloatStorage` and its kin: carries the dtype, cannot be called."""
+    """Stand-in for `torch.FloatStorage` and its kin: a dtype, None if untyped; not callable."""
 
     __slots__ = ("dtype",)
 
-    def __init__(self, dtype: np.dtype):
+    def __init__(self, dtype: np.dtype | None):
         self.dtype = dtype
-
-
-class _RebuildTensor:
-    """Stand-in for `torch._utils._rebuild_tensor_v2`: a strided view of a storage."""
-
-    __slots__ = ()
-
-    def __call__(self, storage, offset, size, stride, *_) -> np.ndarray:
-        if not isinstance(storage, Storage):
-            raise PthError("corrupt: a tensor without a storage")
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise PthError(f"corrupt: a tensor of size {size}, stride {stride}, offset {offset}")
-        flat = storage.array
-        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-        if 0 in size:
-            return np.zeros(size, flat.dtype)
-        if last >= flat.size:
-            raise PthError(
-                f"corrupt: a tensor of size {tuple(size)}, stride {tuple(stride)} and offset "
-                f"{offset} reaches outside its storage of {flat.size} elements"
-            )
-        strides = tuple(s * flat.itemsize for s in stride)
-        return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
-
-
-class _RebuildParameter:
-    """Stand-in for `torch._utils._rebuild_parameter`: the tensor itself."""
-
-    __slots__ = ()
-
-    def __call__(self, data, *_) -> np.ndarray:
-        if not isinstance(data, np.ndarray):
-            raise PthError("corrupt: a parameter that holds no tensor")
-        return data
 
 
 class ForeignName:
@@ -116,23 +59,35 @@ _DISPATCH = {
 # The unpickler written in Python: its memo is a dict, while that of the C one is an array that a
 # damaged index makes grow to the machine's memory. It also lets opcodes be left out.
 class TensorUnpickler(pickle._Unpickler):
-    """Knows tensors, storages and OrderedDict; refuses to make anything else."""
+    """Knows what PyTorch's safe loader knows, by `StandIns`; refuses to make anything else.
+
+    Args:
+        file: holds the pickle; has `read` and `readline`.
+        load_storage: (dtype or None for untyped bytes, key, number of elements) -> storage.
+        size: bytes of the whole file, which bound what is made.
+    """
 
     dispatch: ClassVar[dict] = dict(_DISPATCH)
 
-    def __init__(self, file: io.BufferedIOBase, load_storage: Callable[..., Storage]):
+    def __init__(
+        self,
+        file: Any,
+        load_storage: Callable[[np.dtype | None, str, int], Storage],
+        size: int,
+    ):
         super().__init__(file, encoding="utf-8")
         self._load_storage = load_storage
+        self._stand_ins = StandIns(size)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _RebuildParameter()
-        if module == "torch" and name in STORAGE_DTYPES:
-            return _StorageType(STORAGE_DTYPES[name])
+        if (found := self._stand_ins.find(module, name)) is not None:
+            return found
+        if module in ("torch", "torch.cuda") and (
+            name in STORAGE_DTYPES or name in QUANTIZED_DTYPES
+        ):
+            return _StorageType({**STORAGE_DTYPES, **QUANTIZED_DTYPES}[name])
+        if (module, name) == ("torch.storage", "UntypedStorage"):
+            return _StorageType(None)
         if module.partition(".")[0] in ("pytorch_lightning", "lightning"):
             return ForeignName(f"{module}.{name}")
         raise UnsafePickleError(
@@ -147,14 +102,36 @@ class TensorUnpickler(pickle._Unpickler):
         if not isinstance(self.stack[-1], collections.OrderedDict):
             raise UnsafePickleError("refused: the pickle sets attributes on something")
 
-    dispatch[pickle.BUILD[0]] = load_build
+    def load_setitem(self) -> None:
+        self._stand_ins.check_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        for key in self.stack[::2]:
+            self._stand_ins.check_key(key)
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        for key in self.stack[::2]:
+            self._stand_ins.check_key(key)
+        super().load_dict()
+
+    dispatch |= {
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+    }
 
     def persistent_load(self, pid: Any) -> Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise UnsafePickleError(f"refused: a persistent object that is not a storage: {pid!r}")
+            raise UnsafePickleError(
+                f"refused: a persistent object that is not a storage: {reprlib.repr(pid)}"
+            )
         _, kind, key, _, count, *view = pid
-        if not isinstance(kind, _StorageType) or type(count) is not int or count < 0:
-            raise PthError(f"corrupt: a storage described as {pid[2:]!r}")
+        known = isinstance(kind, _StorageType) and isinstance(key, str | int)
+        if not known or type(count) is not int or count < 0:
+            raise PthError(f"corrupt: a storage described as {reprlib.repr(pid[2:])}")
         if any(v is not None for v in view):
             raise PthError(
                 "a storage that is a view of another one (PyTorch before 0.4); save it anew"

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -10,7 +11,7 @@ from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
-from codeformer_jax.nn import LPIPS
+from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.tasks import common, settings
 from codeformer_jax.train.checkpoint import load_teacher, load_trained
@@ -61,7 +62,6 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         if pairs is None:
             recipe = common.read_recipe(config, config.eval.recipe)
         teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
-    lpips = (LPIPS(), load_lpips(config.eval.lpips)) if config.eval.lpips else None
     with products_in(common.precision_of(trained.config or config)):
         evaluation = evaluate(
             trained.module,
@@ -73,7 +73,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             weights=config.eval.weights,
             adain=config.eval.adain,
             batch_size=config.eval.batch_size,
-            lpips=lpips,
+            lpips=_lpips(config.eval.lpips),
             limit=config.eval.limit,
         )
     if pairs is None:
@@ -93,3 +93,11 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
             "holds its own images, so give one of the two"
         )
     return open_testset(root, progress=True)
+
+
+def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:
+    """Returns module and variables of converted weights, of either network."""
+    if not path:
+        return None
+    variables = load_lpips(path)
+    return fit_lpips(LPIPS(), variables), variables

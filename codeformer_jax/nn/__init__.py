@@ -1,9 +1,14 @@
 """Linen modules: hyperparameters are fields, outputs are frozen dataclasses."""
 
-from codeformer_jax.nn.codeformer import CodeFormer, CodeFormerOutput, CodePrediction
+from codeformer_jax.nn.codeformer import (
+    CodeFormer,
+    CodeFormerOutput,
+    CodePrediction,
+    resize_positions,
+)
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
-from codeformer_jax.nn.perceptual import LPIPS
+from codeformer_jax.nn.perceptual import LPIPS, fit_lpips
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.taming import TamingVQGAN
@@ -31,6 +36,8 @@ __all__ = [
     "TamingVQGAN",
     "VQGANOutput",
     "VectorQuantizer",
+    "fit_lpips",
+    "resize_positions",
     "turn_kernels",
     "with_turned_kernels",
 ]

@@ -1,5 +1,6 @@
 """CodeFormer (arXiv 2206.11253): codes predicted by a transformer, features fused on demand."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +69,13 @@ def adaptive_instance_norm(
     content_mean, content_std = statistics(content)
     style_mean, style_std = statistics(style)
     return (content - content_mean) / content_std * style_std + style_mean
+
+
+def resize_positions(positions: Float[Array, "n d"], shape: tuple[int, int]) -> Float[Array, "m d"]:
+    """Interpolates the embeddings of a square map, row-major, to a map of `shape` (bicubic)."""
+    side, width = math.isqrt(positions.shape[0]), positions.shape[1]
+    grid = positions.reshape(side, side, width)
+    return jax.image.resize(grid, (*shape, width), "bicubic").reshape(-1, width)
 
 
 class SelfAttention(nn.Module):
@@ -302,6 +310,5 @@ class CodeFormer(VQGAN):
         grid = self.image_size // self.downsampling
         positions = self.position_emb
         if (h, w) != (grid, grid):
-            positions = positions.reshape(grid, grid, -1)
-            positions = jax.image.resize(positions, (h, w, self.dim_embd), "bicubic")
-        return positions.reshape(1, h * w, self.dim_embd)
+            positions = resize_positions(positions, (h, w))
+        return positions[None]

@@ -1,5 +1,8 @@
 """LPIPS (arXiv 1801.03924): lpips-j's network with its weights as ordinary variables."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,24 +39,63 @@ class _Features(VGG):
         return {name: x.astype(jnp.float32) for name, x in activations.items()}
 
 
+class _AlexNet(nn.Module):
+    """AlexNet's activations behind each convolution; images [b, h, w, 3] in [0, 1]."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "..."]]:
+        x, activations = _to_imagenet(2 * images - 1), {}
+        # Width, side of the kernel, stride and padding; the first two see pooled maps behind them.
+        layers = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
+        for i, (width, side, stride, padding) in enumerate(layers, start=1):
+            if i in (2, 3):
+                x = nn.max_pool(x, (3, 3), (2, 2))
+            conv = nn.Conv(
+                width, (side, side), stride, padding=padding, dtype=self.dtype, name=f"conv{i}"
+            )
+            x = nn.relu(conv(x))
+            activations[f"relu{i}"] = x.astype(jnp.float32)
+        return activations
+
+
+_FEATURES = {
+    "vgg": (_Features, ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")),
+    "alex": (_AlexNet, ("relu1", "relu2", "relu3", "relu4", "relu5")),
+}
+
+
 class LPIPS(lpips_j.lpips.LPIPS):
     """Perceptual distance of two image batches [b, h, w, 3] in [-1, 1] -> [b].
 
-    The network of `lpips` 0.1 with VGG16: unlike lpips-j's own class it downloads nothing, so its
-    weights come from `from_torch('lpips', ...)`.
+    The network of `lpips` 0.1: unlike lpips-j's own class it downloads nothing, so its weights come
+    from `from_torch('lpips', ...)`.
 
     Attributes:
+        net: 'vgg' (VGG16, usual as a loss) or 'alex' (AlexNet, usual as a metric).
         normalize_twice: maps the images from [-1, 1] to ImageNet statistics before the network
             does so again, as the published CodeFormer training does.
-        dtype: of VGG's convolutions; features are compared in float32.
+        dtype: of the convolutions; features are compared in float32.
+
+    Raises:
+        ValueError: at construction, for another `net`.
     """
 
     normalize_twice: bool = False
     dtype: DTypeLike = jnp.float32
+    net: str = "vgg"
+
+    def __post_init__(self):
+        if self.net not in _FEATURES:
+            raise ValueError(f"net is {self.net!r}; expected one of {', '.join(_FEATURES)}")
+        super().__post_init__()
 
     def setup(self):
-        self.feature_names = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
-        self.vgg = _Features(dtype=self.dtype)
+        network, names = _FEATURES[self.net]
+        self.feature_names = list(names)
+        setattr(self, self.net, network(dtype=self.dtype))
+        self.vgg = getattr(self, self.net)  # lpips-j's name; that of the parameters is `net`.
         self.lins = [_LinearHead() for _ in self.feature_names]
 
     def __call__(self, images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
@@ -69,6 +111,11 @@ class LPIPS(lpips_j.lpips.LPIPS):
         # lpips-j and flaxmodels were not written for strict promotion.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return super().__call__(images, targets).reshape(-1).astype(jnp.float32)
+
+
+def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
+    """Returns `module` with the `net` that these variables belong to."""
+    return module.clone(net=next(name for name in _FEATURES if name in variables["params"]))
 
 
 def _to_imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

@@ -1,5 +1,8 @@
 """What stages II and III share: degraded inputs, codes of a frozen teacher, code losses."""
 
+import logging
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,13 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from codeformer_jax import losses
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.metrics import psnr
-from codeformer_jax.nn import VQGAN, CodeFormer, CodeFormerOutput, CodePrediction
+from codeformer_jax.nn import (
+    VQGAN,
+    CodeFormer,
+    CodeFormerOutput,
+    CodePrediction,
+    resize_positions,
+)
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -60,6 +69,7 @@ class CodeTask:
         """A CodeFormer from `previous`: a VQGAN's variables or those of a CodeFormer.
 
         What `previous` lacks (transformer, fusion) starts at random; without it, everything does.
+        A CodeFormer of another image size has its positions interpolated.
 
         Raises:
             ValueError: where the shapes of `previous` are not those of the config.
@@ -67,7 +77,7 @@ class CodeTask:
         real = common.from_uint8(images)[:1]
         params = dict(self.module.init(key, real, w=0.0)["params"])
         if previous is not None:
-            source = common.plain_codebook(previous)
+            source = _at_size(common.plain_codebook(previous), self.module)
             wanted = {"encoder", *FROZEN_PATH, *(name for name in params if name in source)}
             if "feat_emb" in source:  # A CodeFormer: of it only fusion blocks may be new.
                 paths = [*common.select(params, CODE_PATH), *common.select(source, CODE_PATH)]
@@ -132,3 +142,25 @@ class CodeTask:
         real = common.from_uint8(images)
         output = self.teacher.apply(teacher, real)
         return psnr(common.to_unit(output.image), common.to_unit(real))
+
+
+def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
+    """Adapts a CodeFormer to the image size of `module`: its positions and names of fusions."""
+    tokens = source["position_emb"].shape[0] if "position_emb" in source else 0
+    old, new = math.isqrt(tokens), module.image_size // module.downsampling
+    if old in (0, new) or old**2 != tokens:
+        return source
+    logging.warning(
+        "init_from: its position embeddings, of a %dx%d map (image_size=%d), are interpolated to "
+        "%dx%d for model.image_size=%d",
+        *(old, old, old * module.downsampling, new, new, module.image_size),
+    )
+    resized = {"position_emb": resize_positions(source["position_emb"], (new, new))}
+    prefix = "fuse_convs_dict_"
+    for name, value in source.items():
+        if name.startswith(prefix):  # Named by the sides of their maps.
+            side = int(name.removeprefix(prefix)) * new // old
+            resized[f"{prefix}{side}"] = value
+        elif name not in resized:
+            resized[name] = value
+    return resized

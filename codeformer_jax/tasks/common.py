@@ -149,8 +149,13 @@ def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:
     return {name: value for name, value in params.items() if name.startswith(tuple(prefixes))}
 
 
-def transplant(params: PyTree, source: PyTree, names: Iterable[str]) -> PyTree:
-    """`params` with the top-level entries `names` taken from `source`.
+def transplant(
+    params: PyTree,
+    source: PyTree,
+    names: Iterable[str],
+    called: str = "the network to start from",
+) -> PyTree:
+    """`params` with the top-level entries `names` taken from `source`, `called` so in an error.
 
     Raises:
         ValueError: lists every name that `source` lacks and every shape that differs.
@@ -171,7 +176,7 @@ def transplant(params: PyTree, source: PyTree, names: Iterable[str]) -> PyTree:
     if faults:
         listed = "\n  ".join(sorted(faults)[:20])
         raise ValueError(
-            f"the network to start from does not fit this config ({len(faults)} differences):\n"
+            f"{called} does not fit this config ({len(faults)} differences):\n"
             f"  {listed}\nUse the same model settings as the run or file it comes from."
         )
     return {**params, **{name: source[name] for name in names}}
@@ -208,6 +213,28 @@ def init_discriminator(
         opt_state=optimizer.init(variables["params"]),
         batch_stats=variables["batch_stats"],
     )
+
+
+def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
+    """Returns `state` with the variables `given` in its discriminator, whose optimizer starts anew.
+
+    Raises:
+        ValueError: lists every name that is missing or unexpected and every shape that differs.
+    """
+    if given is None:
+        return state
+    if state.discriminator is None:
+        raise ValueError("init_discriminator_from is set for a task without a discriminator")
+    started = {
+        name: transplant(
+            getattr(state.discriminator, name),
+            given[name],
+            {*getattr(state.discriminator, name), *given[name]},
+            "init_discriminator_from: the discriminator",
+        )
+        for name in ("params", "batch_stats")
+    }
+    return state.replace(discriminator=state.discriminator.replace(**started))
 
 
 def advance(

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from codeformer_jax import losses
-from codeformer_jax.nn import LPIPS, PatchDiscriminator
+from codeformer_jax.nn import LPIPS, PatchDiscriminator, fit_lpips
 from codeformer_jax.tasks import common, groups
 from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 
@@ -29,7 +29,7 @@ class ImageLosses:
 
     Attributes:
         config: section `loss` of the task.
-        lpips: network of the perceptual part; its variables are `frozen['lpips']`.
+        lpips: network of the perceptual part; `net` is that of its variables, `frozen['lpips']`.
         discriminator: network of the adversarial part.
         last_kernel: of the gradients of the trained parameters, the last layer's.
         reached: prefixes of the parameters that the image depends on.
@@ -120,7 +120,8 @@ class ImageLosses:
         pixel = losses.l1(fake, real)
         total, metrics = self.config.pixel_weight * pixel, {"l1": pixel}
         if self.config.perceptual_weight:
-            perceptual = jnp.mean(self.lpips.apply(frozen["lpips"], fake, real))
+            lpips = fit_lpips(self.lpips, frozen["lpips"])
+            perceptual = jnp.mean(lpips.apply(frozen["lpips"], fake, real))
             total += self.config.perceptual_weight * perceptual
             metrics["perceptual"] = perceptual
         return total, metrics

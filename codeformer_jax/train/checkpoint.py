@@ -165,19 +165,49 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     task = make_task(config, check=False)  # Whatever it was trained with.
     step = _find_step(path, which)
     abstract = abstract_state(task, config)
-    wanted = {
-        name: jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            ),
-            getattr(abstract, name),
-        )
-        for name in ("params", "ema_params", "collections")
+    names = ("params", "ema_params", "collections")
+    restored = _restore(path, step, {name: getattr(abstract, name) for name in names})
+    variables = {
+        "params": {**restored["params"], **restored["ema_params"]},
+        **restored["collections"],
     }
-    folder = path.absolute() / "checkpoints" / str(step) / "default"
-    check_stored(folder, wanted, path / CONFIG_FILE)
+    return Trained(task.network, task.module, variables, config, step)
+
+
+def load_discriminator(path: str | Path) -> Any:
+    """Loads a discriminator's variables from a workdir's latest checkpoint or a model file.
+
+    Raises:
+        FileNotFoundError: where there is no such file, workdir or checkpoint.
+        ValueError: where it holds no discriminator, or no checkpoint is whole.
+    """
+    path = Path(path)
+    if path.is_file():
+        network, _, variables = convert.load_model(path)
+        if network != "discriminator":
+            raise ValueError(f"{path} holds a {network}, not a discriminator")
+        return variables
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
+    config = read_config(path)
+    state = abstract_state(make_task(config), config).discriminator
+    if state is None:
+        raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
+    step = _find_step(path, "latest")
+    state = _restore(path, step, {"discriminator": state})["discriminator"]
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _restore(workdir: Path, step: int, abstract: Any) -> Any:
+    """Restores those arrays of a checkpoint that `abstract` describes, on one device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
+    )
+    folder = workdir.absolute() / "checkpoints" / str(step) / "default"
+    check_stored(folder, wanted, workdir / CONFIG_FILE)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(
+        return checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore(
                 item=wanted,
@@ -185,11 +215,6 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
                 restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             ),
         )
-    variables = {
-        "params": {**restored["params"], **restored["ema_params"]},
-        **restored["collections"],
-    }
-    return Trained(task.network, task.module, variables, config, step)
 
 
 def export_trained(

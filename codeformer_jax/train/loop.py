@@ -16,8 +16,7 @@ from codeformer_jax import paths, process
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.tasks import Task, make_task
-from codeformer_jax.tasks.common import weak_keys
+from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import hosts, parallel, provenance
 from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
@@ -243,8 +242,14 @@ class _Run:
         with contextlib.closing(self._batches(0, workers=0)) as loader:
             images = parallel.put_batch(self.mesh, next(loader)["image"])
         # What a workdir was restored to lives on one device; here it has to be on all.
-        previous = parallel.put_replicated(self.mesh, self.start.previous)
-        init = Ahead(jax.jit(self.task.init, out_shardings=self.sharding))
-        self.start = dataclasses.replace(self.start, previous=None)
-        key = weak_keys(self.config, jax.random.fold_in(self.key, INIT))
-        return compute(interrupted, init, key, images, previous)
+        given = (self.start.previous, self.start.discriminator)
+        previous, discriminator = parallel.put_replicated(self.mesh, given)
+        self.start = dataclasses.replace(self.start, previous=None, discriminator=None)
+
+        def first_state(key, images, previous, discriminator):
+            state = self.task.init(key, images, previous)
+            return common.start_discriminator(state, discriminator)
+
+        init = Ahead(jax.jit(first_state, out_shardings=self.sharding))
+        key = common.weak_keys(self.config, jax.random.fold_in(self.key, INIT))
+        return compute(interrupted, init, key, images, previous, discriminator)

@@ -20,6 +20,7 @@ from codeformer_jax.train.checkpoint import (
     CONFIG_FILE,
     TEACHER_FILE,
     Trained,
+    load_discriminator,
     load_teacher,
     load_trained,
     read_config,
@@ -54,12 +55,14 @@ class Start:
         previous: variables of the network that `task.init` starts from, or None.
         frozen: 'teacher' and 'lpips', where the task uses them.
         teacher: module and variables of the teacher, to be kept beside the checkpoints.
+        discriminator: variables that the discriminator starts from, or None.
     """
 
     resuming: bool
     previous: PyTree | None
     frozen: dict[str, PyTree]
     teacher: tuple[Any, PyTree] | None
+    discriminator: PyTree | None = None
 
     def write(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
         """Writes the config and the teacher, so that the workdir can go on by itself."""
@@ -100,7 +103,10 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     previous = origin and origin.variables
     if origin is not None and hasattr(task, "start_from"):
         previous = task.start_from(previous, origin.config)
-    return Start(resuming, previous, frozen, teacher)
+    discriminator = None
+    if config.get("init_discriminator_from") and not resuming:
+        discriminator = load_discriminator(config.init_discriminator_from)
+    return Start(resuming, previous, frozen, teacher, discriminator)
 
 
 def check_teacher(

@@ -1,7 +1,9 @@
+import json
 import os
 import pickle
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -100,7 +102,7 @@ def test_options_are_used(out, tmp_path, table_of):
     table = table_of("vqgan_gumbel_0")
     path = tmp_path / "several.pth"
     write_pth(path, {"params_ema": {"x": np.zeros(1, "f4")}, "ours": table})
-    given = parse_overrides(["image_size=64", "beta=1", "dtype=bfloat16"])
+    given = parse_overrides(["image_size=64", "norm_groups=32", "beta=1", "dtype=bfloat16"])
     summary = convert_file(path, out, network="auto", key="ours", overrides=given)
     _, module, _ = load_model(summary.target)
     assert (module.attn_resolutions, module.beta) == ((16,), 1)
@@ -120,6 +122,38 @@ def test_parse_overrides():
     for pair in ("nf", "=3"):
         with pytest.raises(ConversionError, match="expected KEY=VALUE"):
             parse_overrides([pair])
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("BF16", ml_dtypes.bfloat16),
+        ("F8_E4M3", ml_dtypes.float8_e4m3fn),
+        ("F8_E5M2", ml_dtypes.float8_e5m2),
+        ("F8_E8M0", None),
+    ],
+)
+def test_safetensors_of_narrow_dtypes(kind, dtype, out, tmp_path, table_of):
+    table = table_of("discriminator_0")
+    header, content = {}, b""
+    for name, array in table.items():
+        raw = np.zeros(array.shape, "u1") if dtype is None else array.astype(dtype)
+        span = [len(content), len(content) + raw.nbytes]
+        header[name] = {"dtype": kind, "shape": list(raw.shape), "data_offsets": span}
+        content += raw.tobytes()
+    head = json.dumps(header).encode()
+    path = tmp_path / "narrow.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + content)
+    if dtype is None:
+        with pytest.raises(
+            ModelFileError, match=r"narrow\.safetensors: main\..* has dtype F8_E8M0"
+        ):
+            convert_file(path, out)
+        return
+    _, _, variables = load_model(convert_file(path, out).target)
+    kernel = variables["params"]["main_0"]["kernel"]
+    expected = table["main.0.weight"].astype(dtype).astype(np.float32)
+    np.testing.assert_array_equal(kernel, expected.transpose(2, 3, 1, 0))
 
 
 def test_several_sources_are_one_table(source, out, tmp_path):

@@ -1,5 +1,7 @@
 """Names, layouts and hyperparameters: the fixtures' tables are those of the PyTorch networks."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -10,7 +12,7 @@ from codeformer_jax.convert import ConversionError, detect_network, from_torch, 
 from codeformer_jax.convert.hyperparameters import read_codeformer, read_vqgan
 from codeformer_jax.convert.names import entries_of, flatten
 from codeformer_jax.convert.networks import build_module, expected_variables
-from codeformer_jax.nn import VQGAN, CodeFormer
+from codeformer_jax.nn import LPIPS, VQGAN, CodeFormer
 
 SMALL = {
     "image_size": 64,
@@ -226,11 +228,78 @@ def test_other_precisions_and_wrappers_are_taken(table_of):
     wide = {f"module.{k}": v.astype(np.float64) for k, v in table.items()}
     assert detect_network(wide) == "discriminator"
     assert_same_variables(from_torch("discriminator", wide)[1], variables)
-    for dtype in (np.float16, ml_dtypes.bfloat16):
+    for dtype in (np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
         narrow = {k: v.astype(dtype) for k, v in table.items()}
         _, found = from_torch("discriminator", narrow)
         expected = narrow["main.5.weight"].astype(np.float32).transpose(2, 3, 1, 0)
         np.testing.assert_array_equal(found["params"]["main_5"]["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_orig_mod.module.{name}",
+        lambda name: f"module.module.{name}",
+        lambda name: name.replace("main.", "main._orig_mod."),
+    ],
+)
+def test_names_behind_wrappers_are_recognised(wrap, table_of):
+    table = table_of("discriminator_0")
+    _, variables = from_torch("discriminator", table)
+    wrapped = {wrap(name): array for name, array in table.items()}
+    averaged = {"n_averaged": np.array(3), **{f"module.{n}": a for n, a in wrapped.items()}}
+    parallel = {f"module.{name}": array for name, array in averaged.items()}
+    for found in (wrapped, averaged, parallel):
+        assert detect_network(found) == "discriminator"
+        assert_same_variables(from_torch("discriminator", found)[1], variables)
+    with pytest.raises(ConversionError, match="two tensors have one name"):
+        detect_network({**table, "_orig_mod.main.0.bias": table["main.0.bias"]})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_names_that_pytorch_itself_wraps():
+    torch = pytest.importorskip("torch")
+    layers = [torch.nn.Conv2d(3, 4, 4), torch.nn.LeakyReLU(), torch.nn.Conv2d(4, 8, 4, bias=False)]
+    layers += [torch.nn.BatchNorm2d(8), torch.nn.LeakyReLU()]
+    layers += [torch.nn.Conv2d(8, 16, 4, bias=False), torch.nn.BatchNorm2d(16)]
+    layers += [torch.nn.LeakyReLU(), torch.nn.Conv2d(16, 1, 4)]
+    plain = torch.nn.ModuleDict({"main": torch.nn.Sequential(*layers)})
+    swa = torch.optim.swa_utils.AveragedModel(torch.compile(plain))
+    table = {name: tensor.numpy() for name, tensor in swa.state_dict().items()}
+    assert {"n_averaged", "module._orig_mod.main.0.weight"} <= set(table)
+    assert detect_network(table) == "discriminator"
+    module, _ = from_torch("discriminator", table)
+    assert (module.ndf, module.n_layers) == (4, 2)
+
+
+def alexnet_table(seeded):
+    widths, layers = [3, 64, 192, 384, 256, 256], {0: 11, 3: 5, 6: 3, 8: 3, 10: 3}
+    shapes = {}
+    for (layer, side), i, o in zip(layers.items(), widths[:-1], widths[1:], strict=True):
+        shapes |= {f"features.{layer}.weight": (o, i, side, side), f"features.{layer}.bias": (o,)}
+    for i, width in enumerate(widths[1:]):
+        shapes[f"lin{i}.model.1.weight"] = (1, width, 1, 1)
+    return seeded.seeded_state_dict(shapes, 0)
+
+
+def test_lpips_of_alexnet_in_either_naming(seeded):
+    table = alexnet_table(seeded)
+    assert detect_network(table) == "lpips"
+    module, variables = from_torch("lpips", {**table, "classifier.1.bias": np.zeros(2, "f4")})
+    assert module == LPIPS(net="alex")
+    assert_same_tables(to_torch("lpips", variables), table)
+    slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
+    package = {
+        re.sub(r"^features\.(\d+)", lambda m: f"net.slice{slices[int(m[1])]}.{m[1]}", name): array
+        for name, array in table.items()
+    }
+    package |= {f"lins.{n[3:]}": a for n, a in table.items() if n.startswith("lin")}
+    assert detect_network(package) == "lpips"
+    assert_same_variables(from_torch("lpips", package)[1], variables)
+    with pytest.raises(ConversionError, match="net is 'squeeze'; expected one of vgg, alex"):
+        from_torch("lpips", table, net="squeeze")
 
 
 def test_every_difference_is_listed(table_of):

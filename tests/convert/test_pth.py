@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from convert.pickles import GRID, tensor_pickle
 
 from codeformer_jax.convert import (
     ConversionError,
@@ -19,7 +20,6 @@ from codeformer_jax.convert import (
 
 DATA = Path(__file__).parent / "data"
 FORMATS = ["zip.pth.bin", "legacy.pth.bin"]
-GRID = np.arange(6, dtype=np.float32).reshape(2, 3)
 EXPECTED = {
     "transposed": GRID.T,
     "row": GRID[1, 1:],
@@ -131,32 +131,6 @@ def test_code_in_a_legacy_header_is_refused(tmp_path):
     assert not (tmp_path / "was_run").exists()
 
 
-def tensor_pickle(storage="FloatStorage", count=6, offset=0, size=(2, 3), stride=(3, 1)):
-    """Pickle of one tensor over storage '0', in opcodes."""
-
-    def number(n):
-        return b"J" + int(n).to_bytes(4, "little", signed=True)
-
-    def sequence(items):
-        return b"(" + b"".join(map(number, items)) + b"t"
-
-    persistent = (
-        b"(X\x07\x00\x00\x00storagectorch\n"
-        + storage.encode()
-        + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
-        + number(count)
-        + b"tQ"
-    )
-    return (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("
-        + persistent
-        + number(offset)
-        + sequence(size)
-        + sequence(stride)
-        + b"\x89}tR."
-    )
-
-
 def test_hand_made_tensor_reads(make_pth):
     path = make_pth(tensor_pickle(size=(3, 2), stride=(1, 3)), [GRID.tobytes()])
     np.testing.assert_array_equal(read_pth(path), GRID.T)
@@ -181,7 +155,7 @@ def test_hand_made_tensor_reads(make_pth):
         ({"count": 7}, "24 bytes; expected 7 x 4"),
         ({"count": -1}, "a storage described as"),
         ({"storage": "DoubleStorage"}, "24 bytes; expected 6 x 8"),
-        ({"storage": "QInt8Storage"}, r"'torch\.QInt8Storage'"),
+        ({"storage": "QInt9Storage"}, r"'torch\.QInt9Storage'"),
     ],
 )
 def test_tensors_outside_their_storage_are_refused(change, message, make_pth):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from parity import support
 
-from codeformer_jax.nn import LPIPS
+from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.perceptual import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES, TARGETS = (jnp.asarray(support.images(32, seed, seed + 1)) for seed in (0, 2))
@@ -49,3 +49,51 @@ def test_gradients_are_finite_also_at_the_target(variables):
     for target in (TARGETS, IMAGES):
         assert np.isfinite(gradient(IMAGES, target)).all()
     assert np.abs(gradient(IMAGES, TARGETS)).max() > 0
+
+
+def torch_alex_lpips(torch, variables, images, targets):
+    """LPIPS 0.1 of AlexNet, in PyTorch's own functions, channels first."""
+    functional = torch.nn.functional
+    params = variables["params"]
+    tensors = [torch.from_numpy(np.array(x)).permute(0, 3, 1, 2) for x in (images, targets)]
+    shift = torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None]
+    scale = torch.tensor([0.458, 0.448, 0.450])[None, :, None, None]
+
+    def features(x):
+        x = (x - shift) / scale
+        for i, (stride, padding) in enumerate(((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)), start=1):
+            if i in (2, 3):
+                x = functional.max_pool2d(x, 3, 2)
+            layer = params["alex"][f"conv{i}"]
+            kernel = torch.from_numpy(np.array(layer["kernel"]).transpose(3, 2, 0, 1).copy())
+            bias = torch.from_numpy(np.array(layer["bias"]))
+            x = functional.relu(functional.conv2d(x, kernel, bias, stride, padding))
+            yield x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+    total = 0
+    for i, (one, other) in enumerate(zip(*map(features, tensors), strict=True)):
+        head = np.array(params[f"lins_{i}"]["layer"]["kernel"]).transpose(3, 2, 0, 1).copy()
+        total += functional.conv2d((one - other) ** 2, torch.from_numpy(head)).mean((1, 2, 3))
+    return total.numpy()
+
+
+def test_alexnet_is_that_of_pytorch():
+    torch = pytest.importorskip("torch")
+    module = LPIPS(net="alex")
+    rng = np.random.RandomState(0)
+    images, targets = rng.uniform(-1, 1, (2, 2, 67, 64, 3)).astype(np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images, targets)
+    draw = lambda x: (rng.standard_normal(x.shape) / np.prod(x.shape[:-1]) ** 0.5).astype("f4")  # noqa: E731
+    variables = jax.tree.map(draw, shapes)
+    heads = {n: jax.tree.map(np.abs, v) for n, v in variables["params"].items() if n != "alex"}
+    variables = {"params": {**variables["params"], **heads}}
+    assert fit_lpips(LPIPS(), variables) == module
+    found = jax.jit(module.apply)(variables, images, targets)
+    expected = torch_alex_lpips(torch, variables, images, targets)
+    assert expected.min() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match="net is 'squeeze'; expected one of vgg, alex"):
+        LPIPS(net="squeeze")

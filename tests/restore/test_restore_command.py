@@ -92,10 +92,8 @@ def test_wrong_network(tmp_path, vqgan_file, capsys):
 def test_converted_there_and_back_restores_the_same(tmp_path, weights):
     assert cli.main(["restore", "faces", "-o", "before"]) == 0
     assert cli.main(["convert", str(weights), "model.pth", "--to-torch"]) == 0
-    fields = {"image_size": 32, "norm_groups": 4, "n_head": 2, "attn_resolutions": "16,"}
-    sets = [f"--set={name}={value}" for name, value in fields.items()]
-    assert cli.main(["convert", "model.pth", str(weights), *sets]) == 2
-    assert cli.main(["convert", "model.pth", str(weights), "--force", *sets]) == 0
+    assert cli.main(["convert", "model.pth", str(weights)]) == 2
+    assert cli.main(["convert", "model.pth", str(weights), "--force"]) == 0
     assert cli.main(["restore", "faces", "-o", "after"]) == 0
     for name in ("1.png", "2.png"):
         before, after = (tmp_path / folder / name for folder in ("before", "after"))

@@ -1,0 +1,59 @@
+"""What a run starts from, as its config names it."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from codeformer_jax import convert
+from codeformer_jax.nn import PatchDiscriminator
+from codeformer_jax.train import loop
+from codeformer_jax.train.checkpoint import load_discriminator
+
+
+def first_state(config, workdir):
+    """The state before the first step; nothing is written."""
+    return loop._Run(config.lock(), workdir).init(lambda: 0)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_discriminator_comes_from_a_workdir_or_a_file(stages, tmp_path):
+    root, _ = stages
+    found = load_discriminator(root / "vqgan")
+    file = tmp_path / "d.safetensors"
+    convert.save_model(file, "discriminator", PatchDiscriminator(ndf=4, n_layers=1), found)
+    assert_same(load_discriminator(file), found)
+    config = tiny_config("restoration").unlock()
+    config.init_from = str(root / "code_prediction")
+    config.init_discriminator_from = str(file)
+    state = first_state(config, tmp_path / "run")
+    assert_same(state.discriminator.params, found["params"])
+    assert_same(state.discriminator.batch_stats, found["batch_stats"])
+    config = tiny_config("vqgan").unlock()
+    config.init_discriminator_from = str(root / "vqgan")
+    assert_same(first_state(config, tmp_path / "run").discriminator.params, found["params"])
+    assert not (tmp_path / "run").exists()
+    # A run that goes on has its own; the setting is not read again.
+    assert loop.prepare(loop.make_task(config), config, root / "vqgan").discriminator is None
+
+
+def test_what_holds_no_discriminator_is_refused(stages, tmp_path):
+    root, _ = stages
+    config = tiny_config("restoration").unlock()
+    config.init_from = str(root / "code_prediction")
+    for path, error, message in (
+        (tmp_path / "none", FileNotFoundError, "none does not exist: expected a model file or a"),
+        (root / "code_prediction", ValueError, "task 'code_prediction', which has no discrimin"),
+        (root / "restoration" / "teacher.safetensors", ValueError, "holds a vqgan, not a discr"),
+    ):
+        config.init_discriminator_from = str(path)
+        with pytest.raises(error, match=message):
+            loop.train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    config.init_discriminator_from = str(root / "vqgan")
+    config.discriminator.ndf = 8
+    with pytest.raises(ValueError, match="init_discriminator_from: the discriminator does not fit"):
+        first_state(config, tmp_path / "run")
