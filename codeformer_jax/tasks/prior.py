@@ -168,7 +168,7 @@ class PriorTask(abc.ABC):
             values,
             means["metrics"],
             finish=lambda before, after: after.replace(
-                site_counts=on_all_devices(count_values(before.site_counts, values))
+                site_counts=on_all_devices(count_values(on_all_devices(before.site_counts), values))
             ),
         )
         return state, {name: x for name, x in metrics.items() if name not in _NO_METRICS}

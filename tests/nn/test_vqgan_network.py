@@ -162,3 +162,30 @@ def test_gumbel_and_moving_average_are_options():
     variables, _ = shapes(VQGAN(**SMALL, ema_decay=0.99), 1, 16, 16, 3)
     assert "quantize" not in variables["params"]
     assert set(variables["codebook"]["quantize"]) == {"embedding", "counts", "sums"}
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode(small):
+    """Through encoder and decoder, by `jax.jvp` and by `jax.jacfwd`."""
+    module, variables, images = small
+
+    @jax.jit
+    def products(direction, cotangent):
+        def reconstruct(images):
+            return module.apply(variables, images).image
+
+        def along(step):
+            return reconstruct(images + step * direction)
+
+        forward = jax.jvp(reconstruct, (images,), (direction,))[1]
+        (reverse,) = jax.vjp(reconstruct, images)[1](cotangent)
+        return jnp.stack(
+            [
+                jnp.vdot(forward, cotangent),
+                jnp.vdot(jax.jacfwd(along)(0.0), cotangent),
+                jnp.vdot(direction, reverse),
+            ]
+        )
+
+    found = products(jnp.sin(3 * images), jnp.cos(5 * images))
+    assert abs(found[2]) > 1e-2
+    np.testing.assert_allclose(found, jnp.full(3, found[2]), rtol=1e-3)
