@@ -50,7 +50,7 @@ def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
     one, program = alone(compiled, name), compiled(name, mesh)
     assert program.activations == []
     np.testing.assert_allclose(program.flops, one.flops, rtol=0.1)
-    np.testing.assert_allclose(program.temporaries, one.temporaries, rtol=0.1)
+    assert program.temporaries < 1.1 * one.temporaries
 
 
 def blurred(images, keys, recipe, mesh, use):
