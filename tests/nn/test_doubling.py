@@ -85,9 +85,9 @@ def test_gradients_are_folded_for_large_maps_on_cpus(side, platform, folded):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_mode(shape):
-    x, kernel, _ = arrays = draw(*shape)
+    x, kernel, _ = draw(*shape)
     tangents = (jnp.cos(x), jnp.sin(kernel))
-    ours, theirs = (jax.jvp(f, arrays[:2], tangents) for f in (doubling_convolve, repeated))
+    ours, theirs = (jax.jvp(f, (x, kernel), tangents) for f in (doubling_convolve, repeated))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
