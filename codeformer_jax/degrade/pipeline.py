@@ -43,6 +43,7 @@ from codeformer_jax.degrade.second_order import (
 )
 from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.checks import AnyArray, as_images, as_keys
+from codeformer_jax.ops.devices import on_each_device
 from codeformer_jax.ops.random import standard_normal, threefry_keys
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
 
@@ -301,6 +302,16 @@ def _corrupt(
     images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
 ) -> Array:
     """`noise(source, canvas, channels)` is that of a batch."""
+
+    def corrupt(images: Array, p: Parameters, source: Any) -> Array:
+        return _corrupt_batch(images, p, source, noise, gradient)
+
+    return on_each_device(corrupt, images, p, source)
+
+
+def _corrupt_batch(
+    images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
+) -> Array:
     in_8_bits = p.rounds is None and p.small_size is not None
     if p.motion is not None:
         images = filter2d(images, p.motion.kernel)

@@ -15,11 +15,21 @@ also in strips. Two threads against XLA's own
 | by the input | 1x1 | [2, 128, 128, 64] -> 128 | 3.9 ms | 2.5 ms |
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+# An array of which the shape and the dtype alone count.
+Shape = jax.ShapeDtypeStruct | Array
+Product = Callable[..., Array]
 
 # Elements of the columns that a strip unfolds: what stays in the caches.
 STRIP = 9 * 131_072
@@ -51,27 +61,27 @@ def plain_convolve(
 def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """`plain_convolve`, 1x1 or 3x3, with the faster gradients; those in reverse mode only."""
+    """Returns `plain_convolve`, 1x1 or 3x3, with the faster gradients."""
     faster = len(kernel) == 1 or x.shape[-1] >= STRIP_CHANNELS
     return (_convolve if faster else plain_convolve)(x, kernel)
 
 
 def input_gradient(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+    x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """XLA's gradient of `plain_convolve` by the input."""
-    return jax.vjp(lambda x: plain_convolve(x, kernel), x)[1](cotangent)[0]
+    """Returns XLA's gradient of `plain_convolve` by the input; of `x` the shape alone counts."""
+    return jax.linear_transpose(lambda x: plain_convolve(x, kernel), x)(cotangent)[0]
 
 
 def kernel_gradient(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+    x: Float[Array, "b h w c"], kernel: Shape, cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "k k c d"]:
-    """XLA's gradient of `plain_convolve` by the kernel."""
-    return jax.vjp(lambda kernel: plain_convolve(x, kernel), kernel)[1](cotangent)[0]
+    """Returns XLA's gradient of `plain_convolve` by the kernel, whose shape alone counts."""
+    return jax.linear_transpose(lambda kernel: plain_convolve(x, kernel), kernel)(cotangent)[0]
 
 
 def input_gradient_by_taps(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
+    x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
     """Gradient by the input: one product with the kernel as it lies, then shifted sums.
 
@@ -95,7 +105,7 @@ def input_gradient_by_taps(
 
 def kernel_gradient_by_strips(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "k k c d"],
+    kernel: Shape,
     cotangent: Float[Array, "b h2 w2 d"],
     stride: int = 1,
 ) -> Float[Array, "k k c d"]:
@@ -137,20 +147,82 @@ def kernel_gradient_by_strips(
     return total.reshape(kernel.shape).astype(x.dtype)
 
 
-@jax.custom_vjp
-def _convolve(x, kernel):
-    return plain_convolve(x, kernel)
+def bilinear(forward: Product, by_x: Product, by_kernel: Product) -> Product:
+    """Returns `forward`, a bilinear function of (x, kernel), with other gradients than XLA's.
+
+    It can be differentiated any number of times in either mode, and vmapped. A vmapped kernel gets
+    XLA's gradients. The function itself stays `forward`: only its derivatives contain the
+    primitive that carries the gradients.
+
+    Args:
+        forward: (x [b, ...], kernel) -> [b, ...].
+        by_x: (shape and dtype of x, kernel, cotangent) -> gradient by x.
+        by_kernel: (x, shape and dtype of the kernel, cotangent) -> gradient by the kernel.
+    """
+    product = Primitive("convolve")
+    product.def_impl(jax.jit(forward))
+
+    @product.def_abstract_eval
+    def _(x, kernel):
+        return jax.make_jaxpr(forward)(x, kernel).out_avals[0]
+
+    def batched(arguments, axes):
+        (x, kernel), (axis, kernel_axis) = arguments, axes
+        if kernel_axis is not None:
+            return jax.vmap(forward, axes)(x, kernel), 0
+        x = jnp.moveaxis(x, axis, 0)
+        y = product.bind(x.reshape(-1, *x.shape[2:]), kernel)
+        return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+    mlir.register_lowering(product, mlir.lower_fun(forward, multiple_results=False))
+    batching.primitive_batchers[product] = batched
+    ad.defbilinear(
+        product,
+        lambda cotangent, x, kernel: by_x(_struct(x.aval), kernel, cotangent),
+        lambda cotangent, x, kernel: by_kernel(x, _struct(kernel.aval), cotangent),
+    )
+
+    @jax.custom_jvp
+    def convolution(x, kernel):
+        return forward(x, kernel)
+
+    def derivative(primals, tangents):
+        (x, kernel), (dx, dkernel) = primals, tangents
+        parts = [product.bind(dx, kernel)] if not _is_zero(dx) else []
+        parts += [product.bind(x, dkernel)] if not _is_zero(dkernel) else []
+        y = forward(x, kernel)
+        return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
+
+    convolution.defjvp(derivative, symbolic_zeros=True)
+    return convolution
 
 
-def _backward(residuals, cotangent):
-    x, kernel = residuals
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _by_x(x, kernel, cotangent):
     few_and_wide = x.size // x.shape[-1] <= TAP_SITES and min(kernel.shape[2:]) >= TAP_CHANNELS
-    taps_pay = len(kernel) == 1 or few_and_wide
-    on_cpu = (input_gradient_by_taps if taps_pay else input_gradient, kernel_gradient_by_strips)
-    return tuple(
-        jax.lax.platform_dependent(x, kernel, cotangent, cpu=cpu, default=otherwise)
-        for cpu, otherwise in zip(on_cpu, (input_gradient, kernel_gradient), strict=True)
+    by_taps = len(kernel) == 1 or few_and_wide
+    return jax.lax.platform_dependent(
+        kernel,
+        cotangent,
+        cpu=partial(input_gradient_by_taps if by_taps else input_gradient, x),
+        default=partial(input_gradient, x),
     )
 
 
-_convolve.defvjp(lambda x, kernel: (plain_convolve(x, kernel), (x, kernel)), _backward)
+def _by_kernel(x, kernel, cotangent):
+    return jax.lax.platform_dependent(
+        x,
+        cotangent,
+        cpu=lambda x, cotangent: kernel_gradient_by_strips(x, kernel, cotangent),
+        default=lambda x, cotangent: kernel_gradient(x, kernel, cotangent),
+    )
+
+
+_convolve = bilinear(plain_convolve, _by_x, _by_kernel)

@@ -1,10 +1,19 @@
 """The 3x3 convolution of a nearest-neighbour doubled map, without doubling it first."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import convolve, convolve_same, kernel_gradient_by_strips
+from codeformer_jax.nn.conv_gradients import (
+    Shape,
+    bilinear,
+    convolve,
+    convolve_same,
+    kernel_gradient_by_strips,
+    plain_convolve,
+)
 
 # Sites of a map from which on the kernel is folded. Below, folding it costs about what it saves:
 # on a CPU from 16x16 on a little less, on an accelerator 16x16 sites of 512 channels take less time
@@ -12,11 +21,10 @@ from codeformer_jax.nn.conv_gradients import convolve, convolve_same, kernel_gra
 FOLDED_SITES = 1024
 
 
-@jax.custom_vjp
 def doubling_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h2 w2 d"]:
-    """Convolves the nearest-neighbour doubled `x`, [b, 2h, 2w, d]; reverse mode only.
+    """Returns the convolution of the nearest-neighbour doubled `x`, [b, 2h, 2w, d].
 
     A pixel of the doubled image sees only 2x2 pixels of the original, so the 3x3 kernel folds
     into four 2x2 kernels, one for each place within a doubled pixel: the same numbers for 4/9 of
@@ -24,9 +32,15 @@ def doubling_convolve(
     gradients are those of that convolution of stride 2, again for 4/9. Elsewhere they are XLA's of
     the doubled form. Small maps are doubled, forward and backward (`FOLDED_SITES`).
     """
+    if x.shape[1] * x.shape[2] < FOLDED_SITES:
+        return convolve_same(_double(x), kernel)
+    return _folded(x, kernel)
+
+
+def _convolve_folded(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h2 w2 d"]:
     b, h, w, c = x.shape
-    if h * w < FOLDED_SITES:
-        return _convolve_doubled(x, kernel)
     features = kernel.shape[-1]
     # [pixel, place, pixel, place, c, d] -> [pixel, pixel, c, place, place, d]
     folded = _spread(kernel).reshape(2, 2, 2, 2, c, features).transpose(0, 2, 4, 1, 3, 5)
@@ -51,34 +65,39 @@ def _spread(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 c d"]:
     return kernel
 
 
-def _convolve_doubled(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
-) -> Float[Array, "b h2 w2 d"]:
+def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return convolve_same(x.reshape(b, 2 * h, 2 * w, c), kernel)
+    return x.reshape(b, 2 * h, 2 * w, c)
 
 
-def _gradients_of_doubled(x, kernel, cotangent):
-    return jax.vjp(_convolve_doubled, x, kernel)[1](cotangent)
+def _by_x(x: Shape, kernel: Array, cotangent: Array) -> Array:
+    def strided(kernel, cotangent):
+        return convolve(cotangent, _strided_kernel(kernel), 2, ((1, 1), (1, 1)))
+
+    def doubled(kernel, cotangent):
+        convolution = lambda x: plain_convolve(_double(x), kernel)  # noqa: E731
+        return jax.linear_transpose(convolution, x)(cotangent)[0]
+
+    return jax.lax.platform_dependent(kernel, cotangent, cpu=strided, default=doubled)
 
 
-def _gradients_of_strided(x, kernel, cotangent):
-    def reverse(kernel):
-        return _spread(kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
+def _by_kernel(x: Array, kernel: Shape, cotangent: Array) -> Array:
+    def strided(x, cotangent):
+        to_kernel = jax.linear_transpose(_strided_kernel, kernel)
+        shape = jax.eval_shape(_strided_kernel, kernel)
+        return to_kernel(kernel_gradient_by_strips(cotangent, shape, x, stride=2))[0]
 
-    strided, spread_gradient = jax.vjp(reverse, kernel)
-    by_strided = kernel_gradient_by_strips(cotangent, strided, x, stride=2)
-    return convolve(cotangent, strided, 2, ((1, 1), (1, 1))), *spread_gradient(by_strided)
+    def doubled(x, cotangent):
+        convolution = partial(plain_convolve, _double(x))
+        return jax.linear_transpose(convolution, kernel)(cotangent)[0]
 
-
-def _backward(residuals, cotangent):
-    _, h, w, _ = residuals[0].shape
-    if h * w < FOLDED_SITES:
-        return _gradients_of_doubled(*residuals, cotangent)
-    return jax.lax.platform_dependent(
-        *residuals, cotangent, cpu=_gradients_of_strided, default=_gradients_of_doubled
-    )
+    return jax.lax.platform_dependent(x, cotangent, cpu=strided, default=doubled)
 
 
-doubling_convolve.defvjp(lambda x, kernel: (doubling_convolve(x, kernel), (x, kernel)), _backward)
+def _strided_kernel(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 d c"]:
+    """The kernel by which the cotangent is convolved."""
+    return _spread(kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
+
+
+_folded = bilinear(_convolve_folded, _by_x, _by_kernel)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks.state import PyTree
 
 
@@ -65,14 +66,19 @@ def measure(measure_slice: Callable[[PyTree], Measured], inputs: PyTree, slices:
         inputs: whatever belongs to an image, its keys of randomness among it.
         slices: 1 measures the batch at once.
     """
+
+    def measure_here(part: PyTree) -> Measured:
+        measured = measure_slice(part)
+        return measured.replace(means=on_all_devices(measured.means))
+
     if slices == 1:
-        return measure_slice(inputs)
+        return measure_here(inputs)
     parts = split(inputs, slices)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
     means = jax.eval_shape(lambda part: measure_slice(part).means, first)
 
     def body(total: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
-        measured = measure_slice(part)
+        measured = measure_here(part)
         return jax.tree.map(jnp.add, total, measured.means), measured.images
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)

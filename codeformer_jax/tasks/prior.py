@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.metrics import bits_per_dim, count_values, psnr, site_bits_per_dim
 from codeformer_jax.nn import VQGAN, VQVAE, TamingVQGAN
+from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
 
@@ -167,7 +168,7 @@ class PriorTask(abc.ABC):
             values,
             means["metrics"],
             finish=lambda before, after: after.replace(
-                site_counts=count_values(before.site_counts, values)
+                site_counts=on_all_devices(count_values(on_all_devices(before.site_counts), values))
             ),
         )
         return state, {name: x for name, x in metrics.items() if name not in _NO_METRICS}

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Key
 
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.metrics import codebook_usage
+from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -52,22 +54,23 @@ class Heldout:
         self.source = open_heldout(config)
         self._task, self._config, self._mesh = task, config, mesh
         self._key, self._names = key, names
-        self._measure = self._compiled_later(task.eval_step)
+        # Where the mesh does not divide a batch, every device computes all of it.
+        self._split = config.eval.batch_size % mesh.size == 0
+        rows = parallel.batch_sharding(mesh) if self._split else parallel.replicated(mesh)
+        self._measure = Ahead(make_evaluation(task.eval_step, mesh, rows))
         # Of the first batch only: what a prior draws takes longer than all its likelihoods.
-        self._draw = self._compiled_later(task.sample_step) if config.eval.get("samples") else None
+        samples = config.eval.get("samples")
+        self._draw = Ahead(make_evaluation(task.sample_step, mesh, rows)) if samples else None
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """Held-out batches, the same at every call: what the steps take, 'index' and 'valid'."""
-        size = self._config.eval.batch_size
-        # Where the mesh does not divide a batch, every device computes all of it.
-        split = size % self._mesh.size == 0
         loader = evaluation_batches(
             self.source,
-            batch_size=size,
-            host=jax.process_index() if split else 0,
-            hosts=jax.process_count() if split else 1,
+            batch_size=self._config.eval.batch_size,
+            host=jax.process_index() if self._split else 0,
+            hosts=jax.process_count() if self._split else 1,
         )
-        put = parallel.put_batch if split else parallel.put_replicated
+        put = parallel.put_batch if self._split else parallel.put_replicated
         with contextlib.closing(loader):
             for batch in itertools.islice(loader, self._config.eval.batches):
                 check_batch(self._task, self._config, batch)
@@ -91,8 +94,8 @@ class Heldout:
                 panels = dict(result.panels)
                 if self._draw:
                     panels |= compute(interrupted, self._draw, *arguments)[0]
-                panels = jax.device_get(dict(sorted(panels.items())))
-            result, valid = jax.device_get((result.replace(panels={}), valid))
+                panels = _fetch(dict(sorted(panels.items())))
+            result, valid = _fetch((result.replace(panels={}), valid))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
         scores = {
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
@@ -132,14 +135,29 @@ class Heldout:
         )
         logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
 
-    def _compiled_later(self, function: Callable[..., Any]) -> Ahead:
-        """`function` of a batch, and which rows of it count, the whole on every host."""
 
-        def step(state, frozen, batch, key):
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
-            labels = {"labels": batch["label"]} if "label" in batch else {}
-            keys = keys(batch["index"])
-            found = function(state, frozen, batch["image"], keys, **labels)
-            return found, batch["valid"]
+def make_evaluation(
+    function: Callable[..., Any], mesh: Mesh, rows: NamedSharding
+) -> Callable[..., tuple[Any, Bool[Array, "b"]]]:
+    """Returns (state, frozen, batch, key) -> (results, which rows count), jitted for `mesh`.
 
-        return Ahead(jax.jit(step, out_shardings=parallel.replicated(self._mesh)))
+    Args:
+        function: `eval_step` or `sample_step` of a task; all its results have a row per image.
+        mesh: of the run.
+        rows: sharding of the batch, which the results get too.
+    """
+
+    def step(state, frozen, batch, key):
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, EVAL)))
+        labels = {"labels": batch["label"]} if "label" in batch else {}
+        keys = keys(batch["index"])
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            found = function(on_all_devices(state), frozen, batch["image"], keys, **labels)
+        return found, batch["valid"]
+
+    return jax.jit(step, out_shardings=rows)
+
+
+def _fetch(tree: Any) -> Any:
+    """Returns the whole of every array, on every host."""
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -7,11 +7,29 @@ import jax
 from jax.sharding import Mesh
 
 from codeformer_jax.nn.remat import compiler_options
+from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import Task
+from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import parallel
 
 # Stream of randomness, folded into the seed; `loop` and `heldout` have the others.
 STEP = 1
+
+
+def whole_networks(state: TrainState) -> TrainState:
+    """Returns the state with everything that networks read whole on every device.
+
+    Inside the mesh in use each is gathered once. A convolution or a product with a part of a
+    parameter would send activations to where the other parts lie.
+    """
+    judge = state.discriminator
+    if judge is not None:
+        judge = judge.replace(params=on_all_devices(judge.params))
+    return state.replace(
+        params=on_all_devices(state.params),
+        collections=on_all_devices(state.collections),
+        discriminator=judge,
+    )
 
 
 def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any, Any]]:
@@ -27,7 +45,9 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
         key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
         labels = {"labels": inputs["label"]} if "label" in inputs else {}
         codes = inputs.get("codes")
-        return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            state = whole_networks(state)
+            return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
 
     return jax.jit(
         step,

@@ -105,4 +105,64 @@ def test_they_are_taken_and_right(shape, side, dtype):
 
 def test_other_layers_are_left_alone():
     x, kernel, _ = draw(1, 16, 16, 16, 32)
-    assert "custom_vjp" not in str(jax.make_jaxpr(convolve_same)(x, kernel))
+    assert "custom_jvp" not in str(jax.make_jaxpr(convolve_same)(x, kernel))
+
+
+def total(function):
+    return lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel)))
+
+
+def both(derivative):
+    return lambda function: derivative(total(function), argnums=(0, 1))
+
+
+def of_a_batch(function):
+    """By a kernel that all share, and by one for each."""
+    grad = jax.grad(total(function), (0, 1))
+    shared = jax.vmap(grad, (0, None))
+    summed = jax.grad(lambda x, k: jax.vmap(total(function), (0, None))(x, k).sum(), (0, 1))
+    apart = jax.grad(lambda x, k: jax.vmap(total(function))(x, k).sum(), (0, 1))
+
+    def all_three(x, kernel):
+        two = jnp.stack([x, 2 * x])
+        return shared(two, kernel), summed(two, kernel), apart(two, jnp.stack([kernel, -kernel]))
+
+    return all_three
+
+
+TRANSFORMED = {
+    "jacfwd": both(jax.jacfwd),
+    "jacrev": both(jax.jacrev),
+    "hessian": both(jax.hessian),
+    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(total(f), 1), 0),
+    "vmap": of_a_batch,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMED.values(), ids=TRANSFORMED.keys())
+@pytest.mark.parametrize("side", [1, 3])
+def test_every_derivative_is_that_of_the_convolution(transform, side):
+    x, kernel, _ = draw(1, 4, 5, 2, 3, side=side)
+    ours, theirs = (transform(f)(x, kernel) for f in (conv_gradients._convolve, plain_convolve))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+def test_forward_mode():
+    """Forward and reverse mode are each other's transposes, and linearize is jvp."""
+    x, kernel, cotangent = draw(2, 6, 5, 32, 8)
+    dx, dkernel, _ = draw(2, 6, 5, 32, 8)
+    _, tangent = jax.jvp(convolve_same, (x, kernel), (dx, dkernel))
+    by_x, by_kernel = gradients(convolve_same, x, kernel, cotangent)
+    given = jnp.vdot(tangent, cotangent)
+    np.testing.assert_allclose(given, jnp.vdot(by_x, dx) + jnp.vdot(by_kernel, dkernel), rtol=1e-4)
+    _, linear = jax.linearize(convolve_same, x, kernel)
+    np.testing.assert_allclose(linear(dx, dkernel), tangent, rtol=1e-4, atol=1e-4)
+    # A convolution is bilinear: central differences are exact but for rounding.
+    ahead, behind = (convolve_same(x + s * dx, kernel + s * dkernel) for s in (0.5, -0.5))
+    np.testing.assert_allclose(ahead - behind, tangent, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_differentiated_costs_nothing():
+    x, kernel, _ = draw(1, 4, 4, 32, 8)
+    tangent = jax.make_jaxpr(lambda x, k, d: jax.jvp(lambda k: convolve_same(x, k), (k,), (d,)))
+    assert str(tangent(x, kernel, kernel)).count("= convolve") == 1

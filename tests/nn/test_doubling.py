@@ -83,6 +83,32 @@ def test_gradients_are_folded_for_large_maps_on_cpus(side, platform, folded):
     assert lowered.as_text().count("stride = [2, 2]") == folded
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_mode(shape):
+    x, kernel, _ = draw(*shape)
+    tangents = (jnp.cos(x), jnp.sin(kernel))
+    ours, theirs = (jax.jvp(f, (x, kernel), tangents) for f in (doubling_convolve, repeated))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_derivatives_of_a_folded_map(monkeypatch):
+    monkeypatch.setattr(doubling, "FOLDED_SITES", 1)
+    x, kernel, _ = draw(1, 2, 3, 2)
+
+    def derivatives(function):
+        loss = lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel)))  # noqa: E731
+        two = jnp.stack([x, -x])
+        return (
+            jax.hessian(loss, (0, 1))(x, kernel),
+            jax.jacfwd(loss, (0, 1))(x, kernel),
+            jax.grad(lambda x, k: jax.vmap(loss, (0, None))(x, k).sum(), (0, 1))(two, kernel),
+        )
+
+    ours, theirs = derivatives(doubling_convolve), derivatives(repeated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
 def test_the_layer_takes_it(monkeypatch):
     x, layer = draw(1, 8, 8, 3)[0], DoublingConv(4, use_bias=False)
     variables = layer.init(jax.random.key(1), x)

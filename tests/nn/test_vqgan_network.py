@@ -173,3 +173,30 @@ def test_gumbel_temperature_falls_by_a_cosine():
     seen = [module.temperature_at(jnp.int32(step)) for step in (0, 50, 100, 1000)]
     np.testing.assert_allclose(seen, [1.0, (1 + 1 / 16) / 2, 1 / 16, 1 / 16], rtol=1e-6)
     assert VQGAN(**SMALL, temperature=0.5).temperature_at(jnp.int32(7)) == 0.5
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode(small):
+    """Through encoder and decoder, by `jax.jvp` and by `jax.jacfwd`."""
+    module, variables, images = small
+
+    @jax.jit
+    def products(direction, cotangent):
+        def reconstruct(images):
+            return module.apply(variables, images).image
+
+        def along(step):
+            return reconstruct(images + step * direction)
+
+        forward = jax.jvp(reconstruct, (images,), (direction,))[1]
+        (reverse,) = jax.vjp(reconstruct, images)[1](cotangent)
+        return jnp.stack(
+            [
+                jnp.vdot(forward, cotangent),
+                jnp.vdot(jax.jacfwd(along)(0.0), cotangent),
+                jnp.vdot(direction, reverse),
+            ]
+        )
+
+    found = products(jnp.sin(3 * images), jnp.cos(5 * images))
+    assert abs(found[2]) > 1e-2
+    np.testing.assert_allclose(found, jnp.full(3, found[2]), rtol=1e-3)

@@ -1,0 +1,47 @@
+"""What a program on several devices keeps on each of them, and what it sends to all.
+
+Both functions act inside the mesh in use (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while
+a program is traced) if its axes are automatic; elsewhere they change nothing. They name no axis: a
+batch lies over all of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+
+def on_each_device(function: Callable[..., Any], *batch: Any) -> Any:
+    """Returns `function(*batch)`, computed by each device from its own images alone.
+
+    The compiler finds no way to split some operations over a batch (transforms, loops over its
+    images, reads through an index) and sends the whole batch to every device instead. Where the
+    devices do not divide the batch, the compiler decides.
+
+    Args:
+        function: of a batch of any size; no image's result depends on another image.
+        *batch: trees of arrays [b, ...].
+    """
+    mesh = _mesh()
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if mesh is None or size % mesh.size:
+        return function(*batch)
+    rows = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*batch)
+
+
+def on_all_devices(tree: Any) -> Any:
+    """Returns the arrays of `tree`, each whole on every device.
+
+    For parameters before their use and for gradients after their sum: the sharding of neither then
+    spreads to the activations between them.
+    """
+    return tree if _mesh() is None else jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def _mesh() -> AbstractMesh | None:
+    """Returns the mesh in use if it has several devices and automatic axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    return mesh if mesh.size > 1 and automatic else None

@@ -1,0 +1,115 @@
+"""What the devices send to each other in a compiled step or evaluation, and what each computes."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from linear import linear_config
+
+from codeformer_jax.tasks import make_task
+from codeformer_jax.train import parallel, plan
+from codeformer_jax.train.heldout import make_evaluation
+from codeformer_jax.train.step import make_step
+
+# Above 128 px images are blurred by a transform. No width of a network equals one of the sides.
+SIDES = (160, 80, 40, 20)
+# Of each device; no width of a network equals the batch of eight devices.
+IMAGES = 7
+MESHES = ("data:1", "data:8", "data:4,fsdp:2", "fsdp:8")
+_OPERATION = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) "
+    r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(",
+    re.MULTILINE,
+)
+_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled step or evaluation.
+
+    Attributes:
+        flops, temporaries: operations and bytes of one device.
+        largest: bytes and shape of the largest array that a collective gives a device.
+        activations: shapes of such arrays that belong to images.
+    """
+
+    flops: float
+    temporaries: int
+    largest: tuple[int, tuple[int, ...]]
+    activations: list[tuple[int, ...]]
+
+
+def sharded_config(name, mesh):
+    """A tiny config of `linear.NAMES` for images of 160 px, `IMAGES` on each device of the mesh."""
+    config = linear_config(name, mesh=mesh).unlock()
+    config.steps = 1
+    config.data.image_size = SIDES[0]
+    config.data.batch_size = IMAGES * parallel.make_mesh(mesh).size
+    if "nf" in config.get("model", {}):
+        config.model.update(
+            image_size=SIDES[0], ch_mult=(1, 1, 2, 2), attn_resolutions=(SIDES[-1],)
+        )
+    if "codeformer" in config:
+        config.codeformer.connect_list = SIDES[1:3]
+    return config.lock()
+
+
+def compiled_step(name, description):
+    """The `Program` of a task's training step."""
+    config = sharded_config(name, description)
+    task, mesh = make_task(config), parallel.make_mesh(description)
+    arguments = plan.abstract_arguments(task, config, mesh)
+    sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
+    lowered = make_step(task, mesh, sharding).lower(*arguments, task.phase(0))
+    return read(lowered.compile(), arguments[0], config.data.batch_size)
+
+
+def compiled_evaluation(name, description):
+    """The `Program` of a task's evaluation."""
+    config = sharded_config(name, description)
+    task, mesh = make_task(config), parallel.make_mesh(description)
+    state, frozen, inputs, key = plan.abstract_arguments(task, config, mesh)
+    rows, batch = parallel.batch_sharding(mesh), config.data.batch_size
+    for field, dtype in (("index", jnp.int32), ("valid", jnp.bool_)):
+        inputs[field] = jax.ShapeDtypeStruct((batch,), dtype, sharding=rows)
+    evaluation = make_evaluation(task.eval_step, mesh, rows)
+    return read(evaluation.lower(state, frozen, inputs, key).compile(), state, batch)
+
+
+def read(compiled, state, batch):
+    """The `Program`; arrays of the state and their shards are no activations."""
+    leaves = jax.tree.leaves(state)
+    own = {x.shape for x in leaves} | {x.sharding.shard_shape(x.shape) for x in leaves}
+    sent = received(compiled.as_text())
+    return Program(
+        flops=compiled.cost_analysis()["flops"],
+        temporaries=compiled.memory_analysis().temp_size_in_bytes,
+        largest=max(sent, default=(0, ())),
+        activations=[
+            shape for _, shape in sent if is_activation(shape, batch) and shape not in own
+        ],
+    )
+
+
+def received(text):
+    """Bytes and shape of every array that a collective of a compiled program gives a device."""
+    arrays = [
+        (int(bits), tuple(int(n) for n in dims.split(",") if n))
+        for result in _OPERATION.findall(text)
+        for bits, dims in _ARRAY.findall(result)
+    ]
+    return [(math.prod(shape) * bits // 8, shape) for bits, shape in arrays]
+
+
+def is_activation(shape, batch):
+    """Whether a shape has the global batch, or the height and width of a map, among its axes."""
+    return batch in shape or sum(n in SIDES for n in shape) > 1
+
+
+def take_accelerators_branch(*arguments, cpu, default):
+    """In place of `jax.lax.platform_dependent`: the program of accelerators, compiled for CPUs."""
+    del cpu
+    return default(*arguments)

@@ -1,0 +1,103 @@
+"""Nothing but parameters, gradients and statistics crosses devices, in every task and mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from collectives import (
+    MESHES,
+    compiled_evaluation,
+    compiled_step,
+    is_activation,
+    received,
+    take_accelerators_branch,
+)
+from linear import NAMES, make_linear
+
+from codeformer_jax import degrade
+from codeformer_jax.ops.devices import on_all_devices, on_each_device
+from codeformer_jax.train import parallel
+
+
+@pytest.fixture(scope="module", autouse=True)
+def accelerators():
+    """Compiles the program of accelerators, with small arrays sharded."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_linear(patch.setattr)
+        patch.setattr(jax.lax, "platform_dependent", take_accelerators_branch)
+        jax.clear_caches()  # Of functions traced before.
+        yield
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """(compile, name) -> the program of one device, compiled once."""
+    programs = {}
+
+    def get(compiled, name):
+        if (compiled, name) not in programs:
+            programs[compiled, name] = compiled(name, "data:1")
+        return programs[compiled, name]
+
+    return get
+
+
+@pytest.mark.parametrize("compiled", [compiled_step, compiled_evaluation])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
+    one, program = alone(compiled, name), compiled(name, mesh)
+    assert program.activations == []
+    np.testing.assert_allclose(program.flops, one.flops, rtol=0.1)
+    assert program.temporaries < 1.1 * one.temporaries
+
+
+def blurred(images, keys, recipe, mesh, use):
+    """The degradation compiled for a mesh, in use or not."""
+
+    def program(images, keys, recipe):
+        if use:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return degrade.degrade(images, keys, recipe)
+        return degrade.degrade(images, keys, recipe)
+
+    rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    jitted = jax.jit(program, in_shardings=(rows, rows, whole), out_shardings=rows)
+    return jitted.lower(images, keys, recipe).compile()
+
+
+def test_the_rule_is_seen_broken_without_the_mesh_in_use():
+    """And the results are those of one device, bit for bit."""
+    images = jax.random.uniform(jax.random.key(0), (8, 160, 160, 3))
+    keys, recipe = jax.random.split(jax.random.key(1), 8), degrade.Recipe.named("large")
+    mesh = parallel.make_mesh("data:4,fsdp:2")
+    found = {}
+    for use in (False, True):
+        compiled = blurred(images, keys, recipe, mesh, use)
+        shapes = [shape for _, shape in received(compiled.as_text())]
+        found[use] = [shape for shape in shapes if is_activation(shape, 8)]
+        if use:
+            rows = parallel.batch_sharding(mesh)
+            have = compiled(jax.device_put(images, rows), jax.device_put(keys, rows), recipe)
+    assert found[False]
+    assert not found[True]
+    want = jnp.concatenate(
+        [jax.jit(degrade.degrade)(images[i : i + 1], keys[i : i + 1], recipe) for i in range(8)]
+    )
+    np.testing.assert_array_equal(have, want)
+
+
+def test_elsewhere_nothing_changes():
+    images = jnp.ones((6, 2, 2, 3))
+    plain = str(jax.make_jaxpr(lambda x: x + 1)(images))
+    mesh = parallel.make_mesh("data:4").abstract_mesh
+
+    def each(x):
+        return on_each_device(lambda x: x + 1, x)
+
+    assert str(jax.make_jaxpr(each)(images)) == plain
+    assert on_all_devices(images) is images
+    with jax.sharding.use_abstract_mesh(mesh):  # Which does not divide the batch.
+        assert "shard_map" not in str(jax.make_jaxpr(each)(images))
+        assert "shard_map" in str(jax.make_jaxpr(each)(images[:4]))
