@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, add_max_megapixels
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="share of the names in the validation split; default %(default)s",
     )
+    add_max_megapixels(parser)
     parser.add_argument(
         "--max-rejected",
         type=int,
@@ -74,6 +75,7 @@ def _run(args: argparse.Namespace) -> int:
             file_format=args.format,
             min_size=args.min_size,
             validation_fraction=args.validation_fraction,
+            max_megapixels=args.max_megapixels,
             max_rejected=args.max_rejected,
             workers=args.workers,
             force=args.force,

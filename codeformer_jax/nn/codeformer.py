@@ -156,6 +156,9 @@ class CodeFormer(VQGAN):
         n_layers: its layers; the MLP is twice as wide as the tokens.
         connect_list: sides of the feature maps (at `image_size`) where features are fused.
         fusion_zero_init: see `Fusion`.
+        keep_gray: how restored pictures are used: a black-and-white picture stays one. No layer
+            reads this or the next; `restore` does, where it is not told otherwise.
+        keep_known: the network fills in what is painted white; other pixels are the input's.
         Others: see `VQGAN`; the quantizer must be 'nearest'.
     """
 
@@ -164,6 +167,8 @@ class CodeFormer(VQGAN):
     n_layers: int = 9
     connect_list: Sequence[int] = (32, 64, 128, 256)
     fusion_zero_init: bool = True
+    keep_gray: bool = True
+    keep_known: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "connect_list", tuple(self.connect_list))

@@ -32,6 +32,9 @@ def restore_command(
     w: SupportsFloat = 0.5,
     adain: bool = True,
     batch_size: int | None = None,
+    keep_gray: bool | None = None,
+    keep_known: bool | None = None,
+    max_megapixels: float | None = None,
     force: bool = False,
     skip_existing: bool = False,
     recursive: bool = True,
@@ -49,6 +52,7 @@ def restore_command(
     Args:
         checkpoint: model file or workdir; None is `weights/codeformer.safetensors` here.
         which: checkpoint of a workdir: 'latest', 'best' or a step.
+        keep_gray, keep_known: see `Restorer`; None is what the network says.
         samples, seed, temperature: see `Samples`; None draws none.
         score, score_teacher: prior by which results are scored, see `Scorer.load`.
         Others: see `restore_files`.
@@ -76,8 +80,15 @@ def restore_command(
         limit=limit,
         samples=drawn.number if drawn else 0,
         scores=score is not None,
+        max_megapixels=max_megapixels,
     )
-    restorer = Restorer.load(checkpoint, which=which, batch_size=batch_size)
+    restorer = Restorer.load(
+        checkpoint,
+        which=which,
+        batch_size=batch_size,
+        keep_gray=keep_gray,
+        keep_known=keep_known,
+    )
     scorer = None if score is None else Scorer.load(score, restorer, teacher=score_teacher)
     make_folders(plan)
     run = Run(restorer, w, adain, drawn, scorer)

@@ -7,16 +7,17 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import SupportsFloat
 
 import numpy as np
 import tqdm
 
+from codeformer_jax.data.folder import describe_others
 from codeformer_jax.data.images import UnreadableImage, read_image, write_image
 from codeformer_jax.data.system import usable_cores
 from codeformer_jax.restore.errors import RestoreError
-from codeformer_jax.restore.fit import Fitted, fit, unfit
+from codeformer_jax.restore.fit import Fitted, unfit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
 from codeformer_jax.restore.plan import Failure, Job, Plan, plan_files
 from codeformer_jax.restore.report import Scores
@@ -36,6 +37,8 @@ class RestoreSummary:
         failed: inputs without a result; nothing was written for them.
         skipped: results that existed and were left alone.
         padded: pictures that were not square.
+        others: files in the folders that are not pictures.
+        notes: remarks on what was changed or left out, with the pictures that each is about.
         seconds: from the first reading to the last writing.
         samples: results of each picture.
         scores: where scores were asked for, what they say and where they are.
@@ -46,6 +49,8 @@ class RestoreSummary:
     skipped: tuple[pathlib.Path, ...]
     padded: tuple[pathlib.Path, ...]
     seconds: float
+    others: tuple[pathlib.Path, ...] = ()
+    notes: Mapping[str, tuple[pathlib.Path, ...]] = dataclasses.field(default_factory=dict)
     samples: int = 1
     scores: str = ""
 
@@ -61,7 +66,13 @@ class RestoreSummary:
                 f"; {len(self.padded)} were not square and were continued by their edges "
                 "(aligned faces are square)"
             )
-        return f"{text}\n{self.scores}" if self.scores else text
+        lines = [text, self.scores] if self.scores else [text]
+        for note, paths in self.notes.items():
+            more = ", ..." if len(paths) > 1 else ""
+            lines.append(f"{len(paths)} of the images ('{paths[0]}'{more}): {note}")
+        if self.others:
+            lines.append(f"left out {describe_others(self.others)}")
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +110,7 @@ def restore_files(
     limit: int | None = None,
     samples: Samples | None = None,
     scorer: Scorer | None = None,
+    max_megapixels: float | None = None,
     progress: bool | None = False,
 ) -> RestoreSummary:
     """Restores files and folders of aligned faces into `output_dir`.
@@ -107,8 +119,8 @@ def restore_files(
     on; a result is written whole or not at all, and never holds anything but the network's result.
 
     Args:
-        inputs, output_dir, force, skip_existing, recursive, suffix, file_format, limit: see
-            `plan_files`.
+        inputs, output_dir, force, skip_existing, recursive, suffix, file_format, limit,
+            max_megapixels: see `plan_files`.
         restorer, w, adain, batch_size: see `Restorer`.
         samples: draw several restorations of each picture; None takes the likeliest codes.
         scorer: write a heat map of each result, and all scores into scores.json.
@@ -118,7 +130,7 @@ def restore_files(
         RestoreError: before anything is written: see `plan_files`, `check_weight`, `read_scores`,
             and an output folder that cannot be written to.
     """
-    w = check_weight(w)
+    run = Run(restorer, check_weight(w), adain, samples, scorer)
     plan = plan_files(
         inputs,
         output_dir,
@@ -130,14 +142,9 @@ def restore_files(
         limit=limit,
         samples=samples.number if samples else 0,
         scores=scorer is not None,
+        max_megapixels=max_megapixels,
     )
-    return run_plan(
-        plan,
-        Run(restorer, w, adain, samples, scorer),
-        batch_size=batch_size,
-        force=force,
-        progress=progress,
-    )
+    return run_plan(plan, run, batch_size=batch_size, force=force, progress=progress)
 
 
 def run_plan(
@@ -155,7 +162,8 @@ def run_plan(
     make_folders(plan)
     # Every job ends with the paths written or a Failure, whichever thread it came from.
     outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
-    padded = []
+    padded: list[pathlib.Path] = []
+    notes: dict[str, tuple[pathlib.Path, ...]] = {}
     disable = None if progress is None else not progress
     kept = frozenset(plan.skipped)
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
@@ -167,9 +175,12 @@ def run_plan(
 
         writes: collections.deque = collections.deque()
         try:
-            reads = _read_ahead(threads, plan.jobs, run.restorer, size)
+            reads = _read_ahead(threads, plan, run.restorer, size)
             for batch in _batches(reads, size, finish):
                 padded += [job.source for job, fitted in batch if fitted.padded]
+                for job, fitted in batch:
+                    for note in fitted.notes:
+                        notes[note] = (*notes.get(note, ()), job.source)
                 for job, results in _restore(run, batch, size):
                     if isinstance(results, Failure):
                         finish(job, results)
@@ -195,6 +206,8 @@ def run_plan(
         skipped=plan.skipped,
         padded=tuple(padded),
         seconds=time.monotonic() - start,
+        others=plan.others,
+        notes=notes,
         samples=run.samples.number if run.samples else 1,
         scores=scores.summary(),
     )
@@ -224,11 +237,12 @@ def make_folders(plan: Plan):
 
 
 def _read_ahead(
-    threads: concurrent.futures.Executor, jobs: Sequence[Job], restorer: Restorer, batch_size: int
+    threads: concurrent.futures.Executor, plan: Plan, restorer: Restorer, batch_size: int
 ) -> Iterator[tuple[Job, Fitted | Failure]]:
     reading: collections.deque = collections.deque()
-    for job in jobs:
-        reading.append((job, threads.submit(_read, job, restorer.image_size)))
+    for job in plan.jobs:
+        read = threads.submit(_read, job, restorer, plan.max_megapixels)
+        reading.append((job, read))
         if len(reading) > 2 * batch_size:
             first, read = reading.popleft()
             yield first, read.result()
@@ -236,9 +250,11 @@ def _read_ahead(
         yield first, read.result()
 
 
-def _read(job: Job, size: int) -> Fitted | Failure:
+def _read(job: Job, restorer: Restorer, max_megapixels: float | None) -> Fitted | Failure:
     try:
-        return fit(read_image(job.source).pixels, size)
+        picture = read_image(job.source, max_megapixels)
+        fitted = restorer.fit(picture.pixels)
+        return dataclasses.replace(fitted, notes=picture.notes + fitted.notes)
     except UnreadableImage as error:
         return Failure(job.source, error.reason)
     except MemoryError:
