@@ -262,7 +262,8 @@ def describe_others(names: Sequence[str | os.PathLike]) -> str:
     """Returns how many files are not pictures, with the first names."""
     more = ", ..." if len(names) > _NAMED else ""
     first = ", ".join(f"'{os.fspath(name)}'" for name in names[:_NAMED])
-    return f"{len(names)} files that are not pictures: {first}{more}"
+    kind = "file that is not a picture" if len(names) == 1 else "files that are not pictures"
+    return f"{len(names)} {kind}: {first}{more}"
 
 
 def visible_files(root: pathlib.Path) -> Iterator[str]:

@@ -60,7 +60,8 @@ def _conversion(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform |
             expected,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            # The coarser tables of the default are a level off in the shadows of gray pictures.
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.HIGHRESPRECALC,
         )
         same = expected != "CMYK" and _is_srgb(transform, expected)
     except Exception as error:  # Damaged profiles raise almost any class.

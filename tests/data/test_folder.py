@@ -111,7 +111,7 @@ def test_corrupt_header_and_small_files_are_left_out_and_named(tmp_path, caplog)
     assert [folder[i]["image"][0, 0, 0] for i in range(4)] == [0, 1, 2, 3]
     messages = sorted(record.getMessage() for record in caplog.records)
     assert len(messages) == 3
-    assert messages[0].startswith(f"skipped '01a.png' in '{tmp_path}': not a PNG")
+    assert messages[0].startswith(f"skipped '01a.png' in '{tmp_path}': not an image")
     assert messages[1].startswith(f"skipped 'sub/zero.jpg' in '{tmp_path}': the file is empty")
     assert "too small: 8x3 pixels (w x h), its shorter side must be at least 4" in messages[2]
 
@@ -146,10 +146,10 @@ def test_threads_that_meet_the_same_bad_file_report_it_once(tmp_path, caplog, mo
     folder = ImageFolder(tmp_path, 8, "all")
     together = threading.Barrier(4, timeout=20)
 
-    def read_together(path):
+    def read_together(path, *options):
         if path.name == "01.png":
             together.wait()
-        return read_image(path)
+        return read_image(path, *options)
 
     monkeypatch.setattr("codeformer_jax.data.folder.read_image", read_together)
     with caplog.at_level(logging.WARNING), futures.ThreadPoolExecutor(4) as pool:

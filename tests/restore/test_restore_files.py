@@ -4,10 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.restore import RestoreError, files, restore_files
-from codeformer_jax.restore.plan import plan_files
+from codeformer_jax.restore.plan import FileOptions, plan_files
 
 
 def tree(folder):
@@ -48,11 +49,11 @@ def test_folder(tmp_path, faces, restorer):
     for source, name in (("a.png", "a.png"), ("deep/wide.bmp", "deep/wide.png")):
         result = read_image(tmp_path / "out" / name)
         expected = restorer(read_image(faces / source).pixels, w=0.3)
-        assert not result.gray
         assert np.abs(result.pixels.astype(int) - expected).max() <= 1
-    gray = read_image(tmp_path / "out" / "deep" / "gray.png")
-    assert gray.gray
-    assert gray.pixels.shape == (32, 32, 3)
+    with Image.open(tmp_path / "out" / "deep" / "gray.png") as gray:
+        assert (gray.mode, gray.size) == ("L", (32, 32))
+    assert summary.others == (faces / "notes.txt",)
+    assert f"left out 1 file that is not a picture: '{faces / 'notes.txt'}'" in str(summary)
 
 
 def test_files_and_folders_without_sub_folders(tmp_path, faces, restorer):
@@ -164,9 +165,9 @@ def test_force_and_skip_existing(tmp_path, faces, restorer):
 def test_result_that_comes_to_exist_meanwhile_is_kept(tmp_path, faces, restorer, monkeypatch):
     target = tmp_path / "out" / "a.png"
 
-    def read(path):
+    def read(path, *options):
         target.write_bytes(b"somebody else's")
-        return read_image(path)
+        return read_image(path, *options)
 
     monkeypatch.setattr(files, "read_image", read)
     summary = restore_files([faces / "a.png"], tmp_path / "out", restorer)
@@ -270,7 +271,7 @@ def test_folder_that_cannot_be_listed(tmp_path, faces, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    plan = plan_files([faces], tmp_path / "out")
+    plan = plan_files([faces], tmp_path / "out", FileOptions())
     assert [job.source.name for job in plan.jobs] == ["a.png", "b c.jpg"]
     assert plan.unreadable[0].path == faces / "deep"
     assert plan.unreadable[0].reason == "Permission denied"

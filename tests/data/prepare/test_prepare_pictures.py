@@ -174,6 +174,7 @@ def test_metadata_says_what_it_was_made_with(room):
         "format": "webp",
         "min_size": 3,
         "validation_fraction": 0.0,
+        "max_megapixels": None,
         "fingerprint": summary.fingerprint,
     }
 

@@ -38,7 +38,7 @@ def dangling(path):
 
 
 CASES = {
-    "text.png": (lambda path: path.write_text("no picture"), "unreadable", "not a PNG"),
+    "text.png": (lambda path: path.write_text("no picture"), "unreadable", "not an image"),
     "zero.jpg": (pathlib.Path.touch, "unreadable", "the file is empty"),
     "half.png": (truncated, "unreadable", "truncated"),
     "damaged.png": (damaged, "unreadable", ""),
@@ -103,7 +103,7 @@ def test_too_many_are_an_error_with_a_report_and_nothing_is_done_twice(room, mon
         "3 of 7 images were left out (1 duplicate, 2 unreadable), more than max_"
     )
     assert f"'{room.partial / 'rejected.jsonl'}' lists them. Give --max-rejected 3" in message
-    assert "\n  x.png: not a PNG" in message
+    assert "\n  x.png: not an image" in message
     assert "\n  z.png: the same picture as '002.png'" in message
     assert "notes.txt" not in message
     assert not room.out.exists()
@@ -217,9 +217,9 @@ PASSING = [
 def test_a_machine_that_fails_is_no_fault_of_the_file_which_is_named(room, monkeypatch, cause):
     fill(room.faces, 3)
 
-    def fail(path):
+    def fail(path, *options):
         if path.name != "001.png":
-            return read_image(path)
+            return read_image(path, *options)
         raise UnreadableImage(path, "reading failed") from cause
 
     with monkeypatch.context() as patch:
