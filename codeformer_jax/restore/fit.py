@@ -17,6 +17,7 @@ Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 # Mean variance of the channels' differences, in levels of 255 squared, up to which a picture is
 # black and white: lossy files and scans do not keep the channels equal.
 GRAY_VARIANCE = 10.0
+_CODING = 2
 # Remark on a picture for a network that fills in what is painted.
 NOT_PAINTED = "no pixel is white, so nothing was filled in and the picture came back as it was"
 
@@ -130,7 +131,8 @@ def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
 
     A picture is black and white where the variances of R - G, G - B and B - R over all pixels are
     `GRAY_VARIANCE` on average or less: the published measure. A cast that is the same everywhere
-    does not count as colour; it is the tint that is returned, (0, 0, 0) for a neutral picture.
+    does not count as colour; it is the tint that is returned. One of up to two levels, which coding
+    leaves behind, counts as none.
 
     Returns:
         Whole levels of 255 for R, G and B; None for a picture in colour.
@@ -140,7 +142,8 @@ def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
     if differences.var(axis=(0, 1), dtype=np.float64).mean() > GRAY_VARIANCE:
         return None
     means = levels.mean(axis=(0, 1), dtype=np.float64)
-    red, green, blue = np.round(means - means @ _LUMA).astype(int).tolist()
+    tint = np.round(means - means @ _LUMA).astype(int)
+    red, green, blue = tint.tolist() if np.abs(tint).max() > _CODING else (0, 0, 0)
     return red, green, blue
 
 

@@ -208,6 +208,17 @@ def test_permission_denied(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
+def test_max_megapixels_allows_and_forbids(tmp_path, monkeypatch):
+    Image.fromarray(noise()).save(tmp_path / "a.png")  # 600 pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow itself refuses 200.
+    with pytest.raises(UnreadableImage, match=r"more than 100 pixels .*; max_megapixels of rest"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(UnreadableImage, match="more than 599 pixels"):
+        read_image(tmp_path / "a.png", max_megapixels=0.000599)
+    assert read_image(tmp_path / "a.png", max_megapixels=0.0006).pixels.shape == (20, 30, 3)
+    assert images.image_size(tmp_path / "a.png", max_megapixels=0.0006) == (20, 30)
+
+
 @pytest.mark.parametrize("limit", [300, 400, 599])
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
     Image.fromarray(noise()).save(tmp_path / "a.png")  # 600 pixels

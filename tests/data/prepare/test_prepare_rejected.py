@@ -49,6 +49,7 @@ CASES = {
         "unreadable",
         "more than 1000 pixel",
     ),
+    "photo.heic": (lambda path: path.write_bytes(b"heic"), "unreadable", ".heic files cannot"),
     "notes.txt": (lambda path: path.write_text("x"), "other", "the suffix '.txt' is not one"),
     "same.bmp": (lambda path: save(path, 0), "duplicate", "the same picture as '000.png'"),
 }
@@ -332,6 +333,7 @@ def test_empty_folder_missing_folder_and_file(room):
         ({"file_format": "gif"}, "format is 'gif'; expected one of png, webp, jpeg"),
         ({"min_size": -1}, "min size is -1"),
         ({"validation_fraction": 1.5}, "validation fraction is 1.5; expected 0 to 1"),
+        ({"max_megapixels": 0.0}, "max megapixels is 0.0; expected more than 0"),
         ({"max_rejected": -1}, "max rejected is -1"),
         ({"workers": -1}, "workers is -1"),
     ],
