@@ -110,7 +110,7 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_pat
         make(folder, tmp_path / "set")
     for line in (
         "empty.png: the file is empty",
-        "text.jpg: not a PNG",
+        "text.jpg: not an image",
         "tiny.png: too small: 40x15 pixels (w x h), its shorter side must be at least 16",
     ):
         assert line in str(caught.value)
