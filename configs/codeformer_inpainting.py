@@ -10,7 +10,7 @@ Hardware: as stage III, 8 GPUs of 32 GB, batch 24 in all; at 150 k steps about f
 Expected: paper and release give no score, and none was measured here.
 The released network for inpainting has a codebook of 512 (its published config says 1024): to start
 from its weights add --config.model.codebook_size=512 and the teacher that belongs to it. Restore
-with `-w 1 --no-adain`.
+with `-w 1 --no-adain`: white pixels are filled in, all others stay (`keep_known`).
 """
 
 import ml_collections
@@ -21,6 +21,7 @@ from configs import codeformer_stage3
 def get_config() -> ml_collections.ConfigDict:
     config = codeformer_stage3.get_config().unlock()
     config.codeformer.connect_list = (32, 64, 128)
+    config.codeformer.keep_known = True
     # Pixels and degrees; see `degrade.extras.Mask`.
     config.degradation = ml_collections.ConfigDict()
     config.degradation.inpainting = {

@@ -34,6 +34,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.codeformer.n_layers = 9
     config.codeformer.connect_list = (32, 64, 128, 256)
     config.codeformer.fusion_zero_init = True  # False as published
+    # What `codeformer-jax restore` does with results of this network; see `nn.CodeFormer`.
+    config.codeformer.keep_gray = True
+    config.codeformer.keep_known = False
 
     config.loss = ml_collections.ConfigDict()
     config.loss.feature_weight = 1.0

@@ -110,6 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.cache = False
     config.data.heldout_fraction = 0.01
     config.data.max_unreadable = 100
+    # Bound of a folder's pictures against decompression bombs; else PIL.Image.MAX_IMAGE_PIXELS.
+    config.data.max_megapixels = config_dict.placeholder(float)
     config.data.synthetic_length = 70_000
     config.data.heldout_length = 256
 

@@ -85,6 +85,19 @@ def test_every_config_builds_its_task(path, arguments):
 
 
 @pytest.mark.parametrize(
+    ("path", "keep_gray", "keep_known"),
+    [
+        ("configs/codeformer_stage3.py", True, False),
+        ("configs/codeformer_colorization.py", False, False),
+        ("configs/codeformer_inpainting.py", True, True),
+    ],
+)
+def test_networks_say_how_their_results_are_used(path, keep_gray, keep_known):
+    module = make_task(load(path)).module
+    assert (module.keep_gray, module.keep_known) == (keep_gray, keep_known)
+
+
+@pytest.mark.parametrize(
     ("path", "millions"), [("configs/vqgan.py", 63.74), ("configs/codeformer_stage3.py", 94.11)]
 )
 def test_published_number_of_parameters(path, millions):

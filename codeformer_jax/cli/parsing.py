@@ -25,3 +25,13 @@ def add_command(
     parser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=run)
     return parser
+
+
+def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of the commands that read people's own pictures."""
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        metavar="M",
+        help="largest picture that is read, a guard against decompression bombs; default 89.5",
+    )

@@ -4,7 +4,7 @@ import argparse
 import sys
 from os.path import expanduser
 
-from codeformer_jax.cli.parsing import Commands, add_command
+from codeformer_jax.cli.parsing import Commands, add_command, add_max_megapixels
 
 
 def add(commands: Commands) -> None:
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="share of the names in the validation split; default %(default)s",
     )
+    add_max_megapixels(parser)
     parser.add_argument(
         "--max-rejected",
         type=int,
@@ -77,6 +78,7 @@ def _run(args: argparse.Namespace) -> int:
             file_format=args.format,
             min_size=args.min_size,
             validation_fraction=args.validation_fraction,
+            max_megapixels=args.max_megapixels,
             max_rejected=args.max_rejected,
             workers=args.workers,
             force=args.force,

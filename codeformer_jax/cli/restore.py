@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, add_max_megapixels, path
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +15,8 @@ def add(commands: Commands) -> None:
         "Restores pictures of aligned faces. Folders are searched for images with their "
         "sub-folders, which come back under the output folder. Pictures of another size are "
         "resized to the network's; one that is not square is continued by its edges and cut back. "
-        "Pictures without colour come back without colour.",
+        "Pictures without colour come back without colour where the network does not give them "
+        "some.",
     )
     parser.add_argument(
         "inputs", nargs="+", type=path, metavar="INPUT", help="image file or folder"
@@ -55,8 +56,25 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="images at once; default 1 on the CPU, 8 on an accelerator",
     )
+    _add_picture_options(parser)
     _add_prior_options(parser)
     _add_file_options(parser)
+
+
+def _add_picture_options(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--keep-gray",
+        action=argparse.BooleanOptionalAction,
+        help="make the results of black-and-white pictures black and white; default what the "
+        "network says: on, off for colorization",
+    )
+    parser.add_argument(
+        "--keep-known",
+        action=argparse.BooleanOptionalAction,
+        help="fill in pure white pixels only and keep all others; default what the network says: "
+        "off, on for inpainting",
+    )
+    add_max_megapixels(parser)
 
 
 def _add_prior_options(parser: argparse.ArgumentParser):
@@ -129,6 +147,9 @@ def _run(args: argparse.Namespace) -> int:
         w=args.w,
         adain=args.adain,
         batch_size=args.batch_size,
+        keep_gray=args.keep_gray,
+        keep_known=args.keep_known,
+        max_megapixels=args.max_megapixels,
         force=args.force,
         skip_existing=args.skip_existing,
         recursive=args.recursive,

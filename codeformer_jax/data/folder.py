@@ -7,16 +7,18 @@ import os
 import pathlib
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
 from codeformer_jax.data.images import (
-    SUFFIXES,
+    READ_SUFFIXES,
     UnreadableImage,
+    has_picture_suffix,
     image_size,
+    is_picture,
     read_image,
     resize_image,
 )
@@ -26,6 +28,7 @@ SPLITS = ("train", "heldout", "all")
 _log = logging.getLogger(__name__)
 _SCAN_THREADS = 16  # Opening files waits for the disk or network, not for the processor.
 _LISTED = 20
+_NAMED = 5
 _report_lock = threading.Lock()  # Global, so that sources stay picklable for worker processes.
 
 
@@ -38,7 +41,7 @@ class ImageFolder:
 
     Pictures are cropped to their centred square and resized. `name` is the path relative to `root`,
     with slashes; the order is that of the names. Hidden files and folders are ignored, links are
-    followed.
+    followed. Files that are no pictures are left out, with one line in the log (see `image_names`).
 
     Opening the source reads each file's header: a file with a bad one, or with a shorter side below
     `min_size`, is left out of the list. A file that only fails when it is decoded keeps its place,
@@ -54,6 +57,7 @@ class ImageFolder:
       heldout_fraction: share of names in 'heldout', 0..1.
       min_size: smallest accepted shorter side in pixels; None is half of `size`, 0 accepts all.
       max_unreadable: None is one in a hundred files, and at least 10.
+      max_megapixels: see `read_image`.
 
     Raises:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
@@ -70,11 +74,13 @@ class ImageFolder:
         heldout_fraction: float = 0.1,
         min_size: int | None = None,
         max_unreadable: int | None = None,
+        max_megapixels: float | None = None,
     ):
-        _check_options(size, split, heldout_fraction)
+        _check_options(size, split, heldout_fraction, max_megapixels)
         self.root = pathlib.Path(root)
         self.size = size
         self.split = split
+        self.max_megapixels = max_megapixels
         self.min_size = size // 2 if min_size is None else min_size
         everything = image_names(self.root)
         names = [name for name in everything if in_split(name, split, heldout_fraction)]
@@ -88,7 +94,7 @@ class ImageFolder:
             max(10, len(names) // 100) if max_unreadable is None else max_unreadable
         )
         with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            found = list(pool.map(lambda n: _examined(self.root / n, self.min_size), names))
+            found = list(pool.map(self._examined, names))
         usable = [problem is None for problem, _ in found]
         self.names = tuple(itertools.compress(names, usable))
         lengths = (length for problem, length in found if problem is None)
@@ -116,7 +122,7 @@ class ImageFolder:
             if name in self.skipped:
                 continue
             try:
-                pixels = read_image(self.root / name).pixels
+                pixels = read_image(self.root / name, self.max_megapixels).pixels
             except UnreadableImage as error:
                 self._report(name, error.reason)
                 continue
@@ -133,6 +139,12 @@ class ImageFolder:
         """
         for name, length in zip(self.names, self._lengths, strict=True):
             yield f"{length} {name}"
+
+    def _examined(self, name: str) -> tuple[str | None, int]:
+        """Why a file cannot be used, or else None and its length in bytes."""
+        path = self.root / name
+        problem = header_problem(path, self.min_size, self.max_megapixels)
+        return problem, 0 if problem else os.path.getsize(path)
 
     def _report(self, name: str, reason: str) -> None:
         with _report_lock:  # Several reading threads may meet the same file.
@@ -165,10 +177,12 @@ class ImageFolder:
         )
 
 
-def header_problem(path: str | os.PathLike, min_size: int) -> str | None:
+def header_problem(
+    path: str | os.PathLike, min_size: int, max_megapixels: float | None = None
+) -> str | None:
     """Why a file cannot be used, as far as its header tells: unreadable, or a side too short."""
     try:
-        height, width = image_size(path)
+        height, width = image_size(path, max_megapixels)
     except UnreadableImage as error:
         return error.reason
     if min(height, width) < min_size:
@@ -177,12 +191,6 @@ def header_problem(path: str | os.PathLike, min_size: int) -> str | None:
             f"{min_size}"
         )
     return None
-
-
-def _examined(path: pathlib.Path, min_size: int) -> tuple[str | None, int]:
-    """Why a file cannot be used, or else None and its length in bytes."""
-    problem = header_problem(path, min_size)
-    return problem, 0 if problem else os.path.getsize(path)
 
 
 def in_split(name: str, split: str, heldout_fraction: float) -> bool:
@@ -202,17 +210,24 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
 
-def _check_options(size: int, split: str, heldout_fraction: float) -> None:
+def _check_options(
+    size: int, split: str, heldout_fraction: float, max_megapixels: float | None
+) -> None:
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     if not 0 <= heldout_fraction <= 1:
         raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
+    if max_megapixels is not None and not max_megapixels > 0:
+        raise ValueError(f"max_megapixels must be above 0, got {max_megapixels}")
 
 
 def image_names(root: pathlib.Path) -> list[str]:
-    """Sorted names, relative to `root` with slashes, of the image files below it; at least one.
+    """Returns sorted names, relative to `root` with slashes, of the pictures below it.
+
+    A file is a picture by its suffix or by its content. The others are named in one line of the
+    log. Pictures that nothing here reads (HEIC, cameras' raw files) are among the names.
 
     Raises:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
@@ -226,14 +241,29 @@ def image_names(root: pathlib.Path) -> list[str]:
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     files = sorted(visible_files(root))
-    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    unknown = [name for name in files if not has_picture_suffix(name)]
+    with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        pictures = list(pool.map(lambda name: is_picture(root / name), unknown))
+    others = [name for name, found in zip(unknown, pictures, strict=True) if not found]
+    left_out = set(others)
+    names = [name for name in files if name not in left_out]
     if not names:
         found = f"{len(files)} other files, such as '{files[0]}'" if files else "no files at all"
         raise ValueError(
-            f"no images in '{root}': found {found}; expected files ending in "
-            f"{', '.join(SUFFIXES)}, in the folder itself or at any depth below it"
+            f"no images in '{root}': found {found}; expected pictures ({', '.join(READ_SUFFIXES)}) "
+            "in the folder itself or at any depth below it"
         )
+    if others:
+        _log.warning("left out of '%s': %s", root, describe_others(others))
     return names
+
+
+def describe_others(names: Sequence[str | os.PathLike]) -> str:
+    """Returns how many files are not pictures, with the first names."""
+    more = ", ..." if len(names) > _NAMED else ""
+    first = ", ".join(f"'{os.fspath(name)}'" for name in names[:_NAMED])
+    kind = "file that is not a picture" if len(names) == 1 else "files that are not pictures"
+    return f"{len(names)} {kind}: {first}{more}"
 
 
 def visible_files(root: pathlib.Path) -> Iterator[str]:

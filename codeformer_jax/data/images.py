@@ -1,11 +1,12 @@
-"""Image files <-> 8-bit RGB arrays [h, w, 3], range 0..255, upright, without alpha.
+"""Image files <-> 8-bit sRGB arrays [h, w, 3], range 0..255, upright, without alpha.
 
-Reading accepts what people have in their folders; whatever cannot be read raises one error class
-that names the file and the reason. Embedded colour profiles are ignored: pixels are taken as sRGB.
+Reading accepts what people have in their folders: a file is what its content says, whatever its
+suffix. Whatever cannot be read raises one error class that names the file and the reason.
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -16,8 +17,47 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+from codeformer_jax.data import profiles
+
+# Suffixes of the files that are written.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# Readers of Pillow and the suffixes that these files have. Left out are readers that start other
+# programs (EPS) or need one (WMF, GRIB, HDF5), and formats of other things than pictures.
+_READERS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "ICO": (".ico",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi",),
+    "DDS": (".dds",),
+    "TGA": (".tga",),  # Last: these files have no signature.
+}
+READ_SUFFIXES = tuple(suffix for suffixes in _READERS.values() for suffix in suffixes)
+# Cameras' raw files are TIFF files of which Pillow reads a preview.
+_RAW_SUFFIXES = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw"),
+    *(".orf", ".pef", ".raf", ".rw2", ".srw"),
+)
+# Pictures that nothing here reads, which a folder of pictures must not lose without a word.
+UNREAD_SUFFIXES = (".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", *_RAW_SUFFIXES)
+_PICTURE_SUFFIXES = READ_SUFFIXES + UNREAD_SUFFIXES
+
+# Remarks on what reading has changed or left out; see `Picture`.
+TRANSPARENT = "transparency was laid on white"
+FIRST_FRAME = "the first of several frames was taken"
+METADATA = "EXIF data were not kept"
+CONVERTED = "colours were converted from an embedded profile to sRGB"
+UNUSABLE_PROFILE = "the embedded colour profile is unusable; colours were taken as sRGB"
 
 _SAVE_FORMATS = {
     ".png": ("PNG", {}),
@@ -31,6 +71,9 @@ _SAVE_FORMATS = {
 
 # Metadata in which Pillow finds an orientation or a transparent colour.
 _CHANGING = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
+_ORIENTATION = 0x0112
+# Where several images in a file are frames or pages, and not previews or layers.
+_WITH_FRAMES = ("PNG", "WEBP", "TIFF", "GIF", "AVIF")
 
 _REASONS = {
     FileNotFoundError: "no such file",
@@ -53,26 +96,40 @@ class UnreadableImage(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded image: `pixels` as 8-bit RGB, `gray` where the file had no colour in any pixel."""
+    """A decoded image.
+
+    Attributes:
+      pixels: 8-bit sRGB.
+      notes: what reading has changed or left out: `TRANSPARENT`, `FIRST_FRAME`, `METADATA`,
+        `CONVERTED`, `UNUSABLE_PROFILE`.
+    """
 
     pixels: UInt8[np.ndarray, "h w 3"]
-    gray: bool
+    notes: tuple[str, ...] = ()
 
 
-def read_image(path: str | os.PathLike) -> Picture:
-    """Reads a PNG, JPEG, WebP, BMP or TIFF file (its first frame) as upright 8-bit RGB.
+def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> Picture:
+    """Reads an image file (its first frame) as upright 8-bit sRGB, whatever its suffix.
 
-    EXIF orientation is applied, transparency is composited on white (as most viewers show it),
-    16-bit samples are scaled to 8 bits, CMYK and palettes are converted.
+    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is
+    composited on white (as most viewers show it), 16-bit samples are scaled to 8 bits, CMYK and
+    palettes are converted.
+
+    Args:
+      path: the file, or the address of one in a bucket.
+      max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`. A
+        larger one raises that constant for this process, since Pillow knows no other.
 
     Raises:
-      UnreadableImage: missing, corrupt, truncated or not an image, or larger than
-        `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+      UnreadableImage: missing, corrupt, truncated, not an image, or too large.
     """
-    with _opened(path) as image:
+    with _opened(path, max_megapixels=max_megapixels) as image:
+        notes = [METADATA] if _has_exif(image) else []
+        if image.format in _WITH_FRAMES and getattr(image, "is_animated", False):
+            notes.append(FIRST_FRAME)
         image.load()
-        pixels = np.array(_rgb(_upright(image)))
-    return Picture(pixels=pixels, gray=_is_gray(pixels))
+        upright, converted = _rgb(_upright(image), image.format)
+        return Picture(pixels=np.array(upright), notes=(*notes, *converted))
 
 
 def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -85,17 +142,41 @@ def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
     """
     with _opened(origin, io.BytesIO(data)) as image:
         image.load()
+        profile = image.info.get("icc_profile")
         plain = image.mode == "RGB" and not _CHANGING & image.info.keys()
-        return np.asarray(image if plain else _rgb(_upright(image)))
+        if plain and not (profile and profiles.changes_colours(profile)):
+            return np.asarray(image)
+        return np.asarray(_rgb(_upright(image), image.format)[0])
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> tuple[int, int]:
     """(height, width) from the header alone, as stored (before EXIF orientation).
 
     Cheap; it does not notice a truncated file. Raises UnreadableImage like `read_image`.
     """
-    with _opened(path) as image:
+    with _opened(path, max_megapixels=max_megapixels) as image:
         return image.height, image.width
+
+
+def has_picture_suffix(path: str | os.PathLike) -> bool:
+    """Whether a file is called like a picture, also like one that nothing here reads."""
+    return os.fspath(path).lower().endswith(_PICTURE_SUFFIXES)
+
+
+def is_picture(path: str | os.PathLike) -> bool:
+    """Whether a local file is a picture: by its suffix (`has_picture_suffix`) or its content."""
+    if has_picture_suffix(path):
+        return True
+    try:
+        # Opening a pipe would wait for its writer.
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file, _identified(file):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's readers raise almost any class on files of other programs.
+        return False
 
 
 def resize_image(
@@ -159,18 +240,26 @@ def write_image(
 
 @contextlib.contextmanager
 def _opened(
-    path: str | os.PathLike, data: io.BufferedIOBase | None = None
+    path: str | os.PathLike,
+    data: io.BufferedIOBase | None = None,
+    max_megapixels: float | None = None,
 ) -> Iterator[Image.Image]:
     """The file, or `data` under that name, opened by Pillow; any failure is UnreadableImage."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if max_megapixels is not None:
+        limit = int(max_megapixels * 1e6)
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
     try:
         with _file(path) if data is None else data as file, _identified(file) as image:
-            limit = Image.MAX_IMAGE_PIXELS
             # Pillow itself only warns up to twice its limit.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
+            if image.format == "TIFF" and os.fspath(path).lower().endswith(_RAW_SUFFIXES):
+                raise UnidentifiedImageError
             yield image
     except Exception as error:  # Pillow's decoders raise almost any class on broken files.
-        raise UnreadableImage(path, _reason(error)) from error
+        raise UnreadableImage(path, _reason(error, path, limit)) from error
 
 
 def _file(path: str | os.PathLike) -> io.BufferedIOBase:
@@ -182,26 +271,48 @@ def _file(path: str | os.PathLike) -> io.BufferedIOBase:
     return io.BytesIO(epath.Path(path).read_bytes())
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The readers that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in _READERS if name in Image.OPEN)
+
+
 def _identified(file: io.BufferedIOBase) -> Image.Image:
     try:
-        # Only these formats: some other Pillow readers start external programs.
-        return Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
         # Of the open file: by its name it may be another one by now, or none.
         if file.seek(0, os.SEEK_END) == 0:
             raise ValueError("the file is empty") from error
-        raise ValueError(
-            "not a PNG, JPEG, WebP, BMP or TIFF image, or its header is damaged"
-        ) from error
+        raise
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str | os.PathLike, limit: int | None) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {Image.MAX_IMAGE_PIXELS} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
+        return (
+            f"more than {limit} pixels (PIL.Image.MAX_IMAGE_PIXELS); max_megapixels of restore, "
+            "prepare and training data allows more"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        suffix = pathlib.PurePath(path).suffix.lower()
+        if suffix in UNREAD_SUFFIXES:
+            return f"{suffix} files cannot be read; export the picture as PNG or JPEG"
+        return "not an image of a known format, or its header is damaged"
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
             return reason
     return str(error) or type(error).__name__
+
+
+def _has_exif(image: Image.Image) -> bool:
+    """Whether there are EXIF data other than the orientation, which is applied."""
+    if "exif" not in image.info:
+        return False
+    try:
+        return bool(set(image.getexif()) - {_ORIENTATION})
+    except Exception:  # Damaged data.
+        return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -211,28 +322,34 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+def _rgb(image: Image.Image, file_format: str | None) -> tuple[Image.Image, list[str]]:
+    """The picture in 8-bit sRGB on white, and the notes on that."""
+    notes, profile = [], image.info.get("icc_profile")
+    # Samples of a PPM above 8 bits are scaled to 16 by Pillow.
+    if image.mode.startswith("I;16") or (image.mode, file_format) == ("I", "PPM"):
         # Pillow's own conversion clips at 255.
         scaled = np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
+        image = Image.fromarray(scaled)
     if image.mode in ("I", "F"):
         raise ValueError(
             "32-bit samples have no defined white level; save it with 8 or 16 bits per sample"
         )
+    gray = image.mode in ("1", "L", "LA", "La")
+    alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            notes.append(TRANSPARENT)
+        image = image.convert("RGB")
+    if profile:
+        image = image.convert("L" if gray else "CMYK" if image.mode == "CMYK" else "RGB")
+        image, outcome = profiles.to_srgb(image, profile)
+        known = {profiles.CONVERTED: CONVERTED, profiles.UNUSABLE: UNUSABLE_PROFILE}
+        notes += [known[outcome]] if outcome else []
+    image = image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _is_gray(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    # A few pixels settle it for nearly every colour photograph.
-    for view in (pixels[::16, ::16], pixels):
-        if not (
-            np.array_equal(view[..., 0], view[..., 1])
-            and np.array_equal(view[..., 1], view[..., 2])
-        ):
-            return False
-    return True
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image, notes

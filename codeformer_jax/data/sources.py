@@ -102,8 +102,8 @@ def open_source(data_config: Any, split: str) -> Source:
     Without `path` these are synthetic faces (`synthetic_length` of them for training,
     `heldout_length` held out, drawn with `seed`). With it the sources that it names: folders and
     ArrayRecord files are split by `heldout_fraction`, TFDS datasets have splits of their own;
-    `min_size` and `max_unreadable` are handed on where they are set. `cache=True` keeps decoded
-    pictures in memory, at most `cache_bytes`.
+    `min_size`, `max_unreadable` and `max_megapixels` are handed on where they are set. `cache=True`
+    keeps decoded pictures in memory, at most `cache_bytes`.
 
     Raises:
       SourceError: a `path` that is no source.
@@ -149,7 +149,8 @@ def _join(sources: list[Source], specs: Sequence[Spec]) -> Source:
 def _open(spec: Spec, data_config: Any, split: str) -> Source:
     size = data_config.image_size
     if spec.kind == "folder":
-        given = _options(data_config, "heldout_fraction", "min_size", "max_unreadable")
+        names = ("heldout_fraction", "min_size", "max_unreadable", "max_megapixels")
+        given = _options(data_config, *names)
         return ImageFolder(spec.where, size, split, **given)
     if spec.kind == "array_record":
         given = _options(data_config, "heldout_fraction", "min_size")

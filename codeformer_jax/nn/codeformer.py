@@ -170,6 +170,9 @@ class CodeFormer(VQGAN):
             also reach the codebook and, through the features that `w` fuses and the statistics
             that `adain` takes over, the encoder and the images. The choice of codes never has a
             gradient; that of its scores is in `logits`.
+        keep_gray: how restored pictures are used: a black-and-white picture stays one. No layer
+            reads this or the next; `restore` does, where it is not told otherwise.
+        keep_known: the network fills in what is painted white; other pixels are the input's.
         Others: see `VQGAN`; the quantizer must be 'nearest'.
     """
 
@@ -179,6 +182,8 @@ class CodeFormer(VQGAN):
     connect_list: Sequence[int] = (32, 64, 128, 256)
     fusion_zero_init: bool = True
     stop_gradients: bool = False
+    keep_gray: bool = True
+    keep_known: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "connect_list", tuple(self.connect_list))

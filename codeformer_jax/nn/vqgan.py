@@ -263,12 +263,8 @@ class VQGAN(nn.Module):
         check_policy(self.remat)
         if self.quantizer not in ("nearest", "gumbel"):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
-        for name in ("temperature", "temperature_final"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name in ("kl_weight", "temperature_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if min(self.temperature, self.temperature_final) <= 0 or self.temperature_steps < 0:
+            raise ValueError("temperatures must be positive and temperature_steps 0 or more")
 
     def temperature_at(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the Gumbel temperature of a training step: a cosine down to the final one."""

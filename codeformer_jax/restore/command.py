@@ -3,11 +3,11 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.files import RestoreSummary, Run, make_folders, run_plan
-from codeformer_jax.restore.plan import plan_files
+from codeformer_jax.restore.plan import FileOptions, plan_files
 from codeformer_jax.restore.restorer import Restorer, check_weight
 from codeformer_jax.restore.samples import Samples
 from codeformer_jax.restore.score import Scorer
@@ -32,23 +32,21 @@ def restore_command(
     w: SupportsFloat = 0.5,
     adain: bool = True,
     batch_size: int | None = None,
-    force: bool = False,
-    skip_existing: bool = False,
-    recursive: bool = True,
-    suffix: str = "",
-    file_format: str = "png",
-    limit: int | None = None,
+    keep_gray: bool | None = None,
+    keep_known: bool | None = None,
     samples: int | None = None,
     seed: int | None = None,
     temperature: float | None = None,
     score: str | os.PathLike | None = None,
     score_teacher: str | os.PathLike | None = None,
+    **files: Any,
 ) -> RestoreSummary:
     """Restores as `restore_files` does; everything that can be wrong is checked before loading.
 
     Args:
         checkpoint: model file or workdir; None is `weights/codeformer.safetensors` here.
         which: checkpoint of a workdir: 'latest', 'best' or a step.
+        keep_gray, keep_known: see `Restorer`; None is what the network says.
         samples, seed, temperature: see `Samples`; None draws none.
         score, score_teacher: prior by which results are scored, see `Scorer.load`.
         Others: see `restore_files`.
@@ -68,20 +66,21 @@ def restore_command(
     plan = plan_files(
         inputs,
         output_dir,
-        force=force,
-        skip_existing=skip_existing,
-        recursive=recursive,
-        suffix=suffix,
-        file_format=file_format,
-        limit=limit,
+        FileOptions(**files),
         samples=drawn.number if drawn else 0,
         scores=score is not None,
     )
-    restorer = Restorer.load(checkpoint, which=which, batch_size=batch_size)
+    restorer = Restorer.load(
+        checkpoint,
+        which=which,
+        batch_size=batch_size,
+        keep_gray=keep_gray,
+        keep_known=keep_known,
+    )
     scorer = None if score is None else Scorer.load(score, restorer, teacher=score_teacher)
     make_folders(plan)
     run = Run(restorer, w, adain, drawn, scorer)
-    return run_plan(plan, run, force=force, progress=None)
+    return run_plan(plan, run, progress=None)
 
 
 def _samples(number: int | None, seed: int | None, temperature: float | None) -> Samples | None:

@@ -7,18 +7,19 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import SupportsFloat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
 
 import numpy as np
 import tqdm
 
+from codeformer_jax.data.folder import describe_others
 from codeformer_jax.data.images import UnreadableImage, read_image, write_image
 from codeformer_jax.data.system import usable_cores
 from codeformer_jax.restore.errors import RestoreError
-from codeformer_jax.restore.fit import Fitted, fit, unfit
+from codeformer_jax.restore.fit import Fitted, unfit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
-from codeformer_jax.restore.plan import Failure, Job, Plan, plan_files
+from codeformer_jax.restore.plan import Failure, FileOptions, Job, Plan, plan_files
 from codeformer_jax.restore.report import Scores
 from codeformer_jax.restore.restorer import NOT_FINITE, RestoredBatch, Restorer, check_weight
 from codeformer_jax.restore.samples import Samples, sample_batch
@@ -36,6 +37,8 @@ class RestoreSummary:
         failed: inputs without a result; nothing was written for them.
         skipped: results that existed and were left alone.
         padded: pictures that were not square.
+        others: files in the folders that are not pictures.
+        notes: remarks on what was changed or left out, with the pictures that each is about.
         seconds: from the first reading to the last writing.
         samples: results of each picture.
         scores: where scores were asked for, what they say and where they are.
@@ -46,6 +49,8 @@ class RestoreSummary:
     skipped: tuple[pathlib.Path, ...]
     padded: tuple[pathlib.Path, ...]
     seconds: float
+    others: tuple[pathlib.Path, ...] = ()
+    notes: Mapping[str, tuple[pathlib.Path, ...]] = dataclasses.field(default_factory=dict)
     samples: int = 1
     scores: str = ""
 
@@ -61,7 +66,13 @@ class RestoreSummary:
                 f"; {len(self.padded)} were not square and were continued by their edges "
                 "(aligned faces are square)"
             )
-        return f"{text}\n{self.scores}" if self.scores else text
+        lines = [text, self.scores] if self.scores else [text]
+        for note, paths in self.notes.items():
+            more = ", ..." if len(paths) > 1 else ""
+            lines.append(f"{len(paths)} of the images ('{paths[0]}'{more}): {note}")
+        if self.others:
+            lines.append(f"left out {describe_others(self.others)}")
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +102,10 @@ def restore_files(
     w: SupportsFloat = 0.5,
     adain: bool = True,
     batch_size: int | None = None,
-    force: bool = False,
-    skip_existing: bool = False,
-    recursive: bool = True,
-    suffix: str = "",
-    file_format: str = "png",
-    limit: int | None = None,
     samples: Samples | None = None,
     scorer: Scorer | None = None,
     progress: bool | None = False,
+    **files: Any,
 ) -> RestoreSummary:
     """Restores files and folders of aligned faces into `output_dir`.
 
@@ -107,37 +113,26 @@ def restore_files(
     on; a result is written whole or not at all, and never holds anything but the network's result.
 
     Args:
-        inputs, output_dir, force, skip_existing, recursive, suffix, file_format, limit: see
-            `plan_files`.
+        inputs, output_dir: see `plan_files`.
         restorer, w, adain, batch_size: see `Restorer`.
         samples: draw several restorations of each picture; None takes the likeliest codes.
         scorer: write a heat map of each result, and all scores into scores.json.
         progress: a progress bar; None shows it on terminals only.
+        files: fields of `FileOptions`.
 
     Raises:
-        RestoreError: before anything is written: see `plan_files`, `check_weight`, `read_scores`,
-            and an output folder that cannot be written to.
+        RestoreError: before anything is written: see `FileOptions`, `plan_files`, `check_weight`,
+            `read_scores`, and an output folder that cannot be written to.
     """
-    w = check_weight(w)
+    run = Run(restorer, check_weight(w), adain, samples, scorer)
     plan = plan_files(
         inputs,
         output_dir,
-        force=force,
-        skip_existing=skip_existing,
-        recursive=recursive,
-        suffix=suffix,
-        file_format=file_format,
-        limit=limit,
+        FileOptions(**files),
         samples=samples.number if samples else 0,
         scores=scorer is not None,
     )
-    return run_plan(
-        plan,
-        Run(restorer, w, adain, samples, scorer),
-        batch_size=batch_size,
-        force=force,
-        progress=progress,
-    )
+    return run_plan(plan, run, batch_size=batch_size, progress=progress)
 
 
 def run_plan(
@@ -145,19 +140,18 @@ def run_plan(
     run: Run,
     *,
     batch_size: int | None = None,
-    force: bool = False,
     progress: bool | None = False,
 ) -> RestoreSummary:
     """Restores the pictures of a plan; arguments as for `restore_files`."""
     start = time.monotonic()
     size = run.restorer.batch_for(len(plan.jobs), batch_size)
-    scores = Scores.begin(plan, run.scorer, force)
+    scores = Scores.begin(plan, run.scorer)
     make_folders(plan)
     # Every job ends with the paths written or a Failure, whichever thread it came from.
     outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
-    padded = []
+    padded: list[pathlib.Path] = []
+    notes: dict[str, list[pathlib.Path]] = {}
     disable = None if progress is None else not progress
-    kept = frozenset(plan.skipped)
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
     with tqdm.tqdm(total=len(plan.jobs), unit="image", disable=disable) as bar, scores:
 
@@ -167,15 +161,16 @@ def run_plan(
 
         writes: collections.deque = collections.deque()
         try:
-            reads = _read_ahead(threads, plan.jobs, run.restorer, size)
+            reads = _read_ahead(threads, plan, run.restorer, size)
             for batch in _batches(reads, size, finish):
                 padded += [job.source for job, fitted in batch if fitted.padded]
+                _collect_notes(batch, notes)
                 for job, results in _restore(run, batch, size):
                     if isinstance(results, Failure):
                         finish(job, results)
                         continue
                     fitted = dict(batch)[job]
-                    write = threads.submit(_write, job, results, fitted, run.scorer, force, kept)
+                    write = threads.submit(_write, job, results, fitted, run.scorer, plan)
                     writes.append((job, results, write))
                 while len(writes) > 2 * size:
                     _finish_write(writes.popleft(), finish, scores)
@@ -195,9 +190,19 @@ def run_plan(
         skipped=plan.skipped,
         padded=tuple(padded),
         seconds=time.monotonic() - start,
+        others=plan.others,
+        notes={note: tuple(paths) for note, paths in notes.items()},
         samples=run.samples.number if run.samples else 1,
         scores=scores.summary(),
     )
+
+
+def _collect_notes(
+    batch: Sequence[tuple[Job, Fitted]], notes: dict[str, list[pathlib.Path]]
+) -> None:
+    for job, fitted in batch:
+        for note in fitted.notes:
+            notes.setdefault(note, []).append(job.source)
 
 
 def _finish_write(waiting, finish, scores: Scores) -> None:
@@ -224,11 +229,12 @@ def make_folders(plan: Plan):
 
 
 def _read_ahead(
-    threads: concurrent.futures.Executor, jobs: Sequence[Job], restorer: Restorer, batch_size: int
+    threads: concurrent.futures.Executor, plan: Plan, restorer: Restorer, batch_size: int
 ) -> Iterator[tuple[Job, Fitted | Failure]]:
     reading: collections.deque = collections.deque()
-    for job in jobs:
-        reading.append((job, threads.submit(_read, job, restorer.image_size)))
+    for job in plan.jobs:
+        read = threads.submit(_read, job, restorer, plan.options.max_megapixels)
+        reading.append((job, read))
         if len(reading) > 2 * batch_size:
             first, read = reading.popleft()
             yield first, read.result()
@@ -236,9 +242,11 @@ def _read_ahead(
         yield first, read.result()
 
 
-def _read(job: Job, size: int) -> Fitted | Failure:
+def _read(job: Job, restorer: Restorer, max_megapixels: float | None) -> Fitted | Failure:
     try:
-        return fit(read_image(job.source).pixels, size)
+        picture = read_image(job.source, max_megapixels)
+        fitted = restorer.fit(picture.pixels)
+        return dataclasses.replace(fitted, notes=picture.notes + fitted.notes)
     except UnreadableImage as error:
         return Failure(job.source, error.reason)
     except MemoryError:
@@ -307,16 +315,16 @@ def _write(
     results: list[Result],
     fitted: Fitted,
     scorer: Scorer | None,
-    force: bool,
-    kept: frozenset[pathlib.Path],
+    plan: Plan,
 ) -> tuple[pathlib.Path, ...] | Failure:
     pictures = [(path, result.pixels) for path, result in zip(job.results, results, strict=True)]
     for path, result in zip(job.maps, results, strict=False):
         scale = Scale(scorer.bits_uniform, scorer.prior.heldout_bits)
         pictures.append((path, draw_heatmap(result.pixels, result.bits, fitted, scale)))
     made = []
+    force = plan.options.force
     for path, pixels in pictures:
-        if path in kept:
+        if path in plan.kept:
             continue
         # Another process, or a file system that takes two names for one, may have made it
         # meanwhile.

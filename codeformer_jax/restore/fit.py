@@ -7,12 +7,19 @@ were enlarged; shrinking is antialiased.
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from codeformer_jax.restore.errors import RestoreError
 
 Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+
+# Mean variance of the channels' differences, in levels of 255 squared, up to which a picture is
+# black and white: lossy files and scans do not keep the channels equal.
+GRAY_VARIANCE = 10.0
+_CODING = 2
+# Remark on a picture for a network that fills in what is painted.
+NOT_PAINTED = "no pixel is white, so nothing was filled in and the picture came back as it was"
 
 # ITU-R BT.601, as JPEG and Pillow's conversion to 'L' weigh colours.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -22,7 +29,12 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class Fitted:
     """A picture in the network's square: it fills `height` x `width` pixels from (`top`, `left`).
 
-    `gray` tells that the picture had no colour in any pixel.
+    Attributes:
+        pixels: the square; beyond the picture its edges are continued.
+        tint: levels of 255 that each channel of a gray result lies above its brightness; None
+            leaves the result's colours as they are.
+        known: pixels that the result takes from the picture; None takes none.
+        notes: remarks for people on what reading and fitting have changed.
     """
 
     pixels: Pixels
@@ -30,7 +42,14 @@ class Fitted:
     left: int
     height: int
     width: int
-    gray: bool
+    tint: tuple[int, int, int] | None = None
+    known: Bool[np.ndarray, "h w"] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gray(self) -> bool:
+        """Whether the result has no colour at all."""
+        return self.tint == (0, 0, 0) and self.known is None
 
     @property
     def padded(self) -> bool:
@@ -66,37 +85,83 @@ def as_image(image: object, name: str = "image") -> np.ndarray:
     return pixels
 
 
-def fit(image: np.ndarray, size: int) -> Fitted:
+def fit(
+    image: np.ndarray, size: int, *, keep_gray: bool = True, keep_known: bool = False
+) -> Fitted:
     """Resizes a picture [h, w] or [h, w, 3] to [size, size, 3].
 
     The longer side becomes `size`; a picture that is not square keeps its proportions and is
     continued to the square by its edges, equally on both sides.
+
+    Args:
+        image: uint8 0..255 or floats 0..1.
+        size: side of the network's images.
+        keep_gray: a black-and-white picture (see `tint_of`) gets a black-and-white result.
+        keep_known: pure white pixels are painted, and the result takes all others from the picture.
+            After resizing, a pixel to which a painted one contributes counts as painted.
     """
-    gray = image.ndim == 2
-    pixels = np.repeat(image[..., None], 3, axis=-1) if gray else image
-    gray = gray or bool(np.all(pixels == pixels[..., :1]))
+    pixels = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float32)
+    painted = _is_white(pixels) if keep_known else None
     height, width = pixels.shape[:2]
     scale = size / max(height, width)
     height, width = (max(1, round(side * scale)) for side in (height, width))
     pixels = _resize(pixels, height, width)
     top, left = (size - height) // 2, (size - width) // 2
-    borders = ((top, size - height - top), (left, size - width - left), (0, 0))
-    return Fitted(np.pad(pixels, borders, mode="edge"), top, left, height, width, gray)
+    borders = ((top, size - height - top), (left, size - width - left))
+    known, notes = None, ()
+    if painted is not None:
+        known = np.pad(~_resize_mask(painted, height, width), borders, mode="edge")
+        notes = () if painted.any() else (NOT_PAINTED,)
+    return Fitted(
+        np.pad(pixels, (*borders, (0, 0)), mode="edge"),
+        top=top,
+        left=left,
+        height=height,
+        width=width,
+        tint=tint_of(pixels) if keep_gray else None,
+        known=known,
+        notes=notes,
+    )
+
+
+def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
+    """Returns how far the channels of a black-and-white picture lie above its brightness.
+
+    A picture is black and white where the variances of R - G, G - B and B - R over all pixels are
+    `GRAY_VARIANCE` on average or less: the published measure. A cast that is the same everywhere
+    does not count as colour; it is the tint that is returned. One of up to two levels, which coding
+    leaves behind, counts as none.
+
+    Returns:
+        Whole levels of 255 for R, G and B; None for a picture in colour.
+    """
+    levels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
+    differences = levels - np.roll(levels, 1, axis=-1)
+    if differences.var(axis=(0, 1), dtype=np.float64).mean() > GRAY_VARIANCE:
+        return None
+    means = levels.mean(axis=(0, 1), dtype=np.float64)
+    tint = np.round(means - means @ _LUMA).astype(int)
+    red, green, blue = tint.tolist() if np.abs(tint).max() > _CODING else (0, 0, 0)
+    return red, green, blue
 
 
 def unfit(restored: np.ndarray, fitted: Fitted) -> np.ndarray:
-    """Cuts the borders off a restored square and makes it gray [h, w, 3] where the picture was."""
+    """Cuts the borders off a restored square, and keeps what the picture says is kept.
+
+    A black-and-white picture gives [h, w, 3] in gray with the picture's tint, and known pixels are
+    those of the picture.
+    """
     rows = slice(fitted.top, fitted.top + fitted.height)
     columns = slice(fitted.left, fitted.left + fitted.width)
     pixels = restored[rows, columns]
-    if not fitted.gray:
-        return pixels
-    luma = pixels.astype(np.float32) @ _LUMA
-    if pixels.dtype == np.uint8:
-        luma = np.round(luma)
-    return np.repeat(luma[..., None], 3, axis=-1).astype(pixels.dtype)
+    if fitted.tint is not None:
+        pixels = _in_gray(pixels, fitted.tint)
+    if fitted.known is not None:
+        own = as_dtype(fitted.pixels[rows, columns], pixels.dtype)
+        pixels = np.where(fitted.known[rows, columns, None], own, pixels)
+    return pixels
 
 
 def as_dtype(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -110,11 +175,37 @@ def as_dtype(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return pixels.astype(dtype)
 
 
+def _in_gray(pixels: Pixels, tint: tuple[int, int, int]) -> Pixels:
+    luma = (pixels.astype(np.float32) @ _LUMA)[..., None]
+    if pixels.dtype == np.uint8:
+        tinted = np.round(luma) + np.array(tint, np.float32)
+        return tinted.clip(0, 255).astype(np.uint8)
+    return (luma + np.array(tint, np.float32) / 255).clip(0, 1).astype(pixels.dtype)
+
+
+def _is_white(pixels: Pixels) -> Bool[np.ndarray, "h w"]:
+    return np.all(pixels == (255 if pixels.dtype == np.uint8 else 1), axis=-1)
+
+
+def _resize_mask(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> np.ndarray:
+    """Where the resized picture has a share of the pixels in the mask, as `_resize` mixes them."""
+    if mask.shape == (height, width):
+        return mask
+    shares = Image.fromarray(mask.astype(np.float32))
+    shares = np.asarray(shares.resize((width, height), _method(mask.shape, height, width)))
+    # Less than half a level of 255; Lanczos has negative shares, too.
+    return np.abs(shares) > 1 / 512
+
+
+def _method(shape: tuple[int, ...], height: int, width: int) -> Image.Resampling:
+    shrinks = height < shape[0] or width < shape[1]
+    return Image.Resampling.LANCZOS if shrinks else Image.Resampling.BILINEAR
+
+
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
-    shrinks = height < pixels.shape[0] or width < pixels.shape[1]
-    method = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BILINEAR
+    method = _method(pixels.shape, height, width)
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize((width, height), method))
     # Pillow resizes floats one channel at a time.

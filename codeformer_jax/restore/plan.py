@@ -1,11 +1,19 @@
 """Which picture is restored into which file, settled before anything is loaded or written."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from codeformer_jax.data.images import SUFFIXES
+from codeformer_jax.data.folder import describe_others
+from codeformer_jax.data.images import (
+    READ_SUFFIXES,
+    UNREAD_SUFFIXES,
+    UnreadableImage,
+    image_size,
+    is_picture,
+)
 from codeformer_jax.restore.errors import RestoreError
 
 FORMATS = ("png", "jpg", "webp")
@@ -48,50 +56,87 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """Which files are read and written.
+
+    Attributes:
+        force: existing targets are written over.
+        skip_existing: existing targets are left alone, and the others restored.
+        recursive: folders are searched with their sub-folders.
+        suffix: put behind the stem, such as '_restored'.
+        file_format: 'png', 'jpg' or 'webp'.
+        limit: at most so many pictures.
+        max_megapixels: largest picture that is read; see `read_image`.
+
+    Raises:
+        RestoreError: at construction, for values that cannot be meant.
+    """
+
+    force: bool = False
+    skip_existing: bool = False
+    recursive: bool = True
+    suffix: str = ""
+    file_format: str = "png"
+    limit: int | None = None
+    max_megapixels: float | None = None
+
+    def __post_init__(self):
+        if self.file_format not in FORMATS:
+            raise RestoreError(
+                f"format is '{self.file_format}'; expected one of {', '.join(FORMATS)}"
+            )
+        if os.path.basename(self.suffix) != self.suffix:
+            raise RestoreError(f"suffix is '{self.suffix}'; it must not hold a path separator")
+        if self.limit is not None and self.limit < 1:
+            raise RestoreError(f"limit is {self.limit}; expected at least 1")
+        if self.max_megapixels is not None and not self.max_megapixels > 0:
+            raise RestoreError(f"max megapixels is {self.max_megapixels}; expected more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """Everything that a call will do.
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
         skipped: files that exist already and are left alone.
-        unreadable: folders that could not be listed.
+        unreadable: folders that could not be listed, and their pictures that nothing here reads.
+        others: files of the folders that are not pictures.
         folder: of the results.
+        options: those of the call.
     """
 
     jobs: tuple[Job, ...]
     skipped: tuple[pathlib.Path, ...]
     unreadable: tuple[Failure, ...]
+    others: tuple[pathlib.Path, ...]
     folder: pathlib.Path
+    options: FileOptions
+
+    @functools.cached_property
+    def kept(self) -> frozenset[pathlib.Path]:
+        """`skipped`, to look paths up in."""
+        return frozenset(self.skipped)
 
 
 def plan_files(
     inputs: Sequence[str | os.PathLike],
     output_dir: str | os.PathLike,
+    options: FileOptions,
     *,
-    force: bool = False,
-    skip_existing: bool = False,
-    recursive: bool = True,
-    suffix: str = "",
-    file_format: str = "png",
-    limit: int | None = None,
     samples: int = 0,
     scores: bool = False,
 ) -> Plan:
-    """Pairs pictures with the files to write; reads and writes no picture.
+    """Pairs pictures with the files to write; decodes and writes no picture.
 
-    A file goes to `output_dir/STEM + suffix.FORMAT`; a folder's pictures (known image suffixes,
-    names that do not start with a dot) go there under the same sub-folders, also linked ones. An
-    output folder inside an input folder is not searched.
+    A file goes to `output_dir/STEM + suffix.FORMAT`; a folder's pictures (by their suffix or
+    content; names that do not start with a dot) go there under the same sub-folders, also linked
+    ones. An output folder inside an input folder is not searched.
 
     Args:
         inputs: files and folders.
         output_dir: folder of the results; it need not exist.
-        force: existing targets are written over.
-        skip_existing: existing targets are left alone, and the others restored.
-        recursive: folders are searched with their sub-folders.
-        suffix: put behind the stem, such as '_restored'.
-        file_format: 'png', 'jpg' or 'webp'.
-        limit: at most so many jobs.
+        options: see there.
         samples: so many results of each picture, STEM + suffix + '_1', '_2', ...; 0 is one as it
             is called above.
         scores: a heat map of each result, its name with '_score' behind it and '.png'.
@@ -101,45 +146,49 @@ def plan_files(
             collide, or are inputs; an output folder that is a file or an input folder.
     """
     output_dir = pathlib.Path(output_dir)
-    _check_options(file_format, suffix, limit)
     _check_output(output_dir, inputs)
 
     unreadable: list[Failure] = []
-    endings = [f"{suffix}_{number}" for number in range(1, samples + 1)] or [suffix]
+    others: list[pathlib.Path] = []
+    endings = [f"{options.suffix}_{number}" for number in range(1, samples + 1)]
     jobs: dict[Job, None] = {}
-    for source, relative in _find(inputs, output_dir, recursive, unreadable):
+    for source, relative in _find(inputs, output_dir, options.recursive, unreadable, others):
         name = relative.parent / relative.stem
-        results = tuple(output_dir / f"{name}{ending}.{file_format}" for ending in endings)
-        maps = tuple(output_dir / f"{name}{ending}_score.png" for ending in endings)
+        stems = [f"{name}{ending}" for ending in endings or [options.suffix]]
+        results = tuple(output_dir / f"{stem}.{options.file_format}" for stem in stems)
+        maps = tuple(output_dir / f"{stem}_score.png" for stem in stems)
         jobs[Job(source, results, maps if scores else (), name.as_posix())] = None
     if not jobs:
-        raise RestoreError(_nothing_found(inputs, unreadable))
+        raise RestoreError(_nothing_found(inputs, unreadable, others))
     _check_targets(jobs)
     existing = {path: None for job in jobs for path in job.files if os.path.lexists(path)}
-    done = {job for job in jobs if skip_existing and existing.keys() >= set(job.files)}
-    chosen = [job for job in jobs if job not in done][:limit]
-    kept = () if force or skip_existing else [path for job in chosen for path in job.files]
+    skip = options.skip_existing
+    done = {job for job in jobs if skip and existing.keys() >= set(job.files)}
+    chosen = [job for job in jobs if job not in done][: options.limit]
+    kept = () if options.force or skip else [path for job in chosen for path in job.files]
     _check_existing(existing, kept)
-    if skip_existing and samples:
+    if skip and samples:
         _check_scored(existing, chosen)
-    skipped = tuple(existing) if skip_existing else ()
-    return Plan(tuple(chosen), skipped, tuple(unreadable), output_dir)
+    return Plan(
+        jobs=tuple(chosen),
+        skipped=tuple(existing) if skip else (),
+        unreadable=tuple(unreadable),
+        others=tuple(others),
+        folder=output_dir,
+        options=options,
+    )
 
 
-def _check_options(file_format: str, suffix: str, limit: int | None):
-    if file_format not in FORMATS:
-        raise RestoreError(f"format is '{file_format}'; expected one of {', '.join(FORMATS)}")
-    if os.path.basename(suffix) != suffix:
-        raise RestoreError(f"suffix is '{suffix}'; it must not hold a path separator")
-    if limit is not None and limit < 1:
-        raise RestoreError(f"limit is {limit}; expected at least 1")
-
-
-def _nothing_found(inputs: Sequence[str | os.PathLike], unreadable: Sequence[Failure]) -> str:
-    listing = f"; {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
+def _nothing_found(
+    inputs: Sequence[str | os.PathLike],
+    unreadable: Sequence[Failure],
+    others: Sequence[pathlib.Path],
+) -> str:
+    listing = f"; {describe_others(others)}" if others else ""
+    listing += f"; {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
     return (
         f"no image found in {', '.join(map(_quoted, inputs)) or 'nothing'}{listing}; expected "
-        f"image files, or folders with {', '.join(SUFFIXES)}"
+        f"image files, or folders with some ({', '.join(READ_SUFFIXES)})"
     )
 
 
@@ -201,6 +250,7 @@ def _find(
     output_dir: pathlib.Path,
     recursive: bool,
     unreadable: list[Failure],
+    others: list[pathlib.Path],
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Yields (file, its path below the output folder)."""
 
@@ -220,7 +270,13 @@ def _find(
             folders[:] = _unseen(here, folders if recursive else (), seen)
             for name in sorted(names):
                 path = here / name
-                if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                if name.startswith("."):
+                    continue
+                if not is_picture(path):
+                    others.append(path)
+                elif (reason := _unread(path)) is not None:
+                    unreadable.append(Failure(path, reason))
+                else:
                     yield path, path.relative_to(given)
 
 
@@ -233,6 +289,20 @@ def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[
             seen.add(target)
             chosen.append(name)
     return chosen
+
+
+def _unread(path: pathlib.Path) -> str | None:
+    """Why a file cannot be read whose suffix says that nothing here reads it.
+
+    Such files are told apart before targets are: cameras write IMG.HEIC beside IMG.JPG.
+    """
+    if path.suffix.lower() not in UNREAD_SUFFIXES:
+        return None
+    try:
+        image_size(path)
+    except UnreadableImage as error:
+        return error.reason
+    return None
 
 
 def _quoted(path: str | os.PathLike) -> str:

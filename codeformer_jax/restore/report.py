@@ -24,14 +24,16 @@ class Scores:
         self._faces, self._means = faces, []
 
     @classmethod
-    def begin(cls, plan: Plan, scorer: Scorer | None, force: bool) -> "Scores":
+    def begin(cls, plan: Plan, scorer: Scorer | None) -> "Scores":
         """Reads what is there already; of a call without scores all of this does nothing.
 
         Raises:
             RestoreError: see `read_scores`.
         """
-        faces = {} if scorer is None else read_scores(plan.folder, scorer.describe(), force)
-        return cls(plan, scorer, faces)
+        if scorer is None:
+            return cls(plan, scorer, {})
+        force = plan.options.force
+        return cls(plan, scorer, read_scores(plan.folder, scorer.describe(), force))
 
     def add(self, job: Job, bits: Sequence[Float[np.ndarray, "rows columns"] | None]) -> None:
         """Takes the scores of a picture whose results have been written."""

@@ -44,6 +44,8 @@ class Restorer:
         batch_size: images that go through the network at once; the last batch is filled up with
             copies, so that it needs no compilation of its own.
         precision: of products and convolutions; see `nn.precision`.
+        keep_gray: whether black-and-white pictures get black-and-white results.
+        keep_known: whether only pure white pixels are filled in and all others stay.
     """
 
     def __init__(
@@ -53,10 +55,21 @@ class Restorer:
         *,
         batch_size: int | None = None,
         precision: str = "default",
+        keep_gray: bool | None = None,
+        keep_known: bool | None = None,
     ):
-        """`batch_size`: None is 1 on the CPU, 8 on an accelerator."""
+        """Puts the variables on the device.
+
+        Args:
+            module, variables: the network.
+            batch_size: None is 1 on the CPU, 8 on an accelerator.
+            precision: of products and convolutions; see `nn.precision`.
+            keep_gray, keep_known: None is what the network says, see `CodeFormer`.
+        """
         check_precision(precision)
         self.module, self.precision = module, precision
+        self.keep_gray = module.keep_gray if keep_gray is None else keep_gray
+        self.keep_known = module.keep_known if keep_known is None else keep_known
         self.variables = jax.device_put(dict(variables), jax.local_devices()[0])
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
@@ -69,13 +82,15 @@ class Restorer:
         *,
         which: str | int = "latest",
         batch_size: int | None = None,
+        keep_gray: bool | None = None,
+        keep_known: bool | None = None,
     ) -> "Restorer":
         """Loads a `.safetensors` model file, or what was trained in a workdir, in its precision.
 
         Args:
             path: the file or the workdir.
             which: checkpoint of a workdir: 'latest', 'best' or a step.
-            batch_size: see the class.
+            batch_size, keep_gray, keep_known: see the class.
 
         Raises:
             RestoreError: nothing there, another kind of file, or not a CodeFormer network.
@@ -90,12 +105,23 @@ class Restorer:
                 f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
                 "stage II or III of the training, or converted from codeformer.pth)"
             )
-        return cls(module, variables, batch_size=batch_size, precision=precision)
+        return cls(
+            module,
+            variables,
+            batch_size=batch_size,
+            precision=precision,
+            keep_gray=keep_gray,
+            keep_known=keep_known,
+        )
 
     @property
     def image_size(self) -> int:
         """Side of the network's images in pixels."""
         return self.module.image_size
+
+    def fit(self, picture: np.ndarray) -> Fitted:
+        """Returns a picture, uint8 or floats [h, w] or [h, w, 3], as the network takes it."""
+        return fit(picture, self.image_size, keep_gray=self.keep_gray, keep_known=self.keep_known)
 
     def __call__(
         self,
@@ -119,8 +145,9 @@ class Restorer:
         Returns:
             What was given, restored: same dtype, range and number of dimensions (a list for a
             list). The longer side is `image_size`; a picture that is not square is continued by
-            its edges to a square for the network and cut back. A picture without colour (gray, or
-            three equal channels) comes back without colour.
+            its edges to a square for the network and cut back. With `keep_gray` a picture without
+            colour comes back without colour, see `fit.tint_of`; without it [h, w] comes back as
+            [h, w, 3]. With `keep_known` pixels that are not pure white are those of the picture.
 
         Raises:
             RestoreError: pictures of another form, w outside [0, 1], or a network whose result is
@@ -128,7 +155,7 @@ class Restorer:
         """
         w = check_weight(w)
         pictures = _pictures(images)
-        fitted = [fit(picture, self.image_size) for picture in pictures]
+        fitted = [self.fit(picture) for picture in pictures]
         step = self.batch_for(len(fitted), batch_size)
         results = []
         for start in range(0, len(fitted), step):
@@ -138,8 +165,9 @@ class Restorer:
                 index = start + int(np.argmin(restored.finite))
                 raise RestoreError(f"image {index}: {NOT_FINITE}")
             results += [unfit(*pair) for pair in zip(restored.images, batch, strict=True)]
+        flat = self.keep_gray
         results = [
-            as_dtype(result[..., 0] if picture.ndim == 2 else result, picture.dtype)
+            as_dtype(result[..., 0] if flat and picture.ndim == 2 else result, picture.dtype)
             for result, picture in zip(results, pictures, strict=True)
         ]
         if isinstance(images, Sequence):

@@ -221,6 +221,7 @@ RULES: dict[str, Rule] = {
     "data.workers": whole(0, expected="0 (threads of this process) or a number of processes"),
     "data.heldout_fraction": _SHARE,
     "data.max_unreadable": _COUNT,
+    "data.max_megapixels": optional(number(above=0)),
     "data.synthetic_length": _POSITIVE,
     "data.heldout_length": _POSITIVE,
     "eval.batch_size": _POSITIVE,

@@ -16,7 +16,7 @@ DATA_FILE = "data.json"
 # Settings that pick the examples: where one of them is changed, other data are what is wanted.
 _PICKING = (
     *("path", "seed", "heldout_fraction", "min_size", "max_unreadable"),
-    *("synthetic_length", "heldout_length", "image_size"),
+    *("max_megapixels", "synthetic_length", "heldout_length", "image_size"),
 )
 
 Description = dict[str, list[dict[str, Any]]]

@@ -30,10 +30,11 @@ from codeformer_jax.train.checkpoint import (
 # A checkpoint of another value of these is another model.
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
 # But for these, which leave its arrays what they are: how it is computed, when its codes restart,
-# how Gumbel noise is used.
+# how Gumbel noise and restored pictures are used.
 COMPUTATION = (
     *("dtype", "precision", "remat", "restart_below", "dropout"),
     *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
+    *("keep_gray", "keep_known"),
 )
 # Networks whose codes are learned.
 AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")

@@ -52,6 +52,56 @@ def test_any_nesting_in_the_order_of_names(tmp_path):
     assert not folder.skipped
 
 
+def test_pictures_are_found_by_content_and_the_rest_is_named(tmp_path, caplog):
+    fill(tmp_path, 2)
+    for name in ("a.gif", "b.jfif", "sub/c"):
+        save(tmp_path / "x.png", 90)
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with Image.open(tmp_path / "x.png") as image:
+            image.save(tmp_path / name, "GIF" if name == "a.gif" else "JPEG")
+    (tmp_path / "x.png").unlink()
+    for index in range(7):
+        (tmp_path / f"{index}.json").write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        folder = ImageFolder(tmp_path, 8, "all")
+    assert folder.names == ("00.png", "01.png", "a.gif", "b.jfif", "sub/c")
+    assert [int(folder[i]["image"][0, 0, 0]) // 10 for i in range(5)] == [0, 0, 9, 9, 9]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"left out of '{tmp_path}': 7 files that are not pictures: '0.json', '1.json', '2.json', "
+        "'3.json', '4.json', ..."
+    ]
+    assert not folder.skipped
+
+
+def test_pictures_that_nothing_reads_count_as_unreadable(tmp_path):
+    fill(tmp_path, 2)
+    for index in range(3):
+        (tmp_path / f"{index}.heic").write_bytes(b"\0\0\0 ftypheic\0\0\0\0mif1heic")
+    folder = ImageFolder(tmp_path, 8, "all", max_unreadable=3)
+    assert folder.names == ("00.png", "01.png")
+    assert set(folder.skipped) == {"0.heic", "1.heic", "2.heic"}
+    with pytest.raises(TooManyUnreadable, match=r"0\.heic: \.heic files cannot be read; export"):
+        ImageFolder(tmp_path, 8, "all", max_unreadable=2)
+
+
+def test_other_files_beside_the_pictures_do_not_change_the_listing(tmp_path):
+    # It is compared where a run goes on: of pictures with ordinary suffixes it stays as it was.
+    fill(tmp_path, 3)
+    expected = [f"{(tmp_path / f'0{i}.png').stat().st_size} 0{i}.png" for i in range(3)]
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0 ftypheic")
+    assert list(ImageFolder(tmp_path, 8, "all").listing()) == expected
+
+
+def test_max_megapixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    save(tmp_path / "small.png", 10)
+    save(tmp_path / "large.png", 20, size=(20, 20))
+    assert ImageFolder(tmp_path, 8, "all").names == ("small.png",)
+    folder = pickle.loads(pickle.dumps(ImageFolder(tmp_path, 8, "all", max_megapixels=0.0004)))
+    assert [int(folder[i]["image"][0, 0, 0]) for i in range(2)] == [20, 10]
+
+
 def test_equal_names_in_different_folders_stay_apart(tmp_path):
     save(tmp_path / "x" / "1.png", 10)
     save(tmp_path / "y" / "1.png", 20)
@@ -111,7 +161,7 @@ def test_corrupt_header_and_small_files_are_left_out_and_named(tmp_path, caplog)
     assert [folder[i]["image"][0, 0, 0] for i in range(4)] == [0, 1, 2, 3]
     messages = sorted(record.getMessage() for record in caplog.records)
     assert len(messages) == 3
-    assert messages[0].startswith(f"skipped '01a.png' in '{tmp_path}': not a PNG")
+    assert messages[0].startswith(f"skipped '01a.png' in '{tmp_path}': not an image")
     assert messages[1].startswith(f"skipped 'sub/zero.jpg' in '{tmp_path}': the file is empty")
     assert "too small: 8x3 pixels (w x h), its shorter side must be at least 4" in messages[2]
 
@@ -146,10 +196,10 @@ def test_threads_that_meet_the_same_bad_file_report_it_once(tmp_path, caplog, mo
     folder = ImageFolder(tmp_path, 8, "all")
     together = threading.Barrier(4, timeout=20)
 
-    def read_together(path):
+    def read_together(path, *options):
         if path.name == "01.png":
             together.wait()
-        return read_image(path)
+        return read_image(path, *options)
 
     monkeypatch.setattr("codeformer_jax.data.folder.read_image", read_together)
     with caplog.at_level(logging.WARNING), futures.ThreadPoolExecutor(4) as pool:
@@ -255,6 +305,7 @@ def test_empty_split(tmp_path):
         ({"size": 0}, "size must be at least 1 pixel, got 0"),
         ({"size": 8, "split": "test"}, "one of train, heldout, all, got 'test'"),
         ({"size": 8, "heldout_fraction": 1.5}, "within 0..1, got 1.5"),
+        ({"size": 8, "max_megapixels": 0.0}, "max_megapixels must be above 0, got 0.0"),
     ],
 )
 def test_options_out_of_range(tmp_path, options, message):

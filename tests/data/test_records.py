@@ -193,9 +193,9 @@ def test_what_is_listed_changes_with_the_data(tmp_path, dataset):
 
 BROKEN = {
     "cut image": (lambda: encoded(noise(0, 64))[:700], "truncated|broken"),
-    "text": (lambda: b"no image at all", "not a PNG, JPEG, WebP, BMP or TIFF image"),
+    "text": (lambda: b"no image at all", "not an image of a known format"),
     "empty": (lambda: b"", "the file is empty"),
-    "text in an example": (lambda: example(b"no image", "a"), "not a PNG, JPEG"),
+    "text in an example": (lambda: example(b"no image", "a"), "not an image"),
     "not an example": (lambda: b"\n\xff\xff\xff", "neither an image file nor a tf.train.Example"),
     "no image feature": (lambda: example(b"x").replace(b"image", b"label"), "it has label"),
 }

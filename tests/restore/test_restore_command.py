@@ -1,7 +1,9 @@
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from codeformer_jax import cli
 from codeformer_jax.data.images import read_image, write_image
@@ -42,6 +44,39 @@ def test_options_reach_the_network(restorer):
     result = read_image("out/1_r.png").pixels.astype(int)
     expected = restorer(read_image("faces/1.png").pixels, w=1, adain=False)
     assert abs(result - expected).max() <= 1
+
+
+@pytest.mark.usefixtures("weights")
+def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.chdir(tmp_path)
+    gray = picture(32, 32)
+    gray[:] = gray[..., :1]
+    gray[:8] = 255
+    write_image("in/gray.png", gray)
+    assert cli.main(["restore", "in", "-o", "kept"]) == 1
+    assert "(PIL.Image.MAX_IMAGE_PIXELS); max_megapixels of restore" in capsys.readouterr().err
+    large = ["--max-megapixels", "0.002"]
+    for name, options in (
+        ("kept", []),
+        ("colour", ["--no-keep-gray"]),
+        ("known", ["--keep-known"]),
+    ):
+        assert cli.main(["restore", "in", "-o", name, *large, *options]) == 0
+    kept, colour, known = (
+        read_image(f"{name}/gray.png").pixels for name in ("kept", "colour", "known")
+    )
+    assert np.all(kept == kept[..., :1])
+    assert not np.all(colour == colour[..., :1])
+    assert np.array_equal(known[8:], gray[8:])
+    assert np.array_equal(known[:8], kept[:8])
+
+
+@pytest.mark.usefixtures("weights")
+def test_files_that_are_not_pictures_are_named_and_no_failure(faces, capsys):
+    (faces / "README.txt").write_text("notes")
+    assert cli.main(["restore", "faces", "-o", "out"]) == 0
+    assert "left out 1 file that is not a picture: 'faces/README.txt'" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("weights")
@@ -108,6 +143,7 @@ def test_converted_there_and_back_restores_the_same(tmp_path, weights):
         (["faces", "-o", "out", "-w", "nan"], "w is nan"),
         (["faces", "-o", "out", "--batch-size", "0"], "batch size is 0"),
         (["faces", "-o", "out", "--limit", "-1"], "limit is -1"),
+        (["faces", "-o", "out", "--max-megapixels", "0"], "max megapixels is 0.0"),
         (["faces", "-o", "out", "--checkpoint", "none"], "no checkpoint 'none'; expected"),
         (["faces", "-o", "out", "--checkpoint", "faces/1.png"], "is not a model: expected"),
         (["faces", "-o", "out", "--checkpoint", "faces"], "faces is neither a model file nor a"),

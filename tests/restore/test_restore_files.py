@@ -4,10 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from codeformer_jax.data.images import read_image, write_image
-from codeformer_jax.restore import RestoreError, files, restore_files
-from codeformer_jax.restore.plan import plan_files
+from codeformer_jax.data.images import FIRST_FRAME, METADATA, read_image, write_image
+from codeformer_jax.restore import RestoreError, Restorer, files, restore_files
+from codeformer_jax.restore.fit import NOT_PAINTED
+from codeformer_jax.restore.plan import FileOptions, plan_files
 
 
 def tree(folder):
@@ -48,11 +50,11 @@ def test_folder(tmp_path, faces, restorer):
     for source, name in (("a.png", "a.png"), ("deep/wide.bmp", "deep/wide.png")):
         result = read_image(tmp_path / "out" / name)
         expected = restorer(read_image(faces / source).pixels, w=0.3)
-        assert not result.gray
         assert np.abs(result.pixels.astype(int) - expected).max() <= 1
-    gray = read_image(tmp_path / "out" / "deep" / "gray.png")
-    assert gray.gray
-    assert gray.pixels.shape == (32, 32, 3)
+    with Image.open(tmp_path / "out" / "deep" / "gray.png") as gray:
+        assert (gray.mode, gray.size) == ("L", (32, 32))
+    assert summary.others == (faces / "notes.txt",)
+    assert f"left out 1 file that is not a picture: '{faces / 'notes.txt'}'" in str(summary)
 
 
 def test_linked_folders_are_searched_once(tmp_path, faces):
@@ -86,6 +88,78 @@ def test_same_results_for_any_batch_size(tmp_path, faces, restorer):
     for name in RESULTS:
         one, four = (read_image(tmp_path / size / name).pixels.astype(int) for size in "14")
         assert np.abs(one - four).max() <= 1
+
+
+def test_pictures_by_content_and_the_rest_by_name(tmp_path, picture, restorer):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    first, second = (Image.fromarray(picture(32, 32, seed)) for seed in (1, 2))
+    first.save(folder / "a.gif", save_all=True, append_images=[second])
+    first.save(folder / "b.jfif", "JPEG")
+    first.save(folder / "c", "PNG")
+    first.convert("L").save(folder / "d.jpg", exif=camera())
+    (folder / "d.HEIC").write_bytes(b"\0\0\0 ftypheic\0\0\0\0mif1heic")  # Beside its JPEG.
+    (folder / "readme.txt").write_text("notes")
+    summary = restore_files([folder], tmp_path / "out", restorer)
+    assert sorted(tree(tmp_path / "out")) == ["a.png", "b.png", "c.png", "d.png"]
+    assert [failure.path.name for failure in summary.failed] == ["d.HEIC"]
+    assert summary.failed[0].reason.startswith(".heic files cannot be read; export the picture")
+    assert summary.others == (folder / "readme.txt",)
+    assert summary.notes == {FIRST_FRAME: (folder / "a.gif",), METADATA: (folder / "d.jpg",)}
+    assert str(summary).splitlines()[1:] == [
+        f"1 of the images ('{folder / 'a.gif'}'): {FIRST_FRAME}",
+        f"1 of the images ('{folder / 'd.jpg'}'): {METADATA}",
+        f"left out 1 file that is not a picture: '{folder / 'readme.txt'}'",
+    ]
+
+
+def camera():
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    return exif
+
+
+def test_a_folder_without_pictures_names_what_it_has(tmp_path, restorer):
+    (tmp_path / "in").mkdir()
+    for name in ("a.heic", "b.txt"):
+        (tmp_path / "in" / name).write_text("x")
+    with pytest.raises(
+        RestoreError, match=r"not a picture: '.*b\.txt'; .*a\.heic: \.heic files ca"
+    ):
+        restore_files([tmp_path / "in"], tmp_path / "out", restorer)
+
+
+def test_black_and_white_in_a_lossy_file_stays_black_and_white(tmp_path, picture, restorer):
+    # Blue paper would be another thing: the channels differ by a level or two, here and there.
+    scan = np.repeat(picture(64, 64)[..., :1], 3, axis=-1).astype(np.int16)
+    scan += np.random.default_rng(0).integers(-2, 3, scan.shape, np.int16)
+    write_image(tmp_path / "in" / "a.webp", scan.clip(0, 255).astype(np.uint8))
+    assert np.ptp(read_image(tmp_path / "in" / "a.webp").pixels, axis=-1).max() > 0
+    restore_files([tmp_path / "in"], tmp_path / "out", restorer)
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert image.mode == "L"
+
+
+def test_known_pixels_of_files_come_back(tmp_path, network, picture):
+    inpainting = Restorer(*network, batch_size=4, keep_known=True)
+    painted, whole = picture(32, 32), picture(32, 32, 1)
+    painted[4:9] = 255
+    write_image(tmp_path / "in" / "painted.png", painted)
+    write_image(tmp_path / "in" / "whole.png", whole)
+    summary = restore_files([tmp_path / "in"], tmp_path / "out", inpainting)
+    result = read_image(tmp_path / "out" / "painted.png").pixels
+    assert np.array_equal(np.delete(result, np.s_[4:9], 0), np.delete(painted, np.s_[4:9], 0))
+    assert np.array_equal(read_image(tmp_path / "out" / "whole.png").pixels, whole)
+    assert summary.notes == {NOT_PAINTED: (tmp_path / "in" / "whole.png",)}
+
+
+def test_a_large_picture_needs_an_option(tmp_path, faces, restorer, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    inputs = [faces / "b c.jpg"]  # 2,500 pixels
+    summary = restore_files(inputs, tmp_path / "out", restorer)
+    assert "more than 1000 pixels (PIL.Image.MAX_IMAGE_PIXELS); max_" in summary.failed[0].reason
+    summary = restore_files(inputs, tmp_path / "out", restorer, max_megapixels=0.0025)
+    assert summary.written == (tmp_path / "out" / "b c.png",)
 
 
 def test_unreadable_among_readable(tmp_path, faces, restorer):
@@ -179,9 +253,9 @@ def test_force_and_skip_existing(tmp_path, faces, restorer):
 def test_result_that_comes_to_exist_meanwhile_is_kept(tmp_path, faces, restorer, monkeypatch):
     target = tmp_path / "out" / "a.png"
 
-    def read(path):
+    def read(path, *options):
         target.write_bytes(b"somebody else's")
-        return read_image(path)
+        return read_image(path, *options)
 
     monkeypatch.setattr(files, "read_image", read)
     summary = restore_files([faces / "a.png"], tmp_path / "out", restorer)
@@ -229,6 +303,7 @@ def test_bad_inputs_and_outputs(tmp_path, faces, restorer, *, inputs, output, me
         ({"file_format": "gif"}, "format is 'gif'; expected one of png, jpg, webp"),
         ({"suffix": "../x"}, "must not hold a path separator"),
         ({"limit": 0}, "limit is 0"),
+        ({"max_megapixels": 0.0}, "max megapixels is 0.0; expected more than 0"),
         ({"w": 1.3}, r"w is 1\.3"),
         ({"batch_size": 0}, "batch size is 0"),
     ],
@@ -285,7 +360,7 @@ def test_folder_that_cannot_be_listed(tmp_path, faces, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    plan = plan_files([faces], tmp_path / "out")
+    plan = plan_files([faces], tmp_path / "out", FileOptions())
     assert [job.source.name for job in plan.jobs] == ["a.png", "b c.jpg"]
     assert plan.unreadable[0].path == faces / "deep"
     assert plan.unreadable[0].reason == "Permission denied"

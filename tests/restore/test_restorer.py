@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from codeformer_jax.convert import save_model
 from codeformer_jax.nn import CodeFormer
 from codeformer_jax.restore import RestoreError, Restorer
 
@@ -97,6 +98,43 @@ def test_gray_pictures_come_back_gray(restorer, picture):
     restored = restorer(gray)
     three = restorer(np.stack([gray] * 3, axis=-1))
     assert np.array_equal(three, np.stack([restored] * 3, axis=-1))
+
+
+def test_the_network_decides_whether_gray_pictures_get_colours(network, restorer, picture):
+    module, variables = network
+    colours = Restorer(module.clone(keep_gray=False), variables, batch_size=4)
+    gray = picture(32, 32)[..., 0]
+    coloured = colours(gray)
+    assert coloured.shape == (32, 32, 3)
+    assert not np.all(coloured == coloured[..., :1])
+    assert np.array_equal(colours(np.stack([gray] * 3, axis=-1)), coloured)
+    # The caller has the last word.
+    kept = Restorer(module.clone(keep_gray=False), variables, batch_size=4, keep_gray=True)
+    assert np.array_equal(kept(gray), restorer(gray))
+
+
+def test_the_network_decides_whether_known_pixels_stay(network, restorer, picture):
+    module, variables = network
+    inpainting = Restorer(module.clone(keep_known=True), variables, batch_size=4)
+    pixels = picture(32, 32)
+    pixels[8:20, 10:16] = 255
+    restored, free = inpainting(pixels), restorer(pixels)
+    painted = np.all(pixels == 255, axis=-1)
+    assert np.array_equal(restored[~painted], pixels[~painted])
+    assert np.array_equal(restored[painted], free[painted])
+    assert difference(free[~painted], pixels[~painted]) > 20
+    other = Restorer(module, variables, batch_size=4, keep_known=True)
+    assert np.array_equal(other(pixels), restored)
+
+
+def test_model_files_say_how_results_are_used(tmp_path, network):
+    module, variables = network
+    path = tmp_path / "model.safetensors"
+    save_model(path, "codeformer", module.clone(keep_gray=False, keep_known=True), variables)
+    loaded = Restorer.load(path)
+    assert (loaded.keep_gray, loaded.keep_known) == (False, True)
+    loaded = Restorer.load(path, keep_gray=True, keep_known=False)
+    assert (loaded.keep_gray, loaded.keep_known) == (True, False)
 
 
 def test_not_square_is_the_square_continued_by_its_edges(restorer, picture):

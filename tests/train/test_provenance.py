@@ -63,12 +63,12 @@ def test_an_added_a_removed_and_a_renamed_image_are_told(workdir, faces):
     (faces / "new.png").unlink()
     provenance.check_unchanged(described(config), config, workdir)
     name = open_source(config.data, "train").names[0]
-    (faces / name).rename(faces / "away.txt")
+    (faces / name).rename(workdir / "away")
     then, now = before["train"][0]["examples"], before["train"][0]["examples"] - 1
     with pytest.raises(ValueError, match=rf"train: ImageFolder.* had {then} examples, now {now}"):
         provenance.check_unchanged(described(config), config, workdir)
     other = next(f"{i}.png" for i in range(99) if _trains(f"{i}.png"))
-    (faces / "away.txt").rename(faces / other)
+    (workdir / "away").rename(faces / other)
     with pytest.raises(ValueError, match=rf"has {then} examples as before, but other ones"):
         provenance.check_unchanged(described(config), config, workdir)
 

@@ -52,6 +52,7 @@ def prepare(
     file_format: str = "png",
     min_size: int | None = None,
     validation_fraction: float = 0.1,
+    max_megapixels: float | None = None,
     max_rejected: int | None = None,
     workers: int | None = None,
     force: bool = False,
@@ -75,6 +76,7 @@ def prepare(
       min_size: smallest accepted shorter side of a file in pixels; None is half of `size`.
       validation_fraction: share of the names in 'validation', 0..1. A hash of the name below its
         source decides, as for `ImageFolder`, so that adding files never moves one.
+      max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`.
       max_rejected: images that may be left out; None is one in a hundred, and at least 10.
       workers: processes; 0 works in this one, None uses all cores.
       force: replace an `out` that is a dataset.
@@ -94,6 +96,7 @@ def prepare(
         file_format=file_format,
         min_size=size // 2 if min_size is None else min_size,
         validation_fraction=validation_fraction,
+        max_megapixels=max_megapixels,
     )
     _check_options(settings, max_rejected, workers)
     _check_apart(settings.sources, out)
@@ -190,6 +193,8 @@ def _check_options(settings: Settings, max_rejected: int | None, workers: int | 
         raise PrepareError(
             f"validation fraction is {settings.validation_fraction}; expected 0 to 1"
         )
+    if settings.max_megapixels is not None and not settings.max_megapixels > 0:
+        raise PrepareError(f"max megapixels is {settings.max_megapixels}; expected more than 0")
     for name, value, least in (
         ("size", settings.size, 1),
         ("min size", settings.min_size, 0),

@@ -46,7 +46,9 @@ class TooSmall(ValueError):
     """A picture whose shorter side is below the least accepted one."""
 
 
-def examine(path: str | os.PathLike, size: int, min_size: int) -> UInt8[np.ndarray, "s s 3"]:
+def examine(
+    path: str | os.PathLike, size: int, min_size: int, max_megapixels: float | None = None
+) -> UInt8[np.ndarray, "s s 3"]:
     """The centred square of a file's upright RGB picture, antialiased to [size, size, 3].
 
     Raises:
@@ -56,7 +58,7 @@ def examine(path: str | os.PathLike, size: int, min_size: int) -> UInt8[np.ndarr
         the file.
     """
     try:
-        pixels = read_image(path).pixels
+        pixels = read_image(path, max_megapixels).pixels
         height, width = pixels.shape[:2]
         if min(height, width) < min_size:
             raise TooSmall(

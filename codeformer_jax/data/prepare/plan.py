@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from codeformer_jax.data.folder import name_hash, visible_files
-from codeformer_jax.data.images import SUFFIXES
+from codeformer_jax.data.images import READ_SUFFIXES, has_picture_suffix, is_picture
 from codeformer_jax.data.prepare.staging import (
     PrepareError,
     Staging,
@@ -47,6 +47,7 @@ class Settings:
       file_format: a key of `examine.FORMATS`.
       min_size: smallest accepted shorter side in pixels.
       validation_fraction: share of the names in the validation split, 0..1.
+      max_megapixels: see `read_image`.
     """
 
     sources: tuple[str, ...]
@@ -54,6 +55,7 @@ class Settings:
     file_format: str
     min_size: int
     validation_fraction: float
+    max_megapixels: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Plan:
       listing: SHA-256 of all names, sizes and times of change.
       sizes: number of files of each shard.
       validation_shards: so many shards, the first ones, are the validation split.
-      others: number of files whose suffix is not one of an image.
+      others: number of files that are not pictures by their suffix or content.
     """
 
     settings: Settings
@@ -184,7 +186,7 @@ def _list(sources: Sequence[str], spool: IO[str]) -> _Listed:
     for source, root in enumerate(sources):
         for relative, version in _versions(root):
             digest.update(to_line([source, relative, version]).encode())
-            if relative.lower().endswith(SUFFIXES):
+            if _is_picture(root, relative):
                 # Not of the prefixed name: another source must not move the files of this one.
                 hashes.append(name_hash(relative))
                 offsets.append(position)
@@ -194,7 +196,7 @@ def _list(sources: Sequence[str], spool: IO[str]) -> _Listed:
     if not hashes:
         raise PrepareError(
             f"no images in {_quoted(sources)}: found {len(other_offsets)} other files; expected "
-            f"files ending in {', '.join(SUFFIXES)}, in the folder itself or at any depth below it"
+            f"pictures ({', '.join(READ_SUFFIXES)}) in the folder itself or at any depth below it"
         )
     return _Listed(
         hashes=np.asarray(hashes),
@@ -202,6 +204,13 @@ def _list(sources: Sequence[str], spool: IO[str]) -> _Listed:
         other_offsets=np.asarray(other_offsets),
         digest=digest.hexdigest(),
     )
+
+
+def _is_picture(root: str, relative: str) -> bool:
+    # In a bucket, opening each file costs a request: there the suffix decides.
+    if is_remote(root):
+        return has_picture_suffix(relative)
+    return is_picture(os.path.join(root, relative))
 
 
 def _versions(root: str) -> Iterator[tuple[str, str]]:

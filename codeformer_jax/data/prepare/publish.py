@@ -71,6 +71,7 @@ def finish(staging: Staging, plan: Plan, max_rejected: int | None, workers: int 
         "format": plan.settings.file_format,
         "min_size": plan.settings.min_size,
         "validation_fraction": plan.settings.validation_fraction,
+        "max_megapixels": plan.settings.max_megapixels,
         "fingerprint": fingerprint.hexdigest(),
     }
     infos = [
@@ -144,7 +145,7 @@ def _rejections(
     prefixes = name_prefixes(plan.settings.sources)
     for source, relative in read_lines(staging.others):
         suffix = pathlib.PurePosixPath(relative).suffix
-        reason = f"the suffix '{suffix}' is not one of an image"
+        reason = f"the suffix '{suffix}' is not one of an image, nor is the content"
         yield {"name": prefixes[source] + relative, "kind": "other", "reason": reason}
     for shard in range(len(plan.sizes)):
         dropped = duplicates.get(shard, {})

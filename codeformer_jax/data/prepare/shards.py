@@ -72,7 +72,7 @@ def _fill(
     for name, path in files_of_shard(staging, settings, shard):
         files += 1
         try:
-            pixels = examine(path, settings.size, settings.min_size)
+            pixels = examine(path, settings.size, settings.min_size, settings.max_megapixels)
         except (UnreadableImage, TooSmall) as error:
             small = isinstance(error, TooSmall)
             kind, reason = ("too_small", str(error)) if small else ("unreadable", error.reason)

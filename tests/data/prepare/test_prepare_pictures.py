@@ -132,6 +132,27 @@ def test_every_kind_of_file_becomes_upright_rgb(room):
     assert np.abs(found["cmyk.jpg"].astype(int) - (255, 0, 0)).max() <= 3
 
 
+def test_pictures_are_found_by_their_content(room):
+    fill(room.faces, 2)
+    for name, file_format in (("a.tga", "TGA"), ("b.jp2", "JPEG2000"), ("c", "PNG")):
+        Image.fromarray(picture(ord(name[0]), 16, 16)).save(room.faces / name, file_format)
+    room.prepare()
+    found = read_all(room.out)
+    assert set(found) == {"000.png", "001.png", "a.tga", "b.jp2", "c"}
+    np.testing.assert_array_equal(found["c"], picture(ord("c"), 16, 16))
+
+
+def test_max_megapixels(room, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    fill(room.faces, 2)
+    save(room.faces / "large.png", 5, height=40, width=40)
+    room.prepare()
+    assert set(rejected(room.out)) == {"large.png"}
+    room.prepare(max_megapixels=0.0016, force=True)
+    assert set(read_all(room.out)) == {"000.png", "001.png", "large.png"}
+    assert json.loads((room.out / "metadata.json").read_text())["max_megapixels"] == 0.0016
+
+
 def test_pictures_are_cropped_to_the_middle(room):
     save(room.faces / "wide.png", 3, height=16, width=40)
     room.prepare()
@@ -174,6 +195,7 @@ def test_metadata_says_what_it_was_made_with(room):
         "format": "webp",
         "min_size": 3,
         "validation_fraction": 0.0,
+        "max_megapixels": None,
         "fingerprint": summary.fingerprint,
     }
 

@@ -38,7 +38,7 @@ def dangling(path):
 
 
 CASES = {
-    "text.png": (lambda path: path.write_text("no picture"), "unreadable", "not a PNG"),
+    "text.png": (lambda path: path.write_text("no picture"), "unreadable", "not an image"),
     "zero.jpg": (pathlib.Path.touch, "unreadable", "the file is empty"),
     "half.png": (truncated, "unreadable", "truncated"),
     "damaged.png": (damaged, "unreadable", ""),
@@ -49,6 +49,7 @@ CASES = {
         "unreadable",
         "more than 1000 pixel",
     ),
+    "photo.heic": (lambda path: path.write_bytes(b"heic"), "unreadable", ".heic files cannot"),
     "notes.txt": (lambda path: path.write_text("x"), "other", "the suffix '.txt' is not one"),
     "same.bmp": (lambda path: save(path, 0), "duplicate", "the same picture as '000.png'"),
 }
@@ -103,7 +104,7 @@ def test_too_many_are_an_error_with_a_report_and_nothing_is_done_twice(room, mon
         "3 of 7 images were left out (1 duplicate, 2 unreadable), more than max_"
     )
     assert f"'{room.partial / 'rejected.jsonl'}' lists them. Give --max-rejected 3" in message
-    assert "\n  x.png: not a PNG" in message
+    assert "\n  x.png: not an image" in message
     assert "\n  z.png: the same picture as '002.png'" in message
     assert "notes.txt" not in message
     assert not room.out.exists()
@@ -217,9 +218,9 @@ PASSING = [
 def test_a_machine_that_fails_is_no_fault_of_the_file_which_is_named(room, monkeypatch, cause):
     fill(room.faces, 3)
 
-    def fail(path):
+    def fail(path, *options):
         if path.name != "001.png":
-            return read_image(path)
+            return read_image(path, *options)
         raise UnreadableImage(path, "reading failed") from cause
 
     with monkeypatch.context() as patch:
@@ -332,6 +333,7 @@ def test_empty_folder_missing_folder_and_file(room):
         ({"file_format": "gif"}, "format is 'gif'; expected one of png, webp, jpeg"),
         ({"min_size": -1}, "min size is -1"),
         ({"validation_fraction": 1.5}, "validation fraction is 1.5; expected 0 to 1"),
+        ({"max_megapixels": 0.0}, "max megapixels is 0.0; expected more than 0"),
         ({"max_rejected": -1}, "max rejected is -1"),
         ({"workers": -1}, "workers is -1"),
     ],
