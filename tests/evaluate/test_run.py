@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from tiny import tiny_config
 
 from codeformer_jax import cli, demo
 from codeformer_jax.data.images import resize_image, write_image
-from codeformer_jax.evaluate import evaluate
+from codeformer_jax.evaluate import evaluate, run
 from codeformer_jax.evaluate.make_testset import make_testset
-from codeformer_jax.evaluate.run import evaluate_run
+from codeformer_jax.evaluate.own_config import own_config
+from codeformer_jax.evaluate.run import evaluate_run, report_folder
 from codeformer_jax.restore import Restorer
-from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
+from codeformer_jax.train.checkpoint import CONFIG_FILE, export_trained, load_teacher, load_trained
 from configs import demo as demo_config
+from configs import vqgan
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT, TOKENS = 6, 16 * 16
@@ -177,10 +181,8 @@ def test_a_test_set_that_does_not_fit_is_refused(runs, testset, tmp_path):
 def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, testset, tmp_path):
     arguments = [
         "eval.py",
-        "--config=configs/demo.py:restoration,short",
         f"--workdir={runs / 'restoration'}",
         f"--output={tmp_path / 'scores'}",
-        "--config.data.image_size=32",
         f"--config.eval.testset={testset.root}",
     ]
     done = script(*arguments)
@@ -204,8 +206,94 @@ def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, test
 
 
 def test_a_codeformer_needs_a_config_with_degradation(runs):
-    with pytest.raises(ValueError, match="'vqgan' says nothing of degradation: use a stage II"):
+    with pytest.raises(ValueError, match="'vqgan' says nothing of degradation: leave out --config"):
         evaluate_run(tiny_config("vqgan"), runs / "restoration")
+
+
+def test_the_config_of_another_model_is_refused_by_the_settings_that_differ(runs):
+    config = tiny_config("restoration").unlock()
+    config.model.nf, config.codeformer.n_head = 16, 4
+    config.model.beta = 1.0  # Of the training alone.
+    message = (
+        r"another network than the one in .*restoration: model\.nf=16 \(the run: 8\), "
+        r"codeformer\.n_head=4 \(the run: 2\)\. Leave out --config"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate_run(config, runs / "restoration")
+    config = tiny_config("restoration").unlock()
+    config.data.image_size = 64
+    with pytest.raises(ValueError, match=r"^data\.image_size=64, but .* network for 32 px: give"):
+        evaluate_run(config, runs / "codeformer.safetensors")
+
+
+def test_a_run_is_evaluated_by_its_own_config(runs, restoration):
+    config = own_config(runs / "restoration", vqgan.get_config())
+    assert config.eval.weights == (0.0, 0.5, 1.0)
+    evaluation = evaluate_run(config, runs / "restoration")
+    same_scores(evaluation.scores, restoration.scores)
+    assert evaluation.settings == restoration.settings
+
+
+def test_its_own_config_takes_overrides_as_a_file_does(runs, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    stored = json.loads((runs / "restoration" / CONFIG_FILE).read_text())
+    del stored["eval"]["testset"]  # As an older version wrote it.
+    (workdir / CONFIG_FILE).write_text(json.dumps(stored))
+    overrides = {
+        "eval.path": "2024",
+        "eval.testset": "sets/a",
+        "eval.limit": "3",
+        "eval.weights": "(0.25,)",
+        "model.ema_decay": "0.5",
+        "teacher": "runs/other",
+    }
+    values = flags.FlagValues()
+    argv = ["eval.py", *(f"--config.{name}={value}" for name, value in overrides.items())]
+    config_flags.DEFINE_config_dict(
+        "config", own_config(workdir, vqgan.get_config()), flag_values=values, sys_argv=argv
+    )
+    values(argv)
+    config = values.config
+    assert (config.eval.path, config.eval.testset, config.teacher) == (
+        "2024",
+        "sets/a",
+        "runs/other",
+    )
+    assert (config.eval.limit, config.eval.weights, config.model.ema_decay) == (3, (0.25,), 0.5)
+    with pytest.raises(FileNotFoundError, match=r"^--config is required for .*safetensors"):
+        own_config(runs / "codeformer.safetensors")
+
+
+def test_the_teacher_in_the_workdir_serves_where_the_first_one_has_moved(runs, restoration):
+    config = own_config(runs / "restoration").unlock()
+    trained = load_trained(runs / "restoration")
+    trained.config.teacher = config.teacher = "moved away"
+    with pytest.raises(FileNotFoundError, match="moved away"):
+        evaluate_run(config, runs / "restoration")  # Of a run whose own teacher was another one.
+    assert run._find_teacher(config, trained, runs / "restoration") is not None
+
+
+def test_the_computation_is_the_config_s(runs, restoration):
+    config = own_config(runs / "restoration").unlock()
+    config.model.dtype = "bfloat16"
+    evaluation = evaluate_run(config, runs / "restoration")
+    assert evaluation.settings["network"]["dtype"] == "bfloat16"
+    ours, theirs = (e.scores["w=1"]["psnr"] for e in (evaluation, restoration))
+    np.testing.assert_allclose(ours, theirs, atol=0.5)
+    assert not np.array_equal(ours, theirs)
+
+
+def test_a_report_is_not_replaced_unasked(runs, tmp_path):
+    workdir, model = tmp_path / "run", tmp_path / "model.safetensors"
+    (workdir / "eval").mkdir(parents=True)
+    assert report_folder(workdir) == workdir / "eval"
+    assert report_folder(model) == tmp_path / "eval"
+    (workdir / "eval" / "metrics.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"eval holds the report .*--output=DIR .*--force"):
+        report_folder(workdir)
+    assert report_folder(workdir, force=True) == workdir / "eval"
+    assert report_folder(workdir, tmp_path / "other") == tmp_path / "other"
 
 
 def test_a_missing_checkpoint_is_named(runs):
@@ -230,16 +318,15 @@ def test_a_run_and_its_exported_file_restore_alike(runs):
 def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
     done = script(
         "eval.py",
-        "--config=configs/demo.py:restoration,short",
         f"--workdir={runs / 'restoration'}",
         f"--output={tmp_path / 'scores'}",
-        "--config.data.image_size=32",
         "--config.data.heldout_length=4",
-        "--config.eval.batch_size=4",
+        "--config.eval.weights=(0.0, 1.0)",
     )
     assert done.returncode == 0, done.stderr
-    for word in ("PSNR", "degraded input", "w = 0.5", "teacher"):
+    for word in ("PSNR", "degraded input", "w = 0 ", "w = 1 ", "teacher"):
         assert word in done.stdout
+    assert "w = 0.5" not in done.stdout
     assert "<html" in (tmp_path / "scores" / "report.html").read_text()
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert len(metrics["images"]) == 4
@@ -248,10 +335,11 @@ def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
     assert "4 held-out faces" in capsys.readouterr().out
 
 
-def test_eval_of_a_missing_run_is_one_line(tmp_path):
-    done = script(
-        "eval.py", "--config=configs/demo.py:vqgan,short", f"--workdir={tmp_path / 'nowhere'}"
-    )
+@pytest.mark.parametrize(
+    "options", [[], ["--config=configs/demo.py:vqgan,short"], ["--config.eval.limit=3"]]
+)
+def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
+    done = script("eval.py", f"--workdir={tmp_path / 'nowhere'}", *options)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path / 'nowhere'} does not exist")
