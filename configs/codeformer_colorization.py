@@ -5,7 +5,7 @@
 
 The recipe `large` has colour corruptions besides: a shift of each channel, gray, and brightness,
 contrast, saturation and hue in random order. The rest is stage II's, so that the network is used at
-w = 0; restore with `-w 0 --adain`.
+w = 0; restore with `-w 0`.
 Hardware: as stage II, 8 GPUs of 32 GB, batch 32 in all; at 500 k steps about four days.
 Expected: paper and release give no score, and none was measured here.
 """
@@ -28,5 +28,4 @@ def get_config() -> ml_collections.ConfigDict:
         "hue": (-0.1, 0.1),
     }
     config.eval.weights = (0.0,)
-    config.eval.adain = True
     return config.lock()

@@ -70,7 +70,7 @@ class Run:
 
     restorer: Restorer
     w: SupportsFloat
-    adain: bool
+    adain: bool | None
     samples: Samples | None = None
     scorer: Scorer | None = None
 
@@ -89,7 +89,7 @@ def restore_files(
     restorer: Restorer,
     *,
     w: SupportsFloat = 0.5,
-    adain: bool = True,
+    adain: bool | None = None,
     batch_size: int | None = None,
     force: bool = False,
     skip_existing: bool = False,

@@ -42,10 +42,16 @@ class Restorer:
         variables: its variables, on the device.
         batch_size: images that go through the network at once; the last batch is filled up with
             copies, so that it needs no compilation of its own.
+        adain: whether AdaIN is on where a call does not say.
     """
 
     def __init__(
-        self, module: CodeFormer, variables: Mapping[str, Any], *, batch_size: int | None = None
+        self,
+        module: CodeFormer,
+        variables: Mapping[str, Any],
+        *,
+        batch_size: int | None = None,
+        adain: bool = True,
     ):
         """`batch_size`: None is 1 on the CPU, 8 on an accelerator."""
         self.module = module
@@ -53,6 +59,7 @@ class Restorer:
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
         self.batch_size = _check_batch_size(batch_size)
+        self.adain = adain
 
     @classmethod
     def load(
@@ -63,6 +70,9 @@ class Restorer:
         batch_size: int | None = None,
     ) -> "Restorer":
         """Loads a `.safetensors` model file, or what was trained in a workdir.
+
+        AdaIN is as `eval.adain` of the workdir's run says, as in its evaluations, and on for a
+        model file.
 
         Args:
             path: the file or the workdir.
@@ -76,13 +86,13 @@ class Restorer:
         if batch_size is not None:
             _check_batch_size(batch_size)
         path = pathlib.Path(path)
-        network, module, variables = _load(path, which)
+        network, module, variables, adain = _load(path, which)
         if network != "codeformer" or not isinstance(module, CodeFormer):
             raise RestoreError(
                 f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
                 "stage II or III of the training, or converted from codeformer.pth)"
             )
-        return cls(module, variables, batch_size=batch_size)
+        return cls(module, variables, batch_size=batch_size, adain=adain)
 
     @property
     def image_size(self) -> int:
@@ -93,7 +103,7 @@ class Restorer:
         self,
         images: Any,
         w: SupportsFloat = 0.5,
-        adain: bool = True,
+        adain: bool | None = None,
         *,
         batch_size: int | None = None,
     ) -> np.ndarray | list[np.ndarray]:
@@ -106,6 +116,7 @@ class Restorer:
                 traced: another value does not compile again.
             adain: gives the codes' features the statistics of the input's, as the published
                 restoration does, which keeps its tone; without it colours are the codes' own.
+                None is the restorer's `adain`.
             batch_size: instead of the restorer's.
 
         Returns:
@@ -153,7 +164,7 @@ class Restorer:
         self,
         batch: Sequence[Fitted],
         w: SupportsFloat,
-        adain: bool,
+        adain: bool | None,
         *,
         batch_size: int,
         codes: bool = False,
@@ -164,8 +175,9 @@ class Restorer:
         """
         images = stack_pictures(batch, batch_size)
         weights = np.full(batch_size, float(w), np.float32)
+        adain = self.adain if adain is None else bool(adain)
         results = _restore(
-            self.variables, images, weights, module=self.module, adain=bool(adain), codes=codes
+            self.variables, images, weights, module=self.module, adain=adain, codes=codes
         )
         return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
@@ -244,7 +256,8 @@ def _check_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any]]:
+def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any], bool]:
+    """Returns network, module, variables and whether AdaIN is on by default."""
     if not path.exists():
         raise RestoreError(
             f"no checkpoint '{path}'; expected a .safetensors model file or the workdir of a "
@@ -255,9 +268,10 @@ def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, 
         from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
 
         trained = load_trained(path, which=which)
-        return trained.network, trained.module, trained.variables
+        adain = bool(trained.config.get("eval", {}).get("adain", True))
+        return trained.network, trained.module, trained.variables, adain
     if path.suffix == ".safetensors":
-        return load_model(path)
+        return *load_model(path), True
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise RestoreError(
             f"'{path}' is a PyTorch file; convert it first: codeformer-jax convert {path} "
