@@ -121,6 +121,8 @@ def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
         assert f"--config.data.path={tmp_path}/faces" in command
     assert restore[:3] == ["-m", "codeformer_jax.cli", "restore"]
     assert workdirs[2] in restore
+    assert not [option for option in restore if "adain" in option]  # As in the table.
+    assert "--force" in evaluation  # A second run of the demo replaces its own report.
 
 
 @pytest.mark.parametrize(("short", "code"), [(False, 1), (True, 0)])

@@ -88,6 +88,7 @@ for config, _ in jobs.values():
     config.data.update(batch_size=2, heldout_length=4, workers=0)
     config.eval.update(batch_size=2, batches=1)
     if "pixelcnn" in config:
+        config.teacher_min_psnr = 0.0
         config.pixelcnn.update(embed_dim=4, layers=2, features=6, head_features=6)
 priors.jobs = lambda: {{name: job for name, job in jobs.items() if name.startswith("shapes")}}
 priors.class_samples.recognise = lambda workdir: {{}}
@@ -180,15 +181,19 @@ def _shell(lines, number):
     return found
 
 
+def words_of(command: Command) -> list[str]:
+    """Returns the words of a shell command, without its comment and placeholders."""
+    words = shlex.split(command.text, comments=True)
+    return [part for word in words for part in WORDS.get(word, [word])]
+
+
 def to_run(command: Command) -> list[str]:
     """Returns the words that run for a shell command.
 
     Raises:
         ValueError: neither `TINY` nor `INSTEAD` knows the command, or it needs a shell.
     """
-    words = [
-        w for word in shlex.split(command.text, comments=True) for w in WORDS.get(word, [word])
-    ]
+    words = words_of(command)
     if shell := [word for word in words if re.search(r"[|&<>`$]|^\w+=", word)]:
         raise ValueError(f"{shell} needs a shell")
     plain = " ".join(words)

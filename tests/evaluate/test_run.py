@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import flax.struct
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -14,12 +17,13 @@ from ml_collections import config_flags
 from tiny import tiny_config
 
 from codeformer_jax import cli, demo
-from codeformer_jax.data.images import resize_image, write_image
+from codeformer_jax.data.images import read_image, resize_image, write_image
 from codeformer_jax.evaluate import evaluate, run
 from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run, report_folder
 from codeformer_jax.restore import Restorer
+from codeformer_jax.tasks import make_task
 from codeformer_jax.train.checkpoint import CONFIG_FILE, export_trained, load_teacher, load_trained
 from configs import demo as demo_config
 from configs import vqgan
@@ -46,6 +50,16 @@ def restoration(runs):
 @pytest.fixture(scope="module")
 def reconstruction(runs):
     return evaluate_run(tiny_config("vqgan"), runs / "vqgan")
+
+
+@flax.struct.dataclass
+class Variables:
+    """As much of a training state as an evaluation asks for."""
+
+    tree: Any
+
+    def variables(self):
+        return self.tree
 
 
 def same_scores(a, b):
@@ -153,6 +167,36 @@ def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
     config.eval.limit = 2
     few = evaluate_run(config, runs / "restoration")
     assert "seed 5, only the first 2 of its 3 pairs)" in few.table()
+
+
+def test_restore_writes_the_pictures_that_are_scored(runs, testset, tmp_path):
+    config = own_config(runs / "restoration", vqgan.get_config()).unlock()
+    config.eval.testset = str(testset.root)
+    evaluation = evaluate_run(config, runs / "restoration")
+    arguments = ["restore", str(testset.root / "lq"), "-o", str(tmp_path), "-w", "1"]
+    assert cli.main([*arguments, "--checkpoint", str(runs / "restoration")]) == 0
+    assert evaluation.settings["adain"] is True
+    for i in range(3):
+        restored = read_image(tmp_path / testset[i]["name"]).pixels.astype(float)
+        psnr = 10 * np.log10(255**2 / np.mean((restored - testset[i]["image"]) ** 2))
+        assert evaluation.scores["w=1"]["psnr"][i] == pytest.approx(psnr, abs=0.01)
+
+
+@pytest.mark.parametrize("adain", [True, False])
+def test_held_out_scores_in_training_have_the_same_setting(runs, testset, adain):
+    trained = load_trained(runs / "restoration")
+    trained.config.eval.adain = adain
+    images = np.stack([testset[i]["image"] for i in range(3)])
+    evaluated = jax.jit(make_task(trained.config).eval_step)(
+        Variables(trained.variables),
+        {"teacher": load_teacher(runs / "restoration")[1]},
+        images,
+        jax.random.split(jax.random.key(0), 3),
+    )
+    expected = jax.jit(lambda v, x: trained.module.apply(v, x, w=1.0, adain=adain).image)(
+        trained.variables, evaluated.panels["degraded"]
+    )
+    np.testing.assert_allclose(evaluated.panels["restored, w = 1"], expected, atol=1e-4)
 
 
 def test_a_test_set_serves_a_vqgan_and_a_config_without_it_runs(runs, testset, reconstruction):
