@@ -103,7 +103,7 @@ INSTEAD = {
         lambda w: ["test", "-f", "pyproject.toml", "-a", "-f", w[-1]],
         "needs the network; `make env` has installed the same",
     ),
-    "curl -L -o codeformer.pth https://": (
+    "curl -L -o codeformer.pth": (
         lambda w: ["cp", f"downloads/{w[-1].rpartition('/')[2]}", w[w.index("-o") + 1]],
         "needs the network",
     ),
@@ -198,10 +198,10 @@ def to_run(command: Command) -> list[str]:
         raise ValueError(f"{shell} needs a shell")
     plain = " ".join(words)
     for start, (instead, _) in INSTEAD.items():
-        if plain.startswith(start):
+        if f"{plain} ".startswith(f"{start} "):
             return instead(words)
     for start, more in TINY.items():
-        if plain.startswith(start):
+        if f"{plain} ".startswith(f"{start} "):
             return [*words, *more]
     raise ValueError("no rule: add one to TINY or, with the reason, to INSTEAD")
 
@@ -218,7 +218,7 @@ def check_table(command: Command) -> None:
         wanted = [f'"{word}"' for word in words[2:] if word.startswith("--")]
         paths = [words[1]]
     missing = [path for path in paths if not (ROOT / path).exists()]
-    missing += [w for w in wanted if w not in source]
+    missing += [w.strip() for w in wanted if w not in source]
     if missing:
         raise ValueError(f"not there: {', '.join(missing)}")
 

@@ -38,24 +38,8 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     """
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
-    if trained.config is not None:
-        _check_same_network(trained.config, config, workdir)
-    if trained.network not in EVALUATED:
-        raise ValueError(
-            f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
-            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
-        )
-    teacher, recipe, size = None, None, trained.module.image_size
-    if config.data.image_size != size:
-        raise ValueError(
-            f"data.image_size={config.data.image_size}, but {workdir} holds a network for {size} "
-            f"px: give --config.data.image_size={size}, or the config that it was trained with"
-        )
-    if pairs is not None and pairs.size != size:
-        raise ValueError(
-            f"{workdir} holds a network for {size} px, but the test set {pairs.root} is of "
-            f"{pairs.size} px: make one with `codeformer-jax testset --size {size}`"
-        )
+    _check_fits(trained, config, pairs, workdir)
+    teacher, recipe = None, None
     if trained.network == "codeformer":
         if "degradation" not in config:
             raise ValueError(
@@ -108,6 +92,33 @@ def report_folder(
             "or --force to replace it"
         )
     return folder
+
+
+def _check_fits(
+    trained: Trained,
+    config: ml_collections.ConfigDict,
+    pairs: StoredPairs | None,
+    workdir: str | Path,
+) -> None:
+    """Raises ValueError where the network is not one for the config and the test set."""
+    if trained.network not in EVALUATED:
+        raise ValueError(
+            f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
+            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
+        )
+    if trained.config is not None:
+        _check_same_network(trained.config, config, workdir)
+    size = trained.module.image_size
+    if config.data.image_size != size:
+        raise ValueError(
+            f"data.image_size={config.data.image_size}, but {workdir} holds a network for {size} "
+            f"px: give --config.data.image_size={size}, or the config that it was trained with"
+        )
+    if pairs is not None and pairs.size != size:
+        raise ValueError(
+            f"{workdir} holds a network for {size} px, but the test set {pairs.root} is of "
+            f"{pairs.size} px: make one with `codeformer-jax testset --size {size}`"
+        )
 
 
 def _check_same_network(
