@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/installed-$(EXTRAS)
 # Most of a JAX test is compilation; the second run of anything reads it from here.
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 
-.PHONY: help env test lint format demo clean
+.PHONY: help env test lint format demo readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps, in demo-short] [DATA=a folder of images]'
 	@echo 'make test     check the style, then run every test'
 	@echo '              [ARGS="-k jpeg"] [JOBS=2: worker processes, 0: none]'
+	@echo 'make readme   run every command of README.md, in its order, at tiny size'
 	@echo 'make env      install into $(VENV) [EXTRAS=test,torch] [PYTHON=/path/to/python3.12]'
 	@echo 'make lint     check the style'
 	@echo 'make format   mend the style'
@@ -65,6 +66,9 @@ format: env
 
 demo: env
 	$(BIN)/codeformer-jax demo $(DEMO_ARGS)
+
+readme: env
+	$(BIN)/python tools/readme_commands.py
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -1,22 +1,35 @@
-"""Evaluates a run: python eval.py --config=configs/X.py --workdir=DIR [--output=DIR]
+"""Evaluates a run: python eval.py --workdir=DIR [--config=configs/X.py] [--config.key=value]
 
-Prints a table and writes metrics.json and report.html.
+Prints a table and writes metrics.json and report.html. The config is by default the run's own.
 """
 
 import logging
-import os
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from codeformer_jax import paths, process
+from configs import vqgan
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+_HELP = "Configuration file, see configs/; default the config that the run wrote into WORKDIR."
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, or a model file.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for metrics.json and report.html; default WORKDIR/eval."
 )
-flags.mark_flags_as_required(["config", "workdir"])
+_FORCE = flags.DEFINE_bool("force", False, "Replace the report in the output folder.")
+flags.mark_flag_as_required("workdir")
+
+
+def define_config(argv: list[str]) -> None:
+    """Defines --config: a file or, where none is given, the config of the run in --workdir."""
+    given = process.peek_flags(argv, "config", "workdir")
+    if given.config or not given.workdir:
+        config_flags.DEFINE_config_file("config", None, _HELP)
+        return
+    from codeformer_jax.evaluate.own_config import own_config  # noqa: PLC0415
+
+    config = own_config(paths.local(given.workdir, "workdir"), vqgan.get_config())
+    config_flags.DEFINE_config_dict("config", config, _HELP)
 
 
 def main(argv: list[str]) -> None:
@@ -25,15 +38,15 @@ def main(argv: list[str]) -> None:
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
-    from codeformer_jax.evaluate.run import evaluate_run  # noqa: PLC0415
+    from codeformer_jax.evaluate.run import evaluate_run, report_folder  # noqa: PLC0415
     from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
 
     keep_compiled_programs()
     try:
         workdir = paths.local(_WORKDIR.value, "workdir")
-        folder = workdir if os.path.isdir(workdir) else os.path.dirname(workdir)
-        output = paths.local(_OUTPUT.value or os.path.join(folder, "eval"), "output")
-        evaluation = evaluate_run(_CONFIG.value, workdir)
+        output = paths.local(_OUTPUT.value, "output") if _OUTPUT.value else None
+        output = report_folder(workdir, output, force=_FORCE.value)
+        evaluation = evaluate_run(flags.FLAGS.config, workdir)
         files = evaluation.write(output)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -42,4 +55,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run(main, define_config)

@@ -54,10 +54,9 @@ def run(
         origin = [f"--config.init_from={previous}", *floor] if previous else []
         commands.append([*command, *origin, *images])
         previous = workdir
-    config = f"--config=configs/demo.py:{STAGES[-1]},{size}"
-    commands.append(["eval.py", config, f"--workdir={previous}", f"--output={directory}", *images])
+    commands.append(["eval.py", f"--workdir={previous}", f"--output={directory}", "--force"])
     pictures, restored = directory / "degraded", directory / "restored"
-    options = ["-w", "1", "--no-adain", "--force", "--checkpoint", str(previous)]
+    options = ["-w", "1", "--force", "--checkpoint", str(previous)]
     restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]
     commands.append([*restore, *options])
     for command in commands:

@@ -1,6 +1,7 @@
 """How train.py, eval.py and codeformer-jax begin and end."""
 
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -10,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Name of threads that nobody waits for any more: a compiler, for one, cannot be told to stop.
 LEFT_BEHIND = "left behind"
@@ -58,14 +60,22 @@ def use_deterministic_programs() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """A script's `main`, given what absl's flags leave of the command line."""
+def run(
+    main: Callable[[list[str]], None], define_flags: Callable[[list[str]], None] | None = None
+) -> None:
+    """Runs a script's `main` on what absl's flags leave of the command line.
+
+    Args:
+        main: called with the arguments that are no flags, after the script's name.
+        define_flags: called with the command line before it is parsed, to define flags that depend
+            on it; OSError and ValueError end in one line.
+    """
     use_huge_pages()
     from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
 
     with ending():
         try:
-            app.run(main, flags_parser=_parse_flags)
+            app.run(main, flags_parser=functools.partial(_parse_flags, define_flags))
         except (AssertionError, RuntimeError) as error:
             if reason := no_devices(error):
                 raise SystemExit(f"error: {reason}") from error
@@ -105,6 +115,22 @@ def _jax_starts() -> bool:
         except AssertionError:
             return False
     return True
+
+
+def peek_flags(argv: list[str], *names: str) -> Any:
+    """Returns the text flags `names` of a command line whose other flags are not defined yet.
+
+    They are attributes of the result, None where not given or where the command line is malformed.
+    """
+    from absl import flags  # noqa: PLC0415  codeformer-jax does not need it.
+
+    values = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    with contextlib.suppress(flags.Error):  # Reported when all flags are parsed.
+        values(argv, known_only=True)
+    values.mark_as_parsed()
+    return values
 
 
 def left_behind() -> bool:
@@ -203,12 +229,16 @@ def ending() -> Iterator[None]:
             os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's flags; a value that the config does not have ends in one line."""
+def _parse_flags(define_flags: Callable[[list[str]], None] | None, argv: list[str]) -> list[str]:
+    """Parses absl's flags; a value that the config does not have ends in one line."""
     from absl import app  # noqa: PLC0415  codeformer-jax does not need it.
 
     try:
+        if define_flags is not None:
+            define_flags(argv)
         return app.parse_flags_with_usage(argv)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     # A config is locked: it has no other values or sections, and only sections have values.
     except (AttributeError, KeyError, TypeError) as error:
         if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):

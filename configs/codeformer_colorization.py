@@ -5,7 +5,7 @@
 
 The recipe `large` has colour corruptions besides: a shift of each channel, gray, and brightness,
 contrast, saturation and hue in random order. The rest is stage II's, so that the network is used at
-w = 0; restore with `-w 0 --adain`. Results of black-and-white pictures keep their colours.
+w = 0; restore with `-w 0`. Results of black-and-white pictures keep their colours.
 Hardware: as stage II, 8 GPUs of 32 GB, batch 32 in all; at 500 k steps about four days.
 Expected: paper and release give no score, and none was measured here.
 """
@@ -29,5 +29,4 @@ def get_config() -> ml_collections.ConfigDict:
         "hue": (-0.1, 0.1),
     }
     config.eval.weights = (0.0,)
-    config.eval.adain = True
     return config.lock()

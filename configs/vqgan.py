@@ -124,7 +124,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.batches = 8
     config.eval.recipe = "small"
     config.eval.weights = (0.0, 0.5, 1.0)
-    config.eval.adain = False  # `codeformer-jax restore` has it on by default, as published
+    # For restoration, also in `codeformer-jax restore`; measured by `benchmarks/adain.py`.
+    config.eval.adain = True
     config.eval.limit = config_dict.placeholder(int)
     config.eval.lpips = config_dict.placeholder(str)
     config.eval.checkpoint = "latest"

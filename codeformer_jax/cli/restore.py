@@ -47,8 +47,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--adain",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="give the codes the input's feature statistics; default on",
+        help="give the codes the input's feature statistics; default on, for a workdir its run's "
+        "eval.adain",
     )
     parser.add_argument(
         "--batch-size",

@@ -15,6 +15,7 @@ import numpy as np
 from codeformer_jax import metrics
 
 METRICS = ("psnr", "ssim", "lpips")
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Evaluation:
         """
         from codeformer_jax.evaluate.report import html_report  # noqa: PLC0415
 
-        contents = {"metrics.json": self.to_json(), "report.html": html_report(self)}
+        contents = {METRICS_FILE: self.to_json(), REPORT_FILE: html_report(self)}
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".evaluation-") as parts:
@@ -155,4 +156,4 @@ class Evaluation:
                 pathlib.Path(parts, name).write_bytes(data)
             for name in contents:
                 os.replace(pathlib.Path(parts, name), directory / name)
-        return directory / "metrics.json", directory / "report.html"
+        return directory / METRICS_FILE, directory / REPORT_FILE

@@ -34,7 +34,7 @@ def evaluate(
     recipe: Any = None,
     seed: int = 0,
     weights: Sequence[int | float] = (0.0, 0.5, 1.0),
-    adain: bool = False,
+    adain: bool = True,
     batch_size: int = 8,
     lpips: tuple[Any, Variables] | None = None,
     limit: int | None = None,

@@ -1,6 +1,7 @@
 """Evaluation of what a training workdir or a model file holds, as a config says."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,18 @@ import ml_collections
 
 from codeformer_jax import paths
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.evaluate.evaluation import Evaluation
+from codeformer_jax.evaluate.evaluation import METRICS_FILE, Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.tasks import common, settings
-from codeformer_jax.train.checkpoint import load_teacher, load_trained
-from codeformer_jax.train.start import find_teacher, load_lpips
+from codeformer_jax.train.checkpoint import Trained, load_teacher, load_trained
+from codeformer_jax.train.start import COMPUTATION, find_teacher, load_lpips
 
+# Settings of these sections describe the network, but for those that are of its training alone.
+_NETWORK = ("model", "codeformer")
+_TRAINING = ("beta", "beta_on", "ema_decay", "fusion_zero_init")
 EVALUATED = ("codeformer", "vqgan", "taming_vqgan", "vqvae")
 
 
@@ -37,34 +41,21 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
-    if trained.network not in EVALUATED:
-        raise ValueError(
-            f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
-            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
-        )
-    teacher, recipe, size = None, None, trained.module.image_size
-    if config.data.image_size != size:
-        raise ValueError(
-            f"{workdir} holds a network for {size} px, but the config says data.image_size="
-            f"{config.data.image_size}: use the config that it was trained with"
-        )
-    if pairs is not None and pairs.size != size:
-        raise ValueError(
-            f"{workdir} holds a network for {size} px, but the test set {pairs.root} is of "
-            f"{pairs.size} px: make one with `codeformer-jax testset --size {size}`"
-        )
+    _check_fits(trained, config, pairs, workdir)
+    teacher, recipe = None, None
     if trained.network == "codeformer":
         if "degradation" not in config:
             raise ValueError(
                 f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
-                "nothing of degradation: use a stage II or III config"
+                "nothing of degradation: leave out --config, since a run's own config is the "
+                "default, or use a stage II or III config"
             )
         if pairs is None:
             recipe = common.read_recipe(config, config.eval.recipe)
-        teacher = find_teacher(config, None) if config.teacher else load_teacher(workdir)
-    with products_in(common.precision_of(trained.config or config)):
+        teacher = _find_teacher(config, trained, workdir)
+    with products_in(common.precision_of(config)):
         evaluation = evaluate(
-            trained.module,
+            _computed_as(config, trained.module),
             trained.variables,
             open_heldout(config) if pairs is None else pairs,
             teacher=teacher,
@@ -81,6 +72,92 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     return dataclasses.replace(
         evaluation, settings={**evaluation.settings, "testset": pairs.summary()}
     )
+
+
+def report_folder(
+    workdir: str | Path, output: str | Path | None = None, *, force: bool = False
+) -> Path:
+    """Returns the folder that takes the report of an evaluation.
+
+    Args:
+        workdir: folder of a training run, or a model file.
+        output: the folder; by default `eval` in the workdir or beside the model file.
+        force: whether a report that it holds may be replaced.
+
+    Raises:
+        FileExistsError: it holds a report, and `force` is not given.
+    """
+    workdir = Path(workdir)
+    folder = Path(output or (workdir if workdir.is_dir() else workdir.parent) / "eval")
+    if (folder / METRICS_FILE).exists() and not force:
+        raise FileExistsError(
+            f"{folder} holds the report of an earlier evaluation: give --output=DIR to keep both, "
+            "or --force to replace it"
+        )
+    return folder
+
+
+def _check_fits(
+    trained: Trained,
+    config: ml_collections.ConfigDict,
+    pairs: StoredPairs | None,
+    workdir: str | Path,
+) -> None:
+    """Raises ValueError where the network is not one for the config and the test set."""
+    if trained.network not in EVALUATED:
+        raise ValueError(
+            f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
+            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
+        )
+    if trained.config is not None:
+        _check_same_network(trained.config, config, workdir)
+    size = trained.module.image_size
+    if config.data.image_size != size:
+        raise ValueError(
+            f"data.image_size={config.data.image_size}, but {workdir} holds a network for {size} "
+            f"px: give --config.data.image_size={size}, or the config that it was trained with"
+        )
+    if pairs is not None and pairs.size != size:
+        raise ValueError(
+            f"{workdir} holds a network for {size} px, but the test set {pairs.root} is of "
+            f"{pairs.size} px: make one with `codeformer-jax testset --size {size}`"
+        )
+
+
+def _check_same_network(
+    own: ml_collections.ConfigDict, given: ml_collections.ConfigDict, workdir: str | Path
+) -> None:
+    """Raises ValueError where both configs have a setting of the network and it differs."""
+    own, given = json.loads(own.to_json()), json.loads(given.to_json())
+    differences = [
+        f"{section}.{name}={value} (the run: {own[section][name]})"
+        for section in _NETWORK
+        for name, value in given.get(section, {}).items()
+        if name not in (*COMPUTATION, *_TRAINING) and value != own.get(section, {}).get(name, value)
+    ]
+    if differences:
+        raise ValueError(
+            f"the config describes another network than the one in {workdir}: "
+            f"{', '.join(differences)}. Leave out --config and these settings: the run's own "
+            "config is the default"
+        )
+
+
+def _find_teacher(
+    config: ml_collections.ConfigDict, trained: Trained, workdir: str | Path
+) -> tuple[Any, Any] | None:
+    """The teacher that the config names, or the one in the workdir if that is the run's own."""
+    own = trained.config is not None and trained.config.get("teacher") == config.teacher
+    kept = load_teacher(workdir)
+    if config.teacher and not (own and kept):
+        return find_teacher(config, None)
+    return kept
+
+
+def _computed_as(config: ml_collections.ConfigDict, module: Any) -> Any:
+    """The module with the config's settings of how it is computed, such as the dtype."""
+    fields = common.network_fields(config.model)
+    return module.clone(**{k: fields[k] for k in COMPUTATION if k in fields and hasattr(module, k)})
 
 
 def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:

@@ -234,6 +234,16 @@ class VectorQuantizer(nn.Module):
         self.ema_embedding.value = sums / ((counts + self.ema_epsilon) * smoothing)[:, None]
 
 
+def check_gumbel(network: Any) -> None:
+    """Raises ValueError where a network's settings of the Gumbel quantizer are out of range."""
+    for name in ("temperature", "temperature_final"):
+        if not getattr(network, name) > 0:
+            raise ValueError(f"{name} is {getattr(network, name)}; expected a positive number")
+    for name in ("kl_weight", "temperature_steps"):
+        if not getattr(network, name) >= 0:
+            raise ValueError(f"{name} is {getattr(network, name)}; expected 0 or more")
+
+
 class GumbelQuantizer(nn.Module):
     """Codes drawn by Gumbel softmax from 1x1-conv logits (DALL-E style, as VQGAN offers it).
 

@@ -20,7 +20,7 @@ from codeformer_jax.nn.layers import (
     ResBlock,
     Upsample,
 )
-from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer, check_gumbel
 from codeformer_jax.nn.remat import check_policy, rematted
 from codeformer_jax.ops import checks
 from codeformer_jax.ops.checks import AnyArray
@@ -263,8 +263,7 @@ class VQGAN(nn.Module):
         check_policy(self.remat)
         if self.quantizer not in ("nearest", "gumbel"):
             raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
-        if min(self.temperature, self.temperature_final) <= 0 or self.temperature_steps < 0:
-            raise ValueError("temperatures must be positive and temperature_steps 0 or more")
+        check_gumbel(self)
 
     def temperature_at(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the Gumbel temperature of a training step: a cosine down to the final one."""

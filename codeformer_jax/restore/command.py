@@ -30,7 +30,7 @@ def restore_command(
     checkpoint: str | os.PathLike | None = None,
     which: str | int = "latest",
     w: SupportsFloat = 0.5,
-    adain: bool = True,
+    adain: bool | None = None,
     batch_size: int | None = None,
     keep_gray: bool | None = None,
     keep_known: bool | None = None,

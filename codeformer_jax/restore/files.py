@@ -81,7 +81,7 @@ class Run:
 
     restorer: Restorer
     w: SupportsFloat
-    adain: bool
+    adain: bool | None
     samples: Samples | None = None
     scorer: Scorer | None = None
 
@@ -100,7 +100,7 @@ def restore_files(
     restorer: Restorer,
     *,
     w: SupportsFloat = 0.5,
-    adain: bool = True,
+    adain: bool | None = None,
     batch_size: int | None = None,
     samples: Samples | None = None,
     scorer: Scorer | None = None,

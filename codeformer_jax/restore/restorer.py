@@ -46,6 +46,7 @@ class Restorer:
         precision: of products and convolutions; see `nn.precision`.
         keep_gray: whether black-and-white pictures get black-and-white results.
         keep_known: whether only pure white pixels are filled in and all others stay.
+        adain: whether AdaIN is on where a call does not say.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Restorer:
         precision: str = "default",
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
+        adain: bool = True,
     ):
         """Puts the variables on the device.
 
@@ -65,6 +67,7 @@ class Restorer:
             batch_size: None is 1 on the CPU, 8 on an accelerator.
             precision: of products and convolutions; see `nn.precision`.
             keep_gray, keep_known: None is what the network says, see `CodeFormer`.
+            adain: whether AdaIN is on where a call does not say.
         """
         check_precision(precision)
         self.module, self.precision = module, precision
@@ -74,6 +77,7 @@ class Restorer:
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
         self.batch_size = _check_batch_size(batch_size)
+        self.adain = adain
 
     @classmethod
     def load(
@@ -87,6 +91,9 @@ class Restorer:
     ) -> "Restorer":
         """Loads a `.safetensors` model file, or what was trained in a workdir, in its precision.
 
+        AdaIN is as `eval.adain` of the workdir's run says, as in its evaluations, and on for a
+        model file.
+
         Args:
             path: the file or the workdir.
             which: checkpoint of a workdir: 'latest', 'best' or a step.
@@ -99,7 +106,7 @@ class Restorer:
         if batch_size is not None:
             _check_batch_size(batch_size)
         path = pathlib.Path(path)
-        network, module, variables, precision = _load(path, which)
+        network, module, variables, use = _load(path, which)
         if network != "codeformer" or not isinstance(module, CodeFormer):
             raise RestoreError(
                 f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
@@ -109,9 +116,9 @@ class Restorer:
             module,
             variables,
             batch_size=batch_size,
-            precision=precision,
             keep_gray=keep_gray,
             keep_known=keep_known,
+            **use,
         )
 
     @property
@@ -127,7 +134,7 @@ class Restorer:
         self,
         images: Any,
         w: SupportsFloat = 0.5,
-        adain: bool = True,
+        adain: bool | None = None,
         *,
         batch_size: int | None = None,
     ) -> np.ndarray | list[np.ndarray]:
@@ -140,6 +147,7 @@ class Restorer:
                 traced: another value does not compile again.
             adain: gives the codes' features the statistics of the input's, as the published
                 restoration does, which keeps its tone; without it colours are the codes' own.
+                None is the restorer's `adain`.
             batch_size: instead of the restorer's.
 
         Returns:
@@ -189,7 +197,7 @@ class Restorer:
         self,
         batch: Sequence[Fitted],
         w: SupportsFloat,
-        adain: bool,
+        adain: bool | None,
         *,
         batch_size: int,
         codes: bool = False,
@@ -200,9 +208,10 @@ class Restorer:
         """
         images = stack_pictures(batch, batch_size)
         weights = np.full(batch_size, float(w), np.float32)
+        adain = self.adain if adain is None else bool(adain)
         with products_in(self.precision):
             results = _restore(
-                self.variables, images, weights, module=self.module, adain=bool(adain), codes=codes
+                self.variables, images, weights, module=self.module, adain=adain, codes=codes
             )
         return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
@@ -281,8 +290,10 @@ def _check_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, Any], str]:
-    """Network, module, variables and precision."""
+def _load(
+    path: pathlib.Path, which: str | int
+) -> tuple[str, Any, Mapping[str, Any], dict[str, Any]]:
+    """Returns network, module, variables, and precision and AdaIN as the run had them."""
     if not path.exists():
         raise RestoreError(
             f"no checkpoint '{path}'; expected a .safetensors model file or the workdir of a "
@@ -294,9 +305,11 @@ def _load(path: pathlib.Path, which: str | int) -> tuple[str, Any, Mapping[str, 
         from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
 
         found = load_trained(path, which=which)
-        return found.network, found.module, found.variables, precision_of(found.config)
+        adain = bool(found.config.get("eval", {}).get("adain", True))
+        use = {"precision": precision_of(found.config), "adain": adain}
+        return found.network, found.module, found.variables, use
     if path.suffix == ".safetensors":
-        return *load_model(path), "default"
+        return *load_model(path), {}
     if path.suffix in (".pth", ".pt", ".ckpt"):
         raise RestoreError(
             f"'{path}' is a PyTorch file; convert it first: codeformer-jax convert {path} "

@@ -59,7 +59,7 @@ def sample_batch(
     batch: Sequence[Fitted],
     names: Sequence[str],
     w: SupportsFloat,
-    adain: bool,
+    adain: bool | None,
     samples: Samples,
     *,
     batch_size: int,
@@ -75,6 +75,7 @@ def sample_batch(
     images = stack_pictures(batch, batch_size)
     weights = np.full(batch_size, float(w), np.float32)
     module, variables = restorer.module, restorer.variables
+    adain = restorer.adain if adain is None else bool(adain)
     with products_in(restorer.precision):
         prediction = _predict(variables, images, module=module)
     names = [*names, *[names[-1]] * (batch_size - len(names))]
@@ -95,7 +96,7 @@ def sample_batch(
                 indices,
                 weights,
                 module=module,
-                adain=bool(adain),
+                adain=adain,
                 whole=images.dtype == np.uint8,
             )
         arrays = (np.asarray(array)[: len(batch)] for array in (pixels, finite, indices))

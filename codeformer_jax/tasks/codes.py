@@ -129,8 +129,9 @@ class CodeTask:
         targets = self.targets(frozen, real)
         panels, metrics = {"degraded": degraded, "truth": real}, {}
         metrics["psnr_degraded"] = psnr(common.to_unit(degraded), common.to_unit(real))
+        adain = bool(self.config.eval.get("adain", True))
         for w in self.eval_weights:
-            output = self.module.apply(state.variables(), degraded, w=w)
+            output = self.module.apply(state.variables(), degraded, w=w, adain=adain)
             panels[f"restored, w = {w:g}"] = output.image
             metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
         metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)

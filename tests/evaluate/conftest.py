@@ -91,3 +91,27 @@ def made(faces, tmp_path_factory):
 def copied(made, tmp_path):
     """A copy to be damaged."""
     return shutil.copytree(made[0], tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def runs(stages, tmp_path_factory):
+    """Workdirs of the three stages, and the last as a model file."""
+    # After the hook in tests/conftest.py, as all that imports a task.
+    from codeformer_jax.train.checkpoint import export_trained  # noqa: PLC0415
+    from configs import demo  # noqa: PLC0415
+
+    root = tmp_path_factory.mktemp("runs")
+    for stage in demo.STAGES:
+        (root / stage).symlink_to(stages[0] / stage)
+    export_trained(root / "restoration", root / "codeformer.safetensors")
+    return root
+
+
+@pytest.fixture(scope="session")
+def restoration(runs):
+    """Evaluation of the last of them."""
+    from tiny import tiny_config  # noqa: PLC0415
+
+    from codeformer_jax.evaluate.run import evaluate_run  # noqa: PLC0415
+
+    return evaluate_run(tiny_config("restoration"), runs / "restoration")

@@ -14,32 +14,18 @@ from tiny import tiny_config
 
 from codeformer_jax import cli, demo, encode
 from codeformer_jax.convert import read_pth, write_pth
-from codeformer_jax.data.images import resize_image, write_image
+from codeformer_jax.data.images import read_image, resize_image, write_image
 from codeformer_jax.evaluate import evaluate, evaluator
 from codeformer_jax.evaluate.make_testset import make_testset
+from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.restore import Restorer, restorer, samples
 from codeformer_jax.restore.fit import fit
-from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
-from configs import demo as demo_config
+from codeformer_jax.train.checkpoint import load_teacher, load_trained
+from configs import vqgan
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT, TOKENS = 6, 16 * 16
-
-
-@pytest.fixture(scope="module")
-def runs(stages, tmp_path_factory):
-    """Workdirs of the three stages, and the last as a model file."""
-    root = tmp_path_factory.mktemp("runs")
-    for stage in demo_config.STAGES:
-        (root / stage).symlink_to(stages[0] / stage)
-    export_trained(root / "restoration", root / "codeformer.safetensors")
-    return root
-
-
-@pytest.fixture(scope="module")
-def restoration(runs):
-    return evaluate_run(tiny_config("restoration"), runs / "restoration")
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +140,19 @@ def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
     assert "seed 5, only the first 2 of its 3 pairs)" in few.table()
 
 
+def test_restore_writes_the_pictures_that_are_scored(runs, testset, tmp_path):
+    config = own_config(runs / "restoration", vqgan.get_config()).unlock()
+    config.eval.testset = str(testset.root)
+    evaluation = evaluate_run(config, runs / "restoration")
+    arguments = ["restore", str(testset.root / "lq"), "-o", str(tmp_path), "-w", "1"]
+    assert cli.main([*arguments, "--checkpoint", str(runs / "restoration")]) == 0
+    assert evaluation.settings["adain"] is True
+    for i in range(3):
+        restored = read_image(tmp_path / testset[i]["name"]).pixels.astype(float)
+        psnr = 10 * np.log10(255**2 / np.mean((restored - testset[i]["image"]) ** 2))
+        assert evaluation.scores["w=1"]["psnr"][i] == pytest.approx(psnr, abs=0.01)
+
+
 def test_a_test_set_serves_a_vqgan_and_a_config_without_it_runs(runs, testset, reconstruction):
     config = tiny_config("vqgan").unlock()
     config.eval.testset = str(testset.root)
@@ -180,10 +179,8 @@ def test_a_test_set_that_does_not_fit_is_refused(runs, testset, tmp_path):
 def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, testset, tmp_path):
     arguments = [
         "eval.py",
-        "--config=configs/demo.py:restoration,short",
         f"--workdir={runs / 'restoration'}",
         f"--output={tmp_path / 'scores'}",
-        "--config.data.image_size=32",
         f"--config.eval.testset={testset.root}",
     ]
     done = script(*arguments)
@@ -207,7 +204,7 @@ def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, test
 
 
 def test_a_codeformer_needs_a_config_with_degradation(runs):
-    with pytest.raises(ValueError, match="'vqgan' says nothing of degradation: use a stage II"):
+    with pytest.raises(ValueError, match="'vqgan' says nothing of degradation: leave out --config"):
         evaluate_run(tiny_config("vqgan"), runs / "restoration")
 
 
@@ -233,16 +230,15 @@ def test_a_run_and_its_exported_file_restore_alike(runs):
 def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
     done = script(
         "eval.py",
-        "--config=configs/demo.py:restoration,short",
         f"--workdir={runs / 'restoration'}",
         f"--output={tmp_path / 'scores'}",
-        "--config.data.image_size=32",
         "--config.data.heldout_length=4",
-        "--config.eval.batch_size=4",
+        "--config.eval.weights=(0.0, 1.0)",
     )
     assert done.returncode == 0, done.stderr
-    for word in ("PSNR", "degraded input", "w = 0.5", "teacher"):
+    for word in ("PSNR", "degraded input", "w = 0 ", "w = 1 ", "teacher"):
         assert word in done.stdout
+    assert "w = 0.5" not in done.stdout
     assert "<html" in (tmp_path / "scores" / "report.html").read_text()
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert len(metrics["images"]) == 4
@@ -251,10 +247,11 @@ def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
     assert "4 held-out faces" in capsys.readouterr().out
 
 
-def test_eval_of_a_missing_run_is_one_line(tmp_path):
-    done = script(
-        "eval.py", "--config=configs/demo.py:vqgan,short", f"--workdir={tmp_path / 'nowhere'}"
-    )
+@pytest.mark.parametrize(
+    "options", [[], ["--config=configs/demo.py:vqgan,short"], ["--config.eval.limit=3"]]
+)
+def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
+    done = script("eval.py", f"--workdir={tmp_path / 'nowhere'}", *options)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path / 'nowhere'} does not exist")
@@ -326,7 +323,7 @@ def test_networks_of_a_workdir_are_computed_in_its_precision(runs, tmp_path, mon
     watch(restorer, "_restore")
     watch(samples, "_predict")
     watch(samples, "_generate")
-    evaluate_run(tiny_config("restoration"), workdir)
+    evaluate_run(own_config(workdir, vqgan.get_config()), workdir)
     restore = Restorer.load(workdir, batch_size=1)
     restore(np.zeros((32, 32, 3), np.uint8))
     one = fit(np.zeros((32, 32, 3), np.uint8), 32)

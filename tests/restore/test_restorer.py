@@ -218,13 +218,17 @@ def test_load_model_file(model_file, restorer, picture):
     assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
 
 
-def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture):
+@pytest.mark.parametrize("adain", [None, True, False])
+def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture, adain):
     asked = []
+    config = {"eval": {} if adain is None else {"adain": adain}}
 
     def load_trained(path, which="latest"):
         asked.append((path, which))
         module, variables = network
-        return types.SimpleNamespace(network="codeformer", module=module, variables=variables)
+        return types.SimpleNamespace(
+            network="codeformer", module=module, variables=variables, config=config
+        )
 
     # In place of a run: training has its own tests.
     checkpoint = types.ModuleType("codeformer_jax.train.checkpoint")
@@ -232,7 +236,11 @@ def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture):
     monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
     loaded = Restorer.load(str(tmp_path), which="best", batch_size=4)
     assert asked == [(tmp_path, "best")]
-    assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
+    # As its run's evaluations; a setting that an old run does not have is on.
+    assert loaded.adain is (adain is not False)
+    expected = restorer(picture(32, 32), adain=loaded.adain)
+    assert np.array_equal(loaded(picture(32, 32)), expected)
+    assert np.array_equal(loaded(picture(32, 32), adain=True), restorer(picture(32, 32)))
 
 
 def test_load_folder_that_is_no_workdir(tmp_path):

@@ -1,0 +1,55 @@
+"""The config that a run wrote into its workdir, as the default of `eval.py --config`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from codeformer_jax.train.checkpoint import read_config
+
+
+def own_config(
+    workdir: str | Path, base: ml_collections.ConfigDict | None = None
+) -> ml_collections.ConfigDict:
+    """Returns the config of the run in `workdir`, ready to be overridden on the command line.
+
+    JSON has neither tuples nor the types of values that are not set, which overrides need.
+
+    Args:
+        workdir: folder of a training run.
+        base: a config of this version. It types the values that are not set, and gives those of
+            `eval` that the run's own version did not have.
+
+    Raises:
+        FileNotFoundError: `workdir` does not exist, is a model file, or is no workdir.
+        ValueError: its config is damaged.
+    """
+    workdir = Path(workdir)
+    if workdir.is_file():
+        raise FileNotFoundError(
+            f"--config is required for {workdir}: a model file has no config of its own; give the "
+            "one that its network was trained with, such as --config=configs/codeformer_stage3.py"
+        )
+    if not workdir.exists():
+        raise FileNotFoundError(f"{workdir} does not exist: expected a model file or a workdir")
+    base = ml_collections.ConfigDict() if base is None else base
+    config = _typed(read_config(workdir).to_dict(), base)
+    missing = {k: base.eval.get_ref(k) for k in base.get("eval", ()) if k not in config.eval}
+    config.eval.update(missing)
+    return config.lock()
+
+
+def _typed(stored: Mapping[str, Any], base: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    for name, value in stored.items():
+        if isinstance(value, Mapping):
+            known = base.get(name)
+            known = known if isinstance(known, ml_collections.ConfigDict) else type(config)()
+            config[name] = _typed(value, known)
+        elif value is None:
+            config[name] = config_dict.placeholder(base.get_type(name) if name in base else object)
+        else:
+            config[name] = tuple(value) if isinstance(value, list) else value
+    return config
