@@ -4,6 +4,8 @@ Both map latents [b, h, w, d] to rows of a codebook [K, d] and let gradients thr
 neighbour with the straight-through estimator, Gumbel by its relaxation.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
