@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -131,19 +131,7 @@ def make_plan(
     # Machine code is not run: only what comes before it decides on memory.
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
     slices = config.optimizer.get("accumulate", 1)
-    if slices > 1:
-        notes.append(
-            f"The compiler counts the body of a loop once: operations and bytes are its counts "
-            f"times optimizer.accumulate={slices}, the optimizer's among them."
-        )
-    parts = groups.groups_of(config.loss)
-    if parts > 1:
-        notes.append(
-            f"loss.statistics_groups={parts}: of the gradients for the adaptive weights the "
-            "compiler counts those of one group."
-        )
-    if platform == "cpu":
-        notes.append(_CPU_NOTE)
+    notes += _counting_notes(config, platform)
 
     def cost(what: str, lower: Callable[[], Any], times: int, **fields: Any) -> StepCost:
         tell(f"{time.perf_counter() - start:.0f} s: compiling {what}")
@@ -174,6 +162,23 @@ def make_plan(
         steps=tuple(steps),
         notes=tuple(notes),
     )
+
+
+def _counting_notes(config: ml_collections.ConfigDict, platform: str) -> Iterator[str]:
+    """Yields what the compiler's figures count differently from a step."""
+    slices, parts = config.optimizer.get("accumulate", 1), groups.groups_of(config.loss)
+    if slices > 1:
+        yield (
+            f"The compiler counts the body of a loop once: operations and bytes are its counts "
+            f"times optimizer.accumulate={slices}, the optimizer's among them."
+        )
+    if parts > 1:
+        yield (
+            f"loss.statistics_groups={parts}: of the gradients for the adaptive weights the "
+            "compiler counts those of one group."
+        )
+    if platform == "cpu":
+        yield _CPU_NOTE
 
 
 def planned_mesh(description: str, topology: str | None = None) -> Mesh:
