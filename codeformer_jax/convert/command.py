@@ -174,6 +174,9 @@ def _from_torch_files(
         if network not in (None, stored):
             raise ConversionError(f"holds the network '{stored}', not '{network}'")
         network = stored or detect_network(table)
+        if overrides.get("image_size", fields.get("image_size")) != fields.get("image_size"):
+            # The sides with attention follow from the size: they are read off the names again.
+            fields = {name: value for name, value in fields.items() if name != "attn_resolutions"}
         fields = {**fields, **overrides}
         note = check_guesses(network, table, fields)
         module, variables = from_torch(network, table, **fields)

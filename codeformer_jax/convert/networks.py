@@ -352,11 +352,14 @@ def _without_wrapper(table: Table) -> Table:
     torch.compile adds `_orig_mod.` wherever it was called, DataParallel and AveragedModel `module.`
     before all names; the latter keeps `n_averaged` besides.
     """
-    parts = {name: [p for p in name.split(".") if p != "_orig_mod"] for name in table}
+    parts = {name: [p for p in name.split(".") if p != "_orig_mod"] or [name] for name in table}
     parts = {name: part for name, part in parts.items() if part[-1] != "n_averaged"}
-    while parts and all(part[0] == "module" for part in parts.values()):
+    while parts and all(len(part) > 1 and part[0] == "module" for part in parts.values()):
         parts = {name: part[1:] for name, part in parts.items()}
     plain = {".".join(part): table[name] for name, part in parts.items()}
     if len(plain) < len(parts):
-        raise ConversionError("two tensors have one name but for '_orig_mod.', of torch.compile")
+        raise ConversionError(
+            "two tensors have the same name once '_orig_mod.' (torch.compile) is removed; save the "
+            "state dict of one model"
+        )
     return plain

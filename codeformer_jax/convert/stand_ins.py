@@ -127,8 +127,8 @@ class StandIns:
         self._entries_left -= entries
         if self._entries_left < 0:
             raise PthError(
-                f"its containers repeat their entries more than a file of {self._size} bytes can "
-                "mean; it is corrupt or made to exhaust memory"
+                f"its containers expand to more entries than a file of {self._size} bytes can "
+                "hold; it is corrupt or made to exhaust memory"
             )
 
     def _ordered_dict(self, pairs=()) -> collections.OrderedDict:

@@ -61,8 +61,16 @@ def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
     table = {name: array for name, array in table.items() if not name.startswith(_TRAINING)}
     table = {name: array for name, array in table.items() if not _EMA_STATE.fullmatch(name)}
     if (used := table.pop(_USED, None)) is not None:
+        if used.ndim != 1 or not np.issubdtype(used.dtype, np.integer):
+            raise ConversionError(
+                f"{_USED} is {used.dtype} {list(used.shape)}; expected a list of codes"
+            )
         for name in _OF_CODES:
             if name in table and given.get("codebook_size") == len(used) != len(table[name]):
+                if used.size and not 0 <= used.min() <= used.max() < len(table[name]):
+                    raise ConversionError(
+                        f"{_USED} names codes outside the codebook of {len(table[name])}"
+                    )
                 table[name] = table[name][used]
     if not any(name.startswith("encoder.mid_block.") for name in table):
         return table

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import logging
+import math
 import os
 import pathlib
 import threading
@@ -219,8 +220,10 @@ def _check_options(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     if not 0 <= heldout_fraction <= 1:
         raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
-    if max_megapixels is not None and not max_megapixels > 0:
-        raise ValueError(f"max_megapixels must be above 0, got {max_megapixels}")
+    if max_megapixels is not None and not 0 < max_megapixels < math.inf:
+        raise ValueError(
+            f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
+        )
 
 
 def image_names(root: pathlib.Path) -> list[str]:

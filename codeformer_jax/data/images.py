@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import secrets
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -245,11 +246,7 @@ def _opened(
     max_megapixels: float | None = None,
 ) -> Iterator[Image.Image]:
     """The file, or `data` under that name, opened by Pillow; any failure is UnreadableImage."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if max_megapixels is not None:
-        limit = int(max_megapixels * 1e6)
-        if Image.MAX_IMAGE_PIXELS is not None:
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
+    limit = _bound(max_megapixels)
     try:
         with _file(path) if data is None else data as file, _identified(file) as image:
             # Pillow itself only warns up to twice its limit.
@@ -260,6 +257,29 @@ def _opened(
             yield image
     except Exception as error:  # Pillow's decoders raise almost any class on broken files.
         raise UnreadableImage(path, _reason(error, path, limit)) from error
+
+
+# Pillow's bound, and the last value that a larger one put in its place.
+_own, _raised = Image.MAX_IMAGE_PIXELS, -1
+_BOUND = threading.Lock()
+
+
+def _bound(max_megapixels: float | None) -> int | None:
+    """Returns the largest number of pixels that is read, and lets Pillow read as many.
+
+    Pillow has one bound for the process: it is only ever raised, and reads without a bound of
+    their own keep what it was.
+    """
+    global _own, _raised  # noqa: PLW0603  The constant is Pillow's.
+    with _BOUND:
+        if _raised != Image.MAX_IMAGE_PIXELS:
+            _own = Image.MAX_IMAGE_PIXELS  # Set by somebody else.
+        if max_megapixels is None:
+            return _own
+        limit = int(max_megapixels * 1e6)
+        if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = _raised = limit
+        return limit
 
 
 def _file(path: str | os.PathLike) -> io.BufferedIOBase:
@@ -291,8 +311,8 @@ def _identified(file: io.BufferedIOBase) -> Image.Image:
 def _reason(error: Exception, path: str | os.PathLike, limit: int | None) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return (
-            f"more than {limit} pixels (PIL.Image.MAX_IMAGE_PIXELS); max_megapixels of restore, "
-            "prepare and training data allows more"
+            f"more than {limit} pixels (a guard against decompression bombs); max_megapixels of "
+            "restore, prepare and training data allows more"
         )
     if isinstance(error, UnidentifiedImageError):
         suffix = pathlib.PurePath(path).suffix.lower()

@@ -21,7 +21,7 @@ _FOLDER = "/dev/shm"
 _HEADER = 64  # Bytes before an array: the first is 1 from when it is lent until it was taken.
 _QUEUES = 2**17  # Bytes for the queues and locks of a worker.
 _HELP = (
-    "give the container more (docker run --shm-size=8g; in Kubernetes an emptyDir of medium Memory "
+    "give the container more (docker run --shm-size=4g; in Kubernetes an emptyDir of medium Memory "
     "at /dev/shm), or lower data.workers (encode: --workers) or the batch size; 0 workers need none"
 )
 

@@ -27,6 +27,7 @@ from codeformer_jax.convert.atomic import atomic_directory
 from codeformer_jax.data.folder import image_names, name_hash
 from codeformer_jax.data.images import (
     UnreadableImage,
+    has_picture_suffix,
     image_size,
     read_image,
     resize_image,
@@ -247,7 +248,8 @@ def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]
     for given in map(pathlib.Path, inputs):
         inside = [(n, given / n) for n in image_names(given)] if given.is_dir() else None
         for relative, file in inside or [(given.name, given)]:
-            name = pathlib.PurePosixPath(relative).with_suffix(".png").as_posix()
+            stem = os.path.splitext(relative)[0] if has_picture_suffix(relative) else relative
+            name = f"{stem}.png"
             name = unicodedata.normalize("NFC", name)
             other = folded.setdefault(name.casefold(), file)
             if other is not file:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from codeformer_jax.data.images import (
     READ_SUFFIXES,
     UNREAD_SUFFIXES,
     UnreadableImage,
+    has_picture_suffix,
     image_size,
     is_picture,
 )
@@ -89,8 +91,10 @@ class FileOptions:
             raise RestoreError(f"suffix is '{self.suffix}'; it must not hold a path separator")
         if self.limit is not None and self.limit < 1:
             raise RestoreError(f"limit is {self.limit}; expected at least 1")
-        if self.max_megapixels is not None and not self.max_megapixels > 0:
-            raise RestoreError(f"max megapixels is {self.max_megapixels}; expected more than 0")
+        if self.max_megapixels is not None and not 0 < self.max_megapixels < math.inf:
+            raise RestoreError(
+                f"max megapixels is {self.max_megapixels}; expected more than 0, and finite"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +156,8 @@ def plan_files(
     others: list[pathlib.Path] = []
     endings = [f"{options.suffix}_{number}" for number in range(1, samples + 1)]
     jobs: dict[Job, None] = {}
-    for source, relative in _find(inputs, output_dir, options.recursive, unreadable, others):
-        name = relative.parent / relative.stem
+    for source, relative in _find(inputs, output_dir, options, unreadable, others):
+        name = relative.with_suffix("") if has_picture_suffix(relative) else relative
         stems = [f"{name}{ending}" for ending in endings or [options.suffix]]
         results = tuple(output_dir / f"{stem}.{options.file_format}" for stem in stems)
         maps = tuple(output_dir / f"{stem}_score.png" for stem in stems)
@@ -248,7 +252,7 @@ def _check_targets(jobs: Iterable[Job]):
 def _find(
     inputs: Iterable[str | os.PathLike],
     output_dir: pathlib.Path,
-    recursive: bool,
+    options: FileOptions,
     unreadable: list[Failure],
     others: list[pathlib.Path],
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
@@ -262,19 +266,22 @@ def _find(
             unreadable.append(Failure(given, "no such file or folder"))
             continue
         if not given.is_dir():
-            yield given, pathlib.Path(given.name)
+            if (reason := _unread(given, options.max_megapixels)) is not None:
+                unreadable.append(Failure(given, reason))
+            else:
+                yield given, pathlib.Path(given.name)
             continue
         seen = {os.path.realpath(output_dir), os.path.realpath(given)}
         for folder, folders, names in os.walk(given, onerror=report, followlinks=True):
             here = pathlib.Path(folder)
-            folders[:] = _unseen(here, folders if recursive else (), seen)
+            folders[:] = _unseen(here, folders if options.recursive else (), seen)
             for name in sorted(names):
                 path = here / name
                 if name.startswith("."):
                     continue
                 if not is_picture(path):
                     others.append(path)
-                elif (reason := _unread(path)) is not None:
+                elif (reason := _unread(path, options.max_megapixels)) is not None:
                     unreadable.append(Failure(path, reason))
                 else:
                     yield path, path.relative_to(given)
@@ -291,15 +298,15 @@ def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[
     return chosen
 
 
-def _unread(path: pathlib.Path) -> str | None:
-    """Why a file cannot be read whose suffix says that nothing here reads it.
+def _unread(path: pathlib.Path, max_megapixels: float | None) -> str | None:
+    """Returns why a file cannot be read whose suffix says that nothing here reads it.
 
     Such files are told apart before targets are: cameras write IMG.HEIC beside IMG.JPG.
     """
     if path.suffix.lower() not in UNREAD_SUFFIXES:
         return None
     try:
-        image_size(path)
+        image_size(path, max_megapixels)
     except UnreadableImage as error:
         return error.reason
     return None

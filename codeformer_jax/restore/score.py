@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.metrics import log_likelihood
 from codeformer_jax.nn import GPT, PixelCNN
+from codeformer_jax.nn.precision import products_in
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, as_dtype
 from codeformer_jax.restore.restorer import Restorer
@@ -95,12 +96,15 @@ class Scorer:
         module, condition = self.prior.module, None
         if isinstance(module, GPT):
             condition = np.zeros((batch_size, 1), np.int32)
-        if self.prior.condition == "codes":
-            pictures = np.stack([as_dtype(x.pixels, np.dtype(np.uint8)) for x in batch])
-            codes = self.prior.condition_stage1.encode(pictures[rows])
-            condition = codes.reshape(batch_size, -1).astype(np.int32)
         maps = indices.astype(np.int32).reshape(-1, *self.map_size)[rows]
-        bits = _bits(self.prior.variables, maps, condition, module=module, levels=self.prior.levels)
+        with products_in(self.prior.precision):
+            if self.prior.condition == "codes":
+                pictures = np.stack([as_dtype(x.pixels, np.dtype(np.uint8)) for x in batch])
+                codes = self.prior.condition_stage1.encode(pictures[rows])
+                condition = codes.reshape(batch_size, -1).astype(np.int32)
+            bits = _bits(
+                self.prior.variables, maps, condition, module=module, levels=self.prior.levels
+            )
         return np.asarray(bits)[: len(batch)]
 
 

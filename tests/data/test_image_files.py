@@ -217,6 +217,8 @@ def test_max_megapixels_allows_and_forbids(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png", max_megapixels=0.000599)
     assert read_image(tmp_path / "a.png", max_megapixels=0.0006).pixels.shape == (20, 30, 3)
     assert images.image_size(tmp_path / "a.png", max_megapixels=0.0006) == (20, 30)
+    with pytest.raises(UnreadableImage, match="more than 100 pixels"):  # As before.
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("limit", [300, 400, 599])

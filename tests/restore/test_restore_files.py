@@ -157,7 +157,10 @@ def test_a_large_picture_needs_an_option(tmp_path, faces, restorer, monkeypatch)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     inputs = [faces / "b c.jpg"]  # 2,500 pixels
     summary = restore_files(inputs, tmp_path / "out", restorer)
-    assert "more than 1000 pixels (PIL.Image.MAX_IMAGE_PIXELS); max_" in summary.failed[0].reason
+    assert (
+        "more than 1000 pixels (a guard against decompression bombs); max_"
+        in summary.failed[0].reason
+    )
     summary = restore_files(inputs, tmp_path / "out", restorer, max_megapixels=0.0025)
     assert summary.written == (tmp_path / "out" / "b c.png",)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -193,8 +194,10 @@ def _check_options(settings: Settings, max_rejected: int | None, workers: int | 
         raise PrepareError(
             f"validation fraction is {settings.validation_fraction}; expected 0 to 1"
         )
-    if settings.max_megapixels is not None and not settings.max_megapixels > 0:
-        raise PrepareError(f"max megapixels is {settings.max_megapixels}; expected more than 0")
+    if settings.max_megapixels is not None and not 0 < settings.max_megapixels < math.inf:
+        raise PrepareError(
+            f"max megapixels is {settings.max_megapixels}; expected more than 0, and finite"
+        )
     for name, value, least in (
         ("size", settings.size, 1),
         ("min size", settings.min_size, 0),

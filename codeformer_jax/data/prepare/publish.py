@@ -144,8 +144,7 @@ def _rejections(
 ) -> Iterator[dict[str, str]]:
     prefixes = name_prefixes(plan.settings.sources)
     for source, relative in read_lines(staging.others):
-        suffix = pathlib.PurePosixPath(relative).suffix
-        reason = f"the suffix '{suffix}' is not one of an image, nor is the content"
+        reason = "no picture by its suffix nor, outside buckets, by its content"
         yield {"name": prefixes[source] + relative, "kind": "other", "reason": reason}
     for shard in range(len(plan.sizes)):
         dropped = duplicates.get(shard, {})
