@@ -10,7 +10,7 @@ Hardware: as stage III, 8 GPUs of 32 GB, batch 24 in all; at 150 k steps about f
 Expected: paper and release give no score, and none was measured here.
 The released network for inpainting has a codebook of 512 (its published config says 1024): to start
 from its weights add --config.model.codebook_size=512 and the teacher that belongs to it. Restore
-with `-w 1`, from a model file with `--no-adain`: white pixels are filled in, all others stay
+with `-w 1`, a model file also with `--no-adain`: white pixels are filled in, all others stay
 (`keep_known`).
 """
 

@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.997
     config.data.batch_size = 24
     config.discriminator = vqgan.get_config().discriminator
-    # Of a converted vqgan_discriminator.pth, or a workdir of stage I; without it, a new one.
+    # Initial discriminator: a converted vqgan_discriminator.pth or a stage-I workdir; None: random.
     config.init_discriminator_from = config_dict.placeholder(str)
 
     config.loss.pixel_weight = 1.0
@@ -39,8 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 2e-5
 
-    # Steps without image losses leave the fusion blocks alone; 'all', as published: momentum moves
-    # them on.
+    # 'reached': steps without image losses leave the fusion blocks unchanged. 'all', as published:
+    # stale momentum moves them.
     config.optimizer.advance = "reached"
 
     # The first row that takes a step describes it; see `tasks.restoration.Row`.

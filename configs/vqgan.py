@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Gumbel: False as published, soft mixtures in training; weight of the KL, 1e-8 as published.
     config.model.straight_through = True
     config.model.kl_weight = 5e-4
-    # Falls by a cosine over so many steps; 0 steps keep it, as published (DALL-E: 1 to 1/16).
+    # Cosine decay to temperature_final over temperature_steps; 0 steps: constant, as published.
     config.model.temperature = 1.0
     config.model.temperature_final = 1.0
     config.model.temperature_steps = 0
@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
     config.model.restart_below = 0.0  # 0.1: codes used less per batch restart from latents
     config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
-    # Of float32 products: as the platform likes, 'high' or 'highest'; see docs/numerics.md.
+    # Precision of float32 products: 'default' (the platform's), 'high' or 'highest'.
     config.model.precision = "default"
     # 'full', 'dots' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
     config.model.remat = config_dict.placeholder(str)

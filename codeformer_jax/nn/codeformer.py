@@ -170,9 +170,10 @@ class CodeFormer(VQGAN):
             also reach the codebook and, through the features that `w` fuses and the statistics
             that `adain` takes over, the encoder and the images. The choice of codes never has a
             gradient; that of its scores is in `logits`.
-        keep_gray: how restored pictures are used: a black-and-white picture stays one. No layer
-            reads this or the next; `restore` does, where it is not told otherwise.
-        keep_known: the network fills in what is painted white; other pixels are the input's.
+        keep_gray: whether `restore` keeps the result of a black-and-white picture gray. No layer
+            reads it; an argument of `restore` overrides it.
+        keep_known: whether `restore` replaces only white-painted pixels and copies the others from
+            the input. No layer reads it either.
         Others: see `VQGAN`; the quantizer must be 'nearest'.
     """
 

@@ -160,26 +160,35 @@ def bilinear(forward: Product, by_x: Product, by_kernel: Product) -> Product:
         by_kernel: (x, shape and dtype of the kernel, cotangent) -> gradient by the kernel.
     """
     product = Primitive("convolve")
-    product.def_impl(jax.jit(forward))
+
+    def bind(x, kernel):
+        # Lowered later, outside the context that sets the precision.
+        return product.bind(x, kernel, precision=jax.config.jax_default_matmul_precision)
+
+    def precise(x, kernel, *, precision):
+        with jax.default_matmul_precision(precision):
+            return forward(x, kernel)
+
+    product.def_impl(jax.jit(precise, static_argnames="precision"))
 
     @product.def_abstract_eval
-    def _(x, kernel):
+    def _(x, kernel, *, precision):
         return jax.make_jaxpr(forward)(x, kernel).out_avals[0]
 
-    def batched(arguments, axes):
+    def batched(arguments, axes, *, precision):
         (x, kernel), (axis, kernel_axis) = arguments, axes
         if kernel_axis is not None:
-            return jax.vmap(forward, axes)(x, kernel), 0
+            return jax.vmap(partial(precise, precision=precision), axes)(x, kernel), 0
         x = jnp.moveaxis(x, axis, 0)
-        y = product.bind(x.reshape(-1, *x.shape[2:]), kernel)
+        y = product.bind(x.reshape(-1, *x.shape[2:]), kernel, precision=precision)
         return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
-    mlir.register_lowering(product, mlir.lower_fun(forward, multiple_results=False))
+    mlir.register_lowering(product, mlir.lower_fun(precise, multiple_results=False))
     batching.primitive_batchers[product] = batched
     ad.defbilinear(
         product,
-        lambda cotangent, x, kernel: by_x(_struct(x.aval), kernel, cotangent),
-        lambda cotangent, x, kernel: by_kernel(x, _struct(kernel.aval), cotangent),
+        lambda cotangent, x, kernel, **_: by_x(_struct(x.aval), kernel, cotangent),
+        lambda cotangent, x, kernel, **_: by_kernel(x, _struct(kernel.aval), cotangent),
     )
 
     @jax.custom_jvp
@@ -188,8 +197,8 @@ def bilinear(forward: Product, by_x: Product, by_kernel: Product) -> Product:
 
     def derivative(primals, tangents):
         (x, kernel), (dx, dkernel) = primals, tangents
-        parts = [product.bind(dx, kernel)] if not _is_zero(dx) else []
-        parts += [product.bind(x, dkernel)] if not _is_zero(dkernel) else []
+        parts = [bind(dx, kernel)] if not _is_zero(dx) else []
+        parts += [bind(x, dkernel)] if not _is_zero(dkernel) else []
         y = forward(x, kernel)
         return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
 

@@ -83,9 +83,9 @@ def wide_dot_general(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _wide_product(x, kernel, dimension_numbers, precision):
-    return jax.lax.dot_general(
-        x, kernel, dimension_numbers, precision, preferred_element_type=jnp.float32
-    )
+    wide = jnp.promote_types(jnp.float32, x.dtype)
+    y = jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type=wide)
+    return y.astype(jnp.float32)
 
 
 @_wide_product.defjvp

@@ -115,7 +115,13 @@ class LPIPS(lpips_j.lpips.LPIPS):
 
 def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
     """Returns `module` with the `net` that these variables belong to."""
-    return module.clone(net=next(name for name in _FEATURES if name in variables["params"]))
+    net = next((name for name in _FEATURES if name in variables["params"]), None)
+    if net is None:
+        raise ValueError(
+            f"LPIPS variables hold {sorted(variables['params'])}; expected one of "
+            f"{', '.join(_FEATURES)}: convert the weights again"
+        )
+    return module.clone(net=net)
 
 
 def _to_imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

@@ -1,6 +1,6 @@
 """Checks of arrays that a caller passes: every error says what was given and what to pass instead.
 
-NumPy arrays are as good as JAX arrays everywhere; the functions return JAX arrays.
+NumPy and JAX arrays are both accepted; the functions return JAX arrays.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, Shaped
 
 from codeformer_jax.ops.random import threefry_keys
 
-# Of public functions: dtype and shape stand in their docstrings, and these checks see to them.
+# Array arguments of public functions: docstrings give dtype and shape, the checks enforce them.
 AnyArray = Shaped[Array | np.ndarray, "..."]
 
 # Lowest value of images -> how 8-bit levels become such images.

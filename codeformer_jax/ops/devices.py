@@ -1,8 +1,8 @@
-"""What a program on several devices keeps on each of them, and what it sends to all.
+"""Placement of computations and arrays on the devices of a mesh.
 
-Both functions act inside the mesh in use (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while
-a program is traced) if its axes are automatic; elsewhere they change nothing. They name no axis: a
-batch lies over all of them.
+Both functions use the mesh in use (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while a
+program is traced) if its axes are automatic; otherwise they have no effect. They name no axis: a
+batch is sharded over all of them.
 """
 
 from collections.abc import Callable

@@ -170,7 +170,7 @@ class RestorationTask(CodeTask):
         ):
             reason = "stage II left them at its random start"
         if reason is None:
-            logging.info("fusion blocks go on from init_from")
+            logging.info("fusion blocks continue from those of init_from")
             return previous
         logging.info(
             "fusion blocks start anew, %s (codeformer.fusion_zero_init=%s): those of init_from are "

@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
     "optimizer.name": choice("adam", "adamw"),
     "optimizer.weight_decay": number(least=0),
     "optimizer.learning_rate": number(
-        above=0, expected="a finite number of more than 0, at which nothing would be learned"
+        above=0, expected="a finite number of more than 0; at 0 nothing is learned"
     ),
     "optimizer.betas": several(_SHARE, 2),
     "optimizer.schedule": choice("constant", "cosine", "multistep"),

@@ -171,7 +171,10 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         "params": {**restored["params"], **restored["ema_params"]},
         **restored["collections"],
     }
-    return Trained(task.network, task.module, variables, config, step)
+    module = task.module
+    if hasattr(module, "stop_gradients"):  # A choice of the training task, not of the network.
+        module = module.clone(stop_gradients=False)
+    return Trained(task.network, module, variables, config, step)
 
 
 def load_discriminator(path: str | Path) -> Any:
@@ -181,7 +184,7 @@ def load_discriminator(path: str | Path) -> Any:
         FileNotFoundError: where there is no such file, workdir or checkpoint.
         ValueError: where it holds no discriminator, or no checkpoint is whole.
     """
-    path = Path(path)
+    path = Path(paths.local(path, "init_discriminator_from"))
     if path.is_file():
         network, _, variables = convert.load_model(path)
         if network != "discriminator":
@@ -190,7 +193,8 @@ def load_discriminator(path: str | Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
-    state = abstract_state(make_task(config), config).discriminator
+    paths.check_workdir(path)
+    state = abstract_state(make_task(config, check=False), config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
     step = _find_step(path, "latest")

@@ -21,9 +21,9 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def locked(workdir: Path) -> Iterator[None]:
     """Holds the lock of a workdir, on the first process for all.
 
-    The file `.lock` names the holder. It is removed at the end, with the folders that were made for
-    it and are empty still. The system lifts the lock when the process ends, however that happens,
-    so the file of a killed run locks nothing.
+    The file `.lock` names the holder. On exit it is removed, as are folders that were created for
+    it and are still empty. The system releases the lock when the process ends, even if killed, so
+    a leftover file blocks nothing.
 
     Raises:
         OSError: on every process, where another run holds the lock, or the workdir cannot be made.

@@ -26,7 +26,8 @@ def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> Non
     asked = config.train.get("deterministic") and platform == "gpu"
     if asked and process.DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         raise ValueError(
-            f"train.deterministic: XLA_FLAGS does not have {process.DETERMINISTIC}; call "
+            f"train.deterministic=True needs {process.DETERMINISTIC} in XLA_FLAGS: remove another "
+            "value of that flag or, outside train.py, call "
             "codeformer_jax.process.use_deterministic_programs() before JAX starts"
         )
 

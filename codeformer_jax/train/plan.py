@@ -18,12 +18,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.tasks import Task, groups, make_task, settings
+from codeformer_jax.tasks import Task, common, groups, make_task, settings
 from codeformer_jax.train import parallel
 from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.labels import needs_labels
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
+from codeformer_jax.train.trace import parse_steps
 
 # Without these libtpu asks the cloud's metadata server, for minutes, which TPU this machine has.
 _NO_TPU = {
@@ -120,6 +121,7 @@ def make_plan(
         tell: called with a line before each compilation.
     """
     start = time.perf_counter()
+    parse_steps(config.train.profile)
     settings.check(config)  # Before `make_task`, which needs the devices of the mesh, does so.
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
     config, notes = _fitting_batch(config, mesh)
@@ -141,8 +143,12 @@ def make_plan(
         return _cost(compiled, flops=flops, slices=times, **fields)
 
     _, _, batch, key = arguments
-    init = jax.jit(task.init, out_shardings=sharding)
-    lower = partial(init.lower, key, batch["image"], None)
+
+    def first_state_of(key, images):
+        return task.init(common.weak_keys(config, key), images, None)
+
+    init = jax.jit(first_state_of, out_shardings=sharding)
+    lower = partial(init.lower, key, batch["image"])
     first_state = cost("the first state", lower, 1, first=0, count=0, phase={})
     steps, phases = [], distinct_phases(task, config.steps)
     for number, (first, count, phase) in enumerate(phases, 1):

@@ -66,7 +66,7 @@ def test_linked_folders_are_searched_once(tmp_path, faces):
     (faces / "out").symlink_to(tmp_path / "out")
     (tmp_path / "out").mkdir()
     write_image(tmp_path / "out" / "kept.png", np.zeros((8, 8, 3), np.uint8))
-    found = plan_files([faces], tmp_path / "out").jobs
+    found = plan_files([faces], tmp_path / "out", FileOptions()).jobs
     assert sorted(str(job.target.relative_to(tmp_path / "out")) for job in found) == sorted(
         [*RESULTS, "again/x.png"]
     )
@@ -111,6 +111,15 @@ def test_pictures_by_content_and_the_rest_by_name(tmp_path, picture, restorer):
         f"1 of the images ('{folder / 'd.jpg'}'): {METADATA}",
         f"left out 1 file that is not a picture: '{folder / 'readme.txt'}'",
     ]
+
+
+def test_files_given_by_name_keep_what_tells_them_apart(tmp_path, picture, restorer):
+    for name in ("shot.2020", "shot.2021", "a.JPG"):
+        Image.fromarray(picture(32, 32, 1)).save(tmp_path / name, "JPEG")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0 ftypheic\0\0\0\0mif1heic")
+    summary = restore_files(sorted(tmp_path.iterdir()), tmp_path / "out", restorer)
+    assert sorted(tree(tmp_path / "out")) == ["a.png", "shot.2020.png", "shot.2021.png"]
+    assert [failure.path.name for failure in summary.failed] == ["a.heic"]
 
 
 def camera():
