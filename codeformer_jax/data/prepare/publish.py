@@ -144,7 +144,10 @@ def _rejections(
 ) -> Iterator[dict[str, str]]:
     prefixes = name_prefixes(plan.settings.sources)
     for source, relative in read_lines(staging.others):
-        reason = "no picture by its suffix nor, outside buckets, by its content"
+        suffix = pathlib.PurePosixPath(relative).suffix
+        reason = (
+            f"the suffix '{suffix}' is not one of an image, nor (outside buckets) is the content"
+        )
         yield {"name": prefixes[source] + relative, "kind": "other", "reason": reason}
     for shard in range(len(plan.sizes)):
         dropped = duplicates.get(shard, {})
