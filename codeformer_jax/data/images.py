@@ -259,8 +259,11 @@ def _opened(
         raise UnreadableImage(path, _reason(error, path, limit)) from error
 
 
-# Pillow's bound, and the last value that a larger one put in its place.
-_own, _raised = Image.MAX_IMAGE_PIXELS, -1
+class _Raised(int):
+    """A bound that `_bound` put in the place of Pillow's."""
+
+
+_own = Image.MAX_IMAGE_PIXELS  # Pillow's bound, as the user has it.
 _BOUND = threading.Lock()
 
 
@@ -270,15 +273,15 @@ def _bound(max_megapixels: float | None) -> int | None:
     Pillow has one bound for the process: it is only ever raised, and reads without a bound of
     their own keep what it was.
     """
-    global _own, _raised  # noqa: PLW0603  The constant is Pillow's.
+    global _own  # noqa: PLW0603  The constant is Pillow's.
     with _BOUND:
-        if _raised != Image.MAX_IMAGE_PIXELS:
-            _own = Image.MAX_IMAGE_PIXELS  # Set by somebody else.
+        if not isinstance(Image.MAX_IMAGE_PIXELS, _Raised):
+            _own = Image.MAX_IMAGE_PIXELS
         if max_megapixels is None:
             return _own
         limit = int(max_megapixels * 1e6)
         if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = _raised = limit
+            Image.MAX_IMAGE_PIXELS = _Raised(limit)
         return limit
 
 

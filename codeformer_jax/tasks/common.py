@@ -1,6 +1,6 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
@@ -119,7 +119,7 @@ def weak_keys(config: ml_collections.ConfigDict, keys: Key[Array, "*b"]) -> Key[
     return rbg_keys(keys) if config.get("train", {}).get("prng") == "rbg" else keys
 
 
-def precision_of(config: ml_collections.ConfigDict | None) -> str:
+def precision_of(config: Mapping[str, Any] | ml_collections.ConfigDict | None) -> str:
     """Returns the precision of a run's products, `model.precision`; see `nn.precision`.
 
     Args:

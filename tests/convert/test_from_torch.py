@@ -254,7 +254,7 @@ def test_names_behind_wrappers_are_recognised(wrap, table_of):
     for found in (wrapped, averaged, parallel):
         assert detect_network(found) == "discriminator"
         assert_same_variables(from_torch("discriminator", found)[1], variables)
-    with pytest.raises(ConversionError, match="two tensors have the same name once '_orig_mod.'"):
+    with pytest.raises(ConversionError, match=r"two tensors have the same name once '_orig_mod\.'"):
         detect_network({**table, "_orig_mod.main.0.bias": table["main.0.bias"]})
 
 

@@ -42,7 +42,8 @@ def test_scores_are_those_of_the_networks_output(restored, codeformer, vqgan, so
     clean = np.stack([e["image"] for e in source]).astype(np.float32) / 255
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(len(source)))
     degraded = _noise(jnp.array(clean), keys, jnp.float32(0.1))
-    apply = jax.jit(lambda w: module.apply(variables, 2 * degraded - 1, w=jnp.full(11, w)))
+    fixed = {"adain": True}
+    apply = jax.jit(lambda w: module.apply(variables, 2 * degraded - 1, w=jnp.full(11, w), **fixed))
     taught = jax.jit(vqgan[0].apply)(vqgan[1], jnp.array(2 * clean - 1))
     pictures = {"input": degraded, "teacher": (taught.image + 1) / 2}
     pictures |= {f"w={w:g}": (apply(w).image + 1) / 2 for w in (0.0, 0.5, 1.0)}

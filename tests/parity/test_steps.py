@@ -21,7 +21,8 @@ def stage1():
     module, variables = support.seeded("vqgan", fixture, **fields)
     judge, judge_variables = support.seeded("discriminator", fixture, "disc_shapes")
     config = vqgan.get_config().unlock()
-    config.model.update({name: getattr(module, name) for name in config.model if name != "dtype"})
+    names = set(config.model) - {"dtype", "precision"}
+    config.model.update({name: getattr(module, name) for name in names})
     config.discriminator.update(ndf=judge.ndf, n_layers=judge.n_layers)
     config.loss.update(lpips_normalize_twice=True, gan_start=0)
     config.optimizer.update(learning_rate=LEARNING_RATE, schedule="constant")
