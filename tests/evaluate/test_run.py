@@ -223,6 +223,8 @@ def test_a_run_and_its_exported_file_restore_alike(runs):
     ]
     assert results[0].shape == (32, 24, 3)
     np.testing.assert_array_equal(*results)
+    # Stage III's constants are a matter of its losses, not of the network for use.
+    assert not load_trained(runs / "restoration").module.stop_gradients
     with pytest.raises(ValueError, match="holds the network 'vqgan'"):
         Restorer.load(runs / "vqgan")
 

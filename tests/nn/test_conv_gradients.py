@@ -10,6 +10,7 @@ import pytest
 from codeformer_jax.nn import conv_gradients
 from codeformer_jax.nn.conv_gradients import convolve, convolve_same, plain_convolve
 from codeformer_jax.nn.layers import Conv
+from codeformer_jax.nn.precision import with_precision
 
 
 def draw(b, h, w, c, d, dtype=jnp.float32, side=3):
@@ -166,3 +167,12 @@ def test_what_is_not_differentiated_costs_nothing():
     x, kernel, _ = draw(1, 4, 4, 32, 8)
     tangent = jax.make_jaxpr(lambda x, k, d: jax.jvp(lambda k: convolve_same(x, k), (k,), (d,)))
     assert str(tangent(x, kernel, kernel)).count("= convolve") == 1
+
+
+def test_tangents_have_the_precision_of_their_function():
+    x, kernel, _ = draw(1, 4, 4, 32, 8)
+    along = with_precision("highest", lambda x, k: jax.jvp(convolve_same, (x, k), (x, k)))
+    text = jax.jit(along).lower(x, kernel).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(products) == 3  # The convolution, and a tangent by each of its inputs.
+    assert all("HIGHEST" in line for line in products)
