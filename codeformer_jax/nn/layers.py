@@ -83,7 +83,7 @@ def wide_dot_general(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _wide_product(x, kernel, dimension_numbers, precision):
-    wide = jnp.promote_types(jnp.float32, x.dtype)
+    wide = x.dtype if x.dtype.itemsize > 4 else jnp.float32
     y = jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type=wide)
     return y.astype(jnp.float32)
 
