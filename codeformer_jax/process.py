@@ -245,7 +245,7 @@ def _parse_flags(define_flags: Callable[[list[str]], None] | None, argv: list[st
             raise  # The config's own fault.
         reason = str(error).replace("\\n", " ")
         if isinstance(error, TypeError):
-            reason = "a setting that holds a value has no settings of its own; check the dots"
+            reason = "a name stands behind a setting that is no section; check the dots"
         raise SystemExit(f"error: the config has no such value: {reason}") from error
 
 

@@ -131,7 +131,8 @@ def test_scores_are_those_of_the_stored_pairs(made, codeformer, vqgan):
     inputs = jnp.asarray(lq, jnp.float32) / 127.5 - 1
     shown = {"input": lq}
     for w in (0, 1):
-        out = jax.jit(module.apply)(variables, inputs, w=jnp.full(4, w, jnp.float32))
+        apply = jax.jit(module.apply, static_argnames="adain")
+        out = apply(variables, inputs, w=jnp.full(4, w, jnp.float32), adain=True)
         shown[f"w={w}"] = np.clip((np.asarray(out.image) + 1) * 127.5, 0, 255).round()
     for row, pictures in shown.items():
         mse = ((pictures.astype(np.float64) - truth) ** 2).mean(axis=(1, 2, 3)) / 255**2

@@ -94,7 +94,7 @@ def test_without_precision_products_are_the_platforms():
 def test_unknown_precision():
     config = tiny_config("vqgan").unlock()
     config.model.precision = "float32"
-    with pytest.raises(ValueError, match=r"model\.precision is 'float32'; expected one of"):
+    with pytest.raises(ValueError, match=r"model\.precision='float32' must be one of default"):
         make_task(config)
 
 
