@@ -209,7 +209,7 @@ def test_trained_fusion_blocks_are_kept(tmp_path, caplog):
         for name, block in common.select(params, ("fuse_convs_dict_",)).items():
             jax.tree.map(np.testing.assert_array_equal, block, trained[name])
         assert ("fuse_convs_dict_32" in params) == (path != inpainting)
-    assert caplog.text.count("fusion blocks go on from init_from") == 3
+    assert caplog.text.count("fusion blocks continue from those of init_from") == 3
     origin = load("configs/codeformer_stage2.py")
     variables = {"params": trained}
     assert task.start_from(variables, origin) is variables

@@ -14,7 +14,7 @@ from codeformer_jax.train import loop, plan
 NAN, INFINITE = float("nan"), float("inf")
 # Setting, value, what is said of it.
 RUINOUS = [
-    ("optimizer.learning_rate", 0.0, "must be a finite number of more than 0, at which nothing"),
+    ("optimizer.learning_rate", 0.0, "must be a finite number of more than 0; at 0 nothing"),
     ("optimizer.learning_rate", -1e-4, "must be a finite number of more than 0"),
     ("optimizer.learning_rate", NAN, "must be a finite number of more than 0"),
     ("optimizer.learning_rate", INFINITE, "must be a finite number of more than 0"),
