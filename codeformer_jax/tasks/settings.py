@@ -135,7 +135,7 @@ _REMAT = optional(choice(*POLICIES))
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
-    "steps": whole(1, 2**31 - 1),
+    "steps": whole(0, 2**31 - 1),  # 0 evaluates and saves the first state.
     "ema_decay": _SHARE,
     "codebook_init": choice("latents", "uniform"),
     "log_every": _POSITIVE,

@@ -53,7 +53,7 @@ RUINOUS = [
     ("eval.limit", 0, "must be none, or a whole number of at least 1"),
     ("peak_tflops", 0.0, "must be none, or a number of more than 0"),
     ("seed", -1, "must be a whole number of at least 0 and at most 4294967295"),
-    ("steps", 0, "must be a whole number of at least 1"),
+    ("steps", -1, "must be a whole number of at least 0"),
 ]
 
 
