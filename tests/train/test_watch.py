@@ -138,6 +138,6 @@ def test_a_run_that_goes_on_forgets_the_steps_that_it_takes_again(tmp_path):
 def test_a_limit_that_cannot_be(tmp_path):
     config = tiny_config("vqgan").unlock()
     config.max_skipped = 0
-    with pytest.raises(ValueError, match=r"max_skipped is 0; expected .* at least 1"):
+    with pytest.raises(ValueError, match=r"max_skipped=0 must be .* at least 1"):
         loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
