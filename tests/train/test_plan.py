@@ -33,6 +33,11 @@ def config_of(**given):
     return config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _all_devices():
+    jax.devices()  # Where JAX has not started, the first plan asks for as many as its mesh has.
+
+
 @pytest.fixture(scope="module")
 def planned():
     written = []
@@ -122,7 +127,8 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
     told = []
     sliced = plan.make_plan(config, told.append)
     assert [line.partition(": ")[2] for line in told] == [
-        "compiling step 1 of 1 (image_losses=False, gan=False)"
+        "compiling the first state",
+        "compiling step 1 of 1 (image_losses=False, gan=False)",
     ]
     assert any("times optimizer.accumulate=4" in note for note in sliced.notes)
     np.testing.assert_allclose(sliced.steps[0].flops, whole.flops, rtol=0.1)
