@@ -70,6 +70,11 @@ class DoublingConv(Conv):
         return doubling_convolve(x, kernel)
 
 
+def sum_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Returns the dtype in which a head sums its products: float32, or float64 for float64."""
+    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.float32
+
+
 def wide_dot_general(
     x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None
 ) -> Array:
@@ -83,8 +88,9 @@ def wide_dot_general(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _wide_product(x, kernel, dimension_numbers, precision):
-    wide = x.dtype if x.dtype.itemsize > 4 else jnp.float32
-    y = jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type=wide)
+    y = jax.lax.dot_general(
+        x, kernel, dimension_numbers, precision, preferred_element_type=sum_dtype(x.dtype)
+    )
     return y.astype(jnp.float32)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.layers import wide_dot_general
+from codeformer_jax.nn.layers import sum_dtype, wide_dot_general
 
 _FEW, _VECTOR = 4, 8
 
@@ -35,8 +35,11 @@ def _dense(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         return call(*args, **kwargs)
     (x,) = args
     kernel = dense.get_variable("params", "kernel")
-    wide = jnp.float32 if dense.dot_general is wide_dot_general else None
-    y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]), wide)
+    wide = dense.dot_general is wide_dot_general
+    dtype = sum_dtype(kernel.dtype) if wide else None
+    y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]), dtype)
+    if wide:
+        y = y.astype(jnp.float32)
     if dense.use_bias:
         y = y + dense.get_variable("params", "bias").astype(y.dtype)[None]
     return y.reshape(*x.shape[:-1], -1)
