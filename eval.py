@@ -8,7 +8,7 @@ import logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax import paths, process
+from codeformer_jax.system import paths, process
 from configs import vqgan
 
 _HELP = "Configuration file, see configs/; default the config that the run wrote into WORKDIR."
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate.run import evaluate_run, report_folder  # noqa: PLC0415
-    from codeformer_jax.train.cache import keep_compiled_programs  # noqa: PLC0415
+    from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
 
     keep_compiled_programs()
     try:

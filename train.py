@@ -8,7 +8,7 @@ import logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax import process
+from codeformer_jax.system import process
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -35,9 +35,11 @@ def main(argv: list[str]) -> None:
             process.use_deterministic_programs()
         with process.ended_by_signals():
             # Imported late, so that --help does not wait for JAX.
-            from codeformer_jax.train import cache, hosts, loop, plan  # noqa: PLC0415
+            from codeformer_jax.system import hosts  # noqa: PLC0415
+            from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
+            from codeformer_jax.train import loop, plan  # noqa: PLC0415
 
-            cache.keep_compiled_programs()
+            keep_compiled_programs()
             if not plan_only:
                 hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if plan_only:

@@ -19,12 +19,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.evaluate.measure import Networks, measure
 from codeformer_jax.evaluate.own_config import own_config
-from codeformer_jax.train.cache import keep_compiled_programs
-from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.system.compilation_cache import keep_compiled_programs
 from configs import vqgan
 
 BATCH = 8

@@ -23,13 +23,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from codeformer_jax.checkpoints.workdir import read_config
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
-from codeformer_jax.generate.draw import Order, draw_maps
-from codeformer_jax.generate.prior import load_prior
+from codeformer_jax.priors.pictures import Order, draw_maps
+from codeformer_jax.priors.prior import load_prior
 from codeformer_jax.sampling import Draw
 from codeformer_jax.tasks import common
-from codeformer_jax.train.checkpoint import read_config
 
 WIDTHS = (3, 24, 48, 96)
 

@@ -4,7 +4,7 @@
 
 For layers of the VQGAN at 128 px, batch 2, and for its deepest ones at 512 px: milliseconds of the
 forward convolution and of each gradient, medians, the ways in turn; the same for convolutions of
-doubled maps, doubled first or folded (`nn/doubling.py`). Prints JSON.
+doubled maps, doubled first or folded (`nn/cpu/doubling.py`). Prints JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codeformer_jax import process
+from codeformer_jax.system import process
 
 # Batch, side, channels in and out, side of the kernel.
 LAYERS = (
@@ -33,7 +33,7 @@ DOUBLED = ((2, 64, 128), (2, 32, 128), (2, 32, 256), (2, 16, 256), (2, 8, 256))
 
 def measure(layer, repeats):
     """{what: median milliseconds} of one layer."""
-    from codeformer_jax.nn import conv_gradients as ours  # noqa: PLC0415
+    from codeformer_jax.nn.cpu import conv_gradients as ours  # noqa: PLC0415
 
     ways = {
         "forward": lambda x, kernel, g: ours.plain_convolve(x, kernel),
@@ -50,7 +50,7 @@ def measure_doubled(layer, repeats):
     """{what: median milliseconds} of one convolution of a doubled map."""
     import jax  # noqa: PLC0415
 
-    from codeformer_jax.nn import doubling  # noqa: PLC0415
+    from codeformer_jax.nn.cpu import doubling  # noqa: PLC0415
 
     def convolve(from_sites):
         def way(x, kernel):

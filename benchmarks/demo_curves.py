@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from trajectory_plot import COLOURS, INK, PEER, Panel
 
-from codeformer_jax.train.checkpoint import read_config
+from codeformer_jax.checkpoints.workdir import read_config
 
 WIDTH, HEIGHT, MARGIN = 1180, 200, 44
 STAGES = {

@@ -23,9 +23,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codeformer_jax.data.synthetic import SyntheticFaces
-from codeformer_jax.encode import make_encode
+from codeformer_jax.priors.encode import make_encode
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
-from codeformer_jax.train import parallel
 from configs import codeformer_stage2, demo
 
 

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from codeformer_jax.train.checkpoint import UNFINISHED, saved_steps
+from codeformer_jax.checkpoints.workdir import UNFINISHED, saved_steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IN_START = 3

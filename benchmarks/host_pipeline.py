@@ -37,10 +37,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from codeformer_jax.data.images import decode_image, read_image, resize_image, write_image
 from codeformer_jax.data.pipeline import batches
-from codeformer_jax.data.prepare.build import prepare
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.stored_png import decode_stored_png
 from codeformer_jax.data.synthetic import render_face
+from codeformer_jax.prepare.build import prepare
 
 BATCH = 16
 NOISE = 2.0  # Standard deviation in levels of 255, of each channel: ISO 100 or so.

@@ -23,9 +23,9 @@ from PIL import Image, features
 
 from codeformer_jax.data.folder import ImageFolder
 from codeformer_jax.data.images import read_image, resize_image
-from codeformer_jax.data.prepare.examine import FORMATS, encode
-from codeformer_jax.data.prepare.shards import RecordWriter
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.prepare.examine import FORMATS, encode
+from codeformer_jax.prepare.shards import RecordWriter
 
 SIZE = 512
 ALTERNATIVES = {

@@ -27,9 +27,9 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from codeformer_jax.data.prepare import duplicates, plan
-from codeformer_jax.data.prepare.staging import Staging, to_line
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.prepare import build_plan, duplicates
+from codeformer_jax.prepare.staging import Staging, to_line
 
 TARGETS = (70_000, 10_000_000)
 FACES = 32
@@ -106,15 +106,15 @@ def plan_names(count, folder, connection):
     """Sends what the parent's part costs for `count` files, without their pictures."""
     names = ((f"{index // PER_FOLDER:05d}/{index:08d}.jpg", "123456 789") for index in range(count))
     staging = Staging.of(pathlib.Path(folder, "planned"))
-    settings = plan.Settings(("/faces",), 512, "png", 256, 0.1)
+    settings = build_plan.Settings(("/faces",), 512, "png", 256, 0.1)
     start, before = time.perf_counter(), high_water()
     staging.make()
-    with mock.patch.object(plan, "_versions", return_value=names):
-        made = plan.make_plan(settings, staging)
+    with mock.patch.object(build_plan, "_versions", return_value=names):
+        made = build_plan.make_plan(settings, staging)
     planned = time.perf_counter() - start
     for shard in range(len(made.sizes)):
         with open(staging.notes(shard), "w") as file:
-            for name, _ in plan.files_of_shard(staging, settings, shard):
+            for name, _ in build_plan.files_of_shard(staging, settings, shard):
                 digest = hashlib.sha256(name.encode()).hexdigest()
                 file.write(to_line({"name": name, "sha256": digest}))
     start = time.perf_counter()

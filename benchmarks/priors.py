@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import class_samples
 
-from codeformer_jax.train import cache, loop
-from codeformer_jax.train.checkpoint import load_trained
+from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.system import compilation_cache
+from codeformer_jax.train import loop
 from configs import demo, gpt_faces, pixelcnn_faces, vqvae_faces
 
 PRIORS = ("shapes_pixelcnn", "shapes_gpt", "faces_pixelcnn", "faces_gpt")
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to")
     given = parser.parse_args()
     logging.set_verbosity(logging.INFO)
-    cache.keep_compiled_programs()
+    compilation_cache.keep_compiled_programs()
     train(given.work, given.only)
     report = {"cores": os.cpu_count(), "jax": jax.__version__, "priors": {}}
     for name in PRIORS:

@@ -5,7 +5,7 @@
 
 Traces one step of ours with `jax.profiler` and adds up the operations of the compiled program:
 convolutions and matrix products (of the forward pass, and of gradients, which are products where
-`nn/conv_gradients.py` makes them so), and everything else (normalisation, activations, losses,
+`nn/cpu/conv_gradients.py` makes them so), and everything else (normalisation, activations, losses,
 optimizer: fused loops). On a CPU operations run on several threads at once: seconds add up to more
 than a step's time. Prints one JSON object.
 """

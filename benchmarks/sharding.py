@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from linear import NAMES, make_linear
 
 from codeformer_jax import degrade
-from codeformer_jax.train import parallel
+from codeformer_jax.system import parallel
 
 
 def row(*cells) -> None:

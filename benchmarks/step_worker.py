@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import seeded_steps
 
-from codeformer_jax import process
+from codeformer_jax.system import process
 
 MIB = 2**20
 

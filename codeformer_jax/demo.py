@@ -120,11 +120,11 @@ def check(metrics: dict, *, own_data: bool = False) -> bool:
 def write_degraded(folder: Path, workdir: Path) -> None:
     """Writes degraded held-out faces as PNG files, for the restore command to work on."""
     # Here, so that `codeformer-jax --help` does not wait for them.
+    from codeformer_jax.checkpoints.workdir import read_config  # noqa: PLC0415
     from codeformer_jax.data.images import write_image  # noqa: PLC0415
     from codeformer_jax.data.pipeline import evaluation_batches  # noqa: PLC0415
     from codeformer_jax.data.sources import open_heldout  # noqa: PLC0415
     from codeformer_jax.degrade import Recipe, degrade  # noqa: PLC0415
-    from codeformer_jax.train.checkpoint import read_config  # noqa: PLC0415
 
     config = read_config(workdir)
     source = open_heldout(config)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from linear import linear_config
 
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
-from codeformer_jax.train import parallel, plan
+from codeformer_jax.train import plan
 from codeformer_jax.train.heldout import make_evaluation
 from codeformer_jax.train.step import make_step
 

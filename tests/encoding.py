@@ -1,7 +1,7 @@
 """Helpers of the tests of `codeformer-jax encode`: sources, and the call with short batches."""
 
-from codeformer_jax import encode
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.priors import encode
 
 
 def faces(count):

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 from tiny import stage_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
-from codeformer_jax.nn import doubling
-from codeformer_jax.train import loop, parallel
+from codeformer_jax.nn.cpu import doubling
+from codeformer_jax.system import parallel
+from codeformer_jax.train import loop
 from configs import demo
 
 OTHERS = {

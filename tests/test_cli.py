@@ -9,12 +9,12 @@ from codeformer_jax import cli
 
 
 def pretend_convert(monkeypatch, convert_file):
-    monkeypatch.setattr("codeformer_jax.convert.command.convert_file", convert_file)
+    monkeypatch.setattr("codeformer_jax.convert.convert_file.convert_file", convert_file)
 
 
 def pretend_export(monkeypatch, export_trained):
     # In place of the real module, which imports JAX and Orbax.
-    name = "codeformer_jax.train.checkpoint"
+    name = "codeformer_jax.checkpoints.trained"
     module = types.ModuleType(name)
     module.export_trained = export_trained
     monkeypatch.setitem(sys.modules, name, module)

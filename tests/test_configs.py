@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from codeformer_jax.checkpoints.workdir import abstract_state
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PixelCNN
 from codeformer_jax.tasks import make_task, settings
-from codeformer_jax.train.checkpoint import abstract_state
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))

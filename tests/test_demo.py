@@ -7,9 +7,9 @@ import pytest
 from tiny import tiny_config
 
 from codeformer_jax import demo
+from codeformer_jax.checkpoints.workdir import CONFIG_FILE
 from codeformer_jax.data.images import read_image
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.train.checkpoint import CONFIG_FILE
 
 
 def good_metrics():

@@ -12,10 +12,12 @@ from test_configs import CONFIGS, load
 from tiny import shrink
 
 from codeformer_jax import convert
+from codeformer_jax.checkpoints.saving import Checkpoints
+from codeformer_jax.checkpoints.trained import export_trained
+from codeformer_jax.checkpoints.workdir import CONFIG_FILE, TEACHER_FILE
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.nn import LPIPS
 from codeformer_jax.tasks import common, make_task
-from codeformer_jax.train.checkpoint import CONFIG_FILE, TEACHER_FILE, Checkpoints, export_trained
 from codeformer_jax.train.start import prepare
 
 PUBLISHED = [path for path in CONFIGS if path != "configs/demo.py"]

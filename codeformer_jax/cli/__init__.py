@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from codeformer_jax import __version__, process
+from codeformer_jax import __version__
 from codeformer_jax.cli import (
     convert,
     demo,
@@ -21,6 +21,7 @@ from codeformer_jax.cli import (
     sample,
     testset,
 )
+from codeformer_jax.system import process
 
 COMMANDS = (restore, sample, convert, export, prepare, encode, testset, gallery, demo)
 

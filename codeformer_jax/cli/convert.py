@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.convert.command import convert_file, parse_overrides  # noqa: PLC0415
+    from codeformer_jax.convert.convert_file import convert_file, parse_overrides  # noqa: PLC0415
 
     summary = convert_file(
         args.source,

@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.encode import encode_dataset  # noqa: PLC0415
+    from codeformer_jax.priors.encode import encode_dataset  # noqa: PLC0415
 
     done = encode_dataset(
         args.checkpoint,

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.train.checkpoint import export_trained  # noqa: PLC0415
+    from codeformer_jax.checkpoints.trained import export_trained  # noqa: PLC0415
 
     trained = export_trained(args.workdir, args.target, which=args.which, force=args.force)
     print(f"{args.workdir} at step {trained.step} -> {args.target} ({trained.network})")

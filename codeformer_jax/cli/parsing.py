@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from codeformer_jax import paths
+from codeformer_jax.system import paths
 
 Run = Callable[[argparse.Namespace], int]
 Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does not name its class.

@@ -68,7 +68,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.data.prepare.build import prepare  # noqa: PLC0415
+    from codeformer_jax.prepare.build import prepare  # noqa: PLC0415
 
     try:
         summary = prepare(

@@ -137,7 +137,7 @@ def _add_file_options(parser: argparse.ArgumentParser):
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.restore.command import restore_command  # noqa: PLC0415
+    from codeformer_jax.restore.restore_paths import restore_command  # noqa: PLC0415
 
     summary = restore_command(
         args.inputs,

@@ -115,7 +115,7 @@ def _add_given(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.generate.command import Request, sample_command  # noqa: PLC0415
+    from codeformer_jax.priors.sample import Request, sample_command  # noqa: PLC0415
 
     names = ("teacher", "which", "classes", "number", "size", "temperature", "top_k", "top_p")
     names += ("seed", "batch_size", "complete", "keep", "condition", "condition_teacher")

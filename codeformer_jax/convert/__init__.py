@@ -1,7 +1,7 @@
 """PyTorch weights <-> variables of this package's networks, and the model files that hold them."""
 
 from codeformer_jax.convert.checksums import Verification, verify
-from codeformer_jax.convert.command import ConversionSummary, convert_file, parse_overrides
+from codeformer_jax.convert.convert_file import ConversionSummary, convert_file, parse_overrides
 from codeformer_jax.convert.errors import (
     ChecksumError,
     ConversionError,

@@ -18,7 +18,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.convert.errors import ConversionError, ModelFileError
 from codeformer_jax.convert.names import flatten
 from codeformer_jax.convert.networks import (
@@ -28,6 +27,7 @@ from codeformer_jax.convert.networks import (
     expected_variables,
     module_fields,
 )
+from codeformer_jax.system.atomic import atomic_path
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1

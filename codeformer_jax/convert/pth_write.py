@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from codeformer_jax.convert.atomic import atomic_path
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.convert.stand_ins import STORAGE_DTYPES
+from codeformer_jax.system.atomic import atomic_path
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
 _ALIGNMENT = 64  # as PyTorch aligns storages, so that they can be memory-mapped

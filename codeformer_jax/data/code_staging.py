@@ -9,9 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from codeformer_jax.convert.atomic import atomic_path
-from codeformer_jax.data.codes import DESCRIPTION_FILE, CodesError, Description, read_description
-from codeformer_jax.data.system import exclusive
+from codeformer_jax.data.precomputed_codes import (
+    DESCRIPTION_FILE,
+    CodesError,
+    Description,
+    read_description,
+)
+from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.workers import exclusive
 
 
 class Staging:

@@ -23,8 +23,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from codeformer_jax.data import slots
-from codeformer_jax.data.system import end_with_parent, keep_freed_memory, usable_cores
+from codeformer_jax.system import shared_arrays
+from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
 Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
@@ -245,7 +245,7 @@ class _Read:
             if images is None:
                 shape = (len(chosen), *found["image"].shape)
                 if self._share:
-                    images, sent = slots.OWN.lend(shape, np.uint8)
+                    images, sent = shared_arrays.OWN.lend(shape, np.uint8)
                 else:
                     images = sent = np.empty(shape, np.uint8)
             _put(images[place], found["image"], mirrored)
@@ -280,7 +280,7 @@ class _Take(grain.transforms.Map):
     """A batch of a worker process with its pictures in memory of this process."""
 
     def __init__(self):
-        self._taker = slots.Taker()
+        self._taker = shared_arrays.SharedArrayReader()
 
     def map(self, element: Element) -> Element:
         if "error" in element:
@@ -349,7 +349,7 @@ def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int)
 
 
 def _start_worker(*_) -> None:
-    end_with_parent(slots.OWN.close)
+    end_with_parent(shared_arrays.OWN.close)
     keep_freed_memory()
 
 
@@ -387,4 +387,4 @@ def _has_room(workers: int, source: Source, rows: int) -> bool:
         batch = rows * source[0]["image"].nbytes
     except Exception:  # The worker that reads it raises it, too.
         return True
-    return slots.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)
+    return shared_arrays.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)

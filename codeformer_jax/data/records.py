@@ -23,8 +23,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
-from codeformer_jax.data.open_files import check_open_files
 from codeformer_jax.data.stored_png import decode_stored_png
+from codeformer_jax.system.open_files import check_open_files
 
 # The parts that a TFDS dataset is split into for training, and those that are held out.
 TRAIN_SPLIT = "train"

@@ -22,8 +22,7 @@ import tqdm
 from jaxtyping import Array, Key, UInt8
 from PIL import features
 
-from codeformer_jax import __version__, process
-from codeformer_jax.convert.atomic import atomic_directory
+from codeformer_jax import __version__
 from codeformer_jax.data.folder import image_names, name_hash
 from codeformer_jax.data.images import (
     UnreadableImage,
@@ -34,7 +33,6 @@ from codeformer_jax.data.images import (
     write_image,
 )
 from codeformer_jax.data.pipeline import check_seed
-from codeformer_jax.data.system import usable_cores
 from codeformer_jax.degrade import MINIMUM_IMAGE_SIZE, Parameters, Recipe, degrade, draw
 from codeformer_jax.evaluate.testset import (
     FORMAT,
@@ -47,6 +45,9 @@ from codeformer_jax.evaluate.testset import (
 )
 from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system import process
+from codeformer_jax.system.atomic import atomic_directory
+from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4  # Files are read, encoded and written while others are degraded.
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from codeformer_jax.train.checkpoint import read_config
+from codeformer_jax.checkpoints.workdir import read_config
 
 
 def own_config(

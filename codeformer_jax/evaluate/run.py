@@ -7,16 +7,18 @@ from typing import Any
 
 import ml_collections
 
-from codeformer_jax import paths
+from codeformer_jax.checkpoints.perceptual import load_lpips
+from codeformer_jax.checkpoints.settings import COMPUTATION
+from codeformer_jax.checkpoints.teachers import find_teacher
+from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import METRICS_FILE, Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
+from codeformer_jax.system import paths
 from codeformer_jax.tasks import common, settings
-from codeformer_jax.train.checkpoint import Trained, load_teacher, load_trained
-from codeformer_jax.train.start import COMPUTATION, find_teacher, load_lpips
 
 # Settings of these sections describe the network, but for those that are of its training alone.
 _NETWORK = ("model", "codeformer")

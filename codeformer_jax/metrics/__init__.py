@@ -1,6 +1,6 @@
 """Image and code metrics: pure functions, one number per image; callers reduce."""
 
-from codeformer_jax.metrics.codes import (
+from codeformer_jax.metrics.code_usage import (
     CodebookUsage,
     code_accuracy,
     code_cross_entropy,

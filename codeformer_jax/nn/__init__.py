@@ -6,13 +6,13 @@ from codeformer_jax.nn.codeformer import (
     CodePrediction,
     resize_positions,
 )
+from codeformer_jax.nn.cpu.transposed_dense import turn_kernels, with_turned_kernels
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.perceptual import LPIPS, fit_lpips
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
 from codeformer_jax.nn.taming import TamingVQGAN
-from codeformer_jax.nn.turned import turn_kernels, with_turned_kernels
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
 from codeformer_jax.nn.vqvae import VQVAE
 

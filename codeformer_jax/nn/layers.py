@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from codeformer_jax.nn.conv_gradients import Padding, convolve, convolve_same
-from codeformer_jax.nn.doubling import doubling_convolve
+from codeformer_jax.nn.cpu.conv_gradients import Padding, convolve, convolve_same
+from codeformer_jax.nn.cpu.doubling import doubling_convolve
 
 
 def fan_in_uniform(fan_in: int):

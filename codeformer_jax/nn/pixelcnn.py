@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.conv_gradients import convolve
+from codeformer_jax.nn.cpu.conv_gradients import convolve
 from codeformer_jax.nn.layers import wide_dot_general
 from codeformer_jax.ops.checks import AnyArray, as_integers
 

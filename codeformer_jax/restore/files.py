@@ -15,15 +15,15 @@ import tqdm
 
 from codeformer_jax.data.folder import describe_others
 from codeformer_jax.data.images import UnreadableImage, read_image, write_image
-from codeformer_jax.data.system import usable_cores
 from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, unfit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
-from codeformer_jax.restore.plan import Failure, FileOptions, Job, Plan, plan_files
-from codeformer_jax.restore.report import Scores
+from codeformer_jax.restore.jobs import Failure, FileOptions, Job, Plan, plan_files
 from codeformer_jax.restore.restorer import NOT_FINITE, RestoredBatch, Restorer, check_weight
 from codeformer_jax.restore.samples import Samples, sample_batch
 from codeformer_jax.restore.score import Scorer
+from codeformer_jax.restore.summary import Scores
+from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4
 

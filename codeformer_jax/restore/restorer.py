@@ -301,8 +301,8 @@ def _load(
         )
     if path.is_dir():
         # Training's libraries take seconds to import, and model files need none of them.
+        from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
         from codeformer_jax.tasks.common import precision_of  # noqa: PLC0415
-        from codeformer_jax.train.checkpoint import load_trained  # noqa: PLC0415
 
         found = load_trained(path, which=which)
         adain = bool(found.config.get("eval", {}).get("adain", True))

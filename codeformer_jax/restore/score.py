@@ -52,7 +52,7 @@ class Scorer:
             ValueError, FileNotFoundError: see `generate.prior.load_prior`.
         """
         # Training's libraries take seconds to import.
-        from codeformer_jax.generate.prior import load_prior  # noqa: PLC0415
+        from codeformer_jax.priors.prior import load_prior  # noqa: PLC0415
 
         prior = load_prior(path, teacher=teacher)
         _check(os.fspath(path), prior, restorer)

@@ -1,9 +1,9 @@
 """Codes drawn from a prior, one after another, as pure compiled functions."""
 
 from codeformer_jax.sampling.condition import class_tokens, code_tokens, start_tokens
-from codeformer_jax.sampling.draw import Draw, draw_codes
 from codeformer_jax.sampling.gpt import sample_gpt
 from codeformer_jax.sampling.pixelcnn import sample_pixelcnn
+from codeformer_jax.sampling.sampler import Draw, draw_codes
 
 __all__ = [
     "Draw",

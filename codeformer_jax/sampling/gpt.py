@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn import GPT, Cache
 from codeformer_jax.ops.checks import AnyArray, as_keys
-from codeformer_jax.sampling.draw import Draw, draw_codes
-from codeformer_jax.sampling.given import check_given
+from codeformer_jax.sampling.prefix import check_given
+from codeformer_jax.sampling.sampler import Draw, draw_codes
 from codeformer_jax.sampling.token import token_step
 from codeformer_jax.sampling.window import plan_windows
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Int
 
 from codeformer_jax.nn import PixelCNN
 from codeformer_jax.ops.checks import AnyArray, as_keys
-from codeformer_jax.sampling.draw import Draw, draw_codes
-from codeformer_jax.sampling.given import check_given
+from codeformer_jax.sampling.prefix import check_given
+from codeformer_jax.sampling.sampler import Draw, draw_codes
 
 # Their shapes are checked by the functions themselves, which say what is wrong.
 Values = Int[Array, "..."] | Int[np.ndarray, "..."]

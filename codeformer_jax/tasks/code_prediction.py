@@ -6,7 +6,7 @@ from jaxtyping import Array, Key
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common
-from codeformer_jax.tasks.codes import CodeTask
+from codeformer_jax.tasks.code_task import CodeTask
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 

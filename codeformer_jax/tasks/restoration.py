@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common, groups
-from codeformer_jax.tasks.codes import CODE_PATH, CodeTask
+from codeformer_jax.tasks.code_task import CODE_PATH, CodeTask
 from codeformer_jax.tasks.image_losses import make_image_losses
 from codeformer_jax.tasks.state import PyTree, TrainState
 

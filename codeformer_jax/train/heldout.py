@@ -19,10 +19,10 @@ from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.ops.devices import on_all_devices
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.common import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
-from codeformer_jax.train import parallel
 from codeformer_jax.train.interrupts import compute
 from codeformer_jax.train.labels import check_batch
 from codeformer_jax.train.speed import Ahead

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from codeformer_jax import process
-from codeformer_jax.train import hosts
+from codeformer_jax.system import hosts, process
 from codeformer_jax.train.speed import Ahead
 
 # Seconds between two looks at the flag.

@@ -12,16 +12,18 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from codeformer_jax import paths, process
+from codeformer_jax.checkpoints.disk import full_disk_explained
+from codeformer_jax.checkpoints.recover import move_damaged, read_newest
+from codeformer_jax.checkpoints.saving import Checkpoints
+from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system import hosts, parallel, paths, process
+from codeformer_jax.system.lock import locked
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import hosts, parallel, provenance
-from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, saved_steps
-from codeformer_jax.train.codes import with_codes
-from codeformer_jax.train.disk import full_disk_explained
+from codeformer_jax.train import provenance
 from codeformer_jax.train.heldout import Heldout
 from codeformer_jax.train.interrupts import (
     Interrupted,
@@ -30,9 +32,8 @@ from codeformer_jax.train.interrupts import (
     unless_interrupted,
 )
 from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
-from codeformer_jax.train.lock import locked
 from codeformer_jax.train.monitor import Monitor, check_deterministic
-from codeformer_jax.train.recover import move_damaged, read_newest
+from codeformer_jax.train.precomputed import with_codes
 from codeformer_jax.train.speed import Ahead, TimedStep
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import make_step

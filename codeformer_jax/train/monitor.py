@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from codeformer_jax import process
+from codeformer_jax.system import process
 from codeformer_jax.train.speed import Speed, peak_tflops
 from codeformer_jax.train.symptoms import Limits, Symptoms
 from codeformer_jax.train.trace import Trace
@@ -28,7 +28,7 @@ def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> Non
         raise ValueError(
             f"train.deterministic=True needs {process.DETERMINISTIC} in XLA_FLAGS: remove another "
             "value of that flag or, outside train.py, call "
-            "codeformer_jax.process.use_deterministic_programs() before JAX starts"
+            "codeformer_jax.system.process.use_deterministic_programs() before JAX starts"
         )
 
 

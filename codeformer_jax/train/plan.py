@@ -17,10 +17,10 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from codeformer_jax.checkpoints.workdir import abstract_state
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task, common, groups, make_task, settings
-from codeformer_jax.train import parallel
-from codeformer_jax.train.checkpoint import abstract_state
 from codeformer_jax.train.labels import needs_labels
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step

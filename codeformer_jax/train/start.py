@@ -1,7 +1,6 @@
 """What a run starts from: an earlier stage, its teacher, LPIPS weights, and its own config."""
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,39 +11,15 @@ import ml_collections
 import numpy as np
 
 from codeformer_jax import convert
-from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.checkpoints.perceptual import load_lpips
+from codeformer_jax.checkpoints.settings import compare_configs
+from codeformer_jax.checkpoints.teachers import find_teacher
+from codeformer_jax.checkpoints.trained import load_discriminator, load_teacher, load_trained
+from codeformer_jax.checkpoints.workdir import CONFIG_FILE, TEACHER_FILE, read_config, saved_steps
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
-from codeformer_jax.train.checkpoint import (
-    CONFIG_FILE,
-    TEACHER_FILE,
-    Trained,
-    load_discriminator,
-    load_teacher,
-    load_trained,
-    read_config,
-    saved_steps,
-)
-
-# A checkpoint of another value of these is another model.
-MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
-# But for these, which leave its arrays what they are: how it is computed, when its codes restart,
-# how Gumbel noise and restored pictures are used.
-COMPUTATION = (
-    *("dtype", "precision", "remat", "restart_below", "dropout"),
-    *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
-    *("keep_gray", "keep_known"),
-)
-# Networks whose codes are learned.
-AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
-LPIPS_HELP = (
-    "make one with\n"
-    '  python -c "import lpips, torch; '
-    "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
-    "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
-    "or train without it: --config.loss.perceptual_weight=0.0"
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +59,7 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
     """
     resuming = bool(saved_steps(workdir))
     if resuming:
-        _compare(read_config(workdir), config, workdir)
+        compare_configs(read_config(workdir), config, workdir)
     origin = None
     if config.init_from and not resuming:
         origin = load_trained(config.init_from)
@@ -150,69 +125,6 @@ def _same(own: np.ndarray, codebook: np.ndarray) -> bool:
     return own.shape == codebook.shape and np.allclose(own, codebook, atol=1e-6)
 
 
-def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
-    """Module and variables of the autoencoder that `config.teacher` or `config.init_from` holds.
-
-    Args:
-        config: of a run of stage II or III, or of a prior.
-        origin: what `init_from` holds, where it is known already.
-
-    Raises:
-        ValueError: where neither holds one.
-    """
-    path = config.teacher or config.init_from
-    if config.teacher:
-        origin = load_trained(config.teacher)
-    if origin is None:
-        raise ValueError(
-            f"task {config.task!r} learns the codes of a trained stage-I network and none was "
-            "given: pass its workdir or model file as --config.init_from=PATH or "
-            "--config.teacher=PATH"
-        )
-    return teacher_of(origin, path)
-
-
-def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
-    """Module and variables of a trained VQGAN or VQ-VAE as a teacher, its codebook a parameter.
-
-    Of another network it is the one that lies beside its checkpoints.
-
-    Args:
-        trained: what `load_trained(path)` gave.
-        path: workdir or model file.
-
-    Raises:
-        ValueError: where there is none.
-    """
-    if trained.network in AUTOENCODERS:
-        module = trained.module.clone(ema_decay=None)
-        return module, {"params": common.plain_codebook(trained.variables)}
-    teacher = load_teacher(path)
-    if teacher is None:
-        raise ValueError(
-            f"{path} holds a {trained.network} without the stage-I network that it was trained "
-            "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
-        )
-    return teacher
-
-
-def load_lpips(path: str | None) -> PyTree:
-    """Variables of `nn.LPIPS` from a model file.
-
-    Raises:
-        ValueError: where none is given, or the file holds another network.
-        FileNotFoundError: where it does not exist.
-    """
-    if not path:
-        raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no LPIPS weights at {path}; {LPIPS_HELP}")
-    network, _, variables = convert.load_model(path)
-    if network != "lpips":
-        raise ValueError(f"{path} holds a {network}, not LPIPS weights")
-    return variables
-
-
 def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, given: PyTree) -> None:
     """Raises ValueError where the teacher is not the network that the task describes."""
     if type(module) is not type(task.teacher):
@@ -225,35 +137,3 @@ def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, give
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     expected = jax.eval_shape(task.teacher.init, make_key(0), pixels)["params"]
     common.transplant(expected, given["params"], {*expected, *given["params"]})
-
-
-def _compare(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Logs what changed since the run began; raises where it would be another model."""
-    old, new = _flat(json.loads(old.to_json())), _flat(json.loads(new.to_json()))
-    changed = {
-        key: (old.get(key), new.get(key))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    }
-    lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
-    if any(_another_model(key) for key in changed):
-        raise ValueError(
-            f"{workdir} holds a run of another model; its settings and the given ones:\n"
-            + "\n".join(lines)
-            + "\nUse another --workdir, or the settings that it was started with."
-        )
-    if changed:
-        logging.warning("settings changed since this run began:\n%s", "\n".join(lines))
-
-
-def _another_model(key: str) -> bool:
-    parts = key.split(".")
-    return parts[0] in MODEL_SECTIONS and parts[-1] not in COMPUTATION
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

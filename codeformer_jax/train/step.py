@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 
 from codeformer_jax.nn.remat import compiler_options
 from codeformer_jax.ops.devices import on_all_devices
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import parallel
 
 # Stream of randomness, folded into the seed; `loop` and `heldout` have the others.
 STEP = 1

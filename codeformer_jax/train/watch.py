@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from codeformer_jax.convert.atomic import atomic_path
+from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.tasks.guard import decisive
 
 SKIPPED_FILE = "skipped.jsonl"

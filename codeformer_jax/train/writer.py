@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from codeformer_jax.convert.atomic import atomic_path
-from codeformer_jax.train import hosts
+from codeformer_jax.system import hosts
+from codeformer_jax.system.atomic import atomic_path
 
 LABEL_HEIGHT = 14
 Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]

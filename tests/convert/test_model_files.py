@@ -15,10 +15,10 @@ from codeformer_jax.convert import (
     save_model,
     write_pth,
 )
-from codeformer_jax.convert.atomic import atomic_directory, atomic_path
 from codeformer_jax.convert.files import FORMAT
 from codeformer_jax.convert.networks import expected_variables
 from codeformer_jax.nn import VQGAN, PatchDiscriminator
+from codeformer_jax.system.atomic import atomic_directory, atomic_path
 
 
 def random_variables(network, module):

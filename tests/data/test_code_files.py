@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from recorded import file_limit
 
-from codeformer_jax.data import codes as codes_module
-from codeformer_jax.data.codes import Codes, CodesError, Description, WithCodes, write_shard
+from codeformer_jax.data import precomputed_codes as codes_module
 from codeformer_jax.data.pipeline import batches, listing_digest
+from codeformer_jax.data.precomputed_codes import (
+    Codes,
+    CodesError,
+    Description,
+    WithCodes,
+    write_shard,
+)
 
 NAMES = ("a b.png", "é/ü.png", "\udcff.png", *(f"n{i}.png" for i in range(3, 10)))
 

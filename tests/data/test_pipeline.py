@@ -12,10 +12,10 @@ import pytest
 from ml_collections import config_dict
 from PIL import Image
 
-from codeformer_jax.data import slots
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
 from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.system import shared_arrays
 
 
 class Numbered:
@@ -197,10 +197,10 @@ def test_evaluation_with_worker_processes(folder):
 
 
 def test_too_little_shared_memory_is_told_before_a_worker_starts(folder, monkeypatch):
-    monkeypatch.setattr(slots, "_free", lambda: 32768)
-    with pytest.raises(slots.SharedMemoryFull, match=r"/dev/shm has 32,768 free"):
+    monkeypatch.setattr(shared_arrays, "_free", lambda: 32768)
+    with pytest.raises(shared_arrays.SharedMemoryFull, match=r"/dev/shm has 32,768 free"):
         batches(folder, batch_size=4, seed=0, workers=2)
-    monkeypatch.setattr(slots, "_free", lambda: 2**18 + 8000)
+    monkeypatch.setattr(shared_arrays, "_free", lambda: 2**18 + 8000)
     stream = batches(folder, batch_size=4, seed=0, workers=2)  # Slots of 1,000 bytes.
     assert_equal(take(stream, 5), take(batches(folder, batch_size=4, seed=0), 5))
 

@@ -97,7 +97,7 @@ def copied(made, tmp_path):
 def runs(stages, tmp_path_factory):
     """Workdirs of the three stages, and the last as a model file."""
     # After the hook in tests/conftest.py, as all that imports a task.
-    from codeformer_jax.train.checkpoint import export_trained  # noqa: PLC0415
+    from codeformer_jax.checkpoints.trained import export_trained  # noqa: PLC0415
     from configs import demo  # noqa: PLC0415
 
     root = tmp_path_factory.mktemp("runs")

@@ -9,12 +9,13 @@ from absl import flags
 from ml_collections import config_flags
 from tiny import tiny_config
 
+from codeformer_jax.checkpoints.trained import load_teacher, load_trained
+from codeformer_jax.checkpoints.workdir import CONFIG_FILE
 from codeformer_jax.evaluate import run
 from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run, report_folder
 from codeformer_jax.tasks import common, make_task
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train.checkpoint import CONFIG_FILE, load_teacher, load_trained
 from configs import vqgan
 
 

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax import cli, demo, encode
+from codeformer_jax import cli, demo
+from codeformer_jax.checkpoints.trained import load_teacher, load_trained
 from codeformer_jax.convert import read_pth, write_pth
 from codeformer_jax.data.images import read_image, resize_image, write_image
 from codeformer_jax.evaluate import evaluate, evaluator
 from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run
+from codeformer_jax.priors import encode
 from codeformer_jax.restore import Restorer, restorer, samples
 from codeformer_jax.restore.fit import fit
-from codeformer_jax.train.checkpoint import load_teacher, load_trained
 from configs import vqgan
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.nn import conv_gradients
-from codeformer_jax.nn.conv_gradients import convolve, convolve_same, plain_convolve
+from codeformer_jax.nn.cpu import conv_gradients
+from codeformer_jax.nn.cpu.conv_gradients import convolve, convolve_same, plain_convolve
 from codeformer_jax.nn.layers import Conv
 from codeformer_jax.nn.precision import with_precision
 

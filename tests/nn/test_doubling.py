@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.nn import doubling
-from codeformer_jax.nn.doubling import doubling_convolve
+from codeformer_jax.nn.cpu import doubling
+from codeformer_jax.nn.cpu.doubling import doubling_convolve
 from codeformer_jax.nn.layers import DoublingConv
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from codeformer_jax.data.images import FIRST_FRAME, METADATA, read_image, write_image
 from codeformer_jax.restore import RestoreError, Restorer, files, restore_files
 from codeformer_jax.restore.fit import NOT_PAINTED
-from codeformer_jax.restore.plan import FileOptions, plan_files
+from codeformer_jax.restore.jobs import FileOptions, plan_files
 
 
 def tree(folder):

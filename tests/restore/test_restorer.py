@@ -231,7 +231,7 @@ def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture, adain):
         )
 
     # In place of a run: training has its own tests.
-    checkpoint = types.ModuleType("codeformer_jax.train.checkpoint")
+    checkpoint = types.ModuleType("codeformer_jax.checkpoints.trained")
     checkpoint.load_trained = load_trained
     monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
     loaded = Restorer.load(str(tmp_path), which="best", batch_size=4)

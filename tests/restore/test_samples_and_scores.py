@@ -12,17 +12,17 @@ import pytest
 from codeformer_jax import cli
 from codeformer_jax.convert import save_model
 from codeformer_jax.data.images import read_image, write_image
-from codeformer_jax.generate.prior import load_prior
 from codeformer_jax.metrics import bits_per_dim
 from codeformer_jax.nn import GPT, VQGAN, PixelCNN
+from codeformer_jax.priors.prior import load_prior
 from codeformer_jax.restore import (
     RestoreError,
     Samples,
     Scorer,
     files,
-    report,
     restore_files,
     sample_batch,
+    summary,
 )
 from codeformer_jax.restore.fit import fit
 from codeformer_jax.restore.heatmap import Scale, draw_heatmap
@@ -207,11 +207,11 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
 def test_scores_belong_to_parameters_whatever_they_came_from(tmp_path):
     """A workdir knows its step and its bits on held-out faces, a model file of it does not."""
     about = {"prior": "runs/gpt", "prior_sha256": "ab", "step": 7, "bits_per_code_heldout": 3.0}
-    report.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
+    summary.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
     exported = {**about, "prior": "gpt.safetensors", "step": None, "bits_per_code_heldout": None}
-    assert report.read_scores(tmp_path, exported, False) == {"1.png": {"bits_per_code": 2.0}}
+    assert summary.read_scores(tmp_path, exported, False) == {"1.png": {"bits_per_code": 2.0}}
     with pytest.raises(RestoreError, match=r"another prior .runs/gpt."):
-        report.read_scores(tmp_path, {**exported, "prior_sha256": "cd"}, False)
+        summary.read_scores(tmp_path, {**exported, "prior_sha256": "cd"}, False)
 
 
 def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):

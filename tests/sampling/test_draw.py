@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.sampling.draw import Draw, draw_codes, filter_logits
+from codeformer_jax.sampling.sampler import Draw, draw_codes, filter_logits
 
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 LOGITS = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))[None, jnp.array([3, 0, 4, 1, 2])]

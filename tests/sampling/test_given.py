@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codeformer_jax.sampling.given import check_given
+from codeformer_jax.sampling.prefix import check_given
 
 WORDS = ("codes", "prior")
 KEEP = np.array([[True, False, True], [False, False, False]])

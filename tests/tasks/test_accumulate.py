@@ -14,8 +14,8 @@ from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.nn import PatchDiscriminator
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import accumulate, make_task
-from codeformer_jax.train import parallel
 
 
 @pytest.fixture(scope="module")

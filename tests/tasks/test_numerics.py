@@ -8,8 +8,8 @@ import jax
 import pytest
 from tiny import tiny_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
-from codeformer_jax.train import parallel
 from codeformer_jax.train.plan import abstract_arguments, distinct_phases
 from codeformer_jax.train.step import make_step
 

@@ -7,10 +7,10 @@ import pytest
 from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import parallel
 
 CODES, SIZE = 8, 4
 LATENTS = jax.random.normal(jax.random.key(0), (4, 4, 4, SIZE))

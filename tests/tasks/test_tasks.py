@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import common, make_task
-from codeformer_jax.tasks.codes import CODE_PATH
+from codeformer_jax.tasks.code_task import CODE_PATH
 from configs import codeformer_stage2, vqgan
 
 

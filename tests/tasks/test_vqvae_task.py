@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tiny import tiny_vqvae
 
-from codeformer_jax import convert, encode
-from codeformer_jax.data.codes import Codes
+from codeformer_jax import convert
+from codeformer_jax.checkpoints.trained import export_trained, load_trained
+from codeformer_jax.data.precomputed_codes import Codes
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.evaluate.run import evaluate_run
+from codeformer_jax.priors import encode
 from codeformer_jax.tasks import common, make_task
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import export_trained, load_trained
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from linear import NAMES, make_linear
 
 from codeformer_jax import degrade
 from codeformer_jax.ops.devices import on_all_devices, on_each_device
-from codeformer_jax.train import parallel
+from codeformer_jax.system import parallel
 
 
 @pytest.fixture(scope="module", autouse=True)

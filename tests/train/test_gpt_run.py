@@ -6,11 +6,12 @@ import jax
 import pytest
 from tiny import tiny_gpt
 
+from codeformer_jax.checkpoints.trained import export_trained, load_trained
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.convert import load_model
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.sampling import sample_gpt, start_tokens
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import export_trained, load_trained, saved_steps
 
 
 @pytest.fixture(scope="module")

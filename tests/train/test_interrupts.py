@@ -17,10 +17,10 @@ from signalled import signalled
 from states import assert_equal, state_at
 from tiny import stage_config, tiny_config
 
-from codeformer_jax import process
+from codeformer_jax.checkpoints.workdir import saved_steps
+from codeformer_jax.system import hosts, process
 from codeformer_jax.tasks.vqgan import VQGANTask
-from codeformer_jax.train import hosts, loop
-from codeformer_jax.train.checkpoint import saved_steps
+from codeformer_jax.train import loop
 from codeformer_jax.train.heldout import Heldout
 from codeformer_jax.train.interrupts import Interrupted, interrupt_flag, unless_interrupted
 from codeformer_jax.train.speed import Ahead

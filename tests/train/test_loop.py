@@ -9,9 +9,9 @@ import pytest
 from tiny import tiny_config
 
 from codeformer_jax import convert
+from codeformer_jax.checkpoints.trained import export_trained, load_teacher, load_trained
 from codeformer_jax.data.images import write_image
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import export_trained, load_teacher, load_trained
 from codeformer_jax.train.writer import Writer
 
 

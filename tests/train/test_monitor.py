@@ -5,7 +5,7 @@ import os
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax import process
+from codeformer_jax.system import process
 from codeformer_jax.tasks import settings
 from codeformer_jax.train.monitor import check_deterministic
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
-from codeformer_jax.train import parallel, plan
+from codeformer_jax.train import plan
 from codeformer_jax.train.step import make_step
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ import pytest
 from recorded import encoded, noise, write_records
 from tiny import tiny_config
 
+from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.sources import open_heldout, open_source
 from codeformer_jax.train import loop, provenance
-from codeformer_jax.train.checkpoint import load_trained
 
 
 @pytest.fixture

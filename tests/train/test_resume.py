@@ -17,11 +17,14 @@ from linear import NAMES, PREVIOUS, linear_config
 from states import assert_equal, leaves, state_at
 from tiny import tiny_config
 
+from codeformer_jax.checkpoints import digests
+from codeformer_jax.checkpoints.recover import move_damaged, read_newest
+from codeformer_jax.checkpoints.saving import Checkpoints
+from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.state import TrainState
-from codeformer_jax.train import digests, loop
-from codeformer_jax.train.checkpoint import Checkpoints, abstract_state, load_trained, saved_steps
-from codeformer_jax.train.recover import move_damaged, read_newest
+from codeformer_jax.train import loop
 from codeformer_jax.train.start import prepare
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]

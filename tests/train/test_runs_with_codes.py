@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from tiny import stage_config, tiny_config
 
-from codeformer_jax import convert, encode
-from codeformer_jax.data import codes as codes_module
-from codeformer_jax.data.codes import Codes, CodesError, write_shard
+from codeformer_jax import convert
+from codeformer_jax.checkpoints.teachers import teacher_of
+from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.data import precomputed_codes as codes_module
+from codeformer_jax.data.precomputed_codes import Codes, CodesError, write_shard
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.priors import encode
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import load_trained
-from codeformer_jax.train.start import teacher_of
 
 
 @pytest.fixture(scope="module")

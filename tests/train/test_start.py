@@ -6,9 +6,9 @@ import pytest
 from tiny import tiny_config
 
 from codeformer_jax import convert
+from codeformer_jax.checkpoints.trained import load_discriminator
 from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import load_discriminator
 
 
 def first_state(config, workdir):

@@ -8,8 +8,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tiny import tiny_config
 
-from codeformer_jax.train import cache, loop
-from codeformer_jax.train.cache import keep_compiled_programs
+from codeformer_jax.system import compilation_cache as cache
+from codeformer_jax.system.compilation_cache import keep_compiled_programs
+from codeformer_jax.train import loop
 from codeformer_jax.train.trace import Trace
 
 

@@ -11,13 +11,14 @@ import pytest
 from drawn import drawn_state
 from tiny import tiny_config
 
+from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.vqgan import VQGANTask
 from codeformer_jax.train import loop
-from codeformer_jax.train.checkpoint import load_trained, saved_steps
 from codeformer_jax.train.watch import Diverged, Watch
 
 

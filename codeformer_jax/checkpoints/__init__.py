@@ -1,0 +1,1 @@
+"""Checkpoints: saving, loading, digests, and what a run starts from."""

@@ -1,0 +1,72 @@
+"""What a training workdir holds: its config, its complete checkpoints and their scores."""
+
+import json
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from codeformer_jax.ops.random import make_key
+from codeformer_jax.tasks import Task
+from codeformer_jax.tasks.state import TrainState
+
+CONFIG_FILE = "config.json"
+TEACHER_FILE = "teacher.safetensors"
+UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
+# The score by which a checkpoint is the best; of a prior, which has no pictures, the negative bits.
+BEST_METRIC = "psnr"
+BITS = "bits_per_dim"
+WORST = -1e9  # Of checkpoints that were not evaluated.
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The configuration that a run wrote into its workdir.
+
+    Raises:
+        FileNotFoundError: where the folder is not a workdir.
+        ValueError: where the file is not a run's config.
+    """
+    path = Path(workdir) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
+        )
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if "task" not in content:
+        raise ValueError(f"{path} is not the config of a training run: it names no task")
+    return ml_collections.ConfigDict(content)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints, in rising order; empty where there is no workdir."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+
+
+def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
+    """Shapes and dtypes of the task's state, without computing it."""
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
+
+    return jax.eval_shape(lambda key, images: task.init(key, images, None), make_key(0), images)
+
+
+def best_metric(metrics: dict[str, float]) -> float:
+    return metrics[BEST_METRIC] if BEST_METRIC in metrics else -metrics[BITS]
+
+
+def metric(checkpoint: Path) -> float:
+    path = checkpoint / "metrics" / "metrics"
+    if not path.is_file():
+        logging.warning("%s has no metrics; it counts as the worst", checkpoint)
+        return float("-inf")
+    try:
+        return float(best_metric(json.loads(path.read_bytes())))
+    except (ValueError, LookupError, TypeError):
+        logging.warning("%s is damaged; its checkpoint counts as the worst", path)
+        return float("-inf")

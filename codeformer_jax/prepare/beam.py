@@ -1,0 +1,49 @@
+"""Shards built by an Apache Beam pipeline: on this machine, or on a cluster that sees the folders.
+
+It maps the function that processes of one machine use, so the dataset is the same.
+"""
+
+import os
+from collections.abc import Sequence
+
+import fsspec
+
+from codeformer_jax.prepare.build_plan import Plan
+from codeformer_jax.prepare.shards import build_shard
+from codeformer_jax.prepare.staging import PrepareError, Staging
+
+
+def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str]) -> None:
+    """Builds all shards of the plan; `beam_args` are options such as '--runner=DataflowRunner'.
+
+    Workers need this package and must see the sources and the staging folder under the same paths.
+
+    Raises:
+      PrepareError: Apache Beam is not installed.
+      OSError: a shard failed; Beam has tried it as often as its runner does.
+    """
+    try:
+        import apache_beam as beam  # noqa: PLC0415
+        from apache_beam.options.pipeline_options import PipelineOptions  # noqa: PLC0415
+    except ImportError as error:
+        raise PrepareError(
+            "--beam needs Apache Beam: pip install 'codeformer-jax[beam]' -c constraints.txt, or "
+            "leave out --beam to build with processes of this machine"
+        ) from error
+    root = os.fspath(staging.root)
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(range(len(plan.sizes)))
+                | beam.Reshuffle()  # Otherwise one worker gets them all.
+                | beam.Map(_build, root=root)
+            )
+    except RuntimeError as error:  # Runners wrap whatever failed in their workers.
+        raise OSError(f"the Beam pipeline failed: {error}") from error
+    # What is known of a bucket here is older than what the workers wrote there.
+    fsspec.core.url_to_fs(root)[0].invalidate_cache()
+
+
+def _build(shard: int, root: str) -> None:
+    build_shard(root, shard)

@@ -1,0 +1,219 @@
+"""The work of `codeformer-jax prepare`: folders of pictures in, a checked dataset out."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from codeformer_jax.prepare.build_plan import Plan, Settings, make_plan
+from codeformer_jax.prepare.examine import FORMATS
+from codeformer_jax.prepare.publish import check_out, finish, publish
+from codeformer_jax.prepare.staging import PrepareError, Staging, is_remote
+from codeformer_jax.prepare.workers import build_shards
+
+StrPath = str | os.PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A dataset that was published.
+
+    Attributes:
+      out: its folder.
+      splits: number of pictures of each split.
+      rejected: number of files left out, of each kind.
+      fingerprint: SHA-256 of all names and pixels.
+    """
+
+    out: epath.Path
+    splits: dict[str, int]
+    rejected: dict[str, int]
+    fingerprint: str
+
+    def __str__(self) -> str:
+        splits = " and ".join(f"{count} {split}" for split, count in self.splits.items())
+        lines = [f"{self.out}: {splits} images"]
+        if self.rejected:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.rejected.items())
+            lines.append(f"left out: {kinds}; listed in {self.out / 'rejected.jsonl'}")
+        return "\n".join(lines)
+
+
+def prepare(
+    sources: Sequence[StrPath],
+    out: StrPath,
+    *,
+    size: int = 512,
+    file_format: str = "png",
+    min_size: int | None = None,
+    validation_fraction: float = 0.1,
+    max_megapixels: float | None = None,
+    max_rejected: int | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    restart: bool = False,
+    beam_args: Sequence[str] | None = None,
+) -> Summary:
+    """Checks the images below the folders `sources` and writes them as the TFDS dataset `out`.
+
+    Each becomes a record `{'image': [size, size, 3], 'name'}`: upright, RGB, its centred square
+    resized with antialiasing. The names are paths below the source, after the source's own folder
+    where there are several. Files that cannot be used, and pictures that occur twice, are left out
+    and listed in `rejected.jsonl`. The same files and options give the same bytes. Nothing appears
+    at `out` before all is done; until then it grows in `OUT.partial`, where the same call goes on
+    after an interruption. Folders and `out` may lie in buckets (`gs://`, `s3://`).
+
+    Args:
+      sources: folders, searched at any depth as `ImageFolder` does.
+      out: folder to make.
+      size: side of the pictures in pixels.
+      file_format: 'png' or 'webp' (lossless) or 'jpeg' (quality 95).
+      min_size: smallest accepted shorter side of a file in pixels; None is half of `size`.
+      validation_fraction: share of the names in 'validation', 0..1. A hash of the name below its
+        source decides, as for `ImageFolder`, so that adding files never moves one.
+      max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`.
+      max_rejected: images that may be left out; None is one in a hundred, and at least 10.
+      workers: processes; 0 works in this one, None uses all cores.
+      force: replace an `out` that is a dataset.
+      restart: forget an unfinished build.
+      beam_args: options of an Apache Beam pipeline to build the shards by, instead of processes.
+
+    Raises:
+      PrepareError: an option out of range, no images, too many left out (`TooManyRejected`), an
+        unfinished build of other options or files, or folders that must not be mixed.
+      FileExistsError: `out` exists.
+      OSError: a folder cannot be read or written, or the disk is full. What is done is kept.
+    """
+    out = epath.Path(_absolute(out))
+    settings = Settings(
+        sources=tuple(map(_absolute, sources)),
+        size=size,
+        file_format=file_format,
+        min_size=size // 2 if min_size is None else min_size,
+        validation_fraction=validation_fraction,
+        max_megapixels=max_megapixels,
+    )
+    _check_options(settings, max_rejected, workers)
+    _check_apart(settings.sources, out)
+    check_out(out, force)
+    options = (max_rejected, workers, beam_args)
+    return _locked_build(settings, Staging.of(out), options, force=force, restart=restart)
+
+
+def _locked_build(
+    settings: Settings, staging: Staging, options: tuple[Any, ...], *, force: bool, restart: bool
+) -> Summary:
+    """Plans, builds and publishes, alone; leaves no staging folder where nothing was begun."""
+    staging.make()
+    published = False
+    with staging.locked():
+        try:
+            if restart:
+                staging.clear()
+                check_out(staging.out, force)  # A dataset may have come back there.
+            summary = _build(staging, make_plan(settings, staging), *options)
+            publish(staging, force)
+            published = True
+            staging.remove()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_outlook(staging, published, restart)) from None
+        except FileExistsError:  # It says all.
+            raise
+        except OSError as error:
+            if not (published or staging.plan.exists()):
+                raise
+            raise OSError(f"{error}\n{_outlook(staging, published, restart)}") from error
+        finally:
+            if not staging.plan.exists():
+                with contextlib.suppress(OSError):  # It would hide what went wrong before.
+                    staging.remove()
+    return summary
+
+
+def _outlook(staging: Staging, published: bool, restart: bool) -> str:
+    """What there is after an interruption or an error, and what the user can do."""
+    if published or (staging.finished.exists() and not staging.dataset.exists()):
+        return (
+            f"'{staging.out}' is published and complete; what is left of '{staging.root}' is no "
+            "longer needed: remove it"
+        )
+    if not staging.plan.exists():
+        return "nothing is kept; the same command begins anew"
+    lines = [
+        f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
+        "error, and give the same command again to go on"
+    ]
+    if restart:
+        lines.append("leave out --restart, which would begin anew")
+    if staging.replaced.exists() and not staging.out.exists():
+        lines.append(f"the dataset to replace is in '{staging.replaced}' until then")
+    return "; ".join(lines)
+
+
+def _build(
+    staging: Staging,
+    plan: Plan,
+    max_rejected: int | None,
+    workers: int | None,
+    beam_args: Sequence[str] | None,
+) -> Summary:
+    if staging.finished.exists() and not staging.dataset.exists():
+        # It was published, and only the tidying up was interrupted.
+        staging.clear()
+        plan = make_plan(plan.settings, staging)
+    if not staging.finished.exists():
+        if beam_args is None:
+            build_shards(staging, plan, workers)
+        else:
+            from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
+
+            build_shards_by_beam(staging, plan, beam_args)
+        finish(staging, plan, max_rejected, workers)
+    made = json.loads(staging.finished.read_text())
+    return Summary(staging.out, made["splits"], made["rejected"], made["fingerprint"])
+
+
+def _absolute(path: StrPath) -> str:
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def _check_options(settings: Settings, max_rejected: int | None, workers: int | None) -> None:
+    if not settings.sources:
+        raise PrepareError("no source was given; expected at least one folder of images")
+    if settings.file_format not in FORMATS:
+        raise PrepareError(
+            f"format is '{settings.file_format}'; expected one of {', '.join(FORMATS)}"
+        )
+    if not 0 <= settings.validation_fraction <= 1:
+        raise PrepareError(
+            f"validation fraction is {settings.validation_fraction}; expected 0 to 1"
+        )
+    if settings.max_megapixels is not None and not 0 < settings.max_megapixels < math.inf:
+        raise PrepareError(
+            f"max megapixels is {settings.max_megapixels}; expected more than 0, and finite"
+        )
+    for name, value, least in (
+        ("size", settings.size, 1),
+        ("min size", settings.min_size, 0),
+        ("max rejected", max_rejected, 0),
+        ("workers", workers, 0),
+    ):
+        if value is not None and value < least:
+            raise PrepareError(f"{name} is {value}; expected at least {least}")
+
+
+def _check_apart(sources: Sequence[str], out: epath.Path) -> None:
+    target = pathlib.PurePath(os.path.realpath(out) if not is_remote(out) else out)
+    for source in sources:
+        folder = pathlib.PurePath(os.path.realpath(source) if not is_remote(source) else source)
+        if folder == target or folder in target.parents or target in folder.parents:
+            raise PrepareError(
+                f"OUT '{out}' and the source '{source}' lie within each other; give an OUT beside "
+                "it, so that pictures and dataset do not mix"
+            )

@@ -1,0 +1,81 @@
+"""One run at a time in a workdir."""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from codeformer_jax.system import hosts
+from codeformer_jax.system.workers import exclusive
+
+LOCK_FILE = ".lock"
+# Of file systems without locks, such as Lustre mounted without them.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the lock of a workdir, on the first process for all.
+
+    The file `.lock` names the holder. On exit it is removed, as are folders that were created for
+    it and are still empty. The system releases the lock when the process ends, even if killed, so
+    a leftover file blocks nothing.
+
+    Raises:
+        OSError: on every process, where another run holds the lock, or the workdir cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        if refused := hosts.from_main(lambda: _try(stack, workdir)):
+            raise OSError(refused)
+        yield
+
+
+def _try(stack: contextlib.ExitStack, workdir: Path) -> str:
+    """Locks until `stack` is closed; returns why it cannot, or ''."""
+    try:
+        _lock(stack, workdir)
+    except BlockingIOError:
+        return (
+            f"workdir={workdir} is in use by {_holder(workdir / LOCK_FILE)}: wait until that run "
+            "has ended, stop it, or give another --workdir"
+        )
+    except OSError as error:
+        return f"workdir={workdir} cannot be written: {error}"
+    return ""
+
+
+def _lock(stack: contextlib.ExitStack, workdir: Path) -> None:
+    path = workdir / LOCK_FILE
+    for folder in (*reversed(workdir.parents), workdir):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            stack.callback(_remove_empty, folder)
+    try:
+        file = stack.enter_context(exclusive(path))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logging.warning("%s cannot be locked (%s): take care to start one run in it", path, error)
+        path.unlink(missing_ok=True)
+        return
+    stack.callback(path.unlink, missing_ok=True)
+    file.truncate(0)
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+    file.flush()
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if text := path.read_text().strip():
+            return text
+    return "another process"

@@ -1,0 +1,174 @@
+"""Arrays from worker processes, handed over in shared memory that is used again.
+
+The system clears shared memory page by page when it is first touched. Made anew for every batch,
+as grain does it, that and the copy into it cost a worker a third of its time. Pages are reserved
+when a slot is made: touching one that the system does not have would end the process by SIGBUS.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import shutil
+import threading
+import weakref
+from multiprocessing import shared_memory
+
+import numpy as np
+
+_FOLDER = "/dev/shm"
+_HEADER = 64  # Bytes before an array: the first is 1 from when it is lent until it was taken.
+_QUEUES = 2**17  # Bytes for the queues and locks of a worker.
+_HELP = (
+    "give the container more (docker run --shm-size=4g; in Kubernetes an emptyDir of medium Memory "
+    "at /dev/shm), or lower data.workers (encode: --workers) or the batch size; 0 workers need none"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class SharedMemoryFull(OSError):
+    """There is not enough shared memory; without an error number, which would blame a disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedArrayRef:
+    """An array in a slot, as it travels to the process that takes it.
+
+    There the memory is opened on arrival, so that it stays when the worker ends.
+    """
+
+    slot: str
+    shape: tuple[int, ...]
+    dtype: str
+    memory: shared_memory.SharedMemory | None = dataclasses.field(default=None, compare=False)
+
+    def __reduce__(self):
+        return _arrive, (self.slot, self.shape, self.dtype)
+
+
+class Slots:
+    """The slots of a worker process; more are made where none is free."""
+
+    def __init__(self):
+        self._memories: list[shared_memory.SharedMemory] = []
+        self._lock, self._closed = threading.RLock(), False  # A signal may come in `close`.
+
+    def lend(self, shape: tuple[int, ...], dtype: type) -> tuple[np.ndarray, SharedArrayRef]:
+        """Returns an array to write to, of any content, and what to send instead of it.
+
+        Raises:
+          SharedMemoryFull: no slot is free and there is no memory for another one.
+        """
+        dtype = np.dtype(dtype)
+        size = _HEADER + int(np.prod(shape)) * dtype.itemsize
+        with self._lock:
+            if self._closed:  # A thread that still reads: nobody will take it.
+                return np.empty(shape, dtype), SharedArrayRef("", tuple(shape), dtype.str)
+            memory = next((m for m in self._memories if not m.buf[0] and m.size >= size), None)
+            if memory is None:
+                memory = _make(size)
+                self._memories.append(memory)
+            memory.buf[0] = 1
+        array = np.ndarray(shape, dtype, memory.buf, _HEADER)
+        return array, SharedArrayRef(memory.name, tuple(shape), dtype.str)
+
+    def close(self) -> None:
+        """Gives the names back of slots whose arrays have not arrived."""
+        with self._lock:
+            self._closed = True
+            for memory in self._memories:
+                with contextlib.suppress(FileNotFoundError):
+                    memory.unlink()
+
+
+OWN = Slots()  # Of this process.
+
+
+class SharedArrayReader:
+    """Takes arrays out of the slots of any number of workers, and frees the slots."""
+
+    def __init__(self):
+        self._memories: dict[str, shared_memory.SharedMemory] = {}
+
+    def take(self, lent: SharedArrayRef) -> np.ndarray:
+        """Returns a copy of an array that has arrived, which is the caller's own.
+
+        Raises:
+          FileNotFoundError: the worker ended before it arrived.
+        """
+        memory = lent.memory
+        if memory is None:
+            raise FileNotFoundError(f"the worker of the slot '{lent.slot}' has ended")
+        self._memories[lent.slot] = memory  # Kept open: arrays come in it again.
+        array = np.ndarray(lent.shape, lent.dtype, memory.buf, _HEADER).copy()
+        memory.buf[0] = 0
+        return array
+
+
+def has_room(workers: int, wanted: int, least: int) -> bool:
+    """Returns whether worker processes get the shared memory that they want; logs if they do not.
+
+    Args:
+      workers: how many.
+      wanted, least: bytes of slots of one of them.
+
+    Raises:
+      SharedMemoryFull: there is less than the least.
+    """
+    wanted, least, free = wanted + _QUEUES, least + _QUEUES, _free()
+    if free is None or free >= workers * wanted:
+        return True
+    if free < workers * least:
+        raise SharedMemoryFull(
+            f"data.workers={workers} need at least {workers * least:,} bytes of shared memory, "
+            f"{least:,} each, and {_FOLDER} has {free:,} free, enough for {free // least}: {_HELP}"
+        )
+    _log.warning(
+        "data workers read less far ahead: %s has %s bytes free, %s are needed",
+        _FOLDER,
+        f"{free:,}",
+        f"{workers * wanted:,}",
+    )
+    return False
+
+
+def _free() -> int | None:
+    """Bytes of shared memory that are free, None where the system does not tell."""
+    try:
+        return shutil.disk_usage(_FOLDER).free
+    except OSError:
+        return None
+
+
+_open: weakref.WeakValueDictionary[str, shared_memory.SharedMemory] = weakref.WeakValueDictionary()
+
+
+def _arrive(slot: str, shape: tuple[int, ...], dtype: str) -> SharedArrayRef:
+    """Opens the memory of an array that a worker has sent."""
+    memory = _open.get(slot)
+    if memory is None:
+        with contextlib.suppress(FileNotFoundError):
+            memory = _open[slot] = shared_memory.SharedMemory(slot)
+            memory.unlink()  # Both processes have it; so nothing stays, however they end.
+    return SharedArrayRef(slot, shape, dtype, memory)
+
+
+def _make(size: int) -> shared_memory.SharedMemory:
+    memory = None
+    try:
+        memory = shared_memory.SharedMemory(create=True, size=size)
+        if hasattr(os, "posix_fallocate"):  # Not on macOS.
+            os.posix_fallocate(memory._fd, 0, size)
+    except OSError as error:
+        if memory is not None:
+            memory.close()
+            memory.unlink()
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+            raise
+        raise SharedMemoryFull(
+            f"a data worker needs {size:,} more bytes of shared memory for a batch and {_FOLDER} "
+            f"has {_free() or 0:,} free: {_HELP}"
+        ) from None
+    return memory

@@ -1,0 +1,218 @@
+"""The dataset's place and the folder beside it: what is there is not lost, nor in the way."""
+
+import os
+import shutil
+
+import pytest
+from data.prepare.support import Killed, fill, killed, read_all, save, tree_hash
+
+from codeformer_jax import cli
+from codeformer_jax.prepare import build, publish
+from codeformer_jax.prepare.staging import PrepareError
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def while_building(monkeypatch, happens):
+    """Calls `happens` when all is done but the publication."""
+    finish = build.finish
+
+    def finish_and_more(*arguments):
+        finish(*arguments)
+        happens()
+
+    monkeypatch.setattr(build, "finish", finish_and_more)
+
+
+def read_nothing(monkeypatch):
+    def read_again(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("codeformer_jax.prepare.shards.examine", read_again)
+
+
+def test_a_folder_that_appears_during_the_build_is_kept(room, monkeypatch):
+    fill(room.faces, 3)
+    with monkeypatch.context() as patch:
+        while_building(patch, lambda: save(room.out / "precious.png"))
+        with pytest.raises(FileExistsError, match=r"came there during the build(?s:.*)no file aga"):
+            room.prepare()
+    before = tree_hash(room.partial)
+    with pytest.raises(PrepareError, match="is no dataset"):
+        room.prepare(force=True)
+    assert (room.out / "precious.png").exists()
+    assert tree_hash(room.partial) == before
+    os.rename(room.out, room.out.with_name("elsewhere"))
+    read_nothing(monkeypatch)
+    room.prepare()
+    assert len(read_all(room.out)) == 3
+    assert not room.partial.exists()
+
+
+def test_force_does_not_replace_a_folder_that_appears_during_the_build(room, monkeypatch):
+    fill(room.faces, 3)
+    while_building(monkeypatch, lambda: save(room.out / "precious.png"))
+    with pytest.raises(PrepareError, match=r"no dataset(?s:.*)during the build(?s:.*)move it away"):
+        room.prepare(force=True)
+    assert (room.out / "precious.png").exists()
+
+
+def test_a_dataset_that_appears_during_the_build_is_replaced_by_force_alone(room, monkeypatch):
+    fill(room.faces, 3)
+    room.prepare(size=8)
+    other = room.out.with_name("other")
+    os.rename(room.out, other)
+    with monkeypatch.context() as patch:
+        while_building(patch, lambda: shutil.copytree(other, room.out))
+        with pytest.raises(FileExistsError, match="move it away or give --force"):
+            room.prepare()
+    assert tree_hash(room.out) == tree_hash(other)
+    read_nothing(monkeypatch)
+    room.prepare(force=True)
+    assert read_all(room.out)["000.png"].shape == (16, 16, 3)
+
+
+@pytest.fixture
+def aside(room, monkeypatch):
+    """The hash of a dataset that `--force` has moved aside when it was killed."""
+    fill(room.faces, 3)
+    room.prepare(size=8)
+    old = tree_hash(room.out)
+    os_rename = os.rename
+
+    def stop(source, target):
+        if str(target) == str(room.out):
+            raise Killed
+        os_rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish.os, "rename", stop)
+        with pytest.raises(Killed):
+            room.prepare(force=True)
+    assert not room.out.exists()
+    return old
+
+
+def test_restart_after_a_kill_between_the_renames_puts_the_old_dataset_back(
+    room, monkeypatch, aside
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_shards", killed)
+        with pytest.raises(Killed):
+            room.prepare(force=True, restart=True)
+    assert tree_hash(room.out) == aside
+    room.prepare(force=True)
+    assert read_all(room.out)["000.png"].shape == (16, 16, 3)
+
+
+def test_restart_without_force_does_not_replace_what_it_has_put_back(room, aside):
+    with pytest.raises(FileExistsError, match=r"out' exists"):
+        room.prepare(restart=True)
+    assert tree_hash(room.out) == aside
+
+
+def test_a_kill_between_the_renames_and_a_newer_dataset(room, aside):
+    build.prepare([room.faces], room.out.with_name("new"), size=8, workers=0)
+    os.rename(room.out.with_name("new"), room.out)
+    room.prepare(force=True)
+    assert read_all(room.out)["000.png"].shape == (16, 16, 3)
+    assert not room.partial.exists()
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2, 3])
+def test_tidying_up_that_is_killed_is_in_nobodys_way(room, monkeypatch, removed):
+    fill(room.faces, 3)
+    rmtree, done = shutil.rmtree, []
+
+    def stop(path, *arguments, **options):
+        if len(done) == removed:
+            for name in sorted(os.listdir(path))[:1] if os.path.isdir(path) else ():
+                os.remove(os.path.join(path, name))
+            raise Killed
+        done.append(path)
+        rmtree(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(Killed):
+            room.prepare()
+    assert room.partial.exists()
+    assert not (room.partial / "plan.json").exists()
+    first = tree_hash(room.out)
+    assert room.prepare(force=True).splits
+    assert tree_hash(room.out) == first
+    assert not room.partial.exists()
+
+
+def test_a_kill_before_the_folder_of_the_build_is_marked(room):
+    fill(room.faces, 3)
+    room.partial.mkdir()
+    room.prepare()
+    assert not room.partial.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_of_the_build(room):
+    fill(room.faces, 3)
+    room.partial.write_text("precious")
+    with pytest.raises(PrepareError, match="is no unfinished build"):
+        room.prepare(restart=True)
+    assert room.partial.read_text() == "precious"
+
+
+def command(room, *options):
+    arguments = [str(room.faces), str(room.out), "--size", "16", "--workers", "0", *options]
+    return cli.main(["prepare", *arguments])
+
+
+def test_what_an_interruption_says(room, monkeypatch, capsys):
+    fill(room.faces, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("codeformer_jax.prepare.build_plan.Plan.save", interrupted)
+        assert command(room) == 130
+    assert "interrupted; nothing is kept; the same command begins" in capsys.readouterr().err
+    assert not room.partial.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_shards", interrupted)
+        assert command(room) == 130
+        error = capsys.readouterr().err
+        assert "nothing is published" in error
+        assert "same command again to go on" in error
+        assert "--restart" not in error
+        assert command(room, "--restart") == 130
+        assert "leave out --restart, which would begin anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "rename"), (shutil, "rmtree")])
+def test_what_an_interruption_after_the_publication_says(room, monkeypatch, capsys, module, name):
+    fill(room.faces, 3)
+    original, stopped = getattr(module, name), []
+
+    def stop(*arguments):
+        original(*arguments)
+        if room.out.exists() and not stopped:
+            stopped.append(arguments)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, stop)
+        assert command(room) == 130
+    error = capsys.readouterr().err
+    assert f"'{room.out}' is published and complete" in error
+    assert "go on" not in error
+    assert len(read_all(room.out)) == 3
+
+
+def test_what_an_error_after_the_publication_says(room, monkeypatch, capsys):
+    fill(room.faces, 3)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        assert command(room) == 2
+    error = capsys.readouterr().err
+    assert "Input/output error" in error
+    assert f"'{room.out}' is published and complete" in error
