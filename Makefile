@@ -15,15 +15,18 @@ INSTALLED := $(VENV)/installed-$(EXTRAS)
 
 # Most of a JAX test is compilation; the second run of anything reads it from here.
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
+# Huge pages for the C library (glibc 2.35 or later): see docs/speed.md.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help env test lint format demo readme clean
+.PHONY: help env test test-slow lint format demo readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo     train the three stages on synthetic faces, evaluate, restore, write a report'
 	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps, in demo-short] [DATA=a folder of images]'
-	@echo 'make test     check the style, then run every test'
+	@echo 'make test     check the style, then run what every change needs (10 minutes on two cores)'
 	@echo '              [ARGS="-k jpeg"] [JOBS=2: worker processes, 0: none]'
+	@echo 'make test-slow  the rest: kills, several processes, full-size twins, long compiles'
 	@echo 'make readme   run every command of README.md, in its order, at tiny size'
 	@echo 'make env      install into $(VENV) [EXTRAS=test,torch] [PYTHON=/path/to/python3.12]'
 	@echo 'make lint     check the style'
@@ -54,7 +57,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" $(ARGS)
+
+test-slow: env
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow $(ARGS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """A folder of pictures with a place for its dataset."""
 
 import pytest
-from data.prepare.support import Room
+from prepare.support import Room
 
 
 @pytest.fixture

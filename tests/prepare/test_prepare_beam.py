@@ -5,7 +5,7 @@ import sys
 
 import fsspec
 import pytest
-from data.prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
+from prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
 from fsspec.implementations.memory import MemoryFileSystem
 
 from codeformer_jax.prepare import build, staging

@@ -1,7 +1,7 @@
 """`codeformer-jax prepare` from the command line."""
 
 import pytest
-from data.prepare.support import fill, read_all, read_split
+from prepare.support import fill, read_all, read_split
 
 from codeformer_jax import cli
 

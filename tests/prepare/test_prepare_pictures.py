@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from data.prepare.support import fill, picture, read_all, read_split, rejected, save, splits
+from prepare.support import fill, picture, read_all, read_split, rejected, save, splits
 from PIL import Image
 from tensorflow_datasets.core import decode
 

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from data.prepare.support import Killed, fill, killed, read_all, save, tree_hash
+from prepare.support import Killed, fill, killed, read_all, save, tree_hash
 
 from codeformer_jax import cli
 from codeformer_jax.prepare import build, publish

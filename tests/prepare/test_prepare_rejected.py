@@ -10,7 +10,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from data.prepare.support import Room, fill, picture, read_all, read_split, rejected, save, splits
+from prepare.support import Room, fill, picture, read_all, read_split, rejected, save, splits
 from PIL import Image
 
 from codeformer_jax.data.folder import name_hash

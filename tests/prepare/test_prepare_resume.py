@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from data.prepare.support import (
+from prepare.support import (
     Killed,
     die,
     fill,
