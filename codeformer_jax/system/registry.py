@@ -1,12 +1,12 @@
 """Named entries of one kind: tasks, networks, metrics, corruptions, quantizers, sources."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 Entry = TypeVar("Entry")
 
 
-class Registry(Mapping[str, Entry], Generic[Entry]):
+class Registry(Generic[Entry]):
     """Entries by name, in the order in which they were registered.
 
     Args:
