@@ -1,7 +1,4 @@
-"""Trains or goes on: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]
-
-In several processes each gets the same command; docs/distributed.md has how they find each other.
-"""
+"""Trains or resumes: python train.py --config=configs/X.py --workdir=DIR [--config.key=value]"""
 
 import logging
 
@@ -27,10 +24,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     for library in ("absl", "jax"):  # Orbax logs its every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
+    plan_only = _CONFIG.value.train.compile_only
+    if _WORKDIR.value is None and not plan_only:
+        raise app.UsageError("--workdir=DIR is required to train")
     try:
-        plan_only = _CONFIG.value.train.compile_only
-        if _WORKDIR.value is None and not plan_only:
-            raise app.UsageError("--workdir=DIR is required to train")
         if _CONFIG.value.train.get("deterministic"):
             process.use_deterministic_programs()
         with process.ended_by_signals():
@@ -45,10 +42,10 @@ def main(argv: list[str]) -> None:
         if plan_only:
             plan.compile_only(_CONFIG.value)
             return
-        # Again, since JAX's handler of SIGTERM has taken this one's place in several processes.
+        # Again: in several processes JAX's handler of SIGTERM has replaced this one.
         with process.ended_by_signals():
-            main_one = hosts.is_main()  # Looks for devices.
-        if not main_one:  # What all of them notice, the first one says.
+            first = hosts.is_main()
+        if not first:
             logging.getLogger().setLevel(logging.ERROR)
         loop.train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError) as error:

@@ -5,8 +5,8 @@ import sys
 
 import fsspec
 import pytest
-from prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
 from fsspec.implementations.memory import MemoryFileSystem
+from prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
 
 from codeformer_jax.prepare import build, staging
 from codeformer_jax.prepare.staging import PrepareError

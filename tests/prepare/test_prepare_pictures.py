@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from prepare.support import fill, picture, read_all, read_split, rejected, save, splits
 from PIL import Image
+from prepare.support import fill, picture, read_all, read_split, rejected, save, splits
 from tensorflow_datasets.core import decode
 
 from codeformer_jax.data.folder import ImageFolder, name_hash

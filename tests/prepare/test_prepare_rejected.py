@@ -10,8 +10,8 @@ import tempfile
 
 import numpy as np
 import pytest
-from prepare.support import Room, fill, picture, read_all, read_split, rejected, save, splits
 from PIL import Image
+from prepare.support import Room, fill, picture, read_all, read_split, rejected, save, splits
 
 from codeformer_jax.data.folder import name_hash
 from codeformer_jax.data.images import UnreadableImage, read_image

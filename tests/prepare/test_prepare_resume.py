@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from PIL import Image
 from prepare.support import (
     Killed,
     die,
@@ -22,7 +23,6 @@ from prepare.support import (
     save,
     tree_hash,
 )
-from PIL import Image
 from small_disk import small_disk
 from tqdm import tqdm
 
