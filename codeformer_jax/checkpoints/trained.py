@@ -16,12 +16,12 @@ from codeformer_jax.checkpoints.workdir import (
     CONFIG_FILE,
     TEACHER_FILE,
     abstract_state,
-    metric,
     read_config,
     saved_steps,
+    stored_rank,
 )
 from codeformer_jax.system import paths
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import BestScore, make_task
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     config = read_config(path)
     paths.check_workdir(path)
     task = make_task(config, check=False)  # Whatever it was trained with.
-    step = _find_step(path, which)
+    step = _find_step(path, which, task.best_score)
     abstract = abstract_state(task, config)
     names = ("params", "ema_params", "collections")
     restored = _restore(path, step, {name: getattr(abstract, name) for name in names})
@@ -65,10 +65,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         "params": {**restored["params"], **restored["ema_params"]},
         **restored["collections"],
     }
-    module = task.module
-    if hasattr(module, "stop_gradients"):  # A choice of the training task, not of the network.
-        module = module.clone(stop_gradients=False)
-    return Trained(task.network, module, variables, config, step)
+    return Trained(task.network, task.trained_module, variables, config, step)
 
 
 def load_discriminator(path: str | Path) -> Any:
@@ -88,10 +85,11 @@ def load_discriminator(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
     paths.check_workdir(path)
-    state = abstract_state(make_task(config, check=False), config).discriminator
+    task = make_task(config, check=False)
+    state = abstract_state(task, config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
-    step = _find_step(path, "latest")
+    step = _find_step(path, "latest", task.best_score)
     state = _restore(path, step, {"discriminator": state})["discriminator"]
     return {"params": state.params, "batch_stats": state.batch_stats}
 
@@ -142,14 +140,14 @@ def _restore(workdir: Path, step: int, abstract: Any) -> Any:
         )
 
 
-def _find_step(workdir: Path, which: str | int) -> int:
+def _find_step(workdir: Path, which: str | int, best: BestScore | None) -> int:
     folder, steps = workdir / "checkpoints", saved_steps(workdir)
     if not steps:
         raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
-    if which == "latest":
+    if which == "latest" or (which == "best" and best is None):
         return _latest_whole(workdir, steps)
     if which == "best":
-        step = max(steps, key=lambda step: metric(folder / str(step)))
+        step = max(steps, key=lambda step: stored_rank(folder / str(step), best))
     elif not str(which).isdigit():
         raise ValueError(f"checkpoint is {which!r}; expected 'latest', 'best' or a step")
     elif int(which) not in steps:

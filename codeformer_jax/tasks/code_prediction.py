@@ -7,6 +7,7 @@ from jaxtyping import Array, Key
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.code_task import CodeTask
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 
@@ -17,6 +18,7 @@ class Phase:
     recipe: Recipe
 
 
+@TASKS.register("code_prediction")
 class CodePredictionTask(CodeTask):
     """loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6).
 
@@ -41,13 +43,11 @@ class CodePredictionTask(CodeTask):
         measured = accumulate.measure(
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             measured.means["gradients"],
-            measured.images["indices"],
             measured.means["metrics"],
+            codes=measured.images["indices"],
         )
 
     def _measure(

@@ -19,8 +19,9 @@ from codeformer_jax.nn import (
     CodePrediction,
     resize_positions,
 )
-from codeformer_jax.tasks import accumulate, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.protocol import BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
 FROZEN_PATH = ("quantize", "generator")
@@ -34,28 +35,26 @@ class Targets:
     latents: Float[Array, "b h w d"]
 
 
-class CodeTask:
+class CodeTask(Task):
     """Base of the tasks that train a CodeFormer against the codes of a frozen stage-I VQGAN.
 
     `frozen['teacher']` holds that VQGAN's variables; its codebook and generator are also the
     CodeFormer's own and are not trained.
     """
 
-    network = "codeformer"
-    needs_teacher = True
+    best_score = BestScore("psnr")
     trained: tuple[str, ...] = CODE_PATH
     eval_weights: tuple[float, ...] = (0.0,)
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         backbone = common.network_fields(config.model)
         # However the codebook was trained, here it is a parameter like any other.
         backbone = {**backbone, "ema_decay": None}
         self.teacher = VQGAN(**backbone)
         codeformer = common.network_fields(config.codeformer)
         self.module = CodeFormer(**backbone, **codeformer, stop_gradients=True)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
-        self.slices = accumulate.slices_of(config)
+        self.codebook_size = self.module.codebook_size
         self.recipes = {name: common.read_recipe(config, name) for name in config.degradation}
         if config.eval.recipe not in self.recipes:
             raise ValueError(
@@ -84,7 +83,12 @@ class CodeTask:
                 wanted |= set(paths)
             params = common.transplant(params, source, wanted)
         trained = common.select(params, self.trained)
-        return TrainState.first(params, trained, self.optimizer, self.module.codebook_size)
+        return TrainState.first(params, trained, self.optimizer, self.codebook_size)
+
+    @property
+    def trained_module(self) -> CodeFormer:
+        """The network with gradients everywhere; where they stop is a choice of training."""
+        return self.module.clone(stop_gradients=False)
 
     def degrade(
         self, real: Float[Array, "b h w 3"], keys: Key[Array, "b"], recipe: Recipe
@@ -123,7 +127,7 @@ class CodeTask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         degraded = self.degrade(real, keys, self.recipes[self.config.eval.recipe])
         targets = self.targets(frozen, real)
@@ -136,13 +140,7 @@ class CodeTask:
             metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
         metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)
         metrics["psnr"] = metrics[f"psnr_w{self.eval_weights[-1]:g}"]
-        return common.Evaluated(metrics=metrics, panels=panels, indices=output.indices)
-
-    def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
-        """PSNR in dB of the teacher's reconstructions of clean images, one per image."""
-        real = common.from_uint8(images)
-        output = self.teacher.apply(teacher, real)
-        return psnr(common.to_unit(output.image), common.to_unit(real))
+        return Evaluated(metrics=metrics, panels=panels, indices=output.indices)
 
 
 def _at_size(source: PyTree, module: CodeFormer) -> PyTree:

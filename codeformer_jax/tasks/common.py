@@ -1,9 +1,8 @@
 """What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import flax.struct
 import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
@@ -11,83 +10,18 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PatchDiscriminator
-from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.ops.random import rbg_keys
 from codeformer_jax.tasks import guard
-from codeformer_jax.tasks.gradients import gradient_norms, norm
-from codeformer_jax.tasks.state import (
-    DiscriminatorState,
-    Late,
-    Optimizer,
-    PyTree,
-    TrainState,
-    update_ema,
-)
+from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
 
 Metrics = guard.Metrics
-# 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
+# Either 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-# Of the clean images in a batch, by the teacher, row-major over the map.
+# The teacher's codes of the clean images in a batch, row-major over the map.
 Codes = Int[Array, "b n"]
+Labels = Int[Array, "b"]
 USAGE_DECAY = 0.99
 DEAD_SHARE = 0.01
-
-
-@flax.struct.dataclass
-class Evaluated:
-    """What a task measures on a batch of held-out images, on the device or fetched from it.
-
-    Attributes:
-        metrics: name -> one float32 per image, [b].
-        panels: name -> images [b, h, w, 3] in [-1, 1]; jit sorts them by name, which is the order
-            of a picture's columns.
-        indices: the network's codes, int32 [b, n].
-    """
-
-    metrics: dict[str, Any]
-    panels: dict[str, Any]
-    indices: Any
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A training task: pure functions of arrays, made once from the config.
-
-    `frozen` holds the variables of networks that are not trained: 'teacher' and 'lpips' where
-    the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
-    the compiled variant, its arrays do not recompile). `codes` spare a task with a teacher that
-    network's forward; the others take None only. A task with a true attribute `needs_labels` gets
-    `labels` besides, int32 [b], in `train_step` and `eval_step`. A task with a method `start_from`
-    decides what of an earlier network becomes `previous`.
-    """
-
-    network: str
-    module: Any
-    needs_teacher: bool
-
-    def init(
-        self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
-    ) -> TrainState: ...
-
-    def phase(self, step: int) -> Any: ...
-
-    def train_step(
-        self,
-        state: TrainState,
-        frozen: dict[str, PyTree],
-        images: Images,
-        key: Key[Array, ""],
-        phase: Any,
-        codes: Codes | None = None,
-    ) -> tuple[TrainState, Metrics]: ...
-
-    def eval_step(
-        self,
-        state: TrainState,
-        frozen: dict[str, PyTree],
-        images: UInt8[Array, "b h w 3"],
-        keys: Key[Array, "b"],
-    ) -> Evaluated: ...
 
 
 def from_uint8(images: Images) -> Float[Array, "b h w 3"]:
@@ -235,61 +169,3 @@ def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
         for name in ("params", "batch_stats")
     }
     return state.replace(discriminator=state.discriminator.replace(**started))
-
-
-def advance(
-    config: ml_collections.ConfigDict,
-    optimizer: Optimizer,
-    state: TrainState,
-    gradients: PyTree,
-    codes: Int[Array, "..."],
-    metrics: Metrics,
-    *,
-    discriminator: tuple[PyTree, PyTree] | None = None,
-    late: Late | None = None,
-    finish: Callable[[TrainState, TrainState], TrainState] = lambda before, after: after,
-) -> tuple[TrainState, Metrics]:
-    """The state after a step, and `metrics` with codebook health, norms and learning rates.
-
-    Where a loss or gradient is not finite the state stays (`guard.take_step`).
-
-    Args:
-        gradients: of the trained parameters that the losses reach, keyed as in `state.params`; of
-            the other trained ones `optimizer.advance` decides. Averages follow all trained ones.
-        codes: all of the batch, of as many as `state.code_usage` follows.
-        discriminator: its gradients and new batch statistics, where it was judged.
-        late: see `Optimizer.apply`.
-        finish: (state before, state after) -> state after, with what the task itself changes.
-    """
-    counts = count_codes(codes, state.code_usage.shape[0])
-    usage = update_usage(state.code_usage, counts)
-    rate = optimizer.learning_rate(state.step)
-    metrics = metrics | gradient_norms(gradients)
-    if discriminator is not None:
-        metrics["grad_norm_discriminator"] = norm(discriminator[0])
-        metrics["d_learning_rate"] = rate
-    metrics |= {
-        "perplexity": code_perplexity(counts),
-        "dead_codes": dead_codes(usage),
-        "learning_rate": rate,
-    }
-
-    def update(before: TrainState) -> TrainState:
-        trained = {name: before.params[name] for name in before.ema_params}
-        trained, opt_state = optimizer.apply(
-            gradients, before.opt_state, trained, before.step, late=late
-        )
-        params = {**before.params, **trained}
-        decay, warmup = config.ema_decay, config.ema_warmup
-        ema = update_ema(before.ema_params, trained, before.step, decay=decay, warmup=warmup)
-        after = before.replace(params=params, ema_params=ema, opt_state=opt_state, code_usage=usage)
-        if discriminator is not None:
-            gradient, batch_stats = discriminator
-            judge = before.discriminator
-            params, opt_state = optimizer.apply(
-                gradient, judge.opt_state, judge.params, before.step
-            )
-            after = after.replace(discriminator=DiscriminatorState(params, opt_state, batch_stats))
-        return finish(before, after)
-
-    return guard.take_step(state, metrics, update)

@@ -12,6 +12,7 @@ from codeformer_jax.nn import GPT
 from codeformer_jax.ops.random import threefry_keys
 from codeformer_jax.sampling import Draw, sample_gpt
 from codeformer_jax.tasks import common, prior
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree
 
 # Streams of randomness, folded into an image's key.
@@ -35,6 +36,7 @@ def corrupt(
     return jax.vmap(row)(codes, keys)
 
 
+@TASKS.register("gpt_prior")
 class GPTPriorTask(prior.PriorTask):
     """Cross entropy of the codes, no smoothing.
 
@@ -43,13 +45,14 @@ class GPTPriorTask(prior.PriorTask):
     degraded by degradation[condition_recipe].
     """
 
-    network = "taming_gpt"
+    classes_setting = "--config.gpt.classes"
+    without_classes = "--config.gpt.classes=0 --config.gpt.condition=start"
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.levels = self.teacher.codebook_size
-        self.module = _make_gpt(config, self.map_shape[:2], self.levels)
-        self.needs_labels = self.module.condition == "class"
+        self.codebook_size = self.teacher.codebook_size
+        self.module = _make_gpt(config, self.map_shape[:2], self.codebook_size)
+        self.classes = self.module.classes
         if self.module.condition == "codes":
             self.recipe = common.read_recipe(config, config.condition_recipe)
 
@@ -72,11 +75,11 @@ class GPTPriorTask(prior.PriorTask):
         if train:
             dropping = common.weak_keys(self.config, _stream(inputs["keys"], _DROPOUT))
             corrupting = _stream(inputs["keys"], _CORRUPT)
-            codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.levels)
+            codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.codebook_size)
         logits = self.module.apply(
             {"params": params}, condition, codes, dropout_keys=dropping, method="code_logits"
         )
-        return logits[..., : self.levels].reshape(*values.shape, self.levels)
+        return logits[..., : self.codebook_size].reshape(*values.shape, self.codebook_size)
 
     def condition(
         self, frozen: dict[str, PyTree], inputs: PyTree, recipe: Recipe | None
@@ -103,7 +106,9 @@ class GPTPriorTask(prior.PriorTask):
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> prior.Values:
         condition = self.condition(frozen, inputs, self.recipe)
         keys = _stream(inputs["keys"], _DRAW)
-        codes = sample_gpt(self.module, variables, keys, condition, how=Draw(codes=self.levels))
+        codes = sample_gpt(
+            self.module, variables, keys, condition, how=Draw(codes=self.codebook_size)
+        )
         return codes[..., None]
 
 

@@ -41,6 +41,11 @@ class ImageLosses:
     last_kernel: Callable[[PyTree], Array]
     reached: Sequence[str]
 
+    @property
+    def needed_lpips(self) -> LPIPS | None:
+        """The network of the perceptual part, or None where that part has no weight."""
+        return self.lpips if self.config.perceptual_weight else None
+
     def measure(
         self,
         fake: Float[Array, "b h w 3"],

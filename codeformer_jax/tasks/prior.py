@@ -15,11 +15,12 @@ from codeformer_jax.metrics import bits_per_dim, count_values, psnr, site_bits_p
 from codeformer_jax.nn import VQGAN, VQVAE, TamingVQGAN
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import accumulate, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.common import Labels
+from codeformer_jax.tasks.protocol import BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 AUTOENCODERS = {"vqgan": VQGAN, "taming_vqgan": TamingVQGAN, "vqvae": VQVAE}
 Values = Int[Array, "b h2 w2 c"]
-Labels = Int[Array, "b"]
 # Of the codebook only; a prior has none.
 _NO_METRICS = ("perplexity", "dead_codes")
 
@@ -38,14 +39,14 @@ class PriorState(TrainState):
     site_counts: Any = None
 
 
-class PriorTask(abc.ABC):
+class PriorTask(Task, abc.ABC):
     """loss = -log p(map | condition), nats per value of the map.
 
     `config`: prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
     steps, eval.samples.
 
-    A subclass sets `network`, `module` and `levels`, the number of values; it draws parameters
-    (`_init_params`), computes `logits` and draws maps (`draw`).
+    A subclass sets `module` and `codebook_size`, the number of values, and defines `_init_params`,
+    `logits` and `draw`.
 
     Evaluation reports, for held-out maps, bits per value under the network (`bits_per_dim`), under
     the uniform distribution and under every place's own frequencies in training
@@ -56,23 +57,19 @@ class PriorTask(abc.ABC):
         ValueError: for settings that do not fit together.
     """
 
-    network: str
-    module: Any
-    levels: int
-    needs_labels: bool
+    best_score = BestScore("bits_per_dim", smallest=True)
     kinds = tuple(AUTOENCODERS)
     recipe: Recipe | None = None
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         if config.prior_of not in self.kinds:
             raise ValueError(
                 f"prior_of is {config.prior_of!r}; expected one of {', '.join(self.kinds)}"
             )
-        self.needs_teacher = config.prior_of in AUTOENCODERS
         side = config.data.image_size
         self.map_shape = (side, side, 3)
-        if self.needs_teacher:
+        if config.prior_of in AUTOENCODERS:
             fields = {**common.network_fields(config.model), "ema_decay": None}
             self.teacher = AUTOENCODERS[config.prior_of](**fields)
             factor = self.teacher.downsampling
@@ -81,8 +78,6 @@ class PriorTask(abc.ABC):
                     f"data.image_size={side} does not divide into codes of {factor} px; change it"
                 )
             self.map_shape = (side // factor, side // factor, 1)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
-        self.slices = accumulate.slices_of(config)
 
     @abc.abstractmethod
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
@@ -124,8 +119,10 @@ class PriorTask(abc.ABC):
         if previous is not None and "quantize" not in common.plain_codebook(previous):
             source = dict(previous["params"])
             params = common.transplant(params, source, {*params, *source})
-        counts = jnp.zeros((*self.map_shape, self.levels), jnp.float32)
-        return PriorState.first(params, params, self.optimizer, self.levels, site_counts=counts)
+        counts = jnp.zeros((*self.map_shape, self.codebook_size), jnp.float32)
+        return PriorState.first(
+            params, params, self.optimizer, self.codebook_size, site_counts=counts
+        )
 
     def phase(self, step: int) -> Phase:
         return Phase(self.recipe)
@@ -160,13 +157,11 @@ class PriorTask(abc.ABC):
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
         values, means = measured.images["values"], measured.means
-        state, metrics = common.advance(
-            self.config,
-            self.optimizer,
+        state, metrics = self.advance(
             state,
             means["gradients"],
-            values,
             means["metrics"],
+            codes=values,
             finish=lambda before, after: after.replace(
                 site_counts=on_all_devices(count_values(on_all_devices(before.site_counts), values))
             ),
@@ -198,7 +193,7 @@ class PriorTask(abc.ABC):
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
         labels: Labels | None = None,
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real, values = common.from_uint8(images), self.values(frozen, images)
         inputs = {"images": images, "keys": keys, "labels": labels}
         variables = state.variables()
@@ -206,7 +201,7 @@ class PriorTask(abc.ABC):
         bits = bits_per_dim(logits, values)
         metrics = {
             "bits_per_dim": bits,
-            "bits_per_dim_uniform": jnp.full_like(bits, math.log2(self.levels)),
+            "bits_per_dim_uniform": jnp.full_like(bits, math.log2(self.codebook_size)),
             "bits_per_dim_sites": site_bits_per_dim(state.site_counts, values),
             "accuracy": jnp.mean(_likeliest(logits) == values, axis=(1, 2, 3)),
         }
@@ -217,7 +212,7 @@ class PriorTask(abc.ABC):
             metrics["teacher_mse"] = jnp.mean(jnp.square(made - real), axis=(1, 2, 3))
             metrics["teacher_psnr"] = psnr(common.to_unit(made), common.to_unit(real))
             panels["reconstruction"] = made
-        return common.Evaluated(
+        return Evaluated(
             metrics=metrics, panels=panels, indices=values.reshape(values.shape[0], -1)
         )
 
@@ -238,12 +233,6 @@ class PriorTask(abc.ABC):
         if not self.needs_teacher:
             return common.from_uint8(values.astype(jnp.uint8))
         return self.teacher.apply(frozen["teacher"], values[..., 0], method="decode")
-
-    def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
-        """PSNR in dB of the teacher's reconstructions of images, one per image."""
-        real = common.from_uint8(images)
-        output = self.teacher.apply(teacher, real)
-        return psnr(common.to_unit(output.image), common.to_unit(real))
 
 
 def _likeliest(logits: Float[Array, "*s k"]) -> Int[Array, "*s"]:

@@ -17,6 +17,7 @@ from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common, groups
 from codeformer_jax.tasks.code_task import CODE_PATH, CodeTask
 from codeformer_jax.tasks.image_losses import make_image_losses
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 FUSION = ("fuse_convs_dict_",)
@@ -91,6 +92,7 @@ def _read_row(given: Mapping[str, Any]) -> Row:
         ) from error
 
 
+@TASKS.register("restoration")
 class RestorationTask(CodeTask):
     """loss = code losses + L1 + perceptual + gan_weight * lambda * hinge (section 3.3).
 
@@ -107,6 +109,7 @@ class RestorationTask(CodeTask):
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         self.image_losses = make_image_losses(config, self.module.dtype, self._last_kernel, FUSION)
+        self.lpips = self.image_losses.needed_lpips
         groups.check(config)
         self.schedule = [_read_row(row) for row in config.schedule]
         if not self.module.connect_list:
@@ -233,13 +236,11 @@ class RestorationTask(CodeTask):
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("code_loss") + metrics.pop("image_loss")
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             gradients,
-            measured.images["indices"],
             metrics,
+            codes=measured.images["indices"],
             discriminator=measured.means.get("discriminator"),
             late=(
                 tuple(common.select(gradients, FUSION)),

@@ -134,6 +134,7 @@ _DTYPE = Rule(
 _REMAT = optional(choice(*POLICIES))
 
 RULES: dict[str, Rule] = {
+    "plugins": several(Rule(lambda name: isinstance(name, str), "the name of a module")),
     "seed": whole(0, 2**32 - 1),
     "steps": whole(0, 2**31 - 1),  # 0 evaluates and saves the first state.
     "ema_decay": _SHARE,

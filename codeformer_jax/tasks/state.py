@@ -37,7 +37,8 @@ class TrainState:
         ema_params: moving average of the trained ones, keyed as in `params`.
         opt_state: optimizer state of the trained ones.
         collections: mutable variables of the network: 'codebook' where it is a moving average.
-        code_usage: moving average of each code's share of the batch, [K] float32.
+        code_usage: moving average of each code's share of the batch, [K] float32, or None in tasks
+            without codes.
         skipped: number of steps skipped for a loss or gradient that was not finite, int32.
         skipped_in_row: of those the ones that came last, with no other step since, int32.
         discriminator: a `DiscriminatorState`, or None in tasks that have none.
@@ -55,23 +56,28 @@ class TrainState:
 
     @classmethod
     def first(
-        cls, params: PyTree, trained: PyTree, optimizer: "Optimizer", codes: int, **others: Any
+        cls,
+        params: PyTree,
+        trained: PyTree,
+        optimizer: "Optimizer",
+        codes: int | None = None,
+        **others: Any,
     ) -> "TrainState":
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Args:
             params: of the whole network.
             trained: those of `params` that are trained.
-            optimizer: of these.
-            codes: number of codes K.
-            others: further fields; `collections` are none unless they are given.
+            optimizer: of the trained ones.
+            codes: number of codes K, or None in a task without codes.
+            others: further fields; `collections` is empty unless it is given.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             ema_params=jax.tree.map(jnp.copy, trained),
             opt_state=optimizer.init(trained),
-            code_usage=jnp.full(codes, 1 / codes, jnp.float32),
+            code_usage=codes and jnp.full(codes, 1 / codes, jnp.float32),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
             **{"collections": {}, **others},

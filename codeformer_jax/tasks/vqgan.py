@@ -10,7 +10,8 @@ from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN
 from codeformer_jax.tasks import accumulate, codebook, common, groups
 from codeformer_jax.tasks.image_losses import make_image_losses
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.protocol import TASKS, BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 
 @flax.struct.dataclass
@@ -20,23 +21,23 @@ class Phase:
     gan: bool = flax.struct.field(pytree_node=False)
 
 
-class VQGANTask:
+@TASKS.register("vqgan")
+class VQGANTask(Task):
     """loss = L1 + perceptual + gan_weight * lambda * hinge + codebook loss (VQGAN, eq. 4-7).
 
     `config`: model, discriminator, loss, optimizer, ema_decay, ema_warmup, steps, codebook_init.
     """
 
-    network = "vqgan"
-    needs_teacher = False
+    best_score = BestScore("psnr")
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         self.module = VQGAN(**common.network_fields(config.model))
+        self.codebook_size = self.module.codebook_size
         self.image_losses = make_image_losses(
             config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
         )
-        self.slices = accumulate.slices_of(config)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.lpips = self.image_losses.needed_lpips
         groups.check(config)
 
     def init(
@@ -55,7 +56,7 @@ class VQGANTask:
             params,
             params,
             self.optimizer,
-            self.module.codebook_size,
+            self.codebook_size,
             collections=variables,
             discriminator=common.init_discriminator(
                 self.image_losses.discriminator, self.optimizer, discriminator_key, real
@@ -72,7 +73,6 @@ class VQGANTask:
         images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
-        codes: None = None,
     ) -> tuple[TrainState, common.Metrics]:
         measured = accumulate.measure(
             lambda part: self._measure(state, frozen, part, phase),
@@ -81,13 +81,11 @@ class VQGANTask:
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("image_loss") + metrics["codebook_loss"]
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             gradients,
-            measured.images["indices"],
             metrics,
+            codes=measured.images["indices"],
             discriminator=measured.means.get("discriminator"),
             finish=codebook.finish(self.module, measured.images, key),
         )
@@ -131,10 +129,10 @@ class VQGANTask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         output = self.module.apply(state.variables(), real)
-        return common.Evaluated(
+        return Evaluated(
             metrics={"psnr": psnr(common.to_unit(output.image), common.to_unit(real))},
             panels={"reconstruction": output.image, "truth": real},
             indices=output.indices,

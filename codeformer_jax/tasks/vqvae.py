@@ -2,7 +2,6 @@
 
 import math
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -12,15 +11,12 @@ from codeformer_jax import losses
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQVAE
 from codeformer_jax.tasks import accumulate, codebook, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.protocol import TASKS, BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 
-@flax.struct.dataclass
-class Phase:
-    """All steps are alike."""
-
-
-class VQVAETask:
+@TASKS.register("vqvae")
+class VQVAETask(Task):
     """loss = pixel_weight * MSE + codebook loss, images in [-1, 1].
 
     `config`: model, loss.pixel_weight, optimizer, ema_decay, ema_warmup, steps, codebook_init.
@@ -28,14 +24,12 @@ class VQVAETask:
     cost under the uniform prior: `code_bits` a code and `bits_per_dim` of the image's values.
     """
 
-    network = "vqvae"
-    needs_teacher = False
+    best_score = BestScore("psnr")
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         self.module = VQVAE(**common.network_fields(config.model))
-        self.slices = accumulate.slices_of(config)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.codebook_size = self.module.codebook_size
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
@@ -46,11 +40,9 @@ class VQVAETask:
         params, variables = codebook.init_network(
             self.config, self.module, (network_key, codes_key), real, previous
         )
-        codes = self.module.codebook_size
-        return TrainState.first(params, params, self.optimizer, codes, collections=variables)
-
-    def phase(self, step: int) -> Phase:
-        return Phase()
+        return TrainState.first(
+            params, params, self.optimizer, self.codebook_size, collections=variables
+        )
 
     def train_step(
         self,
@@ -58,19 +50,16 @@ class VQVAETask:
         frozen: dict[str, PyTree],
         images: common.Images,
         key: Key[Array, ""],
-        phase: Phase,
-        codes: None = None,
+        phase: None,
     ) -> tuple[TrainState, common.Metrics]:
         measured = accumulate.measure(
             lambda part: self._measure(state, part), {"images": images}, self.slices
         )
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             measured.means["gradients"],
-            measured.images["indices"],
             measured.means["metrics"],
+            codes=measured.images["indices"],
             finish=codebook.finish(self.module, measured.images, key),
         )
 
@@ -97,12 +86,12 @@ class VQVAETask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         output = self.module.apply(state.variables(), real)
         bits = jnp.full(real.shape[0], math.log2(self.module.codebook_size), jnp.float32)
         codes_per_value = output.indices.shape[1] / math.prod(real.shape[1:])
-        return common.Evaluated(
+        return Evaluated(
             metrics={
                 "mse": jnp.mean(jnp.square(output.image - real), axis=(1, 2, 3)),
                 "psnr": psnr(common.to_unit(output.image), common.to_unit(real)),

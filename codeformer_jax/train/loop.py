@@ -31,7 +31,7 @@ from codeformer_jax.train.interrupts import (
     interrupt_flag,
     unless_interrupted,
 )
-from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
+from codeformer_jax.train.labels import check_batch, check_labels
 from codeformer_jax.train.monitor import Monitor, check_deterministic
 from codeformer_jax.train.precomputed import with_codes
 from codeformer_jax.train.speed import Ahead, TimedStep
@@ -116,7 +116,7 @@ class _Run:
         self.key = jax.jit(partial(make_key, config.seed), out_shardings=replicated)()
         self.source = open_source(config.data, "train")
         # What of a batch the steps take.
-        self.names = ("image", "codes", *(("label",) if needs_labels(self.task) else ()))
+        self.names = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
         self.heldout = Heldout(self.task, config, self.mesh, self.key, self.names)
         check_labels(self.task, config, self.source, self.heldout.source)
         self.start = prepare(self.task, config, workdir)
@@ -139,7 +139,7 @@ class _Run:
             provenance.write(self.data, self.workdir)
             self.start.write(self.config, self.workdir)
         with (
-            contextlib.closing(Checkpoints(self.workdir)) as checkpoints,
+            contextlib.closing(Checkpoints(self.workdir, self.task.best_score)) as checkpoints,
             contextlib.closing(self._batches(step)) as loader,
             contextlib.closing(self._monitor(step)) as monitor,
             contextlib.closing(Writer(self.workdir, step, self.config, monitor.read)) as writer,
@@ -212,7 +212,7 @@ class _Run:
                 return next(here)
 
     def _monitor(self, step: int) -> Monitor:
-        codes = None if self.task.needs_teacher else self.abstract.code_usage.shape[0]
+        codes = None if self.task.needs_teacher else self.task.codebook_size
         return Monitor(self.config, self.workdir, step, self.mesh.devices.flat, codes)
 
     def _batches(self, start: int, workers: int | None = None):
