@@ -257,7 +257,9 @@ def test_cache_goes_empty_to_worker_processes():
 
 
 def test_cache_limit_is_checked_when_opened():
-    with pytest.raises(ValueError, match=r"caching 10 pictures takes 720 bytes.*data\.cache=False"):
+    with pytest.raises(
+        ValueError, match=r"data.cache=True: 10 pictures take 720 bytes.*data\.cache=False"
+    ):
         CachedSource(Numbered(10), max_bytes=719)
     assert len(CachedSource(Numbered(10), max_bytes=720)) == 10
 
