@@ -123,9 +123,8 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_taken(run, abstract,
     assert "goes on from step 2" in caplog.text
     assert (run / "damaged" / "4" / "default").is_dir()
     assert 4 not in saved_steps(run)
-    with Checkpoints(
-        run, BestScore("psnr")
-    )._manager as manager:  # The rest is in order for the saves to come.
+    # The rest is in order for the saves to come.
+    with Checkpoints(run, BestScore("psnr"))._manager as manager:
         assert 4 not in manager.all_steps()
 
 
