@@ -1,4 +1,4 @@
-"""Stage II: encoder and transformer learn the clean image's codes from a degraded one (w = 0)."""
+"""Stage II: encoder and transformer learn a clean image's codes from a degraded one (w = 0)."""
 
 import flax.struct
 import jax
@@ -13,7 +13,11 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 
 @flax.struct.dataclass
 class Phase:
-    """`recipe`: the ranges that degradations are drawn from."""
+    """Schedule of a step.
+
+    Attributes:
+        recipe: ranges that degradations are drawn from.
+    """
 
     recipe: Recipe
 
@@ -22,7 +26,7 @@ class Phase:
 class CodePredictionTask(CodeTask):
     """loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6).
 
-    `config`: model, codeformer, loss, optimizer, degradation.large, ema_decay, steps.
+    Reads model, codeformer, loss, optimizer, degradation.large, ema_decay and steps of the config.
     """
 
     def phase(self, step: int) -> Phase:
@@ -53,7 +57,7 @@ class CodePredictionTask(CodeTask):
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, losses and codes of a slice: `images`, `keys` and, where known, `codes`."""
+        """Returns gradients, losses and codes of a slice: `images`, `keys` and perhaps `codes`."""
         real = common.from_uint8(part["images"])
         degraded = self.degrade(real, part["keys"], phase.recipe)
         targets = self.targets(frozen, real, part.get("codes"))

@@ -1,4 +1,4 @@
-"""What stages II and III share: degraded inputs, codes of a frozen teacher, code losses."""
+"""Base of stages II and III: degraded inputs, codes of a frozen teacher, code losses."""
 
 import logging
 import math
@@ -36,10 +36,15 @@ class Targets:
 
 
 class CodeTask(Task):
-    """Base of the tasks that train a CodeFormer against the codes of a frozen stage-I VQGAN.
+    """Base of the tasks that train a CodeFormer on the codes of a frozen stage-I VQGAN.
 
-    `frozen['teacher']` holds that VQGAN's variables; its codebook and generator are also the
-    CodeFormer's own and are not trained.
+    `frozen['teacher']` holds that VQGAN's variables. The CodeFormer has the same codebook and
+    generator, which are not trained.
+
+    Attributes:
+        trained: prefixes of the trained parameters.
+        eval_weights: fidelity weights of the evaluation; 'psnr' is that of the last one.
+        recipes: degradations by their name in `config.degradation`.
     """
 
     best_score = BestScore("psnr")
@@ -49,7 +54,7 @@ class CodeTask(Task):
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         backbone = common.network_fields(config.model)
-        # However the codebook was trained, here it is a parameter like any other.
+        # Here the codebook is a parameter, even if stage I trained it as a moving average.
         backbone = {**backbone, "ema_decay": None}
         self.teacher = VQGAN(**backbone)
         codeformer = common.network_fields(config.codeformer)
@@ -65,20 +70,23 @@ class CodeTask(Task):
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """A CodeFormer from `previous`: a VQGAN's variables or those of a CodeFormer.
+        """Returns the first state of a CodeFormer.
 
-        What `previous` lacks (transformer, fusion) starts at random; without it, everything does.
-        A CodeFormer of another image size has its positions interpolated.
+        Args:
+            key: for random parameters.
+            images: the first batch.
+            previous: variables of a VQGAN or a CodeFormer, or None. Parts that it lacks start at
+                random. Positions of a CodeFormer of another image size are interpolated.
 
         Raises:
-            ValueError: where the shapes of `previous` are not those of the config.
+            ValueError: the shapes of `previous` differ from the config's.
         """
         real = common.from_uint8(images)[:1]
         params = dict(self.module.init(key, real, w=0.0)["params"])
         if previous is not None:
             source = _at_size(common.plain_codebook(previous), self.module)
             wanted = {"encoder", *FROZEN_PATH, *(name for name in params if name in source)}
-            if "feat_emb" in source:  # A CodeFormer: of it only fusion blocks may be new.
+            if "feat_emb" in source:  # A CodeFormer, where only fusion blocks may be missing.
                 paths = [*common.select(params, CODE_PATH), *common.select(source, CODE_PATH)]
                 wanted |= set(paths)
             params = common.transplant(params, source, wanted)
@@ -93,7 +101,13 @@ class CodeTask(Task):
     def degrade(
         self, real: Float[Array, "b h w 3"], keys: Key[Array, "b"], recipe: Recipe
     ) -> Float[Array, "b h w 3"]:
-        """Degraded images in [-1, 1], one key per image."""
+        """Returns degraded images in [-1, 1].
+
+        Args:
+            real: clean images in [-1, 1].
+            keys: one per image.
+            recipe: ranges to draw from.
+        """
         return degrade((real + 1) / 2, keys, recipe) * 2 - 1
 
     def targets(
@@ -102,7 +116,13 @@ class CodeTask(Task):
         real: Float[Array, "b h w 3"],
         codes: common.Codes | None = None,
     ) -> Targets:
-        """The teacher's codes of clean images: `codes` where they are known, or its forward."""
+        """Returns the teacher's codes of clean images.
+
+        Args:
+            frozen: variables, with 'teacher'.
+            real: clean images in [-1, 1].
+            codes: the codes if they are known, which spares the teacher's forward.
+        """
         if codes is None:
             codes = self.teacher.apply(frozen["teacher"], real, method="encode").indices
         codebook = frozen["teacher"]["params"]["quantize"]["embedding"]
@@ -113,7 +133,10 @@ class CodeTask(Task):
     def code_loss(
         self, output: CodeFormerOutput | CodePrediction, targets: Targets
     ) -> tuple[Float[Array, ""], common.Metrics]:
-        """feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6)."""
+        """Returns the code losses (eq. 5-6) and their metrics.
+
+        loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE
+        """
         feature = losses.mse(output.latents, targets.latents)
         entropy = losses.cross_entropy(output.logits, targets.indices)
         weights = self.config.loss
@@ -144,7 +167,7 @@ class CodeTask(Task):
 
 
 def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
-    """Adapts a CodeFormer to the image size of `module`: its positions and names of fusions."""
+    """Adapts a CodeFormer's positions and names of fusion blocks to `module`'s image size."""
     tokens = source["position_emb"].shape[0] if "position_emb" in source else 0
     old, new = math.isqrt(tokens), module.image_size // module.downsampling
     if old in (0, new) or old**2 != tokens:
@@ -157,7 +180,7 @@ def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
     resized = {"position_emb": resize_positions(source["position_emb"], (new, new))}
     prefix = "fuse_convs_dict_"
     for name, value in source.items():
-        if name.startswith(prefix):  # Named by the sides of their maps.
+        if name.startswith(prefix):  # The name ends with the side of the block's map.
             side = int(name.removeprefix(prefix)) * new // old
             resized[f"{prefix}{side}"] = value
         elif name not in resized:

@@ -1,4 +1,4 @@
-"""What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
+"""Shared parts of the tasks: image ranges, config sections, parameter subsets, code statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,21 +25,22 @@ DEAD_SHARE = 0.01
 
 
 def from_uint8(images: Images) -> Float[Array, "b h w 3"]:
-    """0..255 to [-1, 1]; floating-point images, which are in [-1, 1] already, as they are."""
+    """Returns images in [-1, 1]; floating-point images pass unchanged."""
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """[-1, 1] to [0, 1], clipped: what a file would hold, but for rounding."""
+    """Returns images of [-1, 1] in [0, 1], clipped."""
     return jnp.clip((images + 1) / 2, 0, 1)
 
 
 def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a config section as keyword arguments of a module; a dtype's name becomes a dtype.
+    """Returns a config section as keyword arguments of a module.
 
-    'precision' is not a field of a module and is dropped, see `precision_of`.
+    A dtype's name becomes a dtype. 'precision' is no field of a module and is dropped, see
+    `precision_of`.
     """
     fields = config.to_dict()
     fields.pop("precision", None)
@@ -49,25 +50,25 @@ def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def weak_keys(config: ml_collections.ConfigDict, keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
-    """Returns threefry keys as those of `train.prng`, for initial weights and dropout alone."""
+    """Returns threefry keys as keys of `train.prng`, for initial weights and dropout alone."""
     return rbg_keys(keys) if config.get("train", {}).get("prng") == "rbg" else keys
 
 
 def precision_of(config: Mapping[str, Any] | ml_collections.ConfigDict | None) -> str:
-    """Returns the precision of a run's products, `model.precision`; see `nn.precision`.
+    """Returns the precision of a run's products, `model.precision`, see `nn.precision`.
 
     Args:
-        config: of the run; None, of a model file, and configs of older runs are 'default'.
+        config: of the run. None (a model file) and older configs, which lack it, give 'default'.
     """
     model = {} if config is None else config.get("model", {})
     return model.get("precision", "default")
 
 
 def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
-    """Returns the recipe in the section `name` of `config.degradation`.
+    """Returns the recipe in section `name` of `config.degradation`.
 
     Raises:
-        ValueError: for an unknown section, or a value out of its range in it.
+        ValueError: an unknown section, or a value out of its range.
     """
     if name not in config.degradation:
         known = ", ".join(sorted(config.degradation))
@@ -79,7 +80,7 @@ def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
 
 
 def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:
-    """The top-level entries of `params` whose name starts with one of `prefixes`."""
+    """Returns the top-level entries of `params` whose names start with one of `prefixes`."""
     return {name: value for name, value in params.items() if name.startswith(tuple(prefixes))}
 
 
@@ -89,10 +90,16 @@ def transplant(
     names: Iterable[str],
     called: str = "the network to start from",
 ) -> PyTree:
-    """`params` with the top-level entries `names` taken from `source`, `called` so in an error.
+    """Returns `params` with some top-level entries of `source`.
+
+    Args:
+        params: parameters of a network.
+        source: parameters of the network to copy from.
+        names: top-level names to copy.
+        called: what error messages call `source`.
 
     Raises:
-        ValueError: lists every name that `source` lacks and every shape that differs.
+        ValueError: names are missing or unexpected, or shapes differ; up to 20 are listed.
     """
     names = set(names)
     faults = [f"{name}: missing" for name in names - source.keys()]
@@ -117,7 +124,7 @@ def transplant(
 
 
 def plain_codebook(variables: PyTree) -> PyTree:
-    """Parameters of an autoencoder, the codebook among them even if it is a moving average."""
+    """Returns an autoencoder's parameters with its codebook, even if that is a moving average."""
     params = dict(variables["params"])
     if "codebook" in variables:
         params["quantize"] = {"embedding": variables["codebook"]["quantize"]["embedding"]}
@@ -125,12 +132,17 @@ def plain_codebook(variables: PyTree) -> PyTree:
 
 
 def update_usage(usage: Float[Array, "k"], counts: Float[Array, "k"]) -> Float[Array, "k"]:
-    """Moving average (decay 0.99) of each code's share of a batch."""
+    """Returns the moving average (decay 0.99) of each code's share of a batch.
+
+    Args:
+        usage: the average before the step.
+        counts: uses of each code in the batch.
+    """
     return USAGE_DECAY * usage + (1 - USAGE_DECAY) * counts / jnp.maximum(counts.sum(), 1.0)
 
 
 def dead_codes(usage: Float[Array, "k"]) -> Float[Array, ""]:
-    """Number of codes whose share stays under 1 % of an equal share."""
+    """Returns the number of codes whose average share is under 1 % of an equal share."""
     return jnp.sum(usage < DEAD_SHARE / usage.shape[0]).astype(jnp.float32)
 
 
@@ -140,7 +152,7 @@ def init_discriminator(
     key: Key[Array, ""],
     images: Float[Array, "b h w 3"],
 ) -> DiscriminatorState:
-    """A new discriminator for images of this size."""
+    """Returns the state of a random discriminator for images of this size."""
     variables = discriminator.init(key, images[:1], train=False)
     return DiscriminatorState(
         params=variables["params"],
@@ -150,10 +162,13 @@ def init_discriminator(
 
 
 def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
-    """Returns `state` with the variables `given` in its discriminator, whose optimizer starts anew.
+    """Returns `state` with the variables `given` in its discriminator, if there are any.
+
+    The discriminator's optimizer keeps its initial state.
 
     Raises:
-        ValueError: lists every name that is missing or unexpected and every shape that differs.
+        ValueError: the task has no discriminator, names are missing or unexpected, or shapes
+            differ.
     """
     if given is None:
         return state

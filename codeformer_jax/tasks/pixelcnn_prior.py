@@ -1,4 +1,4 @@
-"""A gated PixelCNN learns the maps of codes of a frozen autoencoder, or pixels themselves."""
+"""Gated PixelCNN prior of a frozen autoencoder's code maps, or of pixels."""
 
 import jax.numpy as jnp
 import ml_collections
@@ -16,10 +16,10 @@ PIXELS = "pixels"
 
 @TASKS.register("pixelcnn_prior")
 class PixelCNNPriorTask(prior.PriorTask):
-    """VQ-VAE, section 3.3; Gated PixelCNN, section 2.
+    """Prior of VQ-VAE (section 3.3) with the network of Gated PixelCNN (section 2).
 
-    `config`, besides what every prior has: prior_of may be 'pixels' (256 levels of R, G, B, no
-    teacher), pixelcnn.
+    Also reads pixelcnn of the config. prior_of may be 'pixels': 256 levels of R, G and B, without a
+    teacher.
     """
 
     classes_setting = "--config.pixelcnn.classes"

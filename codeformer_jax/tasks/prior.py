@@ -1,4 +1,4 @@
-"""What priors share: maps of a frozen autoencoder's codes, counted, learned and scored in bits."""
+"""Base of the priors, which learn the distribution of a frozen autoencoder's code maps."""
 
 import abc
 import math
@@ -21,40 +21,49 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 
 AUTOENCODERS = {"vqgan": VQGAN, "taming_vqgan": TamingVQGAN, "vqvae": VQVAE}
 Values = Int[Array, "b h2 w2 c"]
-# Of the codebook only; a prior has none.
+# Metrics of a codebook in training, which a prior does not have.
 _NO_METRICS = ("perplexity", "dead_codes")
 
 
 @flax.struct.dataclass
 class Phase:
-    """`recipe`: what the images of a condition are degraded by, or None."""
+    """Schedule of a step.
+
+    Attributes:
+        recipe: degradation of the images that are the condition, or None.
+    """
 
     recipe: Recipe | None = None
 
 
 @flax.struct.dataclass
 class PriorState(TrainState):
-    """`site_counts`: how often each value stood at each place in training, [h, w, c, K]."""
+    """State of a prior.
+
+    Attributes:
+        site_counts: number of times each value stood at each site in training, [h, w, c, K].
+    """
 
     site_counts: Any = None
 
 
 class PriorTask(Task, abc.ABC):
-    """loss = -log p(map | condition), nats per value of the map.
+    """loss = -log p(map | condition) in nats per value of the map.
 
-    `config`: prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
-    steps, eval.samples.
+    Reads prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
+    steps and eval.samples of the config.
 
     A subclass sets `module` and `codebook_size`, the number of values, and defines `_init_params`,
     `logits` and `draw`.
 
-    Evaluation reports, for held-out maps, bits per value under the network (`bits_per_dim`), under
-    the uniform distribution and under every place's own frequencies in training
-    (`bits_per_dim_sites`); of codes also the network's bits per value of the picture
-    (`image_bits_per_dim`) and how well the teacher reconstructs it.
+    Evaluation reports bits per value of held-out maps: under the network (`bits_per_dim`), under
+    the uniform distribution (`bits_per_dim_uniform`), and under each site's own frequencies in
+    training (`bits_per_dim_sites`). For codes it also reports the network's bits per value of the
+    picture (`image_bits_per_dim`) and the quality of the teacher's reconstruction.
 
-    Raises:
-        ValueError: for settings that do not fit together.
+    Attributes:
+        kinds: the values that `prior_of` can have.
+        recipe: degradation of the condition, or None.
     """
 
     best_score = BestScore("bits_per_dim", smallest=True)
@@ -94,25 +103,30 @@ class PriorTask(Task, abc.ABC):
         *,
         train: bool,
     ) -> Float[Array, "b h2 w2 c k"]:
-        """Logits of every value of maps, given those before it.
+        """Returns the logits of every value of maps, given the values before it.
 
         Args:
-            inputs: 'images', a key per image in 'keys', 'labels' where the task needs them.
-            recipe: that of the phase.
-            train: whether there is noise in the network.
+            params: of the prior.
+            frozen: variables, with 'teacher' for codes.
+            values: the maps.
+            inputs: 'images', a key per image in 'keys', and 'labels' in a task with classes.
+            recipe: degradation of the condition.
+            train: whether the network has noise.
         """
 
     @abc.abstractmethod
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> Values:
-        """A map for every image of `inputs`, of which it takes the condition only."""
+        """Samples a map for every image of `inputs`, of which only the condition is used."""
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> PriorState:
-        """A random network, or the prior `previous`; an autoencoder there is the teacher alone.
+        """Returns the first state: a random network, or the prior `previous`.
+
+        An autoencoder in `previous` is the teacher only.
 
         Raises:
-            ValueError: where the shapes of `previous` are not those of the config.
+            ValueError: the shapes of `previous` differ from the config's.
         """
         del images
         params = dict(self._init_params(key))
@@ -130,7 +144,16 @@ class PriorTask(Task, abc.ABC):
     def values(
         self, frozen: dict[str, PyTree], images: common.Images, codes: common.Codes | None = None
     ) -> Values:
-        """Maps of the images: `codes` where they are known, the teacher's, or levels 0..255."""
+        """Returns the maps of images.
+
+        Args:
+            frozen: variables, with 'teacher' for codes.
+            images: clean images.
+            codes: the teacher's codes if they are known.
+
+        Returns:
+            Codes [b, h2, w2, 1], or pixel levels 0..255 in a prior of pixels.
+        """
         if not self.needs_teacher:
             if jnp.issubdtype(images.dtype, jnp.floating):
                 images = jnp.round((images + 1) * 127.5)
@@ -171,7 +194,7 @@ class PriorTask(Task, abc.ABC):
     def _measure(
         self, state: PriorState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, loss and maps of a slice."""
+        """Returns gradients, loss and maps of a slice."""
         values = self.values(frozen, part["images"], part.get("codes"))
 
         def loss(params):
@@ -224,12 +247,12 @@ class PriorTask(Task, abc.ABC):
         keys: Key[Array, "b"],
         labels: Labels | None = None,
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        """A panel with a drawn picture for each of the images, of which it takes the condition."""
+        """Returns a panel of sampled pictures; the images only give the condition."""
         inputs = {"images": images, "keys": keys, "labels": labels}
         return {"sample": self.pictures(frozen, self.draw(state.variables(), frozen, inputs))}
 
     def pictures(self, frozen: dict[str, PyTree], values: Values) -> Float[Array, "b h w 3"]:
-        """What maps show, in [-1, 1]: decoded by the teacher, or the pixels themselves."""
+        """Returns the pictures of maps in [-1, 1]: the teacher's decoding, or the pixels."""
         if not self.needs_teacher:
             return common.from_uint8(values.astype(jnp.uint8))
         return self.teacher.apply(frozen["teacher"], values[..., 0], method="decode")

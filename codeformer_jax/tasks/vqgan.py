@@ -16,7 +16,11 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 
 @flax.struct.dataclass
 class Phase:
-    """`gan`: whether the discriminator trains and the generator sees it."""
+    """Schedule of a step.
+
+    Attributes:
+        gan: whether the discriminator trains and the generator's loss includes it.
+    """
 
     gan: bool = flax.struct.field(pytree_node=False)
 
@@ -25,7 +29,8 @@ class Phase:
 class VQGANTask(Task):
     """loss = L1 + perceptual + gan_weight * lambda * hinge + codebook loss (VQGAN, eq. 4-7).
 
-    `config`: model, discriminator, loss, optimizer, ema_decay, ema_warmup, steps, codebook_init.
+    Reads model, discriminator, loss, optimizer, ema_decay, ema_warmup, steps and codebook_init of
+    the config.
     """
 
     best_score = BestScore("psnr")
@@ -43,9 +48,12 @@ class VQGANTask(Task):
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """Random networks, or the VQGAN `previous`; codes start from encoder outputs of `images`.
+        """Returns the first state: random networks, or the VQGAN `previous`.
 
-        'uniform' is the published U(+-1/K) start, from which most codes of a short run die.
+        Args:
+            key: for random parameters.
+            images: the first batch; codes start from their latents with `codebook_init` 'latents'.
+            previous: variables of a VQGAN, or None.
         """
         generator_key, discriminator_key, codes_key = jax.random.split(key, 3)
         real = common.from_uint8(images)
@@ -93,7 +101,7 @@ class VQGANTask(Task):
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, losses and codes of a slice: `images` and `keys` of Gumbel noise."""
+        """Returns gradients, losses and codes of a slice: `images`, and `keys` of Gumbel noise."""
         real = common.from_uint8(part["images"])
         temperature = self.module.temperature_at(state.step)
 

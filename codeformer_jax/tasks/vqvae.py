@@ -1,4 +1,4 @@
-"""VQ-VAE: squared error and codebook losses alone (arXiv 1711.00937, eq. 3)."""
+"""VQ-VAE, trained with squared error and codebook losses (arXiv 1711.00937, eq. 3)."""
 
 import math
 
@@ -19,9 +19,9 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 class VQVAETask(Task):
     """loss = pixel_weight * MSE + codebook loss, images in [-1, 1].
 
-    `config`: model, loss.pixel_weight, optimizer, ema_decay, ema_warmup, steps, codebook_init.
-    Evaluation reports, of each image, `mse` and `psnr` of the reconstruction, and what its codes
-    cost under the uniform prior: `code_bits` a code and `bits_per_dim` of the image's values.
+    Reads model, loss.pixel_weight, optimizer, ema_decay, ema_warmup, steps and codebook_init of the
+    config. Evaluation reports `mse` and `psnr` of each reconstruction, and the cost of its codes
+    under the uniform prior: `code_bits` per code and `bits_per_dim` per value of the image.
     """
 
     best_score = BestScore("psnr")
@@ -34,7 +34,10 @@ class VQVAETask(Task):
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """A random network, or the VQ-VAE `previous`; see `codebook.init_network`."""
+        """Returns the first state: a random network, or the VQ-VAE `previous`.
+
+        See `codebook.init_network`.
+        """
         network_key, codes_key = jax.random.split(key)
         real = common.from_uint8(images)
         params, variables = codebook.init_network(
@@ -64,7 +67,7 @@ class VQVAETask(Task):
         )
 
     def _measure(self, state: TrainState, part: PyTree) -> accumulate.Measured:
-        """Gradients, losses, codes and latents of a slice."""
+        """Returns gradients, losses, codes and latents of a slice."""
         real = common.from_uint8(part["images"])
 
         def loss(params):
