@@ -306,7 +306,7 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, 
     workdir = tmp_path / "run"
     done, _ = train_in_child(workdir, 1, "term", workers=1)
     assert done.returncode == 0, done.stderr
-    assert "interrupted and saved; the same command goes on from here" in done.stderr
+    assert "interrupted and saved; the same command resumes from step 1" in done.stderr
     assert saved_steps(workdir) == [0, 1]
     done, children = train_in_child(workdir, 3, "kill", workers=1)
     assert done.returncode == -signal.SIGKILL, done.stderr
