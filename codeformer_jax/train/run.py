@@ -80,7 +80,7 @@ class Run:
         hosts.check_same(data=repr(self.data))
 
     def __enter__(self) -> "Run":
-        self._stack.enter_context(full_disk_explained(self.workdir, self.abstract))
+        self._stack.enter_context(full_disk_explained(self.workdir))
         self._stack.enter_context(self.stop)
         return self
 
@@ -112,7 +112,7 @@ class Run:
         )
         return state
 
-    def restore(self) -> tuple[TrainState, dict[int, str]]:
+    def restore(self) -> tuple[TrainState, dict[str, str]]:
         """Returns the newest state and the faults of damaged checkpoints, by step."""
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -10,7 +10,7 @@ import sys
 import pytest
 from signalled import signalled
 from states import assert_equal, state_at
-from tiny import tiny_config
+from tiny import tiny_config, tiny_vqvae
 
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.train import loop
@@ -33,52 +33,35 @@ def on_call(monkeypatch, place, name, number, call=1):
     monkeypatch.setattr(place, name, signalled)
 
 
-def trained_steps(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [entry["step"] for entry in map(json.loads, lines) if "train/loss" in entry]
+def entries(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_between_steps_saves_and_the_run_resumes(stages, tmp_path, monkeypatch, number):
-    """SIGINT raises KeyboardInterrupt after the save. The resumed run ends bit for bit."""
-    workdir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        on_call(patch, Run, "log", number, call=3)
-        if number == signal.SIGINT:
-            with pytest.raises(KeyboardInterrupt):
-                loop.train(tiny_config("vqgan"), workdir)
-        else:
-            loop.train(tiny_config("vqgan"), workdir)
-    assert saved_steps(workdir)[-1] == 3
-    if number == signal.SIGTERM:
-        loop.train(tiny_config("vqgan"), workdir)
-        assert trained_steps(workdir) == [1, 2, 3, 4]
-        assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
-
-
-def test_an_evaluation_under_way_is_finished(tmp_path, monkeypatch):
-    on_call(monkeypatch, Heldout, "evaluate", signal.SIGTERM, call=2)
-    scores = loop.train(tiny_config("vqgan"), tmp_path / "run")
-    assert saved_steps(tmp_path / "run")[-1] == 2
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    evaluated = [
-        line for line in map(json.loads, lines) if line["step"] == 2 and "eval/psnr" in line
-    ]
-    assert [line["eval/psnr"] for line in evaluated] == [scores["psnr"]]
-
-
-def test_an_evaluation_that_is_due_is_skipped_and_its_scores_added_on_resuming(
-    tmp_path, monkeypatch
+def test_an_evaluation_is_finished_and_the_resumed_run_ends_bit_for_bit(
+    stages, tmp_path, monkeypatch
 ):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        on_call(patch, Run, "log", signal.SIGTERM, call=4)
-        loop.train(tiny_config("vqgan"), workdir)
-    assert saved_steps(workdir)[-1] == 4
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    assert not any(json.loads(x)["step"] == 4 and "eval/psnr" in x for x in lines)
-    scores = loop.train(tiny_config("vqgan"), workdir)
-    saved = workdir / "checkpoints" / "4" / "metrics" / "metrics"
+        on_call(patch, Heldout, "evaluate", signal.SIGTERM, call=2)
+        scores = loop.train(tiny_config("vqgan"), workdir)
+    evaluated = [x["eval/psnr"] for x in entries(workdir) if x["step"] == 2 and "eval/psnr" in x]
+    assert evaluated == [scores["psnr"]]
+    assert saved_steps(workdir)[-1] == 3
+    loop.train(tiny_config("vqgan"), workdir)
+    assert [x["step"] for x in entries(workdir) if "train/loss" in x] == [1, 2, 3, 4]
+    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
+
+
+def test_ctrl_c_skips_an_evaluation_that_is_due_and_resuming_adds_its_scores(tmp_path, monkeypatch):
+    workdir, config = tmp_path / "run", tiny_vqvae(2)
+    with monkeypatch.context() as patch:
+        on_call(patch, Run, "log", signal.SIGINT, call=2)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, workdir)
+    assert saved_steps(workdir)[-1] == 2
+    assert not any(x["step"] == 2 and "eval/psnr" in x for x in entries(workdir))
+    scores = loop.train(config, workdir)
+    saved = workdir / "checkpoints" / "2" / "metrics" / "metrics"
     assert json.loads(saved.read_text())["psnr"] == scores["psnr"]
 
 
