@@ -24,7 +24,7 @@ class PixelCNNPriorTask(prior.PriorTask):
 
     classes_setting = "--config.pixelcnn.classes"
     without_classes = "--config.pixelcnn.classes=0"
-    kinds = (*prior.AUTOENCODERS, PIXELS)
+    other_kinds = (PIXELS,)
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)

@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from codeformer_jax.convert.networks import NETWORKS, networks_of_role
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.metrics import bits_per_dim, count_values, psnr, site_bits_per_dim
-from codeformer_jax.nn import VQGAN, VQVAE, TamingVQGAN
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.common import Labels
 from codeformer_jax.tasks.protocol import BestScore, Evaluated, Task
 from codeformer_jax.tasks.state import PyTree, TrainState
 
-AUTOENCODERS = {"vqgan": VQGAN, "taming_vqgan": TamingVQGAN, "vqvae": VQVAE}
 Values = Int[Array, "b h2 w2 c"]
 # Metrics of a codebook in training, which a prior does not have.
 _NO_METRICS = ("perplexity", "dead_codes")
@@ -62,25 +61,27 @@ class PriorTask(Task, abc.ABC):
     picture (`image_bits_per_dim`) and the quality of the teacher's reconstruction.
 
     Attributes:
-        kinds: the values that `prior_of` can have.
+        other_kinds: the values of `prior_of` that are no autoencoder.
         recipe: degradation of the condition, or None.
     """
 
     best_score = BestScore("bits_per_dim", smallest=True)
-    kinds = tuple(AUTOENCODERS)
+    other_kinds: tuple[str, ...] = ()
     recipe: Recipe | None = None
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        if config.prior_of not in self.kinds:
-            raise ValueError(
-                f"prior_of is {config.prior_of!r}; expected one of {', '.join(self.kinds)}"
-            )
+        autoencoders = networks_of_role("autoencoder")
+        if config.prior_of not in (*autoencoders, *self.other_kinds):
+            known = ", ".join((*autoencoders, *self.other_kinds))
+            raise ValueError(f"prior_of={config.prior_of!r} is unknown; expected one of {known}")
         side = config.data.image_size
         self.map_shape = (side, side, 3)
-        if config.prior_of in AUTOENCODERS:
-            fields = {**common.network_fields(config.model), "ema_decay": None}
-            self.teacher = AUTOENCODERS[config.prior_of](**fields)
+        if config.prior_of in autoencoders:
+            fields = common.network_fields(config.model)
+            if "ema_decay" in fields:  # Here the codebook is a parameter.
+                fields["ema_decay"] = None
+            self.teacher = NETWORKS[config.prior_of].module(**fields)
             factor = self.teacher.downsampling
             if side % factor:
                 raise ValueError(
