@@ -10,9 +10,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
-    # Most of the tests' time is compilation: in haste it takes half of it. Heavy convolutions are
-    # library calls anyway.
+    # Compilation takes most of the tests' time; these flags halve it. Heavy convolutions are library
+    # calls anyway.
     + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 
 import jax
@@ -21,16 +22,16 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests make many small programs; each worker then finds those of the other.
+# Each worker reads the small programs that the other has compiled.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# From here on every annotated function of the package checks its arguments' shapes.
+# Every annotated function of the package that is imported below checks its arguments' shapes.
 install_import_hook("codeformer_jax", "beartype.beartype")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs are hardly ever shared between files; kept, they are gigabytes."""
+    """Frees compiled programs: files hardly ever share them, and they take gigabytes."""
     yield
     jax.clear_caches()
     gc.collect()
@@ -38,9 +39,9 @@ def _forget_programs():
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """(name, make) -> (folder, what make(folder) returned), made once for all worker processes.
+    """Returns a function (name, make) -> (folder, make(folder)) that all workers share.
 
-    The folder is read, not written. What is returned is something that JSON can hold.
+    Tests read the folder and do not write to it. `make` returns something that JSON can hold.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -51,7 +52,7 @@ def made_once(tmp_path_factory):
         with open(shared / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not returned.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # Of a worker that failed in it.
+                shutil.rmtree(folder, ignore_errors=True)  # A worker has failed in it.
                 returned.write_text(json.dumps(make(folder)))
         return folder, json.loads(returned.read_text())
 
@@ -60,9 +61,9 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stages(made_once):
-    """Folder of the workdirs vqgan, code_prediction and restoration, and their last scores.
+    """Folder with the workdirs vqgan, code_prediction and restoration, and their last scores.
 
-    Each was trained from the one before.
+    Each stage was trained from the one before.
     """
     from tiny import train_stages  # noqa: PLC0415  After the hook above.
 
