@@ -217,7 +217,7 @@ def test_a_vqgan_has_a_prior_too(stages, tmp_path):
 def test_settings_that_cannot_be_are_refused():
     config = tiny_pixelcnn().unlock()
     config.prior_of = "gan"
-    kinds = "vqgan, taming_vqgan, vqvae, pixels"
+    kinds = "vqgan, vqvae, taming_vqgan, pixels"
     with pytest.raises(ValueError, match=f"prior_of='gan' is unknown; expected one of {kinds}"):
         make_task(config)
     config = tiny_pixelcnn().unlock()
