@@ -167,9 +167,9 @@ def circles(sources):
             found = files.get(name) or files.get(name.rpartition(".")[0])
             reached[path] |= {found} - {None, path}
     for middle, beyond in reached.items():
-        for onward in reached.values():
-            if middle in onward:
-                onward |= beyond
+        for found in reached.values():
+            if middle in found:
+                found.update(beyond)
     groups = {frozenset(p for p in reached[path] if path in reached[p]) for path in reached}
     return [f"files import each other: {', '.join(map(str, sorted(g)))}" for g in groups if g]
 
