@@ -1,11 +1,8 @@
-"""What an evaluation found: scores per image, their means, a table, JSON and a report."""
+"""Results of an evaluation: scores per image, their means, code statistics, JSON."""
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from codeformer_jax import metrics
-from codeformer_jax.system.atomic import atomic_path
 
 METRICS = ("psnr", "ssim", "lpips")
-METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +100,6 @@ class Evaluation:
             }
         return result
 
-    def table(self) -> str:
-        """The means as plain text for a terminal."""
-        # Here, because it takes an Evaluation itself; the report below likewise.
-        from codeformer_jax.evaluate.table import plain_text  # noqa: PLC0415
-
-        return plain_text(self)
-
     def to_json(self) -> str:
         """Settings, means and the numbers of every image as standard JSON."""
         images = [
@@ -138,20 +126,3 @@ class Evaluation:
             "images": images,
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-    def write(self, directory: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
-        """Writes `metrics.json` and `report.html` into `directory` and returns their paths.
-
-        The folder is made where it is missing. Files of an earlier evaluation are replaced only
-        once the new ones are complete.
-        """
-        from codeformer_jax.evaluate.report import html_report  # noqa: PLC0415
-
-        contents = {METRICS_FILE: self.to_json(), REPORT_FILE: html_report(self)}
-        directory = pathlib.Path(directory)
-        with contextlib.ExitStack() as stack:  # Both files appear once both are complete.
-            for name, content in contents.items():
-                path = stack.enter_context(atomic_path(directory / name))
-                # A file name may hold bytes that are not text.
-                path.write_bytes(content.encode("utf-8", "replace"))
-        return directory / METRICS_FILE, directory / REPORT_FILE

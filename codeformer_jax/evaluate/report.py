@@ -1,10 +1,13 @@
 """A report of an evaluation: one HTML file with everything in it, which requests nothing."""
 
 import base64
+import contextlib
 import html
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,9 @@ from codeformer_jax.evaluate.table import (
     short,
     usage_rows,
 )
+from codeformer_jax.system.atomic import atomic_path
 
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
 _LARGEST_PICTURE = 256
 _GROUPS = {
@@ -30,6 +35,29 @@ _GROUPS = {
     "first": "The first images of the set",
     "best": "Best cases",
 }
+
+
+def write_report(evaluation: Evaluation, directory: str | os.PathLike) -> tuple[Path, Path]:
+    """Writes `metrics.json` and `report.html`.
+
+    Args:
+        evaluation: results to write.
+        directory: folder of the files; made where it is missing. Files of an earlier evaluation
+            are replaced only once both new ones are complete.
+
+    Returns:
+        Paths of the two files.
+
+    Raises:
+        ValueError: a score is not finite; nothing is written.
+    """
+    contents = {METRICS_FILE: evaluation.to_json(), REPORT_FILE: html_report(evaluation)}
+    with contextlib.ExitStack() as stack:
+        for name, content in contents.items():
+            path = stack.enter_context(atomic_path(Path(directory, name)))
+            # A file name may hold bytes that are not text.
+            path.write_bytes(content.encode("utf-8", "replace"))
+    return Path(directory, METRICS_FILE), Path(directory, REPORT_FILE)
 
 
 def html_report(evaluation: Evaluation) -> str:

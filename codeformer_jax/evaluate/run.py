@@ -12,8 +12,9 @@ from codeformer_jax.checkpoints.settings import COMPUTATION
 from codeformer_jax.checkpoints.teachers import find_teacher
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.evaluate.evaluation import METRICS_FILE, Evaluation
+from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
+from codeformer_jax.evaluate.report import METRICS_FILE
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in

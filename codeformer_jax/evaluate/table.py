@@ -69,7 +69,7 @@ def usage_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str, str]]:
 
 
 def plain_text(evaluation: Evaluation) -> str:
-    """See `Evaluation.table`."""
+    """Returns the means as plain text for a terminal."""
     height, width = evaluation.settings["image_size"]
     number = len(evaluation.names)
     head = f"{number} image{'s' * (number != 1)} of {height}x{width} px"

@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from codeformer_jax.evaluate import Evaluation, Pictures
+from codeformer_jax.evaluate import Evaluation, Pictures, plain_text, write_report
 from codeformer_jax.evaluate import report as report_module
 
 NAMES = ("plain.png", "a <script>alert(1)</script>.png", 'quote".png', "zoë & co/x.png", "e.png")
@@ -67,14 +67,14 @@ class _Reader(html.parser.HTMLParser):
 def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "evaluation"
     evaluation = _evaluation()
-    paths = evaluation.write(directory)
+    paths = write_report(evaluation, directory)
     assert sorted(p.name for p in directory.iterdir()) == ["metrics.json", "report.html"]
     return evaluation, json.loads(paths[0].read_text("utf-8")), paths[1].read_text("utf-8")
 
 
 def test_json_holds_the_printed_figures(written):
     evaluation, content, page = written
-    table = evaluation.table()
+    table = plain_text(evaluation)
     labels = {"input": "degraded input", "w=0": "w = 0", "w=1": "w = 1", "teacher": "teacher's rec"}
     for row, name in labels.items():
         means = content["means"][row]
@@ -139,14 +139,14 @@ def test_a_single_image_makes_a_report(gain, tmp_path):
         for row, delta in (("input", 0.0), ("w=1", gain))
     }
     evaluation = _evaluation(rows=("input", "w=1"), names=("one",), scores=scores, pictures=())
-    assert evaluation.table().startswith("1 image of 16x16 px, degraded with seed 5")
-    assert "nan" not in evaluation.write(tmp_path)[1].read_text("utf-8").lower()
+    assert plain_text(evaluation).startswith("1 image of 16x16 px, degraded with seed 5")
+    assert "nan" not in write_report(evaluation, tmp_path)[1].read_text("utf-8").lower()
 
 
 def test_reconstruction_has_no_gain(tmp_path):
     evaluation = _evaluation(rows=("reconstruction",))
-    assert "gain" not in evaluation.table()
-    assert len(re.findall("<svg", evaluation.write(tmp_path)[1].read_text("utf-8"))) == 1
+    assert "gain" not in plain_text(evaluation)
+    assert len(re.findall("<svg", write_report(evaluation, tmp_path)[1].read_text("utf-8"))) == 1
 
 
 def test_large_pictures_are_reduced():
@@ -162,7 +162,7 @@ def test_nothing_is_lost_where_writing_fails(tmp_path):
         (tmp_path / name).write_text("earlier")
     broken = _evaluation(codes={"accuracy": np.full(5, np.nan), "cross_entropy": np.zeros(5)})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        broken.write(tmp_path)
+        write_report(broken, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
     assert all(path.read_text() == "earlier" for path in tmp_path.iterdir())
 
@@ -170,6 +170,6 @@ def test_nothing_is_lost_where_writing_fails(tmp_path):
 def test_names_that_are_not_text_are_written(tmp_path):
     names = ("bad\udcff.png", "line\x1b[2Jbreak\n.png", *NAMES[2:])
     evaluation = _evaluation(names=names)
-    json.loads(evaluation.write(tmp_path)[0].read_text("utf-8"))
-    evaluation.table().encode("utf-8")
-    assert "\x1b" not in evaluation.table()
+    json.loads(write_report(evaluation, tmp_path)[0].read_text("utf-8"))
+    plain_text(evaluation).encode("utf-8")
+    assert "\x1b" not in plain_text(evaluation)

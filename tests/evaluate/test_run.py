@@ -16,7 +16,7 @@ from codeformer_jax import cli, demo
 from codeformer_jax.checkpoints.trained import load_teacher, load_trained
 from codeformer_jax.convert import read_pth, write_pth
 from codeformer_jax.data.images import read_image, resize_image, write_image
-from codeformer_jax.evaluate import evaluate, evaluator
+from codeformer_jax.evaluate import evaluate, evaluator, plain_text
 from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run
@@ -132,13 +132,13 @@ def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
     summary = {"sha256": testset.sha256, "recipe": "celeba-test", "seed": 5, "pairs": 3}
     assert json.loads(evaluation.to_json())["settings"]["testset"] == summary
     head = f"3 images of 32x32 px of test set {testset.sha256[:12]} (recipe celeba-test, seed 5)"
-    assert evaluation.table().splitlines()[:2] == [
+    assert plain_text(evaluation).splitlines()[:2] == [
         head,
         f"SHA-256 of the test set: {testset.sha256}",
     ]
     config.eval.limit = 2
     few = evaluate_run(config, runs / "restoration")
-    assert "seed 5, only the first 2 of its 3 pairs)" in few.table()
+    assert "seed 5, only the first 2 of its 3 pairs)" in plain_text(few)
 
 
 def test_restore_writes_the_pictures_that_are_scored(runs, testset, tmp_path):
