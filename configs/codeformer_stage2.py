@@ -18,37 +18,38 @@ def get_config() -> ml_collections.ConfigDict:
     config = vqgan.get_config().unlock()
     config.task = "code_prediction"
     config.steps = 500_000
-    # Workdir or model file of the stage-I VQGAN, where it is not the one in `init_from`.
+    # Workdir or model file of the teacher; else the one of `init_from`.
     config.teacher = config_dict.placeholder(str)
-    # dB. A teacher that reconstructs held-out images worse than this is refused.
+    # Least PSNR, in dB, of the teacher's reconstructions; a run with a worse teacher is refused.
     config.teacher_min_psnr = 18.0
-    # Folder that `codeformer-jax encode` wrote of these images: the teacher's codes, once for all.
+    # Output of `codeformer-jax encode`: the teacher's codes of these images, computed once.
     config.data.codes = config_dict.placeholder(str)
     del config.discriminator
     del config.init_discriminator_from
     del config.codebook_init
 
     config.codeformer = ml_collections.ConfigDict()
-    config.codeformer.dim_embd = 512
-    config.codeformer.n_head = 8
-    config.codeformer.n_layers = 9
-    config.codeformer.connect_list = (32, 64, 128, 256)
-    config.codeformer.fusion_zero_init = True  # False as published
-    # What `codeformer-jax restore` does with results of this network; see `nn.CodeFormer`.
+    config.codeformer.dim_embd = 512  # Width of the transformer.
+    config.codeformer.n_head = 8  # Attention heads.
+    config.codeformer.n_layers = 9  # Transformer layers.
+    config.codeformer.connect_list = (32, 64, 128, 256)  # Sides of the fused maps.
+    config.codeformer.fusion_zero_init = True  # Fusion starts at zero; False as published.
+    # Restored black-and-white pictures stay black and white.
     config.codeformer.keep_gray = True
+    # Restoring fills in pure white pixels only, for inpainting.
     config.codeformer.keep_known = False
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.feature_weight = 1.0
-    config.loss.cross_entropy_weight = 0.5
+    config.loss.feature_weight = 1.0  # Weight of the squared error of the features.
+    config.loss.cross_entropy_weight = 0.5  # Weight of the cross entropy of the codes.
 
     config.optimizer.learning_rate = 1e-4
     config.optimizer.schedule = "multistep"
-    config.optimizer.milestones = (400_000, 450_000)
-    config.optimizer.gamma = 0.5
+    config.optimizer.milestones = (400_000, 450_000)  # Steps of a drop, for 'multistep'.
+    config.optimizer.gamma = 0.5  # Factor of the learning rate at each milestone.
 
-    # Pixels, times, levels of 255, JPEG quality; drawn uniformly for each image.
     config.degradation = ml_collections.ConfigDict()
+    # Recipes by name: pixels, factors, levels of 255, JPEG quality. See docs/data.md.
     config.degradation.large = {
         "blur_sigma": (1.0, 15.0),
         "downsample": (4.0, 30.0),

@@ -22,28 +22,26 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.997
     config.data.batch_size = 24
     config.discriminator = vqgan.get_config().discriminator
-    # Initial discriminator: a converted vqgan_discriminator.pth or a stage-I workdir; None: random.
     config.init_discriminator_from = config_dict.placeholder(str)
 
     config.loss.pixel_weight = 1.0
     config.loss.perceptual_weight = 1.0
     config.loss.lpips = config_dict.placeholder(str)
-    config.loss.lpips_normalize_twice = False  # True as published
+    config.loss.lpips_normalize_twice = False
     config.loss.gan_weight = 0.1
     config.loss.gan_start = 5_000
-    config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
-    # BatchNorm statistics and adaptive weight: of the batch; 8 as published, each of an eighth.
+    config.loss.adaptive_maximum = 1.0
     config.loss.statistics_groups = 1
 
     config.optimizer.learning_rate = 5e-5
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 2e-5
 
-    # 'reached': steps without image losses leave the fusion blocks unchanged. 'all', as published:
-    # stale momentum moves them.
+    # 'reached': a step without image losses leaves the fusion blocks unchanged. 'all', as
+    # published: stale momentum moves them.
     config.optimizer.advance = "reached"
 
-    # The first row that takes a step describes it; see `tasks.restoration.Row`.
+    # Rows; the first one that applies to a step describes it. See docs/training.md.
     config.schedule = (
         {"until": 40_000, "w": 1.0, "recipe": "small", "image_losses": True},
         {"until": 80_000, "w": 1.3, "recipe": "small", "image_losses": True},

@@ -26,41 +26,39 @@ def get_config(size: str = "published") -> ml_collections.ConfigDict:
     del config.codebook_init
     config.task = "gpt_prior"
     config.steps = 500_000
-    # Or 'taming_vqgan' or 'vqvae' with the fields of that network in `model`.
+    # Kind of autoencoder, with its fields in `model`; PixelCNN also takes 'pixels'.
     config.prior_of = "vqgan"
-    # Workdir or model file of the stage-I network, where it is not the one in `init_from`.
     config.teacher = config_dict.placeholder(str)
     config.teacher_min_psnr = 18.0
-    # Folder that `codeformer-jax encode` wrote of these images.
     config.data.codes = config_dict.placeholder(str)
 
     config.gpt = ml_collections.ConfigDict()
-    config.gpt.n_layer = 24
-    config.gpt.n_head = 16
-    config.gpt.n_embd = 1024
-    config.gpt.block_size = config_dict.placeholder(int)  # Longest sequence; as long as needed.
-    config.gpt.dropout = 0.1
-    # 'start', 'class', or 'codes': those of the image degraded by `condition_recipe`.
+    config.gpt.n_layer = 24  # Transformer layers.
+    config.gpt.n_head = 16  # Attention heads.
+    config.gpt.n_embd = 1024  # Width.
+    config.gpt.block_size = config_dict.placeholder(int)  # Longest sequence; else as needed.
+    config.gpt.dropout = 0.1  # Dropout rate.
+    # Condition; 'codes' are those of the image degraded by `condition_recipe`.
     config.gpt.condition = "start"
-    config.gpt.classes = 0
-    config.gpt.dtype = "float32"
-    config.gpt.remat = config_dict.placeholder(str)
-    config.condition_recipe = "large"
+    config.gpt.classes = 0  # Number of classes, for the condition 'class'.
+    config.gpt.dtype = "float32"  # Dtype of the computation.
+    config.gpt.remat = config_dict.placeholder(str)  # As `model.remat`.
+    config.condition_recipe = "large"  # Degradation of a condition of codes.
     config.degradation = ml_collections.ConfigDict()
     config.degradation.large = codeformer_stage2.get_config().degradation.large
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.pkeep = 0.9  # Share of the codes before a code that it is shown as they are.
+    config.loss.pkeep = 0.9  # Probability that an earlier code is shown unchanged.
 
     config.optimizer.name = "adamw"
-    config.optimizer.weight_decay = 0.01  # Of matrices only: not of embeddings and positions.
+    config.optimizer.weight_decay = 0.01
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.learning_rate = 1.44e-4  # 4.5e-6 per image
     config.optimizer.schedule = "cosine"
     config.optimizer.final_learning_rate = 1.44e-5
     config.optimizer.warmup_steps = 2_000
     config.optimizer.clip_norm = 1.0
-    # Draw maps for the picture that an evaluation writes.
+    # Add samples to the pictures of an evaluation.
     config.eval.samples = True
     if size == "small":
         _shrink(config)

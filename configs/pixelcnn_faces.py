@@ -28,23 +28,21 @@ def get_config(prior_of: str = "vqvae") -> ml_collections.ConfigDict:
     config.task = "pixelcnn_prior"
     config.prior_of = prior_of
     config.steps = 50_000
-    # Workdir or model file of the autoencoder whose codes are learned.
     config.teacher = config_dict.placeholder(str)
     config.teacher_min_psnr = 18.0
-    # Folder that `codeformer-jax encode` wrote of these images: the teacher's codes, once for all.
     config.data.codes = config_dict.placeholder(str)
     config.ema_decay = 0.999
     del config.codebook_init
 
     config.pixelcnn = ml_collections.ConfigDict()
-    config.pixelcnn.embed_dim = 64
-    config.pixelcnn.layers = 12
-    config.pixelcnn.features = 128
-    config.pixelcnn.first_kernel = 7
-    config.pixelcnn.kernel = 3
-    config.pixelcnn.head_features = 512
-    config.pixelcnn.classes = 0
-    config.pixelcnn.dtype = "float32"  # or 'bfloat16', for the computation alone
+    config.pixelcnn.embed_dim = 64  # Channels of an embedded code.
+    config.pixelcnn.layers = 12  # Gated layers.
+    config.pixelcnn.features = 128  # Channels of a layer.
+    config.pixelcnn.first_kernel = 7  # Side of the first convolution.
+    config.pixelcnn.kernel = 3  # Side of the other convolutions.
+    config.pixelcnn.head_features = 512  # Channels of the head.
+    config.pixelcnn.classes = 0  # Number of classes; 0 is unconditional.
+    config.pixelcnn.dtype = "float32"  # Dtype of the computation.
 
     config.loss = ml_collections.ConfigDict()
 
@@ -53,6 +51,5 @@ def get_config(prior_of: str = "vqvae") -> ml_collections.ConfigDict:
     config.optimizer.final_learning_rate = 1e-5
     config.optimizer.warmup_steps = 500
     config.optimizer.clip_norm = 1.0
-    # Draw maps for the picture that an evaluation writes.
     config.eval.samples = True
     return config.lock()

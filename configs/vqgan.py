@@ -15,118 +15,121 @@ from ml_collections import config_dict
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.task = "vqgan"
-    config.seed = 0
-    config.steps = 1_600_000
-    # Workdir or model file of an earlier run whose network this one starts from.
+    config.task = "vqgan"  # Training task.
+    config.seed = 0  # Seed of weights, data order, and all random draws.
+    config.steps = 1_600_000  # Steps in all; 0 evaluates and saves the initial state.
+    # Workdir or model file that initialises the network.
     config.init_from = config_dict.placeholder(str)
-    # Likewise for the discriminator alone: a converted vqgan_discriminator.pth, or a workdir.
+    # Workdir or converted vqgan_discriminator.pth that initialises the discriminator; else random.
     config.init_discriminator_from = config_dict.placeholder(str)
+    # Devices of each mesh axis, 'data:4,fsdp:2'; -1 takes the rest. See docs/distributed.md.
     config.mesh = "data:-1"
-    config.ema_decay = 0.995
-    config.ema_warmup = True
-    config.codebook_init = "latents"  # or 'uniform', as published
-    config.log_every = 100
-    config.eval_every = 5_000
-    config.checkpoint_every = 5_000
-    # Steps in a row without a finite loss and gradient, all skipped, that stop the run.
+    config.ema_decay = 0.995  # Decay of the moving average of the parameters.
+    config.ema_warmup = True  # Smaller decay in the first steps; False as published.
+    config.codebook_init = "latents"  # Source of the first codes; 'uniform' as published.
+    config.log_every = 100  # Steps between two lines of metrics.
+    config.eval_every = 5_000  # Steps between two evaluations of held-out images.
+    config.checkpoint_every = 5_000  # Steps between two checkpoints.
+    # Consecutive steps skipped for a non-finite loss or gradient that stop the run.
     config.max_skipped = 10
-    # TFLOP/s of one device, for its share that is used; known ones need none.
+    # Peak TFLOP/s of one device, for `peak_share`; needed for unknown devices only.
     config.peak_tflops = config_dict.placeholder(float)
 
     config.train = ml_collections.ConfigDict()
-    # 'START:STOP': these steps, counted from 0, are traced by jax.profiler into WORKDIR/profile.
+    # 'START:STOP': steps, counted from 0, that jax.profiler traces into WORKDIR/profile.
     config.train.profile = config_dict.placeholder(str)
-    # Compile the steps for `mesh`, print operations and memory, and stop: no data, no accelerator.
+    # Compile the steps for `mesh`, print operations and memory, and stop. Reads no data.
     config.train.compile_only = False
-    config.train.topology = config_dict.placeholder(str)  # TPUs to compile for: 'v5e:16x16'
-    config.train.plan_format = "table"  # or 'json'
-    # GPU programs that repeat bit for bit, for slower kernels and scatters; see docs/numerics.md.
+    # TPU slice to compile for: 'v5e:16x16'.
+    config.train.topology = config_dict.placeholder(str)
+    config.train.plan_format = "table"  # Output of `compile_only`.
+    # GPU programs that repeat bit for bit, at some cost in speed. See docs/numerics.md.
     config.train.deterministic = False
-    # Of initial weights and dropout alone; 'rbg' is faster on TPUs. Images keep threefry.
+    # PRNG of initial weights and dropout; 'rbg' is faster on TPUs. Images always use threefry.
     config.train.prng = "threefry2x32"
 
     config.model = ml_collections.ConfigDict()
-    config.model.image_size = 512
-    config.model.nf = 64
-    config.model.ch_mult = (1, 2, 2, 4, 4, 8)
-    config.model.res_blocks = 2
-    config.model.attn_resolutions = (16,)
-    config.model.codebook_size = 1024
-    config.model.emb_dim = 256
-    config.model.norm_groups = 32
-    config.model.quantizer = "nearest"  # or 'gumbel'
-    # Gumbel: False as published, soft mixtures in training; weight of the KL, 1e-8 as published.
-    config.model.straight_through = True
-    config.model.kl_weight = 5e-4
-    # Cosine decay to temperature_final over temperature_steps; 0 steps: constant, as published.
-    config.model.temperature = 1.0
-    config.model.temperature_final = 1.0
-    config.model.temperature_steps = 0
-    config.model.beta = 0.25
-    config.model.beta_on = "commitment"  # or 'codebook', as published
-    config.model.ema_decay = config_dict.placeholder(float)  # 0.99: codebook as moving average
-    config.model.restart_below = 0.0  # 0.1: codes used less per batch restart from latents
-    config.model.dtype = "float32"  # or 'bfloat16', for the computation alone
-    # Precision of float32 products: 'default' (the platform's), 'high' or 'highest'.
-    config.model.precision = "default"
-    # 'full', 'dots' or a policy of JAX: memory for a second forward, see `nn/remat.py`.
+    config.model.image_size = 512  # Side of the images, in pixels.
+    config.model.nf = 64  # Channels at full resolution.
+    config.model.ch_mult = (1, 2, 2, 4, 4, 8)  # Factor of `nf` at each level.
+    config.model.res_blocks = 2  # Residual blocks of each level.
+    config.model.attn_resolutions = (16,)  # Sides of the maps that get attention.
+    config.model.codebook_size = 1024  # Number of codes.
+    config.model.emb_dim = 256  # Channels of a code.
+    config.model.norm_groups = 32  # Groups of the group norms.
+    config.model.quantizer = "nearest"  # Vector quantizer.
+    config.model.straight_through = True  # Gumbel: one-hot codes in training; False as published.
+    config.model.kl_weight = 5e-4  # Gumbel: weight of the KL to uniform; 1e-8 as published.
+    config.model.temperature = 1.0  # Gumbel: temperature of the first step.
+    config.model.temperature_final = 1.0  # Gumbel: temperature after the cosine decay.
+    config.model.temperature_steps = 0  # Gumbel: steps of the decay; 0 keeps the temperature.
+    config.model.beta = 0.25  # Weight of the term that `beta_on` names.
+    config.model.beta_on = "commitment"  # Term that `beta` weights; 'codebook' as published.
+    # Decay of a moving-average codebook, such as 0.99; else the loss trains the codebook.
+    config.model.ema_decay = config_dict.placeholder(float)
+    # Uses per batch below which a code restarts from a latent, such as 0.1; 0 is off.
+    config.model.restart_below = 0.0
+    config.model.dtype = "float32"  # Dtype of the computation; parameters stay float32.
+    config.model.precision = "default"  # Precision of float32 products. See docs/numerics.md.
+    # Rematerialisation: 'dots', 'full' or a policy of JAX. See docs/memory.md.
     config.model.remat = config_dict.placeholder(str)
 
     config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.ndf = 64
-    config.discriminator.n_layers = 4
+    config.discriminator.ndf = 64  # Channels of the first layer.
+    config.discriminator.n_layers = 4  # Strided layers.
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.pixel_weight = 1.0
-    config.loss.perceptual_weight = 1.0
-    config.loss.lpips = config_dict.placeholder(str)
-    config.loss.lpips_normalize_twice = False  # True as published
-    config.loss.gan_weight = 0.8
-    config.loss.gan_start = 30_000
-    config.loss.adaptive_maximum = 1.0  # 1e4 in Taming Transformers
-    # BatchNorm statistics and adaptive weight: of the batch; 8 as published, each of an eighth.
+    config.loss.pixel_weight = 1.0  # Weight of the L1 loss; of the squared error in a VQ-VAE.
+    config.loss.perceptual_weight = 1.0  # Weight of LPIPS; 0 needs no LPIPS weights.
+    config.loss.lpips = config_dict.placeholder(str)  # Converted LPIPS weights.
+    config.loss.lpips_normalize_twice = False  # Normalise LPIPS inputs twice; True as published.
+    config.loss.gan_weight = 0.8  # Weight of the adversarial loss, before the adaptive weight.
+    config.loss.gan_start = 30_000  # First step with the adversarial loss.
+    config.loss.adaptive_maximum = 1.0  # Clamp of the adaptive weight; 1e4 in Taming Transformers.
+    # Parts of the batch with BatchNorm statistics and an adaptive weight of their own; 8 as
+    # published, one for each GPU.
     config.loss.statistics_groups = 1
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"  # or 'adamw', with weight_decay
-    config.optimizer.weight_decay = 0.0
-    config.optimizer.learning_rate = 7e-5
-    config.optimizer.betas = (0.9, 0.99)
-    config.optimizer.schedule = "cosine"
-    config.optimizer.final_learning_rate = 6e-5
-    config.optimizer.warmup_steps = 0
-    config.optimizer.clip_norm = 0.0
-    # Slices that a step's batch is measured in, one after the other: memory for time.
+    config.optimizer.name = "adam"  # Optimizer.
+    config.optimizer.weight_decay = 0.0  # Decoupled weight decay of 'adamw'; matrices only.
+    config.optimizer.learning_rate = 7e-5  # Learning rate after the warm-up.
+    config.optimizer.betas = (0.9, 0.99)  # Adam's decay rates.
+    config.optimizer.schedule = "cosine"  # Learning rate schedule.
+    config.optimizer.final_learning_rate = 6e-5  # Learning rate of the last step, for 'cosine'.
+    config.optimizer.warmup_steps = 0  # Steps of linear warm-up.
+    config.optimizer.clip_norm = 0.0  # Largest norm of the gradients; 0 is off.
+    # Slices of a step's batch, computed one after the other to save memory.
     config.optimizer.accumulate = 1
 
     config.data = ml_collections.ConfigDict()
-    # A source as in docs/data.md: a folder, tfds:DIR, a mixture; without it, synthetic faces.
+    # Source: a folder, 'tfds:DIR', a mixture (docs/data.md); else synthetic faces.
     config.data.path = config_dict.placeholder(str)
-    config.data.image_size = 512
-    config.data.batch_size = 32
-    config.data.flip = True
-    config.data.workers = 8
-    config.data.cache = False
-    config.data.heldout_fraction = 0.01
-    config.data.max_unreadable = 100
-    # Bound of a folder's pictures against decompression bombs; else PIL.Image.MAX_IMAGE_PIXELS.
+    config.data.image_size = 512  # Side of the images, in pixels.
+    config.data.batch_size = 32  # Images of one step, over all devices.
+    config.data.flip = True  # Random horizontal flips.
+    config.data.workers = 8  # Data worker processes.
+    config.data.cache = False  # Keep decoded images in memory.
+    config.data.heldout_fraction = 0.01  # Share of a folder that is held out.
+    config.data.max_unreadable = 100  # Unreadable files of a folder that are tolerated.
+    # Largest picture of a folder, in megapixels; else PIL.Image.MAX_IMAGE_PIXELS.
     config.data.max_megapixels = config_dict.placeholder(float)
-    config.data.synthetic_length = 70_000
-    config.data.heldout_length = 256
+    config.data.synthetic_length = 70_000  # Number of synthetic training faces.
+    config.data.heldout_length = 256  # Number of synthetic held-out faces.
 
     config.eval = ml_collections.ConfigDict()
-    # A source of held-out images; without it, the held-out part of the training data.
+    # Source of held-out images; else the held-out part of the training data.
     config.eval.path = config_dict.placeholder(str)
-    # Instead of both, for eval.py: a folder that `codeformer-jax testset` made.
+    # Folder made by `codeformer-jax testset`; replaces the source, in eval.py only.
     config.eval.testset = config_dict.placeholder(str)
-    config.eval.batch_size = 8
-    config.eval.batches = 8
-    config.eval.recipe = "small"
-    config.eval.weights = (0.0, 0.5, 1.0)
-    # For restoration, also in `codeformer-jax restore`; measured by `benchmarks/adain.py`.
+    config.eval.batch_size = 8  # Images of one evaluation batch.
+    config.eval.batches = 8  # Batches of an evaluation during training.
+    config.eval.recipe = "small"  # Degradation of the held-out images.
+    config.eval.weights = (0.0, 0.5, 1.0)  # Fidelity weights `w` that are scored.
+    # AdaIN when restoring: held-out scores, eval.py, and `codeformer-jax restore`.
     config.eval.adain = True
-    config.eval.limit = config_dict.placeholder(int)
+    config.eval.limit = config_dict.placeholder(int)  # Largest number of images, in eval.py.
+    # Converted LPIPS weights; eval.py then reports LPIPS.
     config.eval.lpips = config_dict.placeholder(str)
-    config.eval.checkpoint = "latest"
+    config.eval.checkpoint = "latest"  # Checkpoint for eval.py: 'latest', 'best' or a step.
     return config.lock()

@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 64
-    config.model.hidden = 256
+    config.model.hidden = 256  # VQ-VAE: channels of the hidden layers.
     config.model.res_blocks = 2
     config.model.codebook_size = 512
     config.model.emb_dim = 64
