@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
@@ -71,25 +72,16 @@ def restore_files(
         ValueError, FileNotFoundError: see `Restorer.load` and `Scorer.load`.
     """
     options = options or RestoreOptions()
-    checkpoint = options.checkpoint or DEFAULT_WEIGHTS
     if restorer is None and options.checkpoint is None and not DEFAULT_WEIGHTS.exists():
         raise RestoreError(NO_WEIGHTS)
     start, scored = time.monotonic(), scorer is not None or options.score is not None
     plan = plan_files(inputs, output_dir, options, scores=scored)
-    if restorer is None:
-        restorer = Restorer.load(
-            checkpoint,
-            which=options.which,
-            batch_size=options.batch_size,
-            keep_gray=options.keep_gray,
-            keep_known=options.keep_known,
-        )
+    restorer = restorer or _load(options)
     if scorer is None and options.score is not None:
         scorer = Scorer.load(options.score, restorer, teacher=options.score_teacher)
-    scores = Scores(plan, scorer, options.force)
-    _make_folders(plan)
-    run = _Run(plan, options, restorer, scorer, scores)
-    with scores:
+    with Scores(plan, scorer, options.force) as scores:
+        _make_folders(plan)
+        run = _Run(plan, options, restorer, scorer, scores)
         run(progress)
     ordered = [run.outcomes[job] for job in plan.jobs]
     return RestoreSummary(
@@ -102,6 +94,16 @@ def restore_files(
         notes={note: tuple(paths) for note, paths in run.notes.items()},
         samples=options.samples or 1,
         scores=scores.summary(),
+    )
+
+
+def _load(options: RestoreOptions) -> Restorer:
+    return Restorer.load(
+        options.checkpoint or DEFAULT_WEIGHTS,
+        which=options.which,
+        batch_size=options.batch_size,
+        keep_gray=options.keep_gray,
+        keep_known=options.keep_known,
     )
 
 
@@ -142,14 +144,14 @@ class _Run:
     def __call__(self, progress: bool | None) -> None:
         """Restores a batch while the next one is read and the one before is written."""
         jobs, disable = self._plan.jobs, None if progress is None else not progress
-        batches = [jobs[i : i + self._size] for i in range(0, len(jobs), self._size)]
+        batches = [jobs[i : i + self._size] for i in range(0, len(jobs), self._size)] + [()]
         with (
             tqdm.tqdm(total=len(jobs), unit="image", disable=disable) as bar,
             concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores())) as threads,
         ):
-            reads = [threads.submit(self._read, job) for job in (batches or [()])[0]]
+            reads = [threads.submit(self._read, job) for job in batches[0]]
             writes: list[concurrent.futures.Future] = []
-            for batch, following in zip(batches, [*batches[1:], ()], strict=True):
+            for batch, following in itertools.pairwise(batches):
                 pictures = {job: read.result() for job, read in zip(batch, reads, strict=True)}
                 reads = [threads.submit(self._read, job) for job in following]
                 pictures = {job: picture for job, picture in pictures.items() if picture}

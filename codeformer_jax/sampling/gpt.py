@@ -19,7 +19,7 @@ from codeformer_jax.nn import GPT, Cache, turn_kernels, with_turned_kernels
 from codeformer_jax.ops.checks import AnyArray, as_keys
 from codeformer_jax.sampling.prefix import check_known
 from codeformer_jax.sampling.sampler import Sampler, sample_codes
-from codeformer_jax.sampling.window import plan_windows
+from codeformer_jax.sampling.window import WindowPlan, plan_windows
 
 Variables = Any
 Condition = Int[Array, "b m"] | Int[Array, "b h w"]
@@ -76,37 +76,36 @@ def sample_gpt(
     sampler, size = sampler or Sampler(), tuple(size or module.map_size)
     sampler.check(module.vocab_size)
     keys = as_keys(keys, keys.size if keys.ndim < 2 else len(keys), "sample")
-    plan = plan_windows(size, module.map_size)
+    windows = plan_windows(size, module.map_size)
     _check_condition(module, condition, keys.shape[0], size)
     known, mask = check_known(known, known_mask, (keys.shape[0], *size), module.vocab_size)
     mask = mask.reshape(-1)
     if mask.all():
         return jnp.asarray(known)
     first = int(np.argmin(mask))  # All known sites before the first sampled one are prefilled.
-    sites = _Sites(
-        site=np.arange(mask.size, dtype=np.int32),
-        top=plan.top,
-        left=plan.left,
-        target=plan.target,
-        moved=plan.moved,
-        known=mask,
-    )
-    sites = jax.tree.map(lambda x: x[first:].copy(), sites)
-    sites.moved[0] = True
-    arguments = (
-        module,
-        variables,
-        keys,
-        jnp.asarray(condition),
-        jnp.asarray(known),
-        sites,
-        sampler,
-    )
+    sites = _sites(windows, mask, first)
+    condition, known = jnp.asarray(condition), jnp.asarray(known)
+    arguments = (module, variables, keys, condition, known, sites, sampler)
     if not cache:
         return _sample_fully(*arguments)
     if size == module.map_size:
         return _sample_map(*arguments, first=first)
     return _sample_windows(*arguments)
+
+
+def _sites(windows: WindowPlan, mask: np.ndarray, first: int) -> _Sites:
+    """Returns the sites from the first sampled one on."""
+    sites = _Sites(
+        site=np.arange(mask.size, dtype=np.int32),
+        top=windows.top,
+        left=windows.left,
+        target=windows.target,
+        moved=windows.moved,
+        known=mask,
+    )
+    sites = jax.tree.map(lambda x: x[first:].copy(), sites)
+    sites.moved[0] = True
+    return sites
 
 
 @functools.partial(jax.jit, static_argnames=("module", "first"))
