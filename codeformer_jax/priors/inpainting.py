@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,63 +13,45 @@ from codeformer_jax.priors.options import SampleOptions
 from codeformer_jax.priors.prior import Prior
 from codeformer_jax.priors.sheet import Picture
 
-_HALF = 0.5
 _FADED = 0.25  # Contrast of the part of a picture that is not kept.
 
 References = list[tuple[str, Picture]]
 
 
-@dataclass(frozen=True)
-class Keep:
-    """Part of a map to keep: a share of its rows from the top, or of its columns from the left."""
+def keep_mask(part: str, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Returns the mask of the sites to keep.
 
-    side: str
-    share: float
+    Args:
+        part: 'top-half', 'left-half', or a share of the rows or columns, 'top:0.3' or 'left:0.3'.
+        size: rows and columns of the map.
 
-    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-        """Returns the mask of the sites to keep.
-
-        Args:
-            size: rows and columns of the map.
-
-        Raises:
-            ValueError: if the part is empty or the whole map.
-        """
-        axis = 0 if self.side == "top" else 1
-        lines, what = size[axis], ("rows", "columns")[axis]
-        number = round(self.share * lines)
-        if not 0 < number < lines:
-            raise ValueError(
-                f"--keep {self.side}:{self.share:g} keeps {number} of the map's {lines} {what}: "
-                "give a share that leaves something to continue and something to sample"
-            )
-        mask = np.zeros(size, bool)
-        mask[(slice(None),) * axis + (slice(number),)] = True
-        return mask
-
-
-def parse_keep(text: str) -> Keep:
-    """Parses 'top-half', 'left-half', 'top:0.3' or 'left:0.3'.
+    Returns:
+        True at the sites to keep.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: if `part` is anything else, or leaves nothing to continue or to sample.
     """
-    match = re.fullmatch(r"(top|left|bottom|right)(-half|:(.+))", text)
-    if match and match[1] in ("bottom", "right"):
+    match = re.fullmatch(r"(top|left|bottom|right)(?:-half|:(0?\.\d+))", part)
+    if match is None:
         raise ValueError(
-            f"--keep {text}: codes are sampled row by row from the top left, and each depends on "
+            f"--keep is {part!r}; expected top-half, left-half, or a share between 0 and 1 such as "
+            "top:0.3 or left:0.3"
+        )
+    if match[1] in ("bottom", "right"):
+        raise ValueError(
+            f"--keep {part}: codes are sampled row by row from the top left, and each depends on "
             "those before it only; keep 'top' or 'left'"
         )
-    try:
-        share = _HALF if match[2] == "-half" else float(match[3])
-    except (TypeError, ValueError):
-        share = 0.0
-    if match is None or not 0 < share < 1:
+    axis = 0 if match[1] == "top" else 1
+    number = round(float(match[2] or 0.5) * size[axis])
+    if not 0 < number < size[axis]:
         raise ValueError(
-            f"--keep is {text!r}; expected top-half, left-half, or a share such as top:0.3 or "
-            "left:0.3"
+            f"--keep {part} keeps {number} of the map's {size[axis]} {('rows', 'columns')[axis]}; "
+            "give a share that leaves something to continue and something to sample"
         )
-    return Keep(match[1], share)
+    mask = np.zeros(size, bool)
+    mask[(slice(None),) * axis + (slice(number),)] = True
+    return mask
 
 
 def read_inputs(
@@ -96,7 +77,7 @@ def read_inputs(
         fields["condition"], picture = _condition(prior, options.condition, size)
         references.append(("condition", picture))
     if options.complete is not None:
-        mask = parse_keep(options.keep or "top-half").mask(size)
+        mask = keep_mask(options.keep or "top-half", size)
         source = _read(options.complete, tuple(side * prior.downsampling for side in size))
         fields |= {"known": prior.values_of(source[None]), "known_mask": mask}
         references += [("source", source), ("kept", _faded(source, mask))]

@@ -41,7 +41,7 @@ def plan_outputs(sheet: str | os.PathLike, each: bool, force: bool) -> Outputs:
 
     Raises:
         ValueError: if the sheet's suffix is not an image format's.
-        OSError: if something exists or cannot be written.
+        OSError: if something exists and may not be replaced.
     """
     sheet = Path(sheet)
     if sheet.suffix.lower() not in SUFFIXES:
@@ -55,12 +55,6 @@ def plan_outputs(sheet: str | os.PathLike, each: bool, force: bool) -> Outputs:
     for path in filter(None, (outputs.sheet, outputs.codes, outputs.folder)):
         if os.path.lexists(path) and not force:
             raise FileExistsError(f"{path}: exists; pass --force to replace it")
-    for folder in sheet.parents:
-        if os.path.lexists(folder):
-            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-                what = "may not be written to" if folder.is_dir() else "is a file"
-                raise OSError(f"cannot write '{sheet}': '{folder}' {what}; give another -o")
-            break
     return outputs
 
 
@@ -77,13 +71,15 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents; raises OSError with a remedy."""
+    """Makes a folder and its parents; raises OSError if it cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"cannot make the folder '{folder}': {error.strerror}; give another -o"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(f"cannot write into the folder '{folder}'; give another -o")
 
 
 def describe(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.priors.inpainting import parse_keep, read_inputs
+from codeformer_jax.priors.inpainting import read_inputs
 from codeformer_jax.priors.kinds import SamplePlan
 from codeformer_jax.priors.options import SampleOptions
 from codeformer_jax.priors.outputs import (
@@ -47,8 +47,6 @@ def sample_command(
     """
     # What needs no network is checked before one is loaded.
     Sampler(temperature=options.temperature, top_p=options.top_p).check(1)
-    if options.complete is not None:
-        parse_keep(options.keep or "top-half")
     pixels = None if options.size is None else parse_size(options.size)
     outputs = plan_outputs(output, options.each, options.force)
     prior = load_prior(

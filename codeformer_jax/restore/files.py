@@ -88,7 +88,6 @@ def restore_files(
         written=tuple(path for paths in ordered if isinstance(paths, tuple) for path in paths),
         failed=plan.unreadable + tuple(x for x in ordered if isinstance(x, Failure)),
         skipped=plan.skipped,
-        padded=tuple(run.padded),
         seconds=time.monotonic() - start,
         others=plan.others,
         notes={note: tuple(paths) for note, paths in run.notes.items()},
@@ -122,7 +121,6 @@ class _Run:
 
     Attributes:
         outcomes: job -> the paths written, or the failure.
-        padded: pictures that were not square.
         notes: remark -> the pictures that it applies to.
     """
 
@@ -138,7 +136,6 @@ class _Run:
         self._scorer, self._scores, self._kept = scorer, scores, frozenset(plan.skipped)
         self._size = restorer.batch_for(len(plan.jobs), options.batch_size)
         self.outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
-        self.padded: list[pathlib.Path] = []
         self.notes: dict[str, list[pathlib.Path]] = {}
 
     def __call__(self, progress: bool | None) -> None:
@@ -184,7 +181,6 @@ class _Run:
         if not pictures:
             return {}
         for job, fitted in pictures.items():
-            self.padded += [job.source] if fitted.padded else []
             for note in fitted.notes:
                 self.notes.setdefault(note, []).append(job.source)
         options, batch = self._options, list(pictures.values())

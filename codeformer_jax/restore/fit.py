@@ -18,6 +18,7 @@ Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 # picture: lossy files and scans do not keep the channels equal.
 GRAY_VARIANCE = 10.0
 _CODING = 2
+NOT_SQUARE = "it was not square and was extended by its edges (aligned faces are square)"
 NOT_PAINTED = "no pixel is white, so nothing was filled in and the picture came back as it was"
 
 # ITU-R BT.601, as in JPEG and Pillow's conversion to 'L'.
@@ -50,11 +51,6 @@ class Fitted:
     def gray(self) -> bool:
         """Whether the result has no colour at all."""
         return self.tint == (0, 0, 0) and self.known is None
-
-    @property
-    def padded(self) -> bool:
-        """Whether the picture was not square."""
-        return self.pixels.shape[:2] != (self.height, self.width)
 
 
 def as_image(image: object, name: str = "image") -> np.ndarray:
@@ -120,10 +116,10 @@ def fit(
     pixels = _resize(pixels, height, width)
     top, left = (size - height) // 2, (size - width) // 2
     borders = ((top, size - height - top), (left, size - width - left))
-    known, notes = None, ()
+    known, notes = None, () if height == width else (NOT_SQUARE,)
     if painted is not None:
         known = np.pad(~_resize_mask(painted, height, width), borders, mode="edge")
-        notes = () if painted.any() else (NOT_PAINTED,)
+        notes += () if painted.any() else (NOT_PAINTED,)
     return Fitted(
         np.pad(pixels, (*borders, (0, 0)), mode="edge"),
         top=top,

@@ -40,15 +40,19 @@ class RestoredBatch:
 class Restorer:
     """Restores aligned faces with one compiled function per batch size.
 
-    Attributes:
-        module: the network.
-        variables: its variables, on the device.
-        batch_size: images per batch. The last batch is filled up with copies, so that it needs no
-            compilation of its own.
+    Args:
+        module, variables: the network.
+        batch_size: images per batch; default 1 on a CPU, 8 on an accelerator. The last batch is
+            filled up with copies, so that it needs no compilation of its own.
         precision: of products and convolutions; see `nn.precision`.
-        keep_gray: whether black-and-white pictures get black-and-white results.
-        keep_known: whether only pure white pixels are filled in and all others stay.
+        keep_gray: give black-and-white pictures black-and-white results; default the network's
+            setting, see `CodeFormer`.
+        keep_known: fill in pure white pixels only and keep all others; default the network's.
         adain: default of `adain` in calls.
+
+    Raises:
+        RestoreError: if the batch size is below 1.
+        ValueError: if the precision is unknown.
     """
 
     def __init__(
@@ -62,19 +66,6 @@ class Restorer:
         keep_known: bool | None = None,
         adain: bool = True,
     ):
-        """Puts the variables on the device.
-
-        Args:
-            module, variables: the network.
-            batch_size: default 1 on a CPU, 8 on an accelerator.
-            precision: of products and convolutions; see `nn.precision`.
-            keep_gray, keep_known: default the network's own settings, see `CodeFormer`.
-            adain: default of `adain` in calls.
-
-        Raises:
-            RestoreError: if the batch size is below 1.
-            ValueError: if the precision is unknown.
-        """
         check_precision(precision)
         self.module, self.precision = module, precision
         self.keep_gray = module.keep_gray if keep_gray is None else keep_gray

@@ -16,7 +16,6 @@ class RestoreSummary:
         written: result files, in the order of the inputs.
         failed: inputs without a result; nothing was written for them.
         skipped: existing results that were kept.
-        padded: pictures that were not square.
         seconds: from the first read to the last write.
         others: files in the folders that are not pictures.
         notes: remark -> the pictures that it applies to.
@@ -27,7 +26,6 @@ class RestoreSummary:
     written: tuple[pathlib.Path, ...]
     failed: tuple[Failure, ...]
     skipped: tuple[pathlib.Path, ...]
-    padded: tuple[pathlib.Path, ...]
     seconds: float
     others: tuple[pathlib.Path, ...] = ()
     notes: Mapping[str, tuple[pathlib.Path, ...]] = dataclasses.field(default_factory=dict)
@@ -41,11 +39,6 @@ class RestoreSummary:
             text += f", {self.samples} times each"
         if self.skipped:
             text += f"; {len(self.skipped)} existing results were kept"
-        if self.padded:
-            text += (
-                f"; {len(self.padded)} were not square and were extended by their edges "
-                "(aligned faces are square)"
-            )
         lines = [text, self.scores] if self.scores else [text]
         for note, paths in self.notes.items():
             more = ", ..." if len(paths) > 1 else ""

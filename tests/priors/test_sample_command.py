@@ -254,7 +254,11 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("few", ["--condition", "face"], "makes 4x4 codes of a picture, and this prior takes 9"),
         ("start", ["-o", "grid"], "cannot write 'grid': expected a name ending in .png"),
         ("start", ["-o", "/proc/no/grid.png"], "'/proc/no': No such file or directory; give ano"),
-        ("start", ["-o", "file/grid.png"], "'file' is a file; give another -o"),
+        (
+            "start",
+            ["-o", "file/grid.png"],
+            "cannot make the folder 'file': File exists; give another -o",
+        ),
         ("start", ["-o", "folder.png"], "'folder.png' is a folder; give another name as -o"),
         ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is another file"),
     ],

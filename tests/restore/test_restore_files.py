@@ -9,7 +9,7 @@ from PIL import Image
 from codeformer_jax import restore
 from codeformer_jax.data.images import FIRST_FRAME, METADATA, read_image, write_image
 from codeformer_jax.restore import RestoreError, RestoreOptions, Restorer, files
-from codeformer_jax.restore.fit import NOT_PAINTED
+from codeformer_jax.restore.fit import NOT_PAINTED, NOT_SQUARE
 from codeformer_jax.restore.jobs import plan_files
 
 
@@ -51,7 +51,7 @@ def test_folder(tmp_path, faces, restorer):
     assert sorted(tree(tmp_path / "out")) == RESULTS
     assert sorted(summary.written) == [tmp_path / "out" / name for name in RESULTS]
     assert summary.failed == summary.skipped == ()
-    assert summary.padded == (faces / "deep" / "wide.bmp",)
+    assert summary.notes == {NOT_SQUARE: (faces / "deep" / "wide.bmp",)}
     assert tree(faces) == before
     for source, name in (("a.png", "a.png"), ("deep/wide.bmp", "deep/wide.png")):
         result = read_image(tmp_path / "out" / name)
