@@ -257,7 +257,7 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         (
             "start",
             ["-o", "file/grid.png"],
-            "cannot make the folder 'file': File exists; give another -o",
+            "cannot make the folder 'file': File exists",
         ),
         ("start", ["-o", "folder.png"], "'folder.png' is a folder; give another name as -o"),
         ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is another file"),
