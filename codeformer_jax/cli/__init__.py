@@ -52,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Runs `main` as a process of its own and ends it."""
-    process.use_huge_pages()
-    with process.ending():
-        sys.exit(main())
+    """Runs `main` and ends the process with its exit code."""
+    sys.exit(main())
 
 
 def _parser() -> argparse.ArgumentParser:
