@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from codeformer_jax.cli.parsing import Commands, add_command, add_options, path, read_options
-from codeformer_jax.restore.options import RestoreOptions
+from codeformer_jax.restore.restore_options import RestoreOptions
 
 _DESCRIPTION = """\
 Restores pictures of aligned faces. Folders are searched with their sub-folders, which appear again

@@ -3,7 +3,7 @@
 import argparse
 
 from codeformer_jax.cli.parsing import Commands, add_command, add_options, path, read_options
-from codeformer_jax.priors.options import SampleOptions
+from codeformer_jax.priors.sample_options import SampleOptions
 
 _DESCRIPTION = """\
 Samples maps of codes from a prior and decodes them. OUT.png is a sheet of all pictures, OUT.npz has

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Int32
 from PIL import Image
 
 from codeformer_jax.data.images import read_image
-from codeformer_jax.priors.options import SampleOptions
 from codeformer_jax.priors.prior import Prior
+from codeformer_jax.priors.sample_options import SampleOptions
 from codeformer_jax.priors.sheet import Picture
 
 _FADED = 0.25  # Contrast of the part of a picture that is not kept.

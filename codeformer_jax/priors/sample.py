@@ -9,7 +9,6 @@ import jax
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.priors.inpainting import read_inputs
 from codeformer_jax.priors.kinds import SamplePlan
-from codeformer_jax.priors.options import SampleOptions
 from codeformer_jax.priors.outputs import (
     Outputs,
     describe,
@@ -19,6 +18,7 @@ from codeformer_jax.priors.outputs import (
 )
 from codeformer_jax.priors.pictures import check_plan, sample_maps
 from codeformer_jax.priors.prior import Prior, load_prior
+from codeformer_jax.priors.sample_options import SampleOptions
 from codeformer_jax.priors.sheet import make_sheet
 from codeformer_jax.sampling import Sampler
 

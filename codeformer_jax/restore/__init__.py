@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from codeformer_jax.restore.options import RestoreError, RestoreOptions
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 
 __all__ = [
     "Failure",

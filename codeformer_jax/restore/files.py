@@ -15,7 +15,7 @@ from codeformer_jax.data.images import UnreadableImage, read_image, write_image
 from codeformer_jax.restore.fit import Fitted, unfit
 from codeformer_jax.restore.heatmap import draw_heatmap
 from codeformer_jax.restore.jobs import Failure, Job, Plan, plan_files
-from codeformer_jax.restore.options import RestoreError, RestoreOptions
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import NOT_FINITE, Restorer
 from codeformer_jax.restore.samples import sample_batch
 from codeformer_jax.restore.scorer import Scorer

@@ -14,7 +14,7 @@ from codeformer_jax.data.images import (
     image_size,
     is_picture,
 )
-from codeformer_jax.restore.options import RestoreError, RestoreOptions
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 
 _LISTED = 10
 

@@ -17,7 +17,7 @@ from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn import CodeFormer
 from codeformer_jax.nn.precision import check_precision, products_in
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
-from codeformer_jax.restore.options import RestoreError, check_batch_size, check_weight
+from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
 
 NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
 

@@ -15,7 +15,7 @@ from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.metrics import log_likelihood
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.restore.fit import Fitted, as_dtype
-from codeformer_jax.restore.options import RestoreError
+from codeformer_jax.restore.restore_options import RestoreError
 from codeformer_jax.restore.restorer import Restorer
 
 

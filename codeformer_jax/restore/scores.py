@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from codeformer_jax.restore.jobs import Job, Plan
-from codeformer_jax.restore.options import RestoreError
+from codeformer_jax.restore.restore_options import RestoreError
 from codeformer_jax.restore.scorer import Scorer
 from codeformer_jax.system.atomic import atomic_path
 
