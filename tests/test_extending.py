@@ -11,12 +11,13 @@ from absl import flags
 from ml_collections import config_flags
 from tiny import tiny_config
 
-from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.checkpoints.trained import export_trained, load_trained
 from codeformer_jax.convert import NETWORKS
 from codeformer_jax.data.sources import SOURCES
 from codeformer_jax.degrade import CORRUPTIONS
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.nn import QUANTIZERS
+from codeformer_jax.restore import Restorer
 from codeformer_jax.tasks import TASKS
 from codeformer_jax.train import loop, plan
 from configs import vqgan
@@ -80,6 +81,22 @@ def test_a_task_trains_its_network_on_a_source_and_a_corruption_of_ones_own(shar
     assert psnr[-1] > psnr[0] + 1
 
 
+def test_its_network_is_loaded_and_restores_pictures(sharpened):
+    workdir, _ = sharpened
+    trained = load_trained(workdir, "best")
+    assert (trained.network, type(trained.module).__module__) == ("sharpener", NAME)
+    clean = SOURCES["gradients"]("1", trained.config.data, "heldout")[0]["image"]
+    vignette = CORRUPTIONS["vignette"]()
+    dark = np.asarray(vignette.apply(clean[None] / np.float32(255), np.float32([0.8])))[0]
+
+    def error(picture):
+        return np.mean((np.float32(picture) - np.float32(clean) / 255) ** 2)
+
+    export_trained(workdir, workdir / "model.safetensors")
+    for path in (workdir, workdir / "model.safetensors"):
+        assert error(Restorer.load(path)(dark, w=1.0)) < 0.8 * error(dark)
+
+
 def test_its_run_resumes_and_its_steps_are_planned(sharpened):
     workdir, config = sharpened
     assert len(plan.make_plan(config).steps) == 1
@@ -87,6 +104,14 @@ def test_its_run_resumes_and_its_steps_are_planned(sharpened):
     config.steps = 32
     loop.train(config.lock(), workdir)
     assert len(lines(workdir, "train/loss")) == 32
+
+
+def test_its_run_is_evaluated(sharpened):
+    workdir, config = sharpened
+    evaluation = evaluate_run(config, workdir)
+    means = evaluation.means()
+    assert means["w=1"]["psnr"] > means["input"]["psnr"]
+    assert "w=1" in evaluation.table()
 
 
 def test_a_quantizer_trains_in_a_vqgan(folder):

@@ -6,11 +6,9 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert.networks import role_of
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
-
-# Networks whose codes are learned.
-AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
@@ -47,9 +45,8 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: where there is none.
     """
-    if trained.network in AUTOENCODERS:
-        module = trained.module.clone(ema_decay=None)
-        return module, {"params": common.plain_codebook(trained.variables)}
+    if role_of(trained.module) == "autoencoder":
+        return common.plain_autoencoder(trained.module, trained.variables)
     teacher = load_teacher(path)
     if teacher is None:
         raise ValueError(

@@ -14,7 +14,7 @@ _WORST, _FIRST, _BEST = 8, 8, 4
 class Collector:
     """Takes batches of `measure` in order and ends in an `Evaluation`."""
 
-    def __init__(self, rows: Sequence[str], codebook_size: int):
+    def __init__(self, rows: Sequence[str], codebook_size: int | None):
         self._rows = tuple(rows)
         self._codebook_size = codebook_size
         self._names: list[str] = []
@@ -48,7 +48,8 @@ class Collector:
         taught = "target_codes" in result
         if taught:
             self._count("teacher", result["target_codes"][:valid])
-        self._count("predicted" if taught else "network", result["codes"][:valid])
+        if self._codebook_size is not None:
+            self._count("predicted" if taught else "network", result["codes"][:valid])
         if taught:
             codes = {"accuracy": "code_accuracy", "cross_entropy": "code_cross_entropy"}
             self._codes.append({k: result[v][:valid].astype(np.float64) for k, v in codes.items()})

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from codeformer_jax.convert.networks import networks_of_role, role_of
 from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
-from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
+from codeformer_jax.nn import VQGAN
 from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
@@ -64,7 +65,7 @@ def evaluate(
             recipe too many or too few, a teacher with other codes, an option out of range, or
             output that is not finite.
     """
-    weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
+    weights = sorted(float(w) for w in weights) if role_of(module) == "restorer" else []
     _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
     teacher, lpips = teacher or (None, None), lpips or (None, None)
@@ -77,7 +78,8 @@ def evaluate(
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
+    codes = getattr(module, "codebook_size", None)  # A restorer may have none.
+    collector = Collector(_rows(weights, teacher[0] is not None), codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
@@ -125,7 +127,7 @@ def _run(
     return list(pending[0].images.shape[1:3])
 
 
-def _batches(source: Source, number: int, batch_size: int, module: Autoencoder) -> Iterator[_Batch]:
+def _batches(source: Source, number: int, batch_size: int, module: Any) -> Iterator[_Batch]:
     """Batches of one size; the last is padded with copies of its last image."""
     shape, elements = None, []
     for index in range(number):
@@ -161,7 +163,7 @@ def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
     return ["input", *(f"w={w:g}" for w in weights), *(["teacher"] if has_teacher else [])]
 
 
-def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: Autoencoder):
+def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: Any):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected uint8 [h, w, 3] (RGB)")
     size = f"'{name}' has {image.shape[0]}x{image.shape[1]} px"
@@ -169,9 +171,10 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
         raise ValueError(
             f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
         )
-    if any(side % module.downsampling for side in image.shape[:2]):
+    factor = getattr(module, "downsampling", 1)
+    if any(side % factor for side in image.shape[:2]):
         raise ValueError(
-            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
+            f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
 
@@ -183,7 +186,7 @@ def _check_counts(**counts: int | None):
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
-    restores = isinstance(arguments["networks"].module, CodeFormer)
+    restores = role_of(arguments["networks"].module) == "restorer"
     given = arguments["recipe"] is not None
     if given and batch.degraded is not None:
         raise ValueError("these images are degraded already; give no recipe, or clean images alone")
@@ -192,14 +195,13 @@ def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
 
 
 def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
-    if not isinstance(module, VQGAN | VQVAE):
-        raise TypeError(
-            f"cannot evaluate a {type(module).__name__}; expected CodeFormer, VQGAN or VQVAE"
-        )
-    if not isinstance(module, CodeFormer):
+    if role_of(module) not in ("restorer", "autoencoder"):
+        known = ", ".join(networks_of_role("restorer", "autoencoder"))
+        raise TypeError(f"cannot evaluate a {type(module).__name__}; expected a network of {known}")
+    if role_of(module) != "restorer":
         if teacher is not None:
             raise ValueError(
-                "an autoencoder's own codes are the truth; give a teacher to CodeFormer only"
+                "an autoencoder's own codes are the truth; give a teacher to a restorer only"
             )
         return
     sane = all(math.isfinite(w) and w >= 0 for w in weights)
@@ -214,14 +216,15 @@ def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weight
             )
 
 
-def _hyperparameters(**modules: Autoencoder | None) -> dict[str, Any]:
+def _hyperparameters(**modules: Any) -> dict[str, Any]:
     return {name: _fields(module) for name, module in modules.items() if module is not None}
 
 
-def _fields(module: Autoencoder) -> dict[str, Any]:
+def _fields(module: Any) -> dict[str, Any]:
     """The network's class and fields as JSON values."""
     names = [field.name for field in dataclasses.fields(module)]
     fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}
-    fields["dtype"] = jnp.dtype(fields["dtype"]).name
+    if "dtype" in fields:
+        fields["dtype"] = jnp.dtype(fields["dtype"]).name
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     return {"class": type(module).__name__, **values}

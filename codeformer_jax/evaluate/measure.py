@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, UInt8
 
 from codeformer_jax import metrics
-from codeformer_jax.nn import CodeFormer
+from codeformer_jax.convert.networks import role_of
 
 # (images [b, h, w, 3] in [0, 1], keys [b], recipe) -> degraded images.
 DegradeFn = Callable[[Array, Array, Any], Array]
@@ -56,7 +56,7 @@ def measure(
     """
     clean = images.astype(jnp.float32) / 255
     result = {}
-    if isinstance(networks.module, CodeFormer):
+    if role_of(networks.module) == "restorer":
         if degraded is None:
             keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
             inputs = 2 * degrade_fn(clean, keys, recipe) - 1
@@ -64,12 +64,13 @@ def measure(
             inputs = 2 * (degraded.astype(jnp.float32) / 255) - 1
         restore = functools.partial(_restore, networks.module, variables[0], inputs, adain)
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
-        restored, logits, codes = jax.vmap(restore)(weights)
-        made, codes, logits = [inputs[None], restored], codes[0], logits[0]
+        out = jax.vmap(restore)(weights)
+        made, codes = [inputs[None], out.image], getattr(out, "indices", None)
+        codes = None if codes is None else codes[0]
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])
-            result |= _code_scores(logits, codes, taught.indices)
+            result |= _code_scores(out.logits[0], codes, taught.indices)
     else:
         out = networks.module.apply(variables[0], 2 * clean - 1)
         made, codes = [out.image[None]], out.indices
@@ -84,14 +85,9 @@ def measure(
 
 
 def _restore(
-    module: CodeFormer,
-    variables: Any,
-    images: Float[Array, "b h w 3"],
-    adain: bool,
-    w: Float[Array, ""],
-) -> tuple[Float[Array, "b h w 3"], Float[Array, "b n k"], Int[Array, "b n"]]:
-    out = module.apply(variables, images, w=jnp.full(len(images), w), adain=adain)
-    return out.image, out.logits, out.indices
+    module: Any, variables: Any, images: Float[Array, "b h w 3"], adain: bool, w: Float[Array, ""]
+) -> Any:
+    return module.apply(variables, images, w=jnp.full(len(images), w), adain=adain)
 
 
 def _code_scores(

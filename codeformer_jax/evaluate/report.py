@@ -138,9 +138,10 @@ def _means(evaluation: Evaluation) -> str:
             "this set, or guesses by the codes' frequencies: what a prediction that looks at no "
             "image would reach.</p>"
         )
-    size = len(next(iter(evaluation.code_counts.values())))
-    heads = [f"codebook of {size}", "perplexity", "used", "dead", "commonest"]
-    tables.append(_table(heads, map(_row, usage_rows(evaluation))))
+    if rows := usage_rows(evaluation):
+        size = len(next(iter(evaluation.code_counts.values())))
+        heads = [f"codebook of {size}", "perplexity", "used", "dead", "commonest"]
+        tables.append(_table(heads, map(_row, rows)))
     note = "Arrows point to the better side."
     if start is not None:
         note += " Small figures are the change from the degraded input."
@@ -165,7 +166,8 @@ def _charts(evaluation: Evaluation) -> str:
             "How often each code occurs: teacher's codes of the clean images (bars) and predicted "
             "ones (line). The dashed line is an even use of all."
         )
-    charts.append(_figure(usage_chart(evaluation.code_counts), text))
+    if evaluation.code_counts:
+        charts.append(_figure(usage_chart(evaluation.code_counts), text))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 

@@ -11,6 +11,7 @@ from codeformer_jax.checkpoints.perceptual import load_lpips
 from codeformer_jax.checkpoints.settings import COMPUTATION
 from codeformer_jax.checkpoints.teachers import find_teacher
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert.networks import role_of
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
@@ -19,12 +20,12 @@ from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.system import paths
+from codeformer_jax.system.plugins import import_plugins
 from codeformer_jax.tasks import common, settings
 
 # Settings of these sections describe the network, but for those that are of its training alone.
 _NETWORK = ("model", "codeformer")
 _TRAINING = ("beta", "beta_on", "ema_decay", "fusion_zero_init")
-EVALUATED = ("codeformer", "vqgan", "taming_vqgan", "vqvae")
 
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
@@ -41,15 +42,16 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         ValueError: for a value out of its range, or networks and images that do not fit together.
     """
     config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
+    import_plugins(config)
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
     _check_fits(trained, config, pairs, workdir)
     teacher, recipe = None, None
-    if trained.network == "codeformer":
+    if role_of(trained.module) == "restorer":
         if "degradation" not in config:
             raise ValueError(
-                f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
+                f"{workdir} holds a {trained.network}, but the config of task {config.task!r} says "
                 "nothing of degradation: leave out --config, since a run's own config is the "
                 "default, or use a stage II or III config"
             )
@@ -107,7 +109,7 @@ def _check_fits(
     workdir: str | Path,
 ) -> None:
     """Raises ValueError where the network is not one for the config and the test set."""
-    if trained.network not in EVALUATED:
+    if role_of(trained.module) not in ("restorer", "autoencoder"):
         raise ValueError(
             f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
             "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
@@ -150,9 +152,9 @@ def _find_teacher(
     config: ml_collections.ConfigDict, trained: Trained, workdir: str | Path
 ) -> tuple[Any, Any] | None:
     """The teacher that the config names, or the one in the workdir if that is the run's own."""
-    own = trained.config is not None and trained.config.get("teacher") == config.teacher
+    own = trained.config is not None and trained.config.get("teacher") == config.get("teacher")
     kept = load_teacher(workdir)
-    if config.teacher and not (own and kept):
+    if config.get("teacher") and not (own and kept):
         return find_teacher(config, None)
     return kept
 

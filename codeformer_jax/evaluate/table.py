@@ -93,9 +93,10 @@ def plain_text(evaluation: Evaluation) -> str:
         blocks.append(_gain(evaluation))
     if rows := code_rows(evaluation):
         blocks.append(_aligned([("codes", "accuracy", "cross entropy (nats)"), *rows]))
-    size = len(next(iter(evaluation.code_counts.values())))
-    title = (f"codebook of {size}", "perplexity", "used", "dead", "commonest")
-    blocks.append(_aligned([title, *usage_rows(evaluation)]))
+    if rows := usage_rows(evaluation):
+        size = len(next(iter(evaluation.code_counts.values())))
+        title = (f"codebook of {size}", "perplexity", "used", "dead", "commonest")
+        blocks.append(_aligned([title, *rows]))
     return "\n\n".join(blocks)
 
 

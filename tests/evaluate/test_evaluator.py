@@ -186,9 +186,9 @@ def test_bad_options_are_refused(codeformer, source, change, message):
 
 
 def test_other_networks_are_refused(vqgan, source):
-    with pytest.raises(ValueError, match="teacher to CodeFormer only"):
+    with pytest.raises(ValueError, match="teacher to a restorer only"):
         evaluate(*vqgan, source, teacher=vqgan)
-    with pytest.raises(TypeError, match="cannot evaluate a _Distance; expected CodeFormer"):
+    with pytest.raises(TypeError, match="cannot evaluate a _Distance; expected a network of"):
         evaluate(_Distance(), {}, source)
 
 
