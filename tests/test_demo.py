@@ -162,7 +162,7 @@ def test_a_folder_holds_one_kind_of_demo(commands, tmp_path, capsys):
     assert len(started) == 2 * again
     for other in ({"short": True}, {"data": tmp_path / "faces"}):
         assert demo.run(tmp_path, **other) == 1
-        assert "holds a demo of other size or images" in capsys.readouterr().err
+        assert "holds a demo with another size or other images" in capsys.readouterr().err
     assert len(started) == 2 * again
 
 

@@ -1,29 +1,31 @@
-"""Runs a network over a set of images and scores what it makes of them.
+"""Evaluation of a network on a set of images.
 
-An image's degradation is the one stored beside it or, by the seed and its place in the source,
-the same in any batch, so that anyone can reproduce the scores of a single image.
+An image's degradation is either stored beside it or drawn from the seed and its place in the
+source. It is the same in any batch, so the scores of a single image can be reproduced.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from codeformer_jax.convert.networks import networks_of_role, role_of
+from codeformer_jax.convert import networks_of_role, role_of
+from codeformer_jax.convert.networks import module_fields
 from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
-from codeformer_jax.nn import VQGAN
+from codeformer_jax.metrics import choose
 from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
+
+# Roles of networks (`convert.Network`) whose pictures can be compared with the truth.
+EVALUATED_ROLES = ("restorer", "autoencoder")
 
 
 def evaluate(
@@ -31,62 +33,76 @@ def evaluate(
     variables: Variables,
     images_source: Source,
     *,
-    teacher: tuple[VQGAN, Variables] | None = None,
+    teacher: tuple[Any, Variables] | None = None,
     recipe: Any = None,
     seed: int = 0,
     weights: Sequence[int | float] = (0.0, 0.5, 1.0),
     adain: bool = True,
     batch_size: int = 8,
     lpips: tuple[Any, Variables] | None = None,
+    metrics: Sequence[str] | None = None,
     limit: int | None = None,
     progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores a CodeFormer's restorations, or an autoencoder's reconstructions, of clean images.
+    """Scores the restorations or reconstructions that a network makes of clean images.
 
     Args:
-        module, variables: a `CodeFormer`, or a `VQGAN` or `VQVAE`, whose inputs are not degraded.
-        images_source: clean images, see `Source`; where elements also have `degraded`, of the same
-            shape, these are restored as they are: give no recipe.
-        teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
+        module: network of the role 'restorer', such as `CodeFormer`, or 'autoencoder', such as
+            `VQGAN`, whose inputs are not degraded. See `convert.Network`.
+        variables: variables of the module.
+        images_source: clean images, see `Source`. Elements that also have `degraded`, of the same
+            shape, are restored from it; give no recipe then.
+        teacher: autoencoder whose codes of the clean images are the truth, and its variables.
         recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
-        seed: of the degradation.
+        seed: seed of the degradation.
         weights: fidelity weights w; the gain at the largest decides which images are worst.
         adain: see `CodeFormer`.
-        batch_size: images per call; it changes speed and memory only.
-        lpips: an `nn.LPIPS` and its variables, for one more column.
-        limit: evaluate the first so many images only.
+        batch_size: images per call; changes speed and memory only.
+        lpips: an `nn.LPIPS` and its variables.
+        metrics: names from `metrics.METRICS`; None for all whose needs are given.
+        limit: largest number of images.
         progress: show a bar on stderr.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
 
     Raises:
-        TypeError: a module of another kind.
-        ValueError: no images, images of different sizes or of one the network does not divide, a
-            recipe too many or too few, a teacher with other codes, an option out of range, or
-            output that is not finite.
+        TypeError: a module of another role.
+        ValueError: no images; images of different sizes, or of a size that the network does not
+            divide; a recipe that is missing or not used; a teacher with other codes; an option out
+            of range; a metric that is unknown or lacks an input; non-finite output.
     """
-    weights = sorted(float(w) for w in weights) if role_of(module) == "restorer" else []
+    role = role_of(module)
+    restores = role == "restorer"
+    weights = sorted(float(w) for w in weights) if restores else []
     _check_counts(batch_size=batch_size, limit=limit)
-    _check_networks(module, teacher, weights)
+    _check_networks(module, role, teacher, weights)
+    given = ["pictures", "truth", "codes", *(["logits"] if restores else [])]
+    given += ["target_codes"] * (teacher is not None) + ["lpips"] * (lpips is not None)
+    metrics = choose(metrics, given)
     teacher, lpips = teacher or (None, None), lpips or (None, None)
     arguments = {
         "networks": Networks(module, teacher[0], lpips[0]),
         "variables": (variables, teacher[1], lpips[1]),
+        "restores": restores,
+        "metrics": metrics,
         "weights": np.array(weights, np.float32),
         "key": make_key(seed),
         "recipe": recipe,
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    codes = getattr(module, "codebook_size", None)  # A restorer may have none.
-    collector = Collector(_rows(weights, teacher[0] is not None), codes)
+    rows = _rows(weights, teacher[0] is not None)
+    collector = Collector(rows, metrics, module.codebook_size)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     if weights:
         drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}
         settings |= {"weights": weights, "adain": adain, **drawn}
-    return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
+    for name, network in (("network", module), ("teacher", teacher[0])):
+        if network is not None:
+            settings[name] = {"class": type(network).__name__, **module_fields(network)}
+    return collector.finish(settings)
 
 
 class _Batch(NamedTuple):
@@ -148,7 +164,9 @@ def _stacked(elements: list[Element], batch_size: int) -> _Batch:
     padded = elements + elements[-1:] * (batch_size - len(elements))
     degraded = [element["degraded"] for element in padded if "degraded" in element]
     if degraded and len(degraded) < len(padded):
-        raise ValueError(f"of {names} some have a degraded image and some have none")
+        raise ValueError(
+            f"{names}: some have a degraded image and some do not; give it for all or for none"
+        )
     return _Batch(
         np.stack([element["image"] for element in padded]),
         np.stack(degraded) if degraded else None,
@@ -171,10 +189,9 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
         raise ValueError(
             f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
         )
-    factor = getattr(module, "downsampling", 1)
-    if any(side % factor for side in image.shape[:2]):
+    if any(side % module.downsampling for side in image.shape[:2]):
         raise ValueError(
-            f"{size}, but this network needs sides that are multiples of {factor}; "
+            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
             f"resize the images, for example to {module.image_size} px"
         )
 
@@ -186,22 +203,29 @@ def _check_counts(**counts: int | None):
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
-    restores = role_of(arguments["networks"].module) == "restorer"
     given = arguments["recipe"] is not None
     if given and batch.degraded is not None:
-        raise ValueError("these images are degraded already; give no recipe, or clean images alone")
-    if restores and not given and batch.degraded is None:
-        raise ValueError("give the recipe by which the images are degraded before restoration")
+        raise ValueError(
+            "recipe: these images are degraded already; leave it out, or give clean images"
+        )
+    if arguments["restores"] and not given and batch.degraded is None:
+        raise ValueError(
+            "recipe: a restorer needs degraded images; give the recipe that degrades them"
+        )
 
 
-def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
-    if role_of(module) not in ("restorer", "autoencoder"):
-        known = ", ".join(networks_of_role("restorer", "autoencoder"))
-        raise TypeError(f"cannot evaluate a {type(module).__name__}; expected a network of {known}")
-    if role_of(module) != "restorer":
+def _check_networks(
+    module: Any, role: str, teacher: tuple[Any, Variables] | None, weights: Sequence[float]
+):
+    if role not in EVALUATED_ROLES:
+        raise TypeError(
+            f"cannot evaluate a {type(module).__name__}; expected one of "
+            f"{', '.join(networks_of_role(*EVALUATED_ROLES))}"
+        )
+    if role == "autoencoder":
         if teacher is not None:
             raise ValueError(
-                "an autoencoder's own codes are the truth; give a teacher to a restorer only"
+                "teacher: an autoencoder's own codes are the truth; give it to a restorer only"
             )
         return
     sane = all(math.isfinite(w) and w >= 0 for w in weights)
@@ -214,17 +238,3 @@ def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weight
                 f"the teacher has {name}={theirs}, the network {ours}, so that their codes cannot "
                 "be compared; give the VQGAN that this network was trained with"
             )
-
-
-def _hyperparameters(**modules: Any) -> dict[str, Any]:
-    return {name: _fields(module) for name, module in modules.items() if module is not None}
-
-
-def _fields(module: Any) -> dict[str, Any]:
-    """The network's class and fields as JSON values."""
-    names = [field.name for field in dataclasses.fields(module)]
-    fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}
-    if "dtype" in fields:
-        fields["dtype"] = jnp.dtype(fields["dtype"]).name
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-    return {"class": type(module).__name__, **values}

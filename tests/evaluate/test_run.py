@@ -68,8 +68,8 @@ def test_a_vqgan_is_scored_by_its_reconstructions(runs, reconstruction):
 def test_a_codeformer_is_scored_beside_its_input_and_teacher(restoration, reconstruction):
     evaluation = restoration
     assert list(evaluation.scores) == ["input", "w=0", "w=0.5", "w=1", "teacher"]
-    assert set(evaluation.codes) == {"accuracy", "cross_entropy"}
-    assert evaluation.codes["accuracy"].shape == (HELDOUT,)
+    assert set(evaluation.codes) == {"code_accuracy", "code_cross_entropy"}
+    assert evaluation.codes["code_accuracy"].shape == (HELDOUT,)
     assert {n: int(c.sum()) for n, c in evaluation.code_counts.items()} == {
         "predicted": HELDOUT * TOKENS,
         "teacher": HELDOUT * TOKENS,
@@ -89,7 +89,9 @@ def test_an_exported_network_scores_as_its_run(runs, restoration):
     config.teacher = str(runs / "restoration")
     taught = evaluate_run(config, runs / "codeformer.safetensors")
     same_scores(taught.scores, restoration.scores)
-    np.testing.assert_allclose(taught.codes["accuracy"], restoration.codes["accuracy"], atol=1e-3)
+    np.testing.assert_allclose(
+        taught.codes["code_accuracy"], restoration.codes["code_accuracy"], atol=1e-3
+    )
 
 
 def test_a_folder_of_images_may_be_given(runs, tmp_path):
