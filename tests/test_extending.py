@@ -15,7 +15,10 @@ from codeformer_jax.checkpoints.trained import export_trained, load_trained
 from codeformer_jax.convert import NETWORKS
 from codeformer_jax.data.sources import SOURCES
 from codeformer_jax.degrade import CORRUPTIONS
+from codeformer_jax.evaluate.report import html_report
 from codeformer_jax.evaluate.run import evaluate_run
+from codeformer_jax.evaluate.table import plain_text
+from codeformer_jax.metrics import METRICS
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.restore import Restorer
 from codeformer_jax.tasks import TASKS
@@ -23,7 +26,7 @@ from codeformer_jax.train import loop, plan
 from configs import vqgan
 
 ROOT = Path(__file__).resolve().parents[1]
-REGISTRIES = (TASKS, NETWORKS, CORRUPTIONS, QUANTIZERS, SOURCES)
+REGISTRIES = (TASKS, NETWORKS, METRICS, CORRUPTIONS, QUANTIZERS, SOURCES)
 NAME = "my_module"
 
 
@@ -106,12 +109,20 @@ def test_its_run_resumes_and_its_steps_are_planned(sharpened):
     assert len(lines(workdir, "train/loss")) == 32
 
 
-def test_its_run_is_evaluated(sharpened):
+def test_its_run_is_evaluated_by_a_metric_of_ones_own(sharpened):
     workdir, config = sharpened
+    config = config.copy_and_resolve_references().unlock()
+    config.eval.update(metrics=("psnr", "colour_error"), weights=(1.0,))
     evaluation = evaluate_run(config, workdir)
     means = evaluation.means()
+    assert list(means["w=1"]) == ["psnr", "colour_error"]
     assert means["w=1"]["psnr"] > means["input"]["psnr"]
-    assert "w=1" in evaluation.table()
+    assert means["w=1"]["colour_error"] < 0.5 * means["input"]["colour_error"]
+    assert "colour error" in plain_text(evaluation)
+    assert "colour error ↓" in html_report(evaluation)
+    config.eval.metrics = ("sharpness",)
+    with pytest.raises(ValueError, match="'sharpness'"):
+        evaluate_run(config, workdir)
 
 
 def test_a_quantizer_trains_in_a_vqgan(folder):

@@ -76,7 +76,8 @@ def evaluate(
     weights = sorted(float(w) for w in weights) if restores else []
     _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, role, teacher, weights)
-    given = ["pictures", "truth", "codes", *(["logits"] if restores else [])]
+    codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
+    given = ["pictures", "truth"] + ["codes"] * bool(codes) + ["logits"] * bool(codes and restores)
     given += ["target_codes"] * (teacher is not None) + ["lpips"] * (lpips is not None)
     metrics = choose(metrics, given)
     teacher, lpips = teacher or (None, None), lpips or (None, None)
@@ -92,7 +93,7 @@ def evaluate(
         "degrade_fn": degrade_fn,
     }
     rows = _rows(weights, teacher[0] is not None)
-    collector = Collector(rows, metrics, module.codebook_size)
+    collector = Collector(rows, metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
     settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
@@ -189,9 +190,10 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
         raise ValueError(
             f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
         )
-    if any(side % module.downsampling for side in image.shape[:2]):
+    factor = getattr(module, "downsampling", 1)
+    if any(side % factor for side in image.shape[:2]):
         raise ValueError(
-            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
+            f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
 
