@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -21,7 +23,8 @@ from codeformer_jax.evaluate.table import plain_text
 from codeformer_jax.metrics import METRICS
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.restore import Restorer
-from codeformer_jax.tasks import TASKS
+from codeformer_jax.system.plugins import import_plugins
+from codeformer_jax.tasks import TASKS, Task
 from codeformer_jax.train import loop, plan
 from configs import vqgan
 
@@ -82,6 +85,26 @@ def test_a_task_trains_its_network_on_a_source_and_a_corruption_of_ones_own(shar
     psnr = lines(workdir, "eval/psnr")
     assert len(psnr) == 3
     assert psnr[-1] > psnr[0] + 1
+
+
+def test_a_task_without_scores_and_codes_trains(folder):
+    """The least that a task defines: a module, `init` and `train_step`."""
+    config = extended("code_prediction", 2)
+    config.task, config.eval.recipe = "least", "large"
+    import_plugins(config)
+
+    @TASKS.register("least")
+    class Least(TASKS["sharpen"]):
+        best_score = None
+        eval_step = Task.eval_step
+
+        def train_step(self, state, frozen, images, key, phase):
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            return self.advance(state, zeros, {"distance": jnp.zeros(())})
+
+    assert loop.train(config.lock(), folder / "least") == {}
+    assert load_trained(folder / "least", "best").step == 2
+    assert lines(folder / "least", "train/distance") == [0.0, 0.0]
 
 
 def test_its_network_is_loaded_and_restores_pictures(sharpened):
