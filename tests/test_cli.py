@@ -9,7 +9,7 @@ from codeformer_jax import cli
 
 
 def pretend_convert(monkeypatch, convert_file):
-    monkeypatch.setattr("codeformer_jax.convert.convert_file.convert_file", convert_file)
+    monkeypatch.setattr("codeformer_jax.convert.conversion.convert_file", convert_file)
 
 
 def pretend_export(monkeypatch, export_trained):

@@ -1,9 +1,8 @@
-"""Checkpoints of a run, written in the background."""
+"""Saving of checkpoints in the background."""
 
 import json
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -22,11 +21,13 @@ from codeformer_jax.tasks.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the latest two and the best by its held-out score are kept.
+    """The checkpoints of a run: the latest two and the one with the best held-out score are kept.
 
-    The score is the PSNR, or of a prior its bits.
+    The score is the PSNR, or of a prior its bits per dimension. Each checkpoint has the digests of
+    its files.
 
-    Each has the digests of its files, written before it is complete (`train.digests`).
+    Args:
+        workdir: the run's folder.
     """
 
     def __init__(self, workdir: Path):
@@ -36,7 +37,7 @@ class Checkpoints:
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 best_fn=best_metric,  # Without it no metrics are written.
-                # Where the latest turns out to be damaged, the run goes on from the one before.
+                # If the latest is damaged, the run falls back to the one before.
                 preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
@@ -44,9 +45,12 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, scores: dict[str, float] | None) -> None:
-        """Saves in the background; a step that is already there at most gets its scores.
+        """Saves in the background. A step that is already saved only gets its missing scores.
 
-        `scores` None, of a step that was not evaluated, can be the latest but not the best.
+        Args:
+            state: the state to save.
+            scores: its held-out scores, or None if it was not evaluated. Such a checkpoint can be
+                the latest but not the best.
         """
         step = int(state.step)
         metrics = {BEST_METRIC: WORST}
@@ -61,10 +65,11 @@ class Checkpoints:
                 self._add_scores(step, metrics)
 
     def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
-        """Of a step that was saved in a hurry, before its evaluation."""
-        if jax.process_index() == 0:
+        """Adds the scores of a step that a signal saved before its evaluation."""
+        if hosts.is_main():
             folder = self._folder / str(step)
-            digests.forget(folder)  # Killed before the last line, it is one without digests.
+            # A process killed before the last line leaves a checkpoint without digests.
+            (folder / digests.DIGESTS_FILE).unlink(missing_ok=True)
             with atomic_path(folder / "metrics" / "metrics") as path:
                 path.write_text(json.dumps(metrics))
             digests.write(folder)
@@ -72,13 +77,13 @@ class Checkpoints:
         self._manager.reload()
 
     def _write_digests(self) -> None:
-        """Called in the background between the last file of a save and its completion."""
-        if jax.process_index() == 0:
+        """Runs in the background between the last file of a save and its completion."""
+        if hosts.is_main():
             for unfinished in self._folder.glob(f"*{UNFINISHED}*"):
                 digests.write(unfinished)
 
     def check(self) -> None:
-        """Raises what a save in the background has failed with, such as a full disk."""
+        """Raises the error, such as a full disk, of a save that failed in the background."""
         self._manager.check_for_errors()
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """`codeformer-jax convert`: PyTorch weights to a model file and back."""
 
 import argparse
+import importlib
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
 
@@ -19,7 +20,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("target", type=path, metavar="TARGET", help="file or folder to write")
     parser.add_argument(
         "--network",
-        help="vqgan, discriminator, codeformer, lpips, taming_gpt, taming_vqgan; default: told",
+        help="vqgan, discriminator, codeformer, lpips, taming_gpt, taming_vqgan or one of your "
+        "own; default: recognised by its names",
     )
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch file")
     parser.add_argument("--force", action="store_true", help="replace TARGET")
@@ -27,11 +29,11 @@ def add(commands: Commands) -> None:
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare published files with their SHA-256; default on",
+        help="verify the SHA-256 of published files; default on",
     )
     parser.add_argument(
         "--key",
-        help="table of the file, such as params_ema, or one network in it: cond_stage_model",
+        help="state dict to read, such as params_ema, or one network in it: cond_stage_model",
     )
     parser.add_argument(
         "--set",
@@ -41,11 +43,21 @@ def add(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="hyperparameter that the file does not show; may be repeated",
     )
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers a network of your own; may be repeated",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.convert.convert_file import convert_file, parse_overrides  # noqa: PLC0415
+    from codeformer_jax.convert.conversion import convert_file, parse_overrides  # noqa: PLC0415
 
+    for plugin in args.plugins:
+        importlib.import_module(plugin)
     summary = convert_file(
         args.source,
         args.target,

@@ -1,7 +1,7 @@
 """PyTorch weights <-> variables of this package's networks, and the model files that hold them."""
 
 from codeformer_jax.convert.checksums import Verification, verify
-from codeformer_jax.convert.convert_file import ConversionSummary, convert_file, parse_overrides
+from codeformer_jax.convert.conversion import ConversionSummary, convert_file, parse_overrides
 from codeformer_jax.convert.errors import (
     ChecksumError,
     ConversionError,
@@ -13,13 +13,15 @@ from codeformer_jax.convert.files import load_model, save_model
 from codeformer_jax.convert.fingerprint import code_fingerprint, parameter_fingerprint
 from codeformer_jax.convert.networks import (
     NETWORKS,
-    detect_network,
-    from_torch,
+    Network,
+    image_like,
     network_of,
-    to_torch,
+    networks_of_role,
+    role_of,
 )
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
+from codeformer_jax.convert.state_dicts import detect_network, from_torch, to_torch
 
 __all__ = [
     "NETWORKS",
@@ -27,6 +29,7 @@ __all__ = [
     "ConversionError",
     "ConversionSummary",
     "ModelFileError",
+    "Network",
     "PthError",
     "UnsafePickleError",
     "Verification",
@@ -34,11 +37,14 @@ __all__ = [
     "convert_file",
     "detect_network",
     "from_torch",
+    "image_like",
     "load_model",
     "network_of",
+    "networks_of_role",
     "parameter_fingerprint",
     "parse_overrides",
     "read_pth",
+    "role_of",
     "save_model",
     "select_state_dict",
     "to_torch",

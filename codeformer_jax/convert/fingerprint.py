@@ -1,4 +1,4 @@
-"""Which network a file of codes or scores belongs to."""
+"""SHA-256 of networks: which one a file of codes or scores belongs to."""
 
 import hashlib
 import json
@@ -9,57 +9,42 @@ import jax
 import numpy as np
 
 from codeformer_jax.convert.names import flatten
-from codeformer_jax.convert.networks import module_fields
-from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, TamingVQGAN
+from codeformer_jax.convert.networks import lookup, module_fields, network_of
+from codeformer_jax.nn import Autoencoder
 
-# Which code a site gets depends on these; the others steer training, or the generator alone.
-_VQGAN = (
-    "image_size",
-    "nf",
-    "ch_mult",
-    "res_blocks",
-    "attn_resolutions",
-    "codebook_size",
-    "emb_dim",
-    "norm_groups",
-    "quantizer",
-)
-_FIELDS = {
-    VQGAN: _VQGAN,
-    TamingVQGAN: _VQGAN,
-    VQVAE: ("image_size", "hidden", "res_blocks", "codebook_size", "emb_dim"),
-}
+# Modules of this package's autoencoders that turn images into codes.
+_ENCODING = ("encoder", "quant_conv", "quantize")
 
 
 def code_fingerprint(module: Autoencoder, variables: Mapping[str, Any]) -> str:
-    """SHA-256 in hexadecimal of what turns images into codes: encoder, codebook, hyperparameters.
+    """Returns the SHA-256, in hexadecimal, of the part of an autoencoder that makes codes.
 
-    Parameters enter with name, dtype, shape and bytes. The dtype of the computation does not: it
-    changes codes as little as another device does.
+    Encoder, codebook and hyperparameters enter; parameters with name, dtype, shape and bytes. The
+    dtype of the computation does not: it changes codes as little as another device does.
 
     Args:
         module: an autoencoder whose codebook is a parameter (`ema_decay` None).
-        variables: its variables; a generator or decoder among them is left aside.
+        variables: its variables; the decoder's are ignored.
 
     Raises:
-        ValueError: where the codebook is a moving average.
+        ValueError: the codebook is a moving average.
     """
-    if module.ema_decay is not None:
+    if getattr(module, "ema_decay", None) is not None:
         raise ValueError(
             f"the codebook of this network is a moving average (ema_decay={module.ema_decay}); "
-            "fingerprint the network that stages II and III get of it (train.start.teacher_of)"
+            "fingerprint the teacher made from it (checkpoints.teachers.teacher_of)"
         )
-    fields = module_fields(module)
-    digest = hashlib.sha256(
-        json.dumps({name: fields[name] for name in _FIELDS[type(module)]}).encode()
-    )
-    before = {"encoder", "quant_conv", "quantize"} & variables["params"].keys()
-    _add_parameters(digest, {name: variables["params"][name] for name in before})
+    fields, params = module_fields(module), variables["params"]
+    if names := lookup(network_of(module)).code_fields:
+        fields = {name: fields[name] for name in names}
+        params = {name: params[name] for name in _ENCODING if name in params}
+    digest = hashlib.sha256(json.dumps(fields).encode())
+    _add_parameters(digest, params)
     return digest.hexdigest()
 
 
 def parameter_fingerprint(params: Mapping[str, Any]) -> str:
-    """SHA-256 in hexadecimal of parameters: name, dtype, shape and bytes of each."""
+    """Returns the SHA-256, in hexadecimal, of parameters: name, dtype, shape and bytes of each."""
     digest = hashlib.sha256()
     _add_parameters(digest, params)
     return digest.hexdigest()

@@ -56,11 +56,6 @@ def read_discriminator(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, An
     return fields
 
 
-def read_lpips(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the fields of `LPIPS`: AlexNet shows in its first convolution."""
-    return {"net": "alex"} if shapes.get("features.0.weight", ())[2:] == (11, 11) else {}
-
-
 def numbers(names: Iterable[str], pattern: str) -> list[int]:
     """The different numbers that the pattern's group finds at the start of names, rising."""
     return sorted({int(m[1]) for name in names if (m := re.match(pattern, name))})

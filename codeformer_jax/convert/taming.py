@@ -122,6 +122,12 @@ def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
     return with_sides(fields, given.get("image_size", 256))
 
 
+def torch_name_vqgan(name: str) -> str:
+    """Returns PyTorch's name of a parameter, given the one that the rules make."""
+    name = re.sub(r"(\.mid\.(?:block|attn))\.(\d)\.", r"\1_\2.", name)
+    return re.sub(r"(\.block[._]\d+)\.conv_out\.", r"\1.nin_shortcut.", name)
+
+
 def rename_gpt(table: Table, _given: Mapping[str, Any]) -> Table:
     """The transformer alone, without the masks that its attention keeps."""
     table = _part(table, "transformer.")
@@ -186,10 +192,15 @@ def hidden_gpt(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(hidden)
 
 
-def gpt_masks(variables: Mapping[str, Any], n_unmasked: int) -> dict[str, np.ndarray]:
-    """The buffers {name: mask [1, 1, n, n]} that published code keeps in each block."""
+def gpt_masks(variables: Mapping[str, Any], module: Any) -> dict[str, np.ndarray]:
+    """Returns the buffers {name: mask [1, 1, n, n]} that published code keeps in each block.
+
+    Args:
+        variables: of a `GPT`.
+        module: the `GPT`, for its `n_unmasked`; None stands for 0.
+    """
     size = variables["params"]["pos_emb"].shape[1]
-    mask = _visible(size, n_unmasked).astype(np.float32)[None, None]
+    mask = _visible(size, module.n_unmasked if module else 0).astype(np.float32)[None, None]
     blocks = numbers(variables["params"], r"blocks_(\d+)$")
     return {f"blocks.{i}.attn.mask": mask for i in blocks}
 

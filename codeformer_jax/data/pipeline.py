@@ -12,62 +12,23 @@ that is short for four.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
-import dataclasses
-import hashlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from codeformer_jax.data.examples import Element, Part, Source
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
-Element = dict[str, Any]
 _PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
 _MAX_SEED = 2**32 - 1
 # Batches of a worker in shared memory, by how far `_iterate` lets it read ahead.
 _SLOTS, _FEWEST_SLOTS = 8, 4
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to `{'image': uint8 [h, w, 3], 'name': str}`, all of one size.
-
-    Sources of pictures in classes give `label` besides, an integer from 0 on.
-    An `index` in the element says which example it really is, where a source replaces broken ones.
-    Where its `repr` does not tell its examples from others, `listing()` does, line by line.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Element: ...
-
-
-def listing_digest(source: Source) -> str:
-    """SHA-256, in hexadecimal, of what a source lists, or of all parts of a mixture in order.
-
-    No image is read, so it does not tell other pixels behind the same listing.
-    """
-    digest = hashlib.sha256()
-    for part in getattr(source, "sources", (source,)):
-        for line in part.listing() if hasattr(part, "listing") else (repr(part),):
-            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """`length` examples in a row of a source that is a mixture, drawn with a share by `weight`.
-
-    A source with an attribute `parts`, a sequence of these, is a mixture (`data.sources.Mixture`).
-    """
-
-    length: int
-    weight: float
 
 
 def batches(
@@ -143,53 +104,6 @@ def evaluation_batches(
     rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
     steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=workers > 0))
     return _iterate(steps, workers, source, batch_size // hosts)
-
-
-class CachedSource:
-    """Keeps every element of a source in memory once it has been read.
-
-    For sources that fit; each worker process fills a cache of its own.
-
-    Raises:
-      ValueError: when opened, if all elements (as large as the first) need more than `max_bytes`.
-    """
-
-    def __init__(self, source: Source, max_bytes: int = 4 * 2**30):
-        self._source = source
-        self._max_bytes = max_bytes
-        self._elements: dict[int, Element] = {}
-        if len(source):
-            needed = len(source) * self[0]["image"].nbytes
-            if needed > max_bytes:
-                raise ValueError(
-                    f"caching {len(source)} pictures takes {needed} bytes, more than the limit of "
-                    f"{max_bytes}; set data.cache=False, or raise data.cache_bytes if memory allows"
-                )
-
-    @property
-    def parts(self) -> Sequence[Part] | None:
-        """Of the source, where it is a mixture."""
-        return getattr(self._source, "parts", None)
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        """The sources of a mixture, or the one."""
-        return getattr(self._source, "sources", (self._source,))
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Element:
-        element = self._elements.get(index)
-        if element is None:
-            element = self._source[index]
-            element["image"].setflags(write=False)  # Everyone gets the same array.
-            self._elements[index] = element
-        return dict(element)
-
-    def __reduce__(self):
-        # Worker processes start empty: sending the pictures would cost more than reading them.
-        return (CachedSource, (self._source, self._max_bytes))
 
 
 class _Flip(grain.transforms.RandomMap):

@@ -18,7 +18,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Int32, Integer
 
-from codeformer_jax.data.pipeline import listing_digest
+from codeformer_jax.data.examples import listing_digest
 from codeformer_jax.system.open_files import check_open_files
 
 DESCRIPTION_FILE = "codes.json"

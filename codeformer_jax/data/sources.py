@@ -1,38 +1,62 @@
-"""Sources by one string: what a config's `data.path` and `eval.path` say.
+"""Sources by one string: the settings `data.path` and `eval.path`.
 
     SOURCE = ONE, or a mixture: WEIGHT * ONE + WEIGHT * ONE ...
-    ONE    = [folder:]PATH | tfds:NAME[SPLIT] | array_record:GLOB | synthetic:SIZE
-           | synthetic_shapes:SIZE
+    ONE    = PATH of a folder | PREFIX:WHERE
+    PREFIX = folder | tfds | array_record | synthetic | synthetic_shapes | a registered one
 
-A plus parts two sources only between spaces and before a weight, so paths may hold plus signs and
-spaces; a path that still reads like something else is written with `folder:`.
+A plus separates two sources only between spaces and before a weight, so paths may hold plus signs
+and spaces. A path that looks like something else is written with `folder:`.
+
+A module named in `config.plugins` adds a prefix. With this one, `data.path="gradients:100"` trains
+on 100 examples and evaluates on others:
+
+    import numpy as np
+    from codeformer_jax.data.sources import SOURCES
+
+    class Gradients:  # Any class with __len__ and __getitem__; see `data.examples.Source`.
+        def __init__(self, first, length, size):
+            self.first, self.length, self.size = first, length, size
+
+        def __len__(self):
+            return self.length
+
+        def __getitem__(self, index):
+            ramp = np.linspace(0, self.first + index, self.size).astype(np.uint8)
+            image = np.broadcast_to(ramp[None, :, None], (self.size, self.size, 3))
+            return {"image": image, "name": f"gradient {self.first + index}"}
+
+    @SOURCES.register("gradients")
+    def open_gradients(where, data, split):
+        return Gradients(0 if split == "train" else 128, int(where), data.image_size)
 """
 
-import bisect
 import dataclasses
-import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from codeformer_jax.data import records
+from codeformer_jax.data.examples import CachedSource, Mixture, Source
 from codeformer_jax.data.folder import ImageFolder
-from codeformer_jax.data.pipeline import CachedSource, Element, Part, Source
+from codeformer_jax.system.registry import Registry
 
-KINDS = ("folder", "tfds", "array_record", "synthetic", "synthetic_shapes")
-DRAWN = KINDS[3:]  # By the program itself.
+# `open(where, data, split) -> Source`, by the prefix in `data.path` and `eval.path`.
+#   where: what follows the prefix; a leading `~` is the home folder.
+#   data: the config's `data` section; images must be of `data.image_size`.
+#   split: 'train' or 'heldout', the two parts of `data.path`, which must not share an example, or
+#     'eval', all that `eval.path` names.
+SOURCES: Registry[Callable[[str, Any, str], Source]] = Registry("config.data.path")
 
-_KIND = re.compile(r"([A-Za-z_]{2,}):")
+_PREFIX = re.compile(r"([A-Za-z_]{2,}):")
 _TFDS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
 _WEIGHT = re.compile(r"\s*(?P<weight>[^\s*/\\:]+)\s*\*\s*")
 _PLUS = re.compile(r"\s+\+\s+(?=[^\s*/\\:]+\s*\*)")
-_PLUS_KIND = re.compile(rf"\s\+\s*(?={'|'.join(KINDS)}:)")
 
 
 class SourceError(ValueError):
-    """A source string that cannot be understood; the message marks the place."""
+    """A source string that cannot be parsed; the message marks the bad part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,53 +64,63 @@ class Spec:
     """One source of a string.
 
     Attributes:
-      kind: one of `KINDS`.
-      where: path, name, pattern or number of pictures.
-      split: what stands in brackets after a TFDS name, or None.
-      weight: its share in a mixture, before the shares are made to add up to 1.
+        kind: a prefix in `SOURCES`.
+        where: path, name, pattern or number of pictures.
+        weight: its share in a mixture, relative to the other weights.
     """
 
     kind: str
     where: str
-    split: str | None = None
     weight: float = 1.0
 
 
-class Mixture:
-    """Several sources in a row; `data.pipeline.batches` draws from each by its weight.
+def open_source(data: Any, split: str) -> Source:
+    """Opens the source that a config's `data` section describes.
 
-    `index` counts through all of them. Every source is shuffled and repeated on its own.
+    Without `path` it is synthetic faces: `synthetic_length` of them for training and
+    `heldout_length` held out, drawn with `seed`. With `cache=True` decoded pictures stay in memory,
+    up to `cache_bytes`.
+
+    Args:
+        data: the section.
+        split: 'train' or 'heldout'.
+
+    Raises:
+        SourceError: `path` cannot be parsed.
+        Others: as the source raises them.
     """
+    specs = parse_source(data.path) if data.get("path") else (Spec("synthetic", ""),)
+    source = _join(specs, data, split)
+    if data.get("cache"):
+        limit = data.get("cache_bytes")
+        source = CachedSource(source) if limit is None else CachedSource(source, limit)
+    return source
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
-        self.sources = tuple(sources)
-        self.parts = tuple(map(Part, map(len, self.sources), weights))
-        self._ends = tuple(itertools.accumulate(part.length for part in self.parts))
 
-    def __len__(self) -> int:
-        return self._ends[-1]
+def open_heldout(config: Any) -> Source:
+    """Opens the images that a config evaluates on: `eval.path`, or the held-out part of `data`.
 
-    def __getitem__(self, index: int) -> Element:
-        number = bisect.bisect_right(self._ends, index)
-        if index < 0 or number == len(self.sources):
-            raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        start = self._ends[number] - self.parts[number].length
-        found = self.sources[number][index - start]
-        return {**found, "index": start + int(found.get("index", index - start))}
+    `eval.path` takes folders and ArrayRecord files whole, a TFDS dataset by the split that the
+    string names or else by its held-out one, synthetic faces by their number. Evaluation ignores
+    the weights of a mixture.
 
-    def __repr__(self) -> str:
-        terms = zip(self.parts, self.sources, strict=True)
-        return " + ".join(f"{part.weight:g} * {source!r}" for part, source in terms)
+    Raises:
+        SourceError: `eval.path` cannot be parsed.
+        Others: as the source raises them.
+    """
+    if not config.eval.path:
+        return open_source(config.data, "heldout")
+    return _join(parse_source(config.eval.path), config.data, "eval")
 
 
 def parse_source(text: str) -> tuple[Spec, ...]:
-    """The sources that a string names, one or the parts of a mixture.
+    """Returns the sources that a string names: one, or the parts of a mixture.
 
     Raises:
-      SourceError: for a string that breaks the grammar above.
+        SourceError: the string breaks the grammar above.
     """
     if not _WEIGHT.match(text):
-        second = _PLUS.search(text) or _PLUS_KIND.search(text)
+        second = _PLUS.search(text) or _plus_prefix().search(text)
         if second:
             raise _error(text, (0, second.start()), "a part of a mixture needs a weight before it")
         return (_parse_one(text, (0, len(text))),)
@@ -96,100 +130,75 @@ def parse_source(text: str) -> tuple[Spec, ...]:
     return tuple(_parse_weighted(text, span) for span in zip(starts, ends, strict=True))
 
 
-def open_source(data_config: Any, split: str) -> Source:
-    """The source which a config's `data` section describes, for split 'train', 'heldout' or 'all'.
-
-    Without `path` these are synthetic faces (`synthetic_length` of them for training,
-    `heldout_length` held out, drawn with `seed`). With it the sources that it names: folders and
-    ArrayRecord files are split by `heldout_fraction`, TFDS datasets have splits of their own;
-    `min_size`, `max_unreadable` and `max_megapixels` are handed on where they are set. `cache=True`
-    keeps decoded pictures in memory, at most `cache_bytes`.
-
-    Raises:
-      SourceError: a `path` that is no source.
-      ValueError: 'all' of synthetic faces, whose splits never meet; and as the sources do.
-    """
-    path = data_config.get("path")
-    specs = parse_source(path) if path else (Spec("synthetic", ""),)
-    source = _join([_open(spec, data_config, split) for spec in specs], specs)
-    if data_config.get("cache"):
-        limit = data_config.get("cache_bytes")
-        source = CachedSource(source) if limit is None else CachedSource(source, limit)
-    return source
-
-
-def open_heldout(config: Any) -> Source:
-    """The images that a config evaluates on: source `eval.path`, or the held-out part of `data`.
-
-    Of a folder and of ArrayRecord files in `eval.path` these are all, of a TFDS dataset the split
-    which its string names or else the held-out one, of synthetic faces as many as it says. Weights
-    play no part in evaluation.
-
-    Raises as `open_source` does.
-    """
-    if not config.eval.path:
-        return open_source(config.data, "heldout")
-    specs = parse_source(config.eval.path)
-    whole = {"folder": "all", "array_record": "all"}
-    sources = []
-    for spec in specs:
-        if spec.split:
-            sources.append(_open_tfds(spec, config.data, spec.split))
-        elif spec.kind in DRAWN:
-            sources.append(_open_drawn(spec.kind, int(spec.where), config.data, "heldout"))
-        else:
-            sources.append(_open(spec, config.data, whole.get(spec.kind, "heldout")))
-    return _join(sources, specs)
-
-
-def _join(sources: list[Source], specs: Sequence[Spec]) -> Source:
+def _join(specs: Sequence[Spec], data: Any, split: str) -> Source:
+    sources = [SOURCES[spec.kind](spec.where, data, split) for spec in specs]
     return sources[0] if len(sources) == 1 else Mixture(sources, [spec.weight for spec in specs])
 
 
-def _open(spec: Spec, data_config: Any, split: str) -> Source:
-    size = data_config.image_size
-    if spec.kind == "folder":
-        names = ("heldout_fraction", "min_size", "max_unreadable", "max_megapixels")
-        given = _options(data_config, *names)
-        return ImageFolder(spec.where, size, split, **given)
-    if spec.kind == "array_record":
-        given = _options(data_config, "heldout_fraction", "min_size")
-        return records.open_array_record(spec.where, size, split, **given)
-    if spec.kind == "tfds":
-        chosen = spec.split
-        if chosen and split == "heldout":
-            chosen = records.heldout_of(spec.where, chosen)
-        return _open_tfds(spec, data_config, chosen, split)
-    if split == "heldout":
-        length = data_config.heldout_length
-    else:
-        length = int(spec.where or data_config.synthetic_length)
-    return _open_drawn(spec.kind, length, data_config, split)
+@SOURCES.register("folder")
+def _open_folder(where: str, data: Any, split: str) -> Source:
+    names = ("heldout_fraction", "min_size", "max_unreadable", "max_megapixels")
+    return ImageFolder(where, data.image_size, _part(split), **_options(data, *names))
 
 
-def _open_tfds(spec: Spec, data_config: Any, chosen: str | None, split: str = "all") -> Source:
-    given = _options(data_config, "min_size")
-    return records.open_tfds(spec.where, data_config.image_size, split, chosen, **given)
+@SOURCES.register("tfds")
+def _open_tfds(where: str, data: Any, split: str) -> Source:
+    named = None
+    if not os.path.isdir(where) and ("[" in where or "]" in where):
+        match = _TFDS.fullmatch(where)
+        if not match:
+            raise SourceError(
+                f"tfds:{where} cannot be parsed; expected tfds:NAME[SPLIT], such as "
+                "tfds:faces[train[:90%]]"
+            )
+        where, named = match["name"], match["split"]
+    if named and split == "heldout":
+        named = records.heldout_of(where, named)
+    part = "train" if split == "train" else "heldout"
+    return records.open_tfds(where, data.image_size, part, named, **_options(data, "min_size"))
 
 
-def _open_drawn(kind: str, length: int, data_config: Any, split: str) -> Source:
-    # Here, so that reading a folder does not need the renderer.
-    from codeformer_jax.data.synthetic import SyntheticFaces, SyntheticShapes  # noqa: PLC0415
-
-    if split not in ("train", "heldout"):
-        raise ValueError(
-            f"synthetic pictures have the splits 'train' and 'heldout', got '{split}'; to use all "
-            "images of a folder set data.path"
-        )
-    drawn = SyntheticShapes if kind == "synthetic_shapes" else SyntheticFaces
-    return drawn(
-        split=split, size=data_config.image_size, length=length, seed=data_config.get("seed") or 0
-    )
+@SOURCES.register("array_record")
+def _open_array_record(where: str, data: Any, split: str) -> Source:
+    options = _options(data, "heldout_fraction", "min_size")
+    return records.open_array_record(where, data.image_size, _part(split), **options)
 
 
-def _options(data_config: Any, *names: str) -> dict[str, Any]:
-    given = {name: data_config.get(name) for name in names}
+@SOURCES.register("synthetic")
+def _open_faces(where: str, data: Any, split: str) -> Source:
+    # Imported here, so that reading a folder does not load the renderer.
+    from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
+
+    return _synthetic(SyntheticFaces, f"synthetic:{where}", data, split)
+
+
+@SOURCES.register("synthetic_shapes")
+def _open_shapes(where: str, data: Any, split: str) -> Source:
+    from codeformer_jax.data.synthetic import SyntheticShapes  # noqa: PLC0415
+
+    return _synthetic(SyntheticShapes, f"synthetic_shapes:{where}", data, split)
+
+
+def _synthetic(kind: Callable[..., Source], text: str, data: Any, split: str) -> Source:
+    number = text.partition(":")[2]
+    if number and not (number.isascii() and number.isdigit() and int(number)):
+        raise SourceError(f"{text} needs a number of pictures, from 1 on, such as synthetic:1000")
+    length = data.heldout_length if split == "heldout" else int(number or data.synthetic_length)
+    part = "train" if split == "train" else "heldout"
+    return kind(split=part, size=data.image_size, length=length, seed=data.get("seed") or 0)
+
+
+def _part(split: str) -> str:
+    return "all" if split == "eval" else split
+
+
+def _options(data: Any, *names: str) -> dict[str, Any]:
+    given = {name: data.get(name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _plus_prefix() -> re.Pattern[str]:
+    return re.compile(rf"\s\+\s*(?={'|'.join(SOURCES)}:)")
 
 
 def _parse_weighted(text: str, span: tuple[int, int]) -> Spec:
@@ -202,7 +211,7 @@ def _parse_weighted(text: str, span: tuple[int, int]) -> Spec:
     if not 0 < weight < math.inf:
         problem = f"'{match['weight']}' is no weight; expected a number above 0 before the '*'"
         raise _error(text, match.span("weight"), problem)
-    unweighted = _PLUS_KIND.search(text, match.end(), end)
+    unweighted = _plus_prefix().search(text, match.end(), end)
     if unweighted:
         raise _error(text, (unweighted.end(), end), "a part of a mixture needs a weight before it")
     return dataclasses.replace(_parse_one(text, (match.end(), end)), weight=weight)
@@ -212,28 +221,20 @@ def _parse_one(text: str, span: tuple[int, int]) -> Spec:
     whole = text[slice(*span)]
     span = (span[0] + len(whole) - len(whole.lstrip()), span[0] + len(whole.rstrip()))
     one = text[slice(*span)]
-    match = _KIND.match(one)
+    match = _PREFIX.match(one)
     kind, where = (match[1], one[match.end() :]) if match else ("folder", one)
-    if kind not in KINDS:
+    if kind not in SOURCES:
         if not os.path.exists(one):
-            kinds = ", ".join(f"{kind}:" for kind in KINDS)
-            problem = f"'{kind}:' is no kind of source; expected {kinds} or the path of a folder"
+            known = ", ".join(f"{name}:" for name in SOURCES)
+            problem = (
+                f"'{kind}:' is no kind of source; expected {known}, the path of a folder, or a "
+                "prefix that a module in config.plugins registers"
+            )
             raise _error(text, span, problem)
         kind, where = "folder", one
-    where = os.path.expanduser(where)  # Not a shell's: it stands inside a word.
     if not where.strip():
         raise _error(text, span, f"nothing behind '{kind}:'" if match else "no source is named")
-    if kind in DRAWN and not (where.isascii() and where.isdigit() and int(where)):
-        what = "faces" if kind == "synthetic" else "pictures"
-        raise _error(text, span, f"expected {kind}:SIZE with a number of {what}, from 1 on")
-    if kind != "tfds" or os.path.isdir(where):
-        return Spec(kind, where)
-    split = _TFDS.fullmatch(where)
-    if split:
-        return Spec(kind, split["name"], split["split"])
-    if "[" in where or "]" in where:
-        raise _error(text, span, "expected tfds:NAME[SPLIT], such as tfds:faces[train[:90%]]")
-    return Spec(kind, where)
+    return Spec(kind, os.path.expanduser(where))
 
 
 def _error(text: str, span: tuple[int, int], problem: str) -> SourceError:

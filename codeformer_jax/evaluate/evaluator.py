@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from codeformer_jax.data.pipeline import Element, Source
+from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation

@@ -19,8 +19,8 @@ from typing import Any
 
 import tqdm
 
+from codeformer_jax.data.examples import Element
 from codeformer_jax.data.images import read_image
-from codeformer_jax.data.pipeline import Element
 
 MANIFEST = "manifest.json"
 FORMAT = "codeformer-jax test set 1"

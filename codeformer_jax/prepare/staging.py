@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import secrets
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import fsspec
 from etils import epath
 
+from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.workers import exclusive
 
 SPLITS = ("train", "validation")
@@ -151,19 +151,14 @@ def is_remote(path: str | os.PathLike) -> bool:
 @contextlib.contextmanager
 def new_file(target: epath.Path) -> Iterator[str]:
     """Yields a local path to write to; `target` appears whole, or not at all on an exception."""
-    remote = is_remote(target)
-    folder = tempfile.gettempdir() if remote else os.fspath(target.parent)
-    temporary = os.path.join(folder, f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    if not is_remote(target):
+        with atomic_path(target) as temporary:
+            yield os.fspath(temporary)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = os.path.join(folder, target.name)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        if remote:
-            epath.Path(temporary).copy(target, overwrite=True)
-        else:
-            os.replace(temporary, target)
-    finally:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        epath.Path(temporary).copy(target, overwrite=True)
 
 
 @contextlib.contextmanager

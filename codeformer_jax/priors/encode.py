@@ -20,7 +20,8 @@ from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data.code_staging import Staging
-from codeformer_jax.data.pipeline import Source, evaluation_batches, listing_digest
+from codeformer_jax.data.examples import Source, listing_digest
+from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.precomputed_codes import (
     DESCRIPTION_FILE,
     Description,

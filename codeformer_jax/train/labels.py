@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from codeformer_jax.data.pipeline import Source
+from codeformer_jax.data.examples import Source
 from codeformer_jax.tasks import Task
 
 # Of each task with classes: their number, and what does without them.

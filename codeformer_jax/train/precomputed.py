@@ -5,7 +5,7 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.convert import code_fingerprint
-from codeformer_jax.data.pipeline import Source
+from codeformer_jax.data.examples import Source
 from codeformer_jax.data.precomputed_codes import Codes, CodesError, WithCodes
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.state import PyTree

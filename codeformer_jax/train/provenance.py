@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.checkpoints.workdir import read_config
-from codeformer_jax.data.pipeline import Source, listing_digest
+from codeformer_jax.data.examples import Source, listing_digest
 from codeformer_jax.system.atomic import atomic_path
 
 DATA_FILE = "data.json"

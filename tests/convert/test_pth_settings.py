@@ -13,7 +13,7 @@ from codeformer_jax.convert import (
     write_pth,
 )
 from codeformer_jax.convert.networks import expected_variables
-from codeformer_jax.convert.settings import SETTINGS_KEY, check_guesses
+from codeformer_jax.convert.settings import SETTINGS_KEY, check_hidden
 from codeformer_jax.nn import GPT, VQGAN, VQVAE, CodeFormer, TamingVQGAN
 
 BACKBONE = {
@@ -142,14 +142,14 @@ def test_what_a_foreign_file_hides_is_asked_for(network, given, hidden, value, f
 def test_published_sizes_keep_the_published_settings(fixture, shapes_of):
     network = fixture.rsplit("_", 1)[0].removesuffix("_full").removesuffix("_f16_1024")
     table = {name: np.broadcast_to(np.float32(0), s) for name, s in shapes_of(fixture).items()}
-    note = check_guesses(network, table, {})
+    note = check_hidden(network, table, {})
     assert note.startswith("not shown by the file and taken as published: ")
     assert "norm_groups=32" in note
     # The released networks for inpainting and colorization differ in these.
     other = {n: a for n, a in table.items() if not n.startswith("fuse_convs_dict.256")}
     other["quantize.embedding.weight"] = other["quantize.embedding.weight"][:512]
-    assert check_guesses(network, other, {}) == note
-    assert "norm_groups" not in check_guesses(network, table, {"norm_groups": 16})
+    assert check_hidden(network, other, {}) == note
+    assert "norm_groups" not in check_hidden(network, table, {"norm_groups": 16})
 
 
 def test_a_map_that_fills_its_positions_is_not_asked_for():
@@ -158,7 +158,7 @@ def test_a_map_that_fills_its_positions_is_not_asked_for():
     table = {"tok_emb.weight": shapes["params"]["tok_emb"], "pos_emb": shapes["params"]["pos_emb"]}
     table = {name: np.zeros(x.shape, x.dtype) for name, x in table.items()}
     with pytest.raises(ConversionError, match=r"^n_head: not shown"):
-        check_guesses("taming_gpt", table, {"condition": "start"})
+        check_hidden("taming_gpt", table, {"condition": "start"})
 
 
 @pytest.mark.parametrize(

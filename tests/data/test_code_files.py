@@ -12,7 +12,8 @@ import pytest
 from recorded import file_limit
 
 from codeformer_jax.data import precomputed_codes as codes_module
-from codeformer_jax.data.pipeline import batches, listing_digest
+from codeformer_jax.data.examples import listing_digest
+from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import (
     Codes,
     CodesError,

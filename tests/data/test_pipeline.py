@@ -12,8 +12,9 @@ import pytest
 from ml_collections import config_dict
 from PIL import Image
 
+from codeformer_jax.data.examples import CachedSource
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
-from codeformer_jax.data.pipeline import CachedSource, batches, evaluation_batches
+from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import shared_arrays
 
@@ -256,7 +257,9 @@ def test_cache_goes_empty_to_worker_processes():
 
 
 def test_cache_limit_is_checked_when_opened():
-    with pytest.raises(ValueError, match=r"caching 10 pictures takes 720 bytes.*data\.cache=False"):
+    with pytest.raises(
+        ValueError, match=r"data.cache=True: 10 pictures take 720 bytes.*data\.cache=False"
+    ):
         CachedSource(Numbered(10), max_bytes=719)
     assert len(CachedSource(Numbered(10), max_bytes=720)) == 10
 
@@ -287,8 +290,6 @@ def test_open_source_without_path_gives_synthetic_faces():
     assert open_source(data_config(), "train").asked == ("train", 8, 30, 0)
     assert open_source(data_config(seed=5), "heldout").asked == ("heldout", 8, 6, 5)
     assert isinstance(open_source(data_config(cache=True), "train"), CachedSource)
-    with pytest.raises(ValueError, match=r"'train' and 'heldout', got 'all'.*data\.path"):
-        open_source(data_config(), "all")
 
 
 def test_synthetic_faces_of_both_splits_go_through_the_pipeline():
@@ -302,17 +303,18 @@ def test_synthetic_faces_of_both_splits_go_through_the_pipeline():
 
 
 def test_open_source_with_path_gives_the_folder(tmp_path, folder):
-    source = open_source(data_config(path=str(tmp_path)), "all")
+    source = open_source(data_config(path=str(tmp_path), heldout_fraction=0.0), "train")
     assert isinstance(source, ImageFolder)
     assert source.names == folder.names
     half = open_source(data_config(path=str(tmp_path), heldout_fraction=0.5), "heldout")
     assert half.names == ImageFolder(tmp_path, 8, "heldout", heldout_fraction=0.5).names
-    cached = open_source(data_config(path=str(tmp_path), cache=True), "all")
+    given = {"path": str(tmp_path), "heldout_fraction": 0.0}
+    cached = open_source(data_config(**given, cache=True), "train")
     assert cached[3]["name"] == "3.png"
     with pytest.raises(ValueError, match="more than the limit of 100"):
-        open_source(data_config(path=str(tmp_path), cache=True, cache_bytes=100), "all")
+        open_source(data_config(**given, cache=True, cache_bytes=100), "train")
     with pytest.raises(TooManyUnreadable):
-        open_source(data_config(path=str(tmp_path), min_size=9, max_unreadable=0), "all")
+        open_source(data_config(**given, min_size=9, max_unreadable=0), "train")
 
 
 class Failing(Numbered):

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from codeformer_jax.data.pipeline import batches, evaluation_batches
-from codeformer_jax.data.sources import SourceError, open_heldout, open_source, parse_source
+from codeformer_jax.data.sources import SourceError, open_heldout, open_source
 from codeformer_jax.data.synthetic import SHAPE_CLASSES, SyntheticShapes, draw_shape
 
 SIZE = 32
@@ -72,9 +72,8 @@ def test_shapes_by_their_string():
     assert (len(train), len(heldout)) == (50, 30)
     assert len(open_heldout(config_of(None, "synthetic_shapes:20"))) == 20
     assert (train[13]["label"], heldout[13]["name"]) == (3, "shapes/heldout/00000013")
-    assert [s.kind for s in parse_source("synthetic_shapes:5")] == ["synthetic_shapes"]
-    with pytest.raises(SourceError, match="synthetic_shapes:SIZE with a number of pictures"):
-        parse_source("synthetic_shapes:many")
+    with pytest.raises(SourceError, match="synthetic_shapes:many needs a number of pictures"):
+        open_source(config_of("synthetic_shapes:many").data, "train")
 
 
 def test_labels_come_with_their_pictures():

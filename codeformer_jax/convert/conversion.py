@@ -12,16 +12,11 @@ import numpy as np
 from codeformer_jax.convert.checksums import Verification, verify
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.convert.files import load_model, read_foreign, save_model
-from codeformer_jax.convert.networks import (
-    detect_network,
-    from_torch,
-    module_fields,
-    to_torch,
-    torch_key,
-)
+from codeformer_jax.convert.networks import lookup, module_fields
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
-from codeformer_jax.convert.settings import check_guesses, read_settings, settings_entry
+from codeformer_jax.convert.settings import check_hidden, read_settings, settings_entry
+from codeformer_jax.convert.state_dicts import detect_network, from_torch, to_torch
 
 StrPath = str | os.PathLike
 
@@ -178,7 +173,7 @@ def _from_torch_files(
             # The sides with attention follow from the size: they are read off the names again.
             fields = {name: value for name, value in fields.items() if name != "attn_resolutions"}
         fields = {**fields, **overrides}
-        note = check_guesses(network, table, fields)
+        note = check_hidden(network, table, fields)
         module, variables = from_torch(network, table, **fields)
     except ConversionError as error:
         raise _naming(sources[0], error) from error
@@ -203,7 +198,7 @@ def _to_torch_file(
     if network not in (None, found):
         raise ConversionError(f"{sources[0]}: holds the network '{found}', not '{network}'")
     table = to_torch(found, variables, module)
-    key = torch_key(found)
+    key = lookup(found).key
     # LPIPS, whose table is the whole file, has nothing to add.
     write_pth(target, {key: table, **settings_entry(found, module)} if key else table)
     return _summarise(
