@@ -28,9 +28,8 @@ def broken_links(page, text):
         file = page.parent / path if path else page
         if re.match(r"[a-z]+:", link):
             continue
-        if not file.exists():
-            broken.append(link)
-        elif anchor and anchor not in anchors(file.read_text() if path else text):
+        heads = anchors(file.read_text() if path and anchor and file.exists() else text)
+        if not file.exists() or (anchor and anchor not in heads):
             broken.append(link)
     return broken
 
@@ -58,6 +57,26 @@ def test_broken_links_and_missing_files_are_found():
 
 def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def unknown_messages(page, source):
+    """Returns quoted messages of a page's tables that a program's source does not hold."""
+    joined = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source)
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    quoted = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    return [text for text in quoted if " " in text and text not in joined]
+
+
+def test_every_quoted_message_is_one_of_the_package():
+    files = [*(ROOT / "codeformer_jax").rglob("*.py"), ROOT / "Makefile"]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert unknown_messages(page, source) == []
+
+
+def test_an_unknown_message_is_found():
+    page = "| `no image here` or `no such thing` | why |\n"
+    assert unknown_messages(page, 'f"no image "\n    f"here"') == ["no such thing"]
 
 
 def test_the_page_of_settings_is_current():
