@@ -68,7 +68,7 @@ def test_of_a_users_images_nothing_is_judged(capsys):
     assert head == "64 held-out images, input at 20.00 dB:"
     assert len(lines) == 5
     assert all("the synthetic faces: at least" in line for line in lines)
-    assert "not of your images" in note
+    assert "not for your images" in note
 
 
 def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):

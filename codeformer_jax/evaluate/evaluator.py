@@ -45,18 +45,16 @@ def evaluate(
     progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores the restorations or reconstructions that a network makes of clean images.
+    """Scores a network's restorations or reconstructions of clean images.
 
     Args:
-        module: network of the role 'restorer', such as `CodeFormer`, or 'autoencoder', such as
-            `VQGAN`, whose inputs are not degraded. See `convert.Network`.
+        module: a 'restorer', or an 'autoencoder', whose inputs stay clean; see `convert.Network`.
         variables: variables of the module.
-        images_source: clean images, see `Source`. Elements that also have `degraded`, of the same
-            shape, are restored from it; give no recipe then.
+        images_source: clean images. Elements that have `degraded` are restored from it.
         teacher: autoencoder whose codes of the clean images are the truth, and its variables.
-        recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
+        recipe: a `degrade.Recipe`, or what else `degrade_fn` takes; None for degraded elements.
         seed: seed of the degradation.
-        weights: fidelity weights w; the gain at the largest decides which images are worst.
+        weights: fidelity weights w; the largest decides which images are worst.
         adain: see `CodeFormer`.
         batch_size: images per call; changes speed and memory only.
         lpips: an `nn.LPIPS` and its variables.
@@ -67,23 +65,16 @@ def evaluate(
 
     Raises:
         TypeError: a module of another role.
-        ValueError: no images; images of different sizes, or of a size that the network does not
-            divide; a recipe that is missing or not used; a teacher with other codes; an option out
-            of range; a metric that is unknown or lacks an input; non-finite output.
+        ValueError: no images, images that do not fit the network or each other, a recipe or metric
+            that does not fit, a teacher with other codes, a bad option, or non-finite output.
     """
-    role = role_of(module)
-    restores = role == "restorer"
+    restores = role_of(module) == "restorer"
     weights = sorted(float(w) for w in weights) if restores else []
     _check_counts(batch_size=batch_size, limit=limit)
-    _check_networks(module, role, teacher, weights)
+    _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
-    given = ["pictures", "truth"] + ["codes"] * bool(codes) + ["logits"] * bool(codes and restores)
-    given += ["target_codes"] * (teacher is not None) + ["lpips"] * (lpips is not None)
-    metrics = choose(metrics, given)
-    teacher, lpips = teacher or (None, None), lpips or (None, None)
-    arguments = {
-        "networks": Networks(module, teacher[0], lpips[0]),
-        "variables": (variables, teacher[1], lpips[1]),
+    metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
+    arguments = _networks(module, variables, teacher, lpips) | {
         "restores": restores,
         "metrics": metrics,
         "weights": np.array(weights, np.float32),
@@ -92,18 +83,38 @@ def evaluate(
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    rows = _rows(weights, teacher[0] is not None)
-    collector = Collector(rows, metrics, codes)
+    collector = Collector(_rows(weights, teacher is not None), metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
-    settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
-    if weights:
-        drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}
-        settings |= {"weights": weights, "adain": adain, **drawn}
-    for name, network in (("network", module), ("teacher", teacher[0])):
-        if network is not None:
-            settings[name] = {"class": type(network).__name__, **module_fields(network)}
-    return collector.finish(settings)
+    found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
+    return collector.finish(found | _settings(arguments, weights, seed))
+
+
+def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
+    """Names from `metrics.INPUTS` that an evaluation has."""
+    found = {"codes": codes, "logits": codes and restores}
+    found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
+    return ["pictures", "truth", *(name for name, there in found.items() if there)]
+
+
+def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> dict[str, Any]:
+    teacher, lpips = teacher or (None, None), lpips or (None, None)
+    return {
+        "networks": Networks(module, teacher[0], lpips[0]),
+        "variables": (variables, teacher[1], lpips[1]),
+    }
+
+
+def _settings(arguments: Mapping[str, Any], weights: list[float], seed: int) -> dict[str, Any]:
+    """Everything that the scores depend on, except for the images, as JSON values."""
+    settings = {"weights": weights, "adain": arguments["adain"]} if weights else {}
+    if weights and arguments["recipe"] is not None:
+        settings |= {"seed": seed, "degradation": json_values(arguments["recipe"])}
+    networks = arguments["networks"]
+    for name, module in (("network", networks.module), ("teacher", networks.teacher)):
+        if module is not None:
+            settings[name] = {"class": type(module).__name__, **module_fields(module)}
+    return settings
 
 
 class _Batch(NamedTuple):
@@ -216,9 +227,8 @@ def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
         )
 
 
-def _check_networks(
-    module: Any, role: str, teacher: tuple[Any, Variables] | None, weights: Sequence[float]
-):
+def _check_networks(module: Any, teacher: tuple[Any, Variables] | None, weights: Sequence[float]):
+    role = role_of(module)
     if role not in EVALUATED_ROLES:
         raise TypeError(
             f"cannot evaluate a {type(module).__name__}; expected one of "

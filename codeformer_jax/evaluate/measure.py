@@ -52,14 +52,11 @@ def measure(
 
     Args:
         images: clean images.
-        degraded: pictures to restore; None degrades `images` by the recipe.
+        degraded: pictures to restore; None degrades `images`.
         indices: places of the images in the source, from which their degradation is drawn.
-        networks: modules.
-        variables: variables of module, teacher and LPIPS; None where there is none.
+        networks, variables: modules and, in the same order, their variables.
         restores: whether the module takes degraded images, a weight and `adain`.
-        metrics: names from `METRICS`.
-        weights: fidelity weights; traced.
-        key, recipe, adain, degrade_fn: see `evaluate`.
+        metrics, weights, key, recipe, adain, degrade_fn: see `evaluate`; weights are traced.
 
     Returns:
         pictures: uint8 [rows + 1, b, h, w, 3], the truth last.

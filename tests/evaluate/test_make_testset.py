@@ -116,7 +116,7 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_pat
         "empty.png: the file is empty",
         "text.jpg: not an image",
         "1 of 6 pictures are too small for --size 32, which takes a shorter side of at least 16",
-        "theirs is 15 px. Take the small ones away",
+        "theirs is 15 px. Remove the small ones",
     ):
         assert line in str(caught.value)
     for name in ("empty.png", "text.jpg", "tiny.png"):

@@ -1,4 +1,4 @@
-"""What a user types: whole runs evaluated, exported and restored with, and refusals."""
+"""Whole runs: evaluation, export, restoration, and the errors that a user sees."""
 
 import json
 import os
@@ -181,6 +181,7 @@ def test_a_test_set_that_does_not_fit_is_refused(runs, testset, tmp_path):
         evaluate_run(config, runs / "vqgan")
 
 
+@pytest.mark.slow
 def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, testset, tmp_path):
     arguments = [
         "eval.py",
@@ -255,7 +256,12 @@ def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--config=configs/demo.py:vqgan,short"], ["--config.eval.limit=3"]]
+    "options",
+    [
+        [],
+        pytest.param(["--config=configs/demo.py:vqgan,short"], marks=pytest.mark.slow),
+        pytest.param(["--config.eval.limit=3"], marks=pytest.mark.slow),
+    ],
 )
 def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
     done = script("eval.py", f"--workdir={tmp_path / 'nowhere'}", *options)
@@ -265,6 +271,7 @@ def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     done = script(
         "train.py", "--config=configs/demo.py:code_prediction,short", f"--workdir={tmp_path / 'r'}"
@@ -279,8 +286,8 @@ def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     ("setting", "told"),
     [
         ("data.bath_size", "batch_size"),
-        ("dta.workers", 'Did you mean "data"'),
-        ("mesh.data", "behind a setting that is no section"),
+        pytest.param("dta.workers", 'Did you mean "data"', marks=pytest.mark.slow),
+        pytest.param("mesh.data", "behind a setting that is no section", marks=pytest.mark.slow),
     ],
 )
 def test_a_misspelt_setting_is_one_line(setting, told, tmp_path):
