@@ -73,10 +73,9 @@ def measure(
             start = 2 * (degraded.astype(jnp.float32) / 255) - 1
         restore = functools.partial(_restore, networks.module, variables[0], start, adain)
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
-        restored, logits, codes = jax.vmap(restore)(weights)
-        made = [start[None], restored]
-        if codes is not None:
-            inputs["codes"], inputs["logits"] = codes[0], logits[0]
+        outputs = jax.vmap(restore)(weights)
+        made = [start[None], outputs.pop("image")]
+        inputs = {name: values[0] for name, values in outputs.items()}
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])
@@ -98,9 +97,11 @@ def measure(
 
 def _restore(
     module: Any, variables: Any, images: Float[Array, "b h w 3"], adain: bool, w: Float[Array, ""]
-) -> tuple[Float[Array, "b h w 3"], Float[Array, "b n k"] | None, Int[Array, "b n"] | None]:
+) -> dict[str, Num[Array, "b ..."]]:
+    """Returns 'image' and, of a network with codes, 'codes' and 'logits'."""
     out = module.apply(variables, images, w=jnp.full(len(images), w), adain=adain)
-    return out.image, getattr(out, "logits", None), getattr(out, "indices", None)
+    codes = {"codes": out.indices, "logits": out.logits} if hasattr(out, "indices") else {}
+    return {"image": out.image, **codes}
 
 
 def _scores(
