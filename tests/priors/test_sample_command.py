@@ -1,4 +1,4 @@
-"""`codeformer-jax sample`: a prior of every kind, and what cannot be drawn."""
+"""`codeformer-jax sample`: priors of every kind, and errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ PIXELCNN_FIELDS |= {"first_kernel": 3}
 
 
 def save(path, network, module, *arguments):
-    """A model file of random weights, large enough for every value to matter."""
+    """A model file of random weights, large enough that every value matters."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
     variables = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
@@ -106,7 +106,7 @@ def test_a_prior_of_a_transformer(sample, models, tmp_path):
     for index in range(5):
         picture = read_image(f"a/b/{index:04d}.png").pixels
         assert abs(picture - np.asarray(expected[index])).max() <= 0.51
-    # A sample follows from its number, not from the batch or how many there are.
+    # A sample depends on its number, not on the batch or the number of samples.
     assert sample("start", "-n", "3", "--batch-size", "3", "--seed", "3", "--no-each")[0] == 0
     np.testing.assert_array_equal(stored()["codes"], found["codes"][:3])
     assert not (tmp_path / "samples").exists()
@@ -135,7 +135,7 @@ def test_classes(sample, prior):
     assert sample(prior, "-n", "5", "--class", "2,0")[0] == 0
     chosen = stored()
     assert chosen["classes"].tolist() == [2, 2, 2, 0, 0]
-    # Sample 4 is of class 2 in one call and of class 0 in the other; of 0 both times is none.
+    # Sample 4 is of class 2 in one call and of class 0 in the other.
     assert (chosen["codes"][4] != spread["codes"][4]).any()
     assert read_image("samples.png").pixels.shape[0] < sheet.shape[0]  # A row for each class.
     assert sample(prior, "-n", "2")[0] == 0
@@ -263,7 +263,7 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is another file"),
     ],
 )
-def test_what_cannot_be_drawn_is_a_message(sample, tmp_path, prior, arguments, message):
+def test_errors_are_messages(sample, tmp_path, prior, arguments, message):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "mine").mkdir()

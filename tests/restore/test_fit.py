@@ -109,7 +109,7 @@ def test_known_pixels_come_back_and_white_ones_are_filled_in(dtype, shape):
 
 
 @pytest.mark.parametrize("side", [9, 40])
-def test_of_a_resized_picture_no_known_pixel_has_a_share_of_white(side):
+def test_known_pixels_of_a_resized_picture_hold_no_white(side):
     dark, painted = np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 3), np.uint8)
     painted[side // 3 : side // 2, side // 4 : side // 2] = 255
     fitted = fit(painted, 16, keep_known=True)

@@ -73,7 +73,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_samples_follow_from_seed_name_and_number(tmp_path, faces, restorer):
+def test_samples_depend_on_seed_name_and_number_only(tmp_path, faces, restorer):
     one, other, third = tmp_path / "one", tmp_path / "other", tmp_path / "third"
     summary = restore_files([faces], one, restorer, samples=3, w=0.0, batch_size=2)
     assert names(one) == [f"{face}_{number}.png" for face in (1, 2, 3) for number in (1, 2, 3)]
@@ -93,7 +93,7 @@ def test_samples_follow_from_seed_name_and_number(tmp_path, faces, restorer):
         assert all((picture != before).any() for before in pictures[:index])
 
 
-def test_the_coldest_sample_is_the_likeliest_one(faces, restorer):
+def test_temperature_0_takes_the_likeliest_codes(faces, restorer):
     batch = [fit(read_image(faces / "1.png").pixels, 32)]
     usual = restorer.restore_batch(batch, 0.5, True, batch_size=1, codes=True)
     [cold] = sample_batch(
@@ -116,7 +116,7 @@ def test_samples_have_the_codes_probabilities(network, restorer, picture):
 
 
 @pytest.mark.parametrize("kind", ["start", "codes", "pixelcnn"])
-def test_the_score_is_the_priors_bits(models, restorer, faces, kind):
+def test_scores_are_the_bits_under_the_prior(models, restorer, faces, kind):
     found = scorer(models, restorer, kind)
     batch = [fit(read_image(faces / f"{n}.png").pixels, 32) for n in (1, 2)]
     indices = restorer.restore_batch(batch, 0.5, True, batch_size=2, codes=True).indices
@@ -204,7 +204,7 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     assert not (out / "2_score.png").exists()
 
 
-def test_scores_belong_to_parameters_whatever_they_came_from(tmp_path):
+def test_scores_belong_to_the_parameters_of_the_prior(tmp_path):
     """A workdir knows its step and its bits on held-out faces, a model file of it does not."""
     about = {"prior": "runs/gpt", "prior_sha256": "ab", "step": 7, "bits_per_code_heldout": 3.0}
     scores.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
