@@ -17,7 +17,6 @@ from codeformer_jax.checkpoints.trained import export_trained, load_trained
 from codeformer_jax.convert import NETWORKS
 from codeformer_jax.data.sources import SOURCES
 from codeformer_jax.degrade import CORRUPTIONS
-from codeformer_jax.evaluate.report import html_report
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.evaluate.table import plain_text
 from codeformer_jax.metrics import METRICS
@@ -142,14 +141,15 @@ def test_its_run_is_evaluated_by_a_metric_of_ones_own(sharpened):
     assert means["w=1"]["psnr"] > means["input"]["psnr"]
     assert means["w=1"]["colour_error"] < 0.5 * means["input"]["colour_error"]
     assert "colour error" in plain_text(evaluation)
-    assert "colour error ↓" in html_report(evaluation)
+    assert "colour_error" in evaluation.to_json()
     config.eval.metrics = ("sharpness",)
     with pytest.raises(ValueError, match="'sharpness'"):
         evaluate_run(config, workdir)
 
 
 def test_a_quantizer_trains_in_a_vqgan(folder):
-    config = extended("vqgan", 4)
+    config = extended("vqgan", 2)
+    config.loss.gan_start = 100
     config.model.update(quantizer="sign", emb_dim=4, codebook_size=16, ema_decay=None)
     config.model.restart_below = 0.0
     scores = loop.train(config.lock(), folder / "vqgan")
@@ -159,8 +159,9 @@ def test_a_quantizer_trains_in_a_vqgan(folder):
     assert evaluate_run(config, folder / "vqgan").means()["reconstruction"]["psnr"] > 0
 
 
-def test_plugins_are_set_on_the_command_line():
+def test_plugins_are_set_on_the_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config.plugins=('my_module',)"])
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", vqgan.get_config(), flag_values=values)
-    values(["train.py", "--config.plugins=('my_module',)"])
+    values(sys.argv)
     assert values.config.plugins == ("my_module",)
