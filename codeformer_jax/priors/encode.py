@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
-from jaxtyping import Array, Int, Int32, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import load_trained
@@ -206,17 +206,15 @@ class _InOrder:
 
 def _encoded(
     batches: Iterable[dict[str, np.ndarray]], encode: Encode, bar: tqdm.tqdm
-) -> Iterator[tuple[np.ndarray, Int32[np.ndarray, "b 2 n"]]]:
-    """Yields names and codes of each batch, one batch behind the devices."""
-    waiting = None
+) -> Iterator[Int[np.ndarray, "b 2 n"]]:
+    """Yields the codes of each batch, one batch behind the devices."""
+    dispatched = []
     for batch in batches:
-        dispatched = batch["name"], encode(batch["image"])
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
-        waiting = dispatched
+        dispatched.append(encode(batch["image"]))
+        if len(dispatched) > 1:
+            yield np.asarray(dispatched.pop(0))
         bar.update(int(batch["valid"].sum()))
-    if waiting is not None:
-        yield waiting[0], np.asarray(waiting[1])
+    yield from map(np.asarray, dispatched)
 
 
 def _describe(source: Source, described: str, module: Autoencoder, variables: Any) -> Description:
