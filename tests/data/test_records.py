@@ -227,7 +227,9 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     whole = (tmp_path / "a.array_record").read_bytes()
     content = {"cut": whole[: len(whole) // 2], "text": b"no records" * 9999, "empty": b""}[damage]
     (tmp_path / "b.array_record").write_bytes(content)
-    with pytest.raises(UnreadableRecord, match=r"b\.array_record' is no complete ArrayRecord file"):
+    with pytest.raises(
+        UnreadableRecord, match=r"b\.array_record' is not a complete ArrayRecord file"
+    ):
         open_array_record(pattern, 64, "all")
     shards = [Shard(f"{tmp_path}/b.array_record", 0, 20, 20)]
     with pytest.raises(UnreadableRecord, match=r"cannot read 'b\.array_record:19'"):
