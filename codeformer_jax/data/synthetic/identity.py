@@ -27,7 +27,7 @@ _STREAM = 0xFACE
 
 
 class Dice:
-    """Draws of one identity; only `Generator.random` is used, whose stream NumPy keeps stable."""
+    """Random draws of one identity, by `Generator.random`, whose stream NumPy keeps stable."""
 
     def __init__(self, identity: int):
         self._random = np.random.Generator(np.random.PCG64([_STREAM, identity])).random
@@ -61,7 +61,7 @@ class Dice:
 
 
 def draw_face(identity: int) -> Face:
-    """The face of an identity; draws come in a fixed order and know no image size."""
+    """Returns the look of an identity, 0 or more; it does not depend on the image size."""
     dice = Dice(identity)
     feminine = dice.chance(0.5)
     stage = dice.pick({"child": 0.12, "young": 0.45, "middle": 0.27, "old": 0.16})
