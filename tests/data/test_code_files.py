@@ -165,6 +165,7 @@ def test_codes_do_not_change_the_pictures(tmp_path):
         np.testing.assert_array_equal(plain["image"], coded["image"])
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same_codes(tmp_path):
     source = WithCodes(Faces(), Codes(write(tmp_path / "codes")))
     threads = take(batches(source, batch_size=4, seed=0), 4)
