@@ -65,7 +65,7 @@ class Description:
 
 
 def write_codes(
-    folder: Path, description: Description, batches: Iterable[Integer[np.ndarray, "b 2 n"]]
+    folder: Path, description: Description, batches: Iterable[Integer[np.ndarray, "_ 2 n"]]
 ) -> Description:
     """Writes a folder of codes and returns its description.
 

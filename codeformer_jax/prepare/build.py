@@ -156,7 +156,7 @@ def _outlook(staging: Staging, published: bool, restart: bool) -> str:
         )
     if not staging.plan.exists():
         return "nothing is kept; the same command starts over"
-    again = ", without --restart" if restart else ""
+    again = ", without --restart," if restart else ""
     return (
         f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
         f"error, and give the same command again{again} to resume"

@@ -206,7 +206,7 @@ class _InOrder:
 
 def _encoded(
     batches: Iterable[dict[str, np.ndarray]], encode: Encode, bar: tqdm.tqdm
-) -> Iterator[Int[np.ndarray, "b 2 n"]]:
+) -> Iterator[Int[np.ndarray, "_ 2 n"]]:
     """Yields the codes of each batch, one batch behind the devices."""
     dispatched = []
     for batch in batches:

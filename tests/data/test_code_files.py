@@ -5,13 +5,12 @@ import dataclasses
 import itertools
 import json
 import pickle
-import types
 
 import numpy as np
 import pytest
 from recorded import write_records
 
-from codeformer_jax.data.examples import listing_digest
+from codeformer_jax.data.examples import Mixture, listing_digest
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import (
     Codes,
@@ -77,23 +76,6 @@ def write_version_1(directory, values, about=ABOUT):
     write_records(directory / "00000-of-00002.array_record", records[:6])
     write_records(directory / "00001-of-00002.array_record", records[6:])
     return directory
-
-
-class Mixture:
-    """Two sources in a row, in which the same names may occur; `index` counts through both."""
-
-    def __init__(self, first, second):
-        self.sources = first, second
-        self.parts = tuple(types.SimpleNamespace(length=len(s), weight=1.0) for s in self.sources)
-
-    def __len__(self):
-        return sum(map(len, self.sources))
-
-    def __getitem__(self, index):
-        number, place = divmod(index, len(self.sources[0]))
-        found = self.sources[number][place]
-        actual = int(found.get("index", place)) + number * len(self.sources[0])
-        return {**found, "index": actual}
 
 
 def take(stream, count):
@@ -184,7 +166,7 @@ def test_codes_follow_an_example_that_replaces_a_broken_one(tmp_path):
 
 
 def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
-    mixture = Mixture(Faces(), Faces(replaced={4: 6}))
+    mixture = Mixture([Faces(), Faces(replaced={4: 6})], [1.0, 1.0])
     about = dataclasses.replace(ABOUT, number=20, listing=listing_digest(Faces(NAMES + NAMES)))
     codes = Codes(write(tmp_path / "codes", about))
     source = WithCodes(mixture, codes)
@@ -195,7 +177,7 @@ def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
     for step in take(batches(source, batch_size=4, seed=0), 5):
         np.testing.assert_array_equal(step["codes"], drawn(20)[step["index"], orientation(step)])
     with pytest.raises(CodesError, match="not all with the same names"):
-        WithCodes(Mixture(Faces(), Faces(NAMES[::-1])), codes)
+        WithCodes(Mixture([Faces(), Faces(NAMES[::-1])], [1.0, 1.0]), codes)
 
 
 def test_codes_of_other_images_are_refused(tmp_path):
