@@ -1,6 +1,6 @@
 """Evaluates a run: python eval.py --workdir=DIR [--config=configs/X.py] [--config.key=value]
 
-Prints a table and writes metrics.json and report.html. The config is by default the run's own.
+Prints a table and writes metrics.json and report.html. The default config is the run's own.
 """
 
 import logging
@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from codeformer_jax.system import paths, process
 from configs import vqgan
 
-_HELP = "Configuration file, see configs/; default the config that the run wrote into WORKDIR."
+_HELP = "Configuration file, see configs/; default: the config that the run wrote into WORKDIR."
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, or a model file.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for metrics.json and report.html; default WORKDIR/eval."
@@ -21,7 +21,7 @@ flags.mark_flag_as_required("workdir")
 
 
 def define_config(argv: list[str]) -> None:
-    """Defines --config: a file or, where none is given, the config of the run in --workdir."""
+    """Defines --config: a file or, without one, the config of the run in --workdir."""
     given = process.peek_flags(argv, "config", "workdir")
     if given.config or not given.workdir:
         config_flags.DEFINE_config_file("config", None, _HELP)
@@ -35,21 +35,18 @@ def define_config(argv: list[str]) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for library in ("absl", "jax"):  # Orbax logs its every save through absl.
+    for library in ("absl", "jax"):  # Orbax logs every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate.run import evaluate_run, report_folder  # noqa: PLC0415
     from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
 
     keep_compiled_programs()
-    try:
-        workdir = paths.local(_WORKDIR.value, "workdir")
-        output = paths.local(_OUTPUT.value, "output") if _OUTPUT.value else None
-        output = report_folder(workdir, output, force=_FORCE.value)
-        evaluation = evaluate_run(flags.FLAGS.config, workdir)
-        files = evaluation.write(output)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    workdir = paths.local(_WORKDIR.value, "workdir")
+    output = paths.local(_OUTPUT.value, "output") if _OUTPUT.value else None
+    output = report_folder(workdir, output, force=_FORCE.value)
+    evaluation = evaluate_run(flags.FLAGS.config, workdir)
+    files = evaluation.write(output)
     print(evaluation.table())
     print("\nwritten:", *files)
 

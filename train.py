@@ -9,10 +9,10 @@ from codeformer_jax.system import process
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures; a run found there goes on."
+    "workdir", None, "Folder for checkpoints, metrics and pictures; a run found there resumes."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where several processes train together."
+    "coordinator", None, "HOST:PORT of process 0, if several processes train together."
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
@@ -22,36 +22,26 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for library in ("absl", "jax"):  # Orbax logs its every save through absl.
+    for library in ("absl", "jax"):  # Orbax logs every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
-    plan_only = _CONFIG.value.train.compile_only
+    config, plan_only = _CONFIG.value, _CONFIG.value.train.compile_only
     if _WORKDIR.value is None and not plan_only:
         raise app.UsageError("--workdir=DIR is required to train")
-    try:
-        if _CONFIG.value.train.get("deterministic"):
-            process.use_deterministic_programs()
-        with process.ended_by_signals():
-            # Imported late, so that --help does not wait for JAX.
-            from codeformer_jax.system import hosts  # noqa: PLC0415
-            from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
-            from codeformer_jax.train import loop, plan  # noqa: PLC0415
+    if config.train.get("deterministic"):
+        process.use_deterministic_programs()
+    # Imported late, so that --help does not wait for JAX.
+    from codeformer_jax.system import hosts  # noqa: PLC0415
+    from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
+    from codeformer_jax.train import loop, plan  # noqa: PLC0415
 
-            keep_compiled_programs()
-            if not plan_only:
-                hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        if plan_only:
-            plan.compile_only(_CONFIG.value)
-            return
-        # Again: in several processes JAX's handler of SIGTERM has replaced this one.
-        with process.ended_by_signals():
-            first = hosts.is_main()
-        if not first:
-            logging.getLogger().setLevel(logging.ERROR)
-        loop.train(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    keep_compiled_programs()
+    if plan_only:
+        plan.compile_only(config)
+        return
+    hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if not hosts.is_main():
+        logging.getLogger().setLevel(logging.ERROR)
+    loop.train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Gradients of convolutions on this CPU: XLA's own against those of `codeformer_jax/nn`.
 
-    python benchmarks/conv_gradients.py [--repeats 15]
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/conv_gradients.py [--repeats 15]
 
 For layers of the VQGAN at 128 px, batch 2, and for its deepest ones at 512 px: milliseconds of the
 forward convolution and of each gradient, medians, the ways in turn; the same for convolutions of
@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codeformer_jax.system import process
 
 # Batch, side, channels in and out, side of the kernel.
 LAYERS = (
@@ -102,5 +101,4 @@ def main():
 
 
 if __name__ == "__main__":
-    process.use_huge_pages()  # As train.py does.
     main()

@@ -20,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import seeded_steps
 
-from codeformer_jax.system import process
-
 MIB = 2**20
 
 
@@ -233,6 +231,8 @@ class Worker:
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         if job.device == "cpu":
             environment["JAX_PLATFORMS"] = "cpu"
+        if job.framework == "jax":
+            environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -263,6 +263,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job", type=json.loads)
     job = Job(**parser.parse_args().job)
-    if job.framework == "jax":
-        process.use_huge_pages()  # As train.py does.
     serve(job)

@@ -6,7 +6,7 @@
 Both sides start from the same seeded weights of the full published networks and take the same whole
 step on the same batch: teacher, forward, all losses, backward, discriminator's step, Adam, moving
 average (`torch_steps.py` has PyTorch's; its networks and losses come from the checkout). Ours asks
-for huge pages, as `train.py` does; GLIBC_TUNABLES set outside holds for both. PyTorch runs as
+for huge pages, as the Makefile does; GLIBC_TUNABLES set outside holds for both. PyTorch runs as
 shipped (eager, contiguous) and in the other `--variants`. Each runs in its own process, and all
 take turns: ten steps each, of whose last five the median counts, since the first ones after a pause
 pay for memory that the system took back meanwhile (up to twice the time of a step for four steps;

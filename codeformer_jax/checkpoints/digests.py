@@ -1,6 +1,6 @@
-"""SHA-256 of a checkpoint's files, kept inside it: damage is noticed before it is trained on.
+"""SHA-256 digests of a checkpoint's files, which reveal damage before it is trained on.
 
-They are written while the checkpoint is still a temporary folder, so a complete one has them.
+They are written while the checkpoint is still a temporary folder: a complete checkpoint has them.
 """
 
 import hashlib
@@ -8,78 +8,66 @@ import json
 from pathlib import Path
 from typing import Any
 
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.system.atomic import atomic_path
 
 DIGESTS_FILE = "digests.json"
-# Orbax puts the time of completion into it afterwards; nothing is restored from it.
+# Orbax adds the time of completion to it afterwards.
 _WRITTEN_LATER = "_CHECKPOINT_METADATA"
 
 
 def write(folder: Path) -> None:
-    """Writes length and SHA-256 of every file under `folder` into `folder`/digests.json."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in (DIGESTS_FILE, _WRITTEN_LATER):
-            found[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    """Writes length and SHA-256 of every file under `folder` into its digests.json."""
+    skipped = (folder / DIGESTS_FILE, folder / _WRITTEN_LATER)
+    found = {
+        path.relative_to(folder).as_posix(): _digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in skipped
+    }
     with atomic_path(folder / DIGESTS_FILE) as path:
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def forget(folder: Path) -> None:
-    """Removes the digests, before files of `folder` are changed."""
-    (folder / DIGESTS_FILE).unlink(missing_ok=True)
-
-
-def known(folder: Path) -> bool:
-    """Whether `folder` has digests: checkpoints of earlier versions do not."""
-    return (folder / DIGESTS_FILE).is_file()
-
-
 def fault(folder: Path) -> str | None:
-    """What is wrong with the files of `folder`, or None where nothing is or can be told."""
-    stamp = folder / _WRITTEN_LATER
-    if stamp.is_file() and not isinstance(_json(stamp), dict):
-        return f"{_WRITTEN_LATER} is not what was written"
-    if not known(folder):
-        return None
-    wanted = _json(folder / DIGESTS_FILE)
-    if not isinstance(wanted, dict):
-        return f"{DIGESTS_FILE} is not what was written"
-    faults = (_fault(folder / name, name, entry) for name, entry in wanted.items())
-    return next(filter(None, faults), None)
+    """Returns what is wrong with the files of a checkpoint, or None.
 
-
-def scores_spoilt(folder: Path) -> bool:
-    """Whether the scores in `folder` are there and cannot be read."""
-    path = folder / "metrics" / "metrics"
-    return path.is_file() and not isinstance(_json(path), dict)
-
-
-def _fault(path: Path, name: str, entry: dict[str, Any]) -> str | None:
+    Checkpoints of early versions have no digests and count as whole.
+    """
+    path = folder / DIGESTS_FILE
     try:
-        return _difference(path, name, entry)
-    except OSError as error:
-        return f"{name} cannot be read ({error})"
+        wanted = json.loads(path.read_bytes()) if path.is_file() else {}
+        changed = (name for name, digest in wanted.items() if _digest(folder / name) != digest)
+        name = next(changed, None)
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return name and f"{name} has changed since it was written"
 
 
-def _difference(path: Path, name: str, entry: dict[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{name} is missing"
-    if (length := path.stat().st_size) != entry["bytes"]:
-        return f"{name} has {length} bytes, {entry['bytes']} were written"
-    if _sha256(path) != entry["sha256"]:
-        return f"{name} is not what was written (another SHA-256)"
-    return None
+def newest_whole(workdir: Path) -> tuple[int | None, dict[str, str]]:
+    """Finds the newest checkpoint without a fault.
+
+    Returns:
+        Its step, or None if there is none; and the faults of newer checkpoints, by step.
+    """
+    faults: dict[str, str] = {}
+    for step in reversed(saved_steps(workdir)):
+        reason = fault(workdir / "checkpoints" / str(step))
+        if reason is None:
+            return step, faults
+        faults[str(step)] = reason
+    return None, faults
 
 
-def _sha256(path: Path) -> str:
+def all_damaged(workdir: Path, faults: dict[str, str]) -> ValueError:
+    """Returns the error for a workdir without a whole checkpoint."""
+    listed = "".join(f"\n  step {step}: {reason}" for step, reason in faults.items())
+    return ValueError(
+        f"every checkpoint of {workdir} is damaged:{listed}\nRestore one from a copy, or start "
+        "again in another --workdir. Nothing was changed."
+    )
+
+
+def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        return None
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256}

@@ -1,70 +1,80 @@
-"""Checkpoints of a run, written in the background."""
+"""Saving of checkpoints in the background."""
 
 import json
+from functools import partial
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.workdir import (
-    BEST_METRIC,
-    BITS,
-    UNFINISHED,
-    WORST,
-    best_metric,
-    metric,
-)
+from codeformer_jax.checkpoints.workdir import UNFINISHED, UNSCORED, rank, stored_rank
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.tasks import BestScore
 from codeformer_jax.tasks.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the latest two and the best by its held-out score are kept.
+    """The checkpoints of a run: the latest two and the one with the best held-out score are kept.
 
-    The score is the PSNR, or of a prior its bits.
+    Each checkpoint has the digests of its files.
 
-    Each has the digests of its files, written before it is complete (`train.digests`).
+    Args:
+        workdir: the run's folder.
+        best: the score that decides, or None to keep only the latest.
     """
 
-    def __init__(self, workdir: Path):
-        best = BestN(get_metric_fn=best_metric, n=1, keep_checkpoints_without_metrics=False)
+    def __init__(self, workdir: Path, best: BestScore | None = None):
+        self._best, ranked, kept = best, None, [LatestN(2)]
+        if best is not None:
+            ranked = partial(rank, best=best)
+            kept.append(BestN(get_metric_fn=ranked, n=1, keep_checkpoints_without_metrics=False))
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=best_metric,  # Without it no metrics are written.
-                # Where the latest turns out to be damaged, the run goes on from the one before.
-                preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+                best_fn=ranked,  # Without it no metrics are written.
+                # If the latest is damaged, the run falls back to the one before.
+                preservation_policy=AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
         )
 
     def save(self, state: TrainState, scores: dict[str, float] | None) -> None:
-        """Saves in the background; a step that is already there at most gets its scores.
+        """Saves in the background. A step that is already saved only gets its missing scores.
 
-        `scores` None, of a step that was not evaluated, can be the latest but not the best.
+        Args:
+            state: the state to save.
+            scores: its held-out scores, or None if it was not evaluated. Such a checkpoint can be
+                the latest but not the best.
         """
         step = int(state.step)
-        metrics = {BEST_METRIC: WORST}
-        if scores is not None:
-            name = BEST_METRIC if BEST_METRIC in scores else BITS
-            metrics = {name: float(scores[name])}
+        metrics = self._stored(scores)
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-        elif scores is not None:
+        elif scores is not None and metrics is not None:
             self._manager.wait_until_finished()
-            if hosts.from_main(lambda: metric(self._folder / str(step)) == WORST):
+            if hosts.from_main(lambda: self._is_unscored(step)):
                 self._add_scores(step, metrics)
 
+    def _stored(self, scores: dict[str, float] | None) -> dict[str, float] | None:
+        """Returns what is stored of the scores: the one that decides."""
+        if self._best is None:
+            return None
+        value = UNSCORED if scores is None else self._best.rank(scores)
+        return {self._best.name: -value if self._best.smallest else value}
+
+    def _is_unscored(self, step: int) -> bool:
+        return stored_rank(self._folder / str(step), self._best) == UNSCORED
+
     def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
-        """Of a step that was saved in a hurry, before its evaluation."""
-        if jax.process_index() == 0:
+        """Adds the scores of a step that a signal saved before its evaluation."""
+        if hosts.is_main():
             folder = self._folder / str(step)
-            digests.forget(folder)  # Killed before the last line, it is one without digests.
+            # A process killed before the last line leaves a checkpoint without digests.
+            (folder / digests.DIGESTS_FILE).unlink(missing_ok=True)
             with atomic_path(folder / "metrics" / "metrics") as path:
                 path.write_text(json.dumps(metrics))
             digests.write(folder)
@@ -72,13 +82,13 @@ class Checkpoints:
         self._manager.reload()
 
     def _write_digests(self) -> None:
-        """Called in the background between the last file of a save and its completion."""
-        if jax.process_index() == 0:
+        """Runs in the background between the last file of a save and its completion."""
+        if hosts.is_main():
             for unfinished in self._folder.glob(f"*{UNFINISHED}*"):
                 digests.write(unfinished)
 
     def check(self) -> None:
-        """Raises what a save in the background has failed with, such as a full disk."""
+        """Raises the error, such as a full disk, of a save that failed in the background."""
         self._manager.check_for_errors()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The trained network that a workdir or a model file holds."""
+"""Trained networks, loaded from a workdir or a model file."""
 
 import logging
 from dataclasses import dataclass
@@ -11,24 +11,27 @@ import orbax.checkpoint as ocp
 
 from codeformer_jax import convert
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.stored import check_stored
+from codeformer_jax.checkpoints.compare import check_arrays
 from codeformer_jax.checkpoints.workdir import (
-    CONFIG_FILE,
     TEACHER_FILE,
     abstract_state,
-    metric,
     read_config,
     saved_steps,
+    stored_rank,
 )
 from codeformer_jax.system import paths
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import BestScore, make_task
 
 
 @dataclass(frozen=True)
 class Trained:
     """A network with its variables.
 
-    `network` is the name that `convert` uses; `step` is None for a model file.
+    Attributes:
+        network: the name that `convert` uses.
+        module, variables: the Linen module and its variables.
+        config: the run's config; None for a model file.
+        step: the checkpoint's step; None for a model file.
     """
 
     network: str
@@ -39,15 +42,17 @@ class Trained:
 
 
 def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
-    """The averaged network of a workdir (latest or best checkpoint, or a step) or a model file.
+    """Loads the averaged network of a workdir, or a model file. It changes no file.
 
-    'latest' passes over damaged checkpoints, with a warning: `Trained.step` tells which one it is.
-    Nothing is changed in the workdir.
+    Args:
+        path: a training run's workdir, or a model file.
+        which: 'latest', 'best' or a step. 'latest' falls back from damaged checkpoints, with a
+            warning; `Trained.step` is the one that was loaded.
 
     Raises:
-        FileNotFoundError: where there is no such file, workdir or checkpoint.
-        ValueError: where `which` is something else, the best one or that of the step is damaged,
-            or all are; where the workdir's config is that of another network.
+        FileNotFoundError: if there is no such file, workdir or checkpoint.
+        ValueError: if `which` is something else, its checkpoint or all of them are damaged, or the
+            workdir's config describes another network.
     """
     path = Path(paths.local(path))
     if path.is_file():
@@ -56,8 +61,8 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
     paths.check_workdir(path)
-    task = make_task(config, check=False)  # Whatever it was trained with.
-    step = _find_step(path, which)
+    task = make_task(config, check=False)  # Older settings may be out of today's ranges.
+    step = _find_step(path, which, task.best_score)
     abstract = abstract_state(task, config)
     names = ("params", "ema_params", "collections")
     restored = _restore(path, step, {name: getattr(abstract, name) for name in names})
@@ -65,18 +70,15 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         "params": {**restored["params"], **restored["ema_params"]},
         **restored["collections"],
     }
-    module = task.module
-    if hasattr(module, "stop_gradients"):  # A choice of the training task, not of the network.
-        module = module.clone(stop_gradients=False)
-    return Trained(task.network, module, variables, config, step)
+    return Trained(task.network, task.trained_module, variables, config, step)
 
 
 def load_discriminator(path: str | Path) -> Any:
     """Loads a discriminator's variables from a workdir's latest checkpoint or a model file.
 
     Raises:
-        FileNotFoundError: where there is no such file, workdir or checkpoint.
-        ValueError: where it holds no discriminator, or no checkpoint is whole.
+        FileNotFoundError: if there is no such file, workdir or checkpoint.
+        ValueError: if it holds no discriminator, or no checkpoint is whole.
     """
     path = Path(paths.local(path, "init_discriminator_from"))
     if path.is_file():
@@ -88,10 +90,11 @@ def load_discriminator(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
     paths.check_workdir(path)
-    state = abstract_state(make_task(config, check=False), config).discriminator
+    task = make_task(config, check=False)
+    state = abstract_state(task, config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
-    step = _find_step(path, "latest")
+    step = _find_step(path, "latest", task.best_score)
     state = _restore(path, step, {"discriminator": state})["discriminator"]
     return {"params": state.params, "batch_stats": state.batch_stats}
 
@@ -101,9 +104,18 @@ def export_trained(
 ) -> Trained:
     """Writes the averaged network of a workdir as one model file, for other programs to load.
 
+    Args:
+        workdir: a training run's folder.
+        target: the file to write, ending in .safetensors.
+        which: 'latest', 'best' or a step, as in `load_trained`.
+        force: replace an existing file.
+
+    Returns:
+        The network that was written.
+
     Raises:
-        FileExistsError: where `target` exists and `force` is not given.
-        ValueError: where `target` does not end in .safetensors; and as `load_trained`.
+        FileExistsError: if `target` exists and `force` is False.
+        ValueError: if `target` has another suffix; and as `load_trained`.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
@@ -118,19 +130,19 @@ def export_trained(
 
 
 def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
-    """Module and variables of the teacher that a run keeps beside its checkpoints."""
+    """Returns module and variables of the teacher that a run keeps, or None if it has none."""
     path = Path(workdir) / TEACHER_FILE
     return convert.load_model(path)[1:] if path.is_file() else None
 
 
 def _restore(workdir: Path, step: int, abstract: Any) -> Any:
-    """Restores those arrays of a checkpoint that `abstract` describes, on one device."""
+    """Restores the arrays of `abstract` from a checkpoint onto one device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
     folder = workdir.absolute() / "checkpoints" / str(step) / "default"
-    check_stored(folder, wanted, workdir / CONFIG_FILE)
+    check_arrays(folder, wanted, dtypes=False)
     with ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(
             folder,
@@ -142,35 +154,31 @@ def _restore(workdir: Path, step: int, abstract: Any) -> Any:
         )
 
 
-def _find_step(workdir: Path, which: str | int) -> int:
+def _find_step(workdir: Path, which: str | int, best: BestScore | None) -> int:
     folder, steps = workdir / "checkpoints", saved_steps(workdir)
     if not steps:
         raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
-    if which == "latest":
-        return _latest_whole(workdir, steps)
+    if which == "latest" or (which == "best" and best is None):
+        step, faults = digests.newest_whole(workdir)
+        if step is None:
+            raise digests.all_damaged(workdir, faults)
+        for damaged, reason in faults.items():
+            logging.warning(
+                "checkpoint %s is damaged, the one before is taken: %s", folder / damaged, reason
+            )
+        return step
     if which == "best":
-        step = max(steps, key=lambda step: metric(folder / str(step)))
+        step = max(steps, key=lambda step: stored_rank(folder / str(step), best))
     elif not str(which).isdigit():
         raise ValueError(f"checkpoint is {which!r}; expected 'latest', 'best' or a step")
     elif int(which) not in steps:
         raise FileNotFoundError(f"{workdir} has checkpoints {steps}, not {which}")
     else:
         step = int(which)
-    # Scores of another checkpoint than the one asked for would be taken for its own.
+    # The scores of another checkpoint would be taken for those of the one asked for.
     if reason := digests.fault(folder / str(step)):
         raise ValueError(
             f"checkpoint {folder / str(step)} ({which}) is damaged: {reason}; {workdir} has "
             f"checkpoints {steps}: name another step, or 'latest'"
         )
     return step
-
-
-def _latest_whole(workdir: Path, steps: list[int]) -> int:
-    faults = []
-    for step in reversed(steps):
-        folder = workdir / "checkpoints" / str(step)
-        if not (reason := digests.fault(folder)):
-            return step
-        logging.warning("checkpoint %s is damaged, the one before is taken: %s", folder, reason)
-        faults.append(f"\n  step {step}: {reason}")
-    raise ValueError(f"every checkpoint of {workdir} is damaged:" + "".join(faults))

@@ -45,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The command itself: `main` in a process of its own."""
-    process.use_huge_pages()
-    with process.ending():
-        sys.exit(main())
+    """Runs `main` and ends the process with its exit code."""
+    sys.exit(main())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ import functools
 import io
 import os
 import pathlib
-import secrets
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codeformer_jax.data import profiles
+from codeformer_jax.system.atomic import atomic_path
 
 # Suffixes of files that can be written.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -251,15 +251,8 @@ def write_image(
     image = Image.fromarray(pixels)
     encoded = io.BytesIO()
     (image.convert("L") if gray else image).save(encoded, file_format, **options)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by `atomic_path`: syncing every picture to the disk would slow down `restore`.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
+    with atomic_path(path, sync=False) as temporary:
         temporary.write_bytes(encoded.getbuffer())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

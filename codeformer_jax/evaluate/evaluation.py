@@ -1,11 +1,11 @@
 """What an evaluation found: scores per image, their means, a table, JSON and a report."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codeformer_jax import metrics
+from codeformer_jax.system.atomic import atomic_path
 
 METRICS = ("psnr", "ssim", "lpips")
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
@@ -148,12 +149,9 @@ class Evaluation:
 
         contents = {METRICS_FILE: self.to_json(), REPORT_FILE: html_report(self)}
         directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".evaluation-") as parts:
+        with contextlib.ExitStack() as stack:  # Both files appear once both are complete.
             for name, content in contents.items():
+                path = stack.enter_context(atomic_path(directory / name))
                 # A file name may hold bytes that are not text.
-                data = content.encode("utf-8", "replace")
-                pathlib.Path(parts, name).write_bytes(data)
-            for name in contents:
-                os.replace(pathlib.Path(parts, name), directory / name)
+                path.write_bytes(content.encode("utf-8", "replace"))
         return directory / METRICS_FILE, directory / REPORT_FILE

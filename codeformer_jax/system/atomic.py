@@ -9,20 +9,26 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; renamed to it on success, removed on an exception.
+def atomic_path(target: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
+    """Yields an empty file to write to, which replaces `target` when the block succeeds.
 
-    Missing parent folders are made. An existing `target` is replaced only by a complete file.
+    Args:
+        target: the file to write. Missing parent folders are made.
+        sync: wait until the disk has the content, so that a power cut leaves no empty file.
+
+    Yields:
+        A path beside `target`. An exception removes the file and leaves `target` unchanged.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    # Not by tempfile, whose files are private: these get the permissions of any new file.
+    # The target's name may have no room for a suffix. Files of `tempfile` would be private.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     temporary.touch(exist_ok=False)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -30,13 +36,18 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
-    """Yields an empty folder beside `target`; renamed to it on success, removed on an exception.
+    """Yields an empty folder to fill, which becomes `target` when the block succeeds.
 
-    Missing parent folders are made. With `replace` an existing `target` gives way to a complete
-    folder; without it only an empty folder does.
+    Args:
+        target: the folder to make. Missing parent folders are made.
+        replace: whether an existing `target` gives way to the complete folder. Otherwise only an
+            empty folder does.
+
+    Yields:
+        A path beside `target`. An exception removes the folder and leaves `target` unchanged.
 
     Raises:
-        OSError: `target` exists, at the end, without `replace`; nothing of it is changed.
+        OSError: at the end, if `target` exists and `replace` is False; `target` is unchanged.
     """
     target = Path(os.path.abspath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +55,7 @@ def atomic_directory(target: str | os.PathLike, *, replace: bool = False) -> Ite
         dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
     ) as folder:
         staged, old = Path(folder, "new"), Path(folder, "old")
-        staged.mkdir()  # Unlike its private parent, with the permissions of any new folder.
+        staged.mkdir()  # Its parent is private; this one has the permissions of any new folder.
         yield staged
         try:
             if replace and os.path.lexists(target):

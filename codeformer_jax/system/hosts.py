@@ -1,9 +1,11 @@
-"""Many processes as one run: how they find each other, and what they have to agree on."""
+"""Several processes as one run: how they find each other and agree."""
 
 import hashlib
 import importlib.util
 import json
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -16,31 +18,31 @@ from jax.sharding import Mesh
 
 from codeformer_jax.system import parallel
 
-# Steps between a flag and the answer to it. Two keep the device busy: the answer to the step before
-# last is there when the next step is handed over.
+# Steps between a flag and its answer. With two, the answer is there before the next step starts, so
+# the device stays busy.
 LAG = 2
 
 
 def initialize(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Joins the processes of a run: by the arguments, by the environment, or not at all.
+    """Joins the processes of a run. Call it before anything is computed.
 
-    Without arguments `jax.distributed.initialize()` reads the environment, where that tells of
-    several processes: SLURM, Open MPI, an indexed Kubernetes job, a TPU pod. To be called before
-    anything is computed.
+    Without arguments it looks at the environment. Where SLURM, Open MPI, an indexed Kubernetes job
+    or a TPU pod started several processes, `jax.distributed.initialize()` reads the rest from it.
+    Otherwise the process trains alone.
 
     Args:
-        coordinator: HOST:PORT of process 0; any free port.
-        processes: how many; 1 is a run by itself, whatever the environment says.
-        process: number of this one, from 0.
+        coordinator: HOST:PORT of process 0, with any free port.
+        processes: number of processes; 1 trains alone, whatever the environment says.
+        process: number of this process, from 0.
 
     Raises:
-        ValueError: for some of the arguments without the others, or an environment that JAX cannot
-            read.
+        ValueError: if only some arguments are given, or JAX cannot read the environment.
     """
     if processes == 1 and coordinator is None and process in (None, 0):
         return
+    handler = signal.getsignal(signal.SIGTERM)
     if (coordinator, processes, process) != (None, None, None):
         if None in (coordinator, processes, process) or not 0 <= process < processes:
             raise ValueError(
@@ -48,53 +50,54 @@ def initialize(
                 "expected all three, e.g. --coordinator=10.0.0.1:1234 --processes=2 --process=0, "
                 "with --process from 0 to --processes - 1"
             )
-        # Else SLURM's variables would restrict this process to one device.
-        jax.distributed.initialize(
-            coordinator, processes, process, cluster_detection_method="deactivate"
-        )
-        return
-    found = _environment()
-    if found is None:
-        return
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        if found == "TPU":
-            return  # libtpu on a machine without one.
-        raise ValueError(
-            f"{found} started several processes, but JAX cannot tell how they find each other "
-            f"({error}). Pass --coordinator=HOST:PORT --processes=N --process=I, or --processes=1 "
-            "for a run by itself"
-        ) from error
+        # Without this SLURM's variables would restrict the process to one device.
+        detection = {"cluster_detection_method": "deactivate"}
+        jax.distributed.initialize(coordinator, processes, process, **detection)
+    elif found := _environment():
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            if found == "TPU":
+                return  # libtpu on a machine without a TPU.
+            raise ValueError(
+                f"{found} started several processes, but JAX cannot tell how they find each other "
+                f"({error}). Pass --coordinator=HOST:PORT --processes=N --process=I, or "
+                "--processes=1 to train alone"
+            ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
 
 
 def _environment() -> str | None:
-    """What started several processes, by its variables; a TPU may be one host of many."""
+    """Returns what started several processes, or None. A TPU may be one host of many."""
     variables = os.environ
     if "JAX_COORDINATOR_ADDRESS" in variables:
         return "JAX_COORDINATOR_ADDRESS"
-    # A single task is left alone: JAX would give it one device of the machine.
+    # JAX would give a single task only one device of the machine.
     if "SLURM_STEP_NODELIST" in variables and int(variables.get("SLURM_NTASKS", 1)) > 1:
         return "SLURM"
     if int(variables.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
-    # Before Kubernetes, which also starts TPU pods: there JAX asks the TPU's own variables.
+    # Kubernetes also starts TPU pods, where JAX reads the TPU's own variables: TPU comes first.
     if "TPU_WORKER_HOSTNAMES" in variables:
         return "TPU"
     if "JOB_COMPLETION_INDEX" in variables:
         return "Kubernetes"
-    # Installed alone, as for a plan, it says nothing: JAX would look at SLURM's variables again.
+    # libtpu may be installed for `compile_only`; JAX would then read SLURM's variables again.
     by_itself = variables.keys() & {"SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"}
     return "TPU" if importlib.util.find_spec("libtpu") and not by_itself else None
 
 
 def is_main() -> bool:
-    """Whether this process writes what is written once."""
+    """Returns whether this process writes the shared files."""
     return jax.process_index() == 0
 
 
 def check_same(**values: str) -> None:
-    """Refuses processes that would not run the same program on the same data.
+    """Checks that all processes run the same program on the same data.
+
+    Args:
+        values: what must be equal, by name.
 
     Raises:
         ValueError: on every process, naming the values that differ.
@@ -116,9 +119,12 @@ def check_same(**values: str) -> None:
 
 
 def from_main(make: Callable[[], Any]) -> Any:
-    """What `make` returns on the first process, given to all; something that JSON can hold.
+    """Calls `make` on the first process and gives its result to all.
 
-    For decisions about files, which processes might see at different moments.
+    Decisions about files need this: processes may see a change at different moments.
+
+    Args:
+        make: returns something that JSON can hold.
     """
     if jax.process_count() == 1:
         return make()
@@ -129,34 +135,18 @@ def from_main(make: Callable[[], Any]) -> Any:
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
 
 
-def largest(*values: int) -> list[int]:
-    """The largest of each value over all processes, which wait for each other."""
-    if jax.process_count() == 1:
-        return list(values)
-    return multihost_utils.process_allgather(np.array(values, np.int32)).max(axis=0).tolist()
-
-
-def leave() -> None:
-    """Takes leave of the other processes, as Python's way out does; without it they miss this one.
-
-    To be called by all where the program ends in another way. Nothing can be computed afterwards.
-    """
+def wait_for_all(name: str) -> None:
+    """Waits until every process has called it with this name."""
     if jax.process_count() > 1:
-        jax.distributed.shutdown()
-
-
-def wait_for_all(what: str) -> None:
-    """Returns once every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 class Agreement:
-    """The largest flag that any process has raised: the same on all of them at the same step.
+    """The largest flag that any process has raised, the same on all processes at the same step.
 
-    All processes call it once per step. A process by itself gets its own flag back at once. Of many
-    each call starts a maximum over the devices of `mesh` and returns that of `LAG` calls before, so
-    that nobody waits for the step under way.
+    Every process calls it once per step. A single process gets its own flag back. With several,
+    each call starts a maximum over the devices of `mesh` and returns the result of `LAG` calls
+    before, so that nobody waits for the current step.
     """
 
     def __init__(self, mesh: Mesh):

@@ -1,4 +1,4 @@
-"""The held-out images of a run: its scores on them, and its teacher's."""
+"""Evaluation on the held-out images during training."""
 
 import contextlib
 import itertools
@@ -21,11 +21,9 @@ from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
-from codeformer_jax.tasks.common import Evaluated
+from codeformer_jax.tasks.protocol import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
-from codeformer_jax.train.interrupts import compute
 from codeformer_jax.train.labels import check_batch
-from codeformer_jax.train.speed import Ahead
 from codeformer_jax.train.start import check_teacher
 
 # Stream of randomness, folded into the seed; `loop` and `step` have the others.
@@ -33,14 +31,17 @@ EVAL = 2
 
 
 class Heldout:
-    """Evaluates on the same images, degraded alike, at every call.
+    """Evaluates on the same images with the same degradation at every call.
 
     Args:
-        key: of the run.
-        names: what of a batch the steps take.
+        task: what is evaluated.
+        config: the run's config.
+        mesh: the run's devices.
+        key: the run's key.
+        names: the entries of a batch that the steps use.
 
     Attributes:
-        source: of the images.
+        source: the held-out images.
     """
 
     def __init__(
@@ -54,16 +55,16 @@ class Heldout:
         self.source = open_heldout(config)
         self._task, self._config, self._mesh = task, config, mesh
         self._key, self._names = key, names
-        # Where the mesh does not divide a batch, every device computes all of it.
+        # A batch that the mesh does not divide is computed whole on every device.
         self._split = config.eval.batch_size % mesh.size == 0
         rows = parallel.batch_sharding(mesh) if self._split else parallel.replicated(mesh)
-        self._measure = Ahead(make_evaluation(task.eval_step, mesh, rows))
-        # Of the first batch only: what a prior draws takes longer than all its likelihoods.
+        self._measure = make_evaluation(task.eval_step, mesh, rows)
+        # Sampling takes longer than all likelihoods, so only the first batch is sampled.
         samples = config.eval.get("samples")
-        self._draw = Ahead(make_evaluation(task.sample_step, mesh, rows)) if samples else None
+        self._draw = make_evaluation(task.sample_step, mesh, rows) if samples else None
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
-        """Held-out batches, the same at every call: what the steps take, 'index' and 'valid'."""
+        """Yields the held-out batches: the entries `names`, 'index' and 'valid'."""
         loader = evaluation_batches(
             self.source,
             batch_size=self._config.eval.batch_size,
@@ -78,22 +79,22 @@ class Heldout:
                 yield put(self._mesh, {name: batch[name] for name in names if name in batch})
 
     def evaluate(
-        self, state: TrainState, frozen: dict[str, PyTree], interrupted: Callable[[], int]
+        self, state: TrainState, frozen: dict[str, PyTree]
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Mean scores of all images, and pictures [b, h, w, 3] of the first batch by name.
+        """Evaluates the state on all held-out images.
 
-        Raises:
-            Interrupted: where a signal has cut it short.
+        Returns:
+            The mean of each score, and panels [b, h, w, 3] of the first batch by name.
         """
         results: list[Evaluated] = []
         panels: dict[str, np.ndarray] = {}
         for batch in self.batches():
             arguments = (state, frozen, batch, self._key)
-            result, valid = compute(interrupted, self._measure, *arguments)
+            result, valid = self._measure(*arguments)
             if not results:
                 panels = dict(result.panels)
                 if self._draw:
-                    panels |= compute(interrupted, self._draw, *arguments)[0]
+                    panels |= self._draw(*arguments)[0]
                 panels = _fetch(dict(sorted(panels.items())))
             result, valid = _fetch((result.replace(panels={}), valid))
             results.append(jax.tree.map(lambda x, valid=valid: x[valid], result))
@@ -101,50 +102,37 @@ class Heldout:
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
             for name in results[0].metrics
         }
-        codes = np.concatenate([r.indices for r in results]).reshape(-1)
-        counts = np.bincount(codes, minlength=state.code_usage.shape[0])
-        usage = codebook_usage(jnp.asarray(counts, jnp.float32))
-        scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
+        if self._task.codebook_size is not None:
+            codes = np.concatenate([r.indices for r in results]).reshape(-1)
+            counts = np.bincount(codes, minlength=self._task.codebook_size)
+            usage = codebook_usage(jnp.asarray(counts, jnp.float32))
+            scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
         return scores, panels
 
-    def check_teacher(
-        self, state: TrainState, frozen: dict[str, PyTree], interrupted: Callable[[], int]
-    ) -> None:
-        """Refuses a teacher that is not fit to teach; see `start.check_teacher`.
-
-        Raises:
-            ValueError: for such a teacher.
-            Interrupted: where a signal has cut it short.
-        """
+    def check_teacher(self, state: TrainState, frozen: dict[str, PyTree]) -> None:
+        """Raises ValueError if the task's teacher is not trained; see `start.check_teacher`."""
         if not self._task.needs_teacher:
             return
         batch = next(self.batches())
         whole = partial(jax.jit, out_shardings=parallel.replicated(self._mesh))
-        measure = Ahead(whole(self._task.reconstruct))
         valid = np.asarray(whole(jnp.copy)(batch["valid"]))
+        measured = np.asarray(whole(self._task.reconstruct)(frozen["teacher"], batch["image"]))
         own = state.params.get("quantize", {}).get("embedding")  # A prior has no codebook.
-
-        def reconstruct(teacher):
-            return np.asarray(compute(interrupted, measure, teacher, batch["image"]))[valid]
-
-        psnr = check_teacher(
-            reconstruct,
-            frozen["teacher"],
-            own if own is None else np.asarray(whole(jnp.copy)(own)),
-            self._config.teacher_min_psnr,
-        )
+        own = own if own is None else np.asarray(whole(jnp.copy)(own))
+        psnr = float(np.mean(measured[valid]))
+        check_teacher(psnr, frozen["teacher"], own, self._config.teacher_min_psnr)
         logging.info("the teacher reconstructs a batch of held-out images at %.2f dB", psnr)
 
 
 def make_evaluation(
     function: Callable[..., Any], mesh: Mesh, rows: NamedSharding
 ) -> Callable[..., tuple[Any, Bool[Array, "b"]]]:
-    """Returns (state, frozen, batch, key) -> (results, which rows count), jitted for `mesh`.
+    """Returns a jitted (state, frozen, batch, key) -> (results, valid [b]).
 
     Args:
-        function: `eval_step` or `sample_step` of a task; all its results have a row per image.
-        mesh: of the run.
-        rows: sharding of the batch, which the results get too.
+        function: a task's `eval_step` or `sample_step`, whose results have one row per image.
+        mesh: the devices to run on.
+        rows: the sharding of the batch and of the results.
     """
 
     def step(state, frozen, batch, key):
@@ -159,5 +147,5 @@ def make_evaluation(
 
 
 def _fetch(tree: Any) -> Any:
-    """Returns the whole of every array, on every host."""
+    """Returns every array in full on every host."""
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -5,7 +5,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -115,34 +114,26 @@ class Speed:
 
 
 class TimedStep:
-    """A jitted training step, compiled ahead for each variant, so that time and cost are known.
+    """A jitted training step, compiled ahead of time so that its time and cost are known.
 
     Args:
-        jitted: of (state, frozen, inputs, key, phase). State, frozen and key keep their shapes.
-        speed: is told of compilations and steps.
-        devices: that the step runs on.
-        slices: of the batch, measured in a loop whose body the compiler counts once.
-        wait: calls what it is given, here the compiler; what it raises leaves the state whole.
+        jitted: (state, frozen, inputs, key, phase) -> (state, metrics). `state`, `frozen` and `key`
+            keep their shapes.
+        speed: counts compilations and steps.
+        devices: number of devices that the step runs on.
+        slices: number of slices of a batch. The compiler counts the loop over them once.
     """
 
-    def __init__(
-        self,
-        jitted: Callable,
-        speed: Speed,
-        devices: int,
-        slices: int = 1,
-        wait: Callable[[Callable[[], Any]], Any] = lambda make: make(),
-    ):
+    def __init__(self, jitted: Callable, speed: Speed, devices: int, slices: int = 1):
         self._jitted, self._speed, self._devices = jitted, speed, devices
-        self._slices, self._wait = slices, wait
+        self._slices = slices
         self._variants: dict[Any, tuple[Callable, float | None]] = {}
 
     def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
         variant = _variant((inputs, phase))
         if variant not in self._variants:
             with self._speed.away(state):
-                make = partial(self._compile, state, frozen, inputs, key, phase)
-                self._variants[variant] = self._wait(make)
+                self._variants[variant] = self._compile(state, frozen, inputs, key, phase)
         step, flops = self._variants[variant]
         self._speed.stepped(flops)
         return step(state, frozen, inputs, key, phase)
@@ -156,28 +147,6 @@ class TimedStep:
         flops = step_flops(lowered, compiled, self._devices) * self._slices
         logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
         return compiled, flops or None
-
-
-class Ahead:
-    """A jitted function of arguments that keep their shapes, which can be compiled beforehand."""
-
-    def __init__(self, jitted: Callable):
-        self._jitted = jitted
-        self._compiled: Callable | None = None
-
-    @property
-    def compiled(self) -> bool:
-        """Whether it has been compiled."""
-        return self._compiled is not None
-
-    def compile(self, *arguments: Any) -> None:
-        """Compiles it for such arguments, unless that has been done."""
-        if self._compiled is None:
-            self._compiled = self._jitted.lower(*arguments).compile()
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.compile(*arguments)
-        return self._compiled(*arguments)
 
 
 def _variant(tree: Any) -> Any:

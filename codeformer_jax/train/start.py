@@ -1,7 +1,6 @@
 """What a run starts from: an earlier stage, its teacher, LPIPS weights, and its own config."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,9 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
         teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
         _check_fits(task, config, *teacher)
     frozen = {} if teacher is None else {"teacher": teacher[1]}
-    if config.loss.get("perceptual_weight"):
+    if task.lpips is not None:
         frozen["lpips"] = load_lpips(config.loss.lpips)
-    previous = origin and origin.variables
-    if origin is not None and hasattr(task, "start_from"):
-        previous = task.start_from(previous, origin.config)
+    previous = origin and task.start_from(origin.variables, origin.config)
     discriminator = None
     if config.get("init_discriminator_from") and not resuming:
         discriminator = load_discriminator(config.init_discriminator_from)
@@ -86,24 +83,21 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
 
 
 def check_teacher(
-    reconstruct: Callable[[PyTree], jax.Array],
-    teacher: PyTree,
-    codebook: np.ndarray | None,
-    minimum: float,
-) -> float:
-    """Refuses a teacher that cannot teach; returns its PSNR in dB.
+    psnr: float, teacher: PyTree, codebook: np.ndarray | None, minimum: float
+) -> None:
+    """Refuses a teacher whose codes teach nothing.
 
-    The published stage II and III configurations draw their targets from a VQGAN with random
-    weights; such a run trains for days and learns nothing.
+    The published configs of stages II and III take their targets from a VQGAN with random weights:
+    such a run trains for days and learns nothing.
 
     Args:
-        reconstruct: variables -> PSNR of the teacher's reconstructions of some images.
+        psnr: mean PSNR in dB of the teacher's reconstructions of some images.
         teacher: the teacher's variables.
-        codebook: the codebook of the network in training, or None where it has none.
-        minimum: the PSNR floor in dB.
+        codebook: the codebook [n, d] of the network in training, or None if it has none.
+        minimum: the lowest PSNR that is accepted, in dB.
 
     Raises:
-        ValueError: for another codebook than the student's, or a PSNR under the floor.
+        ValueError: if the codebooks differ, or the PSNR is too low.
     """
     own = np.asarray(teacher["params"]["quantize"].get("embedding", np.zeros(0)))
     if codebook is not None and not _same(own, codebook):
@@ -111,14 +105,12 @@ def check_teacher(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
             "nothing to it: give the stage-I run that the network comes from as --config.teacher"
         )
-    psnr = float(np.mean(reconstruct(teacher)))
     if not psnr >= minimum:
         raise ValueError(
             f"the teacher reconstructs clean images at {psnr:.2f} dB, under the floor of "
             f"{minimum:g} dB: it is untrained or made for other images. Train stage I longer, or "
             "lower --config.teacher_min_psnr if you mean it"
         )
-    return psnr
 
 
 def _same(own: np.ndarray, codebook: np.ndarray) -> bool:

@@ -328,8 +328,8 @@ def start_command(room):
 
 
 def begun(room):
-    """Names of the shards that are being written, or were when their writer was killed."""
-    return {path.name for path in (room.partial / "shards").glob(".*.array_record.*.tmp")}
+    """Names of the files that are being written, or were when their writer was killed."""
+    return {path.name for path in (room.partial / "shards").glob(".*.tmp")}
 
 
 def alive(process):
@@ -354,7 +354,7 @@ def test_kill_and_ctrl_c_in_mid_build(room, tmp_path, heeding_ctrl_c):
         image.save(room.faces / f"{index}.jpg", quality=90)
 
     command = start_command(room)
-    wait_for(lambda: len(begun(room)) == 2, "begun shards")
+    wait_for(lambda: len(begun(room)) == 4, "begun shards")
     left = begun(room)
     workers = psutil.Process(command.pid).children(recursive=True)
     assert len(workers) >= 2

@@ -8,12 +8,15 @@ from tiny import tiny_config
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import load_discriminator
 from codeformer_jax.nn import PatchDiscriminator
+from codeformer_jax.tasks import make_task
 from codeformer_jax.train import loop
+from codeformer_jax.train.run import Run
+from codeformer_jax.train.start import prepare
 
 
 def first_state(config, workdir):
     """The state before the first step; nothing is written."""
-    return loop._Run(config.lock(), workdir).init(lambda: 0)
+    return Run(config.lock(), workdir).init()
 
 
 def assert_same(one, other):
@@ -37,7 +40,7 @@ def test_a_discriminator_comes_from_a_workdir_or_a_file(stages, tmp_path):
     assert_same(first_state(config, tmp_path / "run").discriminator.params, found["params"])
     assert not (tmp_path / "run").exists()
     # A run that goes on has its own; the setting is not read again.
-    assert loop.prepare(loop.make_task(config), config, root / "vqgan").discriminator is None
+    assert prepare(make_task(config), config, root / "vqgan").discriminator is None
 
 
 def test_what_holds_no_discriminator_is_refused(stages, tmp_path):

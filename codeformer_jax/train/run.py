@@ -1,0 +1,203 @@
+"""Everything that the training loop uses, made from a config."""
+
+import contextlib
+import dataclasses
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from codeformer_jax.checkpoints.disk import full_disk_explained
+from codeformer_jax.checkpoints.recover import move_damaged, read_newest
+from codeformer_jax.checkpoints.saving import Checkpoints
+from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
+from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.sources import open_source
+from codeformer_jax.ops.random import make_key
+from codeformer_jax.system import hosts, parallel
+from codeformer_jax.system.signals import StopSignal
+from codeformer_jax.tasks import Task, common, make_task
+from codeformer_jax.tasks.state import TrainState
+from codeformer_jax.train import provenance
+from codeformer_jax.train.heldout import Heldout
+from codeformer_jax.train.labels import check_batch, check_labels
+from codeformer_jax.train.monitor import Monitor, check_deterministic
+from codeformer_jax.train.precomputed import with_codes
+from codeformer_jax.train.speed import TimedStep
+from codeformer_jax.train.start import prepare
+from codeformer_jax.train.step import make_step
+from codeformer_jax.train.trace import parse_steps
+from codeformer_jax.train.writer import Writer
+
+# Stream of randomness, folded into the seed; `step` and `heldout` have the others.
+INIT = 0
+
+
+class Run:
+    """The parts of a run. The constructor reads and checks; `begin` is the first to write.
+
+    Used in a `with` statement, which closes everything and explains a full disk.
+
+    Attributes:
+        task, mesh, frozen: what is trained, on which devices, with which frozen networks.
+        heldout: evaluates on the held-out images.
+        stop: the flag that signals raise; `agreed` gives all processes the same one.
+        checkpoints, writer, speed: set by `begin`.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
+        self.config, self.workdir = config, workdir
+        hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
+        parse_steps(config.train.profile)
+        self.task: Task = make_task(config)
+        self.mesh = parallel.make_mesh(config.mesh)
+        check_deterministic(config, self.mesh.devices.flat[0].platform)
+        parallel.check_batch(self.mesh, config)
+        replicated = parallel.replicated(self.mesh)
+        self.key = jax.jit(partial(make_key, config.seed), out_shardings=replicated)()
+        self._open_data()
+        self.frozen = parallel.put_replicated(self.mesh, self.start.frozen)
+        self.abstract = abstract_state(self.task, config)
+        self.sharding = parallel.state_sharding(self.mesh, self.abstract)
+        self.stop, self.agreed = StopSignal(), hosts.Agreement(self.mesh)
+        self._stack = contextlib.ExitStack()
+
+    def _open_data(self) -> None:
+        config = self.config
+        self._inputs = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
+        self.source = open_source(config.data, "train")
+        self.heldout = Heldout(self.task, config, self.mesh, self.key, self._inputs)
+        check_labels(self.task, config, self.source, self.heldout.source)
+        self.start = prepare(self.task, config, self.workdir)
+        self.data = provenance.describe(train=self.source, heldout=self.heldout.source)
+        if self.start.resuming:
+            provenance.check_unchanged(self.data, config, self.workdir)
+        if config.data.get("codes"):
+            self.source = with_codes(self.task, config, self.source, self.start.frozen)
+        hosts.check_same(data=repr(self.data))
+
+    def __enter__(self) -> "Run":
+        self._stack.enter_context(full_disk_explained(self.workdir))
+        self._stack.enter_context(self.stop)
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def begin(self) -> TrainState:
+        """Returns the first or the restored state, and opens what the run writes to."""
+        state, damaged = self.restore() if self.start.resuming else (self.init(), {})
+        self.heldout.check_teacher(state, self.frozen)
+        step = int(state.step)
+        move_damaged(self.workdir, damaged, step)
+        if hosts.is_main():
+            provenance.write(self.data, self.workdir)
+            self.start.write(self.config, self.workdir)
+        codes = None if self.task.needs_teacher else self.task.codebook_size
+        devices = self.mesh.devices.flat
+
+        self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
+        self._loader = self._closing(self._batches(step))
+        self._monitor = self._closing(Monitor(self.config, self.workdir, step, devices, codes))
+        self.writer = self._closing(Writer(self.workdir, step, self.config, self._monitor.read))
+        self.speed = self._monitor.speed
+        self._train_step = TimedStep(
+            make_step(self.task, self.mesh, self.sharding),
+            self.speed,
+            self.mesh.size,
+            self.config.optimizer.accumulate,
+        )
+        return state
+
+    def restore(self) -> tuple[TrainState, dict[str, str]]:
+        """Returns the newest state and the faults of damaged checkpoints, by step."""
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.abstract,
+            self.sharding,
+        )
+        state, damaged = read_newest(self.workdir, abstract)
+        logging.info("resuming from step %d of %d", int(state.step), self.config.steps)
+        return state, damaged
+
+    def init(self) -> TrainState:
+        """Returns the first state, from the run's key and the networks that it starts from."""
+        # One batch is read faster than worker processes start.
+        with contextlib.closing(self._batches(0, workers=0)) as loader:
+            images = parallel.put_batch(self.mesh, next(loader)["image"])
+        given = (self.start.previous, self.start.discriminator)
+        previous, discriminator = parallel.put_replicated(self.mesh, given)
+        self.start = dataclasses.replace(self.start, previous=None, discriminator=None)
+
+        def first_state(key, images, previous, discriminator):
+            state = self.task.init(key, images, previous)
+            return common.start_discriminator(state, discriminator)
+
+        key = common.weak_keys(self.config, jax.random.fold_in(self.key, INIT))
+        init = jax.jit(first_state, out_shardings=self.sharding)
+        return init(key, images, previous, discriminator)
+
+    def read(self, step: int, state: TrainState) -> dict[str, Any]:
+        """Returns the batch of `step` on the host.
+
+        An error saves `state` first, unless several processes would have to save together.
+        """
+        try:
+            with self.speed.waiting():
+                batch = self._next(step)
+        except Exception:
+            if jax.process_count() == 1:
+                self.checkpoints.save(state, None)
+            raise
+        check_batch(self.task, self.config, batch)
+        return batch
+
+    def _next(self, step: int) -> dict[str, Any]:
+        try:
+            return next(self._loader)
+        except Exception:
+            if not self.stop.number:
+                raise
+            # The signal went to the whole process group and ended the workers.
+            with contextlib.closing(self._batches(step, workers=0)) as here:
+                return next(here)
+
+    def step(
+        self, step: int, state: TrainState, batch: dict[str, Any]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns the next state and the metrics; `state` is donated."""
+        inputs = {name: batch[name] for name in self._inputs if name in batch}
+        inputs = parallel.put_batch(self.mesh, inputs)
+        self._monitor.trace.at(step, state)
+        return self._train_step(state, self.frozen, inputs, self.key, self.task.phase(step))
+
+    def log(self, step: int, batch: dict[str, Any], metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of the step that ended at `step` without waiting for it.
+
+        Raises:
+            Diverged: if too many steps in a row were skipped.
+        """
+        self._monitor.watch.take(step, batch)
+        self.writer.train_metrics(step, metrics)
+        self._monitor.watch.check()
+        if step % self.config.log_every == 0:
+            self.checkpoints.check()
+
+    def _closing(self, part: Any) -> Any:
+        return self._stack.enter_context(contextlib.closing(part))
+
+    def _batches(self, start: int, workers: int | None = None) -> Any:
+        data = self.config.data
+        return batches(
+            self.source,
+            batch_size=data.batch_size,
+            seed=self.config.seed,
+            start_step=start,
+            flip=data.flip,
+            workers=data.workers if workers is None else workers,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
