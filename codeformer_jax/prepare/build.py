@@ -6,11 +6,12 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 from tqdm import tqdm
 
-from codeformer_jax.prepare.build_plan import Plan, Settings, make_plan
+from codeformer_jax.prepare.build_plan import Settings, make_plan
 from codeformer_jax.prepare.examine import FORMATS
 from codeformer_jax.prepare.publish import check_out, finish, publish
 from codeformer_jax.prepare.shards import build_shard
@@ -60,14 +61,13 @@ def prepare(
     restart: bool = False,
     beam_args: Sequence[str] | None = None,
 ) -> Summary:
-    """Checks the images below some folders and writes them as a TFDS dataset.
+    """Writes the images below some folders as a TFDS dataset and describes it.
 
     Each becomes a record `{'image': [size, size, 3], 'name'}`: upright, RGB, its centred square
     resized with antialiasing. The names are paths below the source, after the source's own folder
-    where there are several. Files that cannot be used, and pictures that occur twice, are left out
-    and listed in `rejected.jsonl`. The same files and options give the same bytes. Nothing appears
-    at `out` before all is done; until then it grows in `OUT.partial`, where the same call resumes
-    after an interruption. Folders and `out` may lie in buckets (`gs://`, `s3://`).
+    where there are several. `rejected.jsonl` lists files that cannot be used and pictures that
+    occur twice. The same files and options give the same bytes. The dataset grows in `OUT.partial`,
+    where the same call resumes after an interruption. Paths may be buckets (`gs://`, `s3://`).
 
     Args:
         sources: folders, searched at any depth as `ImageFolder` does.
@@ -75,17 +75,13 @@ def prepare(
         size: side of the pictures in pixels.
         file_format: 'png' or 'webp' (lossless) or 'jpeg' (quality 95).
         min_size: smallest accepted shorter side of a file in pixels; None is half of `size`.
-        validation_fraction: share of the names in 'validation', 0..1. A hash of the name below its
-            source decides, as for `ImageFolder`, so that adding files never moves one.
+        validation_fraction: share of the names in 'validation', 0..1, as for `ImageFolder`.
         max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`.
         max_rejected: images that may be left out; None is one in a hundred, and at least 10.
         workers: processes; 0 works in this one, None uses all cores.
         force: replace an `out` that is a dataset.
         restart: discard an unfinished build.
         beam_args: options of an Apache Beam pipeline that builds the shards, instead of processes.
-
-    Returns:
-        The dataset that was published.
 
     Raises:
         PrepareError: an option out of range, no images, too many left out (`TooManyRejected`), an
@@ -107,16 +103,7 @@ def prepare(
     check_out(out, force)
     staging = Staging.of(out)
     with _kept_or_removed(staging, force, restart):
-        if restart or staging.published:  # Published by a command that could not tidy up.
-            staging.clear()
-        plan = make_plan(settings, staging)
-        if beam_args is None:
-            _build_shards(staging, plan, workers)
-        else:
-            from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
-
-            build_shards_by_beam(staging, plan, beam_args)
-        made = finish(staging, plan, max_rejected, workers)
+        made = _build(staging, settings, max_rejected, workers, beam_args)
         publish(staging, force)
     return Summary(out, made["splits"], made["rejected"], made["fingerprint"])
 
@@ -128,6 +115,8 @@ def _kept_or_removed(staging: Staging, force: bool, restart: bool) -> Iterator[N
         check_out(staging.out, force)  # Again: a dataset may have been put back there.
         published = False
         try:
+            if restart or staging.published:  # Published by a command that could not tidy up.
+                staging.clear()
             yield
             published = True
             staging.remove()
@@ -163,15 +152,28 @@ def _outlook(staging: Staging, published: bool, restart: bool) -> str:
     )
 
 
-def _build_shards(staging: Staging, plan: Plan, workers: int | None) -> None:
+def _build(
+    staging: Staging,
+    settings: Settings,
+    max_rejected: int | None,
+    workers: int | None,
+    beam_args: Sequence[str] | None,
+) -> dict[str, Any]:
+    plan = make_plan(settings, staging)
+    if beam_args is not None:
+        from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
+
+        build_shards_by_beam(staging, plan, beam_args)
+        return finish(staging, plan, max_rejected, workers)
     root, jobs = os.fspath(staging.root), []
     for shard, names in enumerate(plan.shards):
         if not staging.notes(shard).exists():
-            jobs.append((len(names), (root, plan.settings, shard, names)))
+            jobs.append((len(names), (root, settings, shard, names)))
     done = plan.number - sum(images for images, _ in jobs)
     # `disable=None`: no bar if stderr is not a terminal.
     with tqdm(total=plan.number, initial=done, unit=" images", disable=None) as bar:
         run(build_shard, jobs, workers, bar)
+    return finish(staging, plan, max_rejected, workers)
 
 
 def _absolute(path: StrPath) -> str:

@@ -36,14 +36,14 @@ class Dice:
         return low + (high - low) * self._random()
 
     def bell(self, low: Number, high: Number) -> float:
-        """A value in [low, high] that prefers the middle."""
+        """Returns a value in [low, high] that prefers the middle."""
         return low + (high - low) * float(self._random(3).mean())
 
     def chance(self, probability: Number) -> bool:
         return bool(self._random() < probability)
 
     def pick(self, weights: dict):
-        """One key of `weights`, in proportion to its value."""
+        """Returns one key of `weights`, in proportion to its value."""
         ends = np.cumsum(list(weights.values()))
         place = int(np.searchsorted(ends, self._random() * ends[-1], side="right"))
         return list(weights)[min(place, len(weights) - 1)]
@@ -52,7 +52,7 @@ class Dice:
         return self._random(entries).astype(np.float32) * 2 - 1
 
     def mix(self, colours: tuple[Colour, ...], place: Number, jitter: Number) -> Colour:
-        """The colour at `place` in [0, 1] along a row of colours, moved by up to `jitter`."""
+        """Returns the colour at `place`, 0..1, along a row of colours, moved by up to `jitter`."""
         stops = np.linspace(0, 1, len(colours))
         channels = np.array(colours).T
         base = np.array([np.interp(place, stops, channel) for channel in channels])

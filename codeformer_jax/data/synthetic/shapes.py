@@ -34,7 +34,7 @@ class Grid:
         return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
     def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
-        """The pixels that a box of this frame can touch."""
+        """Returns the pixels that a box of this frame can touch."""
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
@@ -63,7 +63,7 @@ class Outline:
 
     @classmethod
     def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
-        """A smooth curve near the points of its right half, listed from bottom to top."""
+        """Returns a smooth curve near the points of its right half, listed from bottom to top."""
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
         turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
