@@ -1,4 +1,4 @@
-"""Codes computed once, in place of the teacher's forward: only if they are the teacher's."""
+"""Precomputed codes in place of the teacher's forward pass, checked against the teacher."""
 
 from typing import Any
 
@@ -14,13 +14,19 @@ from codeformer_jax.tasks.state import PyTree
 def with_codes(
     task: Task, config: ml_collections.ConfigDict, source: Source, frozen: dict[str, PyTree]
 ) -> Source:
-    """`source` with the codes in folder `config.data.codes`.
+    """Adds the codes in the folder `config.data.codes` to the examples of a source.
+
+    Args:
+        task: the task, which has a teacher.
+        config: the run's config.
+        source: the images that were encoded.
+        frozen: the run's frozen networks, with 'teacher'.
 
     Raises:
-        CodesError: codes of other images, of another size or by another network than the teacher;
-            or a damaged folder.
-        FileNotFoundError: no codes there.
-        ValueError: a task without a teacher.
+        CodesError: if the codes belong to other images, another size or another teacher, or the
+            folder is damaged.
+        FileNotFoundError: if there are no codes.
+        ValueError: if the task has no teacher.
     """
     if not task.needs_teacher:
         raise ValueError(f"task {config.task!r} learns no codes: leave data.codes empty")
