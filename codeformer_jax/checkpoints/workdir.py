@@ -1,4 +1,4 @@
-"""What a training workdir holds: its config, its complete checkpoints and their scores."""
+"""Content of a training workdir: its config, its complete checkpoints and their scores."""
 
 import json
 import logging
@@ -14,19 +14,19 @@ from codeformer_jax.tasks.state import TrainState
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
-UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
-# The score by which a checkpoint is the best; of a prior, which has no pictures, the negative bits.
+UNFINISHED = ".orbax-checkpoint-tmp"  # Part of the folder names of saves under way.
+# The score that chooses the best checkpoint; for a prior the negative bits per dimension.
 BEST_METRIC = "psnr"
 BITS = "bits_per_dim"
-WORST = -1e9  # Of checkpoints that were not evaluated.
+WORST = -1e9  # The score of a checkpoint that was not evaluated.
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The configuration that a run wrote into its workdir.
+    """Reads the config that a run wrote into its workdir.
 
     Raises:
-        FileNotFoundError: where the folder is not a workdir.
-        ValueError: where the file is not a run's config.
+        FileNotFoundError: if the folder is not a workdir.
+        ValueError: if the file is damaged or not a run's config.
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
@@ -43,13 +43,13 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the complete checkpoints, in rising order; empty where there is no workdir."""
+    """Returns the steps of the complete checkpoints in rising order; none without a workdir."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
-    """Shapes and dtypes of the task's state, without computing it."""
+    """Returns shapes and dtypes of the task's state without computing it."""
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
 
@@ -57,10 +57,12 @@ def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
 
 
 def best_metric(metrics: dict[str, float]) -> float:
+    """Returns the score of a checkpoint; higher is better."""
     return metrics[BEST_METRIC] if BEST_METRIC in metrics else -metrics[BITS]
 
 
 def metric(checkpoint: Path) -> float:
+    """Reads the score of a checkpoint; -inf, with a warning, if it has none or it is damaged."""
     path = checkpoint / "metrics" / "metrics"
     if not path.is_file():
         logging.warning("%s has no metrics; it counts as the worst", checkpoint)

@@ -82,6 +82,7 @@ def runs(made_once):
     return root / "one", root / "two", outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_train_like_one_device(runs, name):
     """Every loss and score of five steps; parameters, averaged and not, restored on one process.
@@ -110,6 +111,7 @@ def test_two_processes_train_like_one_device(runs, name):
         assert relative_error(have.variables[collection], want.variables[collection]) < 1e-5
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(runs):
     one, two, outputs = runs
     for run in NAMES:
@@ -123,11 +125,13 @@ def test_only_the_first_process_writes(runs):
     assert "step 5: " not in outputs[1]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_are_told_on_each_of_them(runs):
     for output in runs[2]:
         assert "processes [1] differ from process 0 in: workdir. Give all the same" in output
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
     """Both leave at the same step, the checkpoint stays, each names the images that it had read."""
     _, two, outputs = runs
@@ -158,6 +162,7 @@ def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
         assert "loss" in first["not_finite"]
 
 
+@pytest.mark.slow
 def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
     """By the flags of train.py, with parameters spread over both processes."""
     config = tmp_path / "config.py"

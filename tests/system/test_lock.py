@@ -55,6 +55,7 @@ def test_what_was_made_for_the_lock_goes_and_all_else_stays(tmp_path):
     assert [p.name for p in (tmp_path / "sweep" / "run").iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
     done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})

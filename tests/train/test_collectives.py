@@ -43,6 +43,7 @@ def alone():
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [compiled_step, compiled_evaluation])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -67,6 +68,7 @@ def blurred(images, keys, recipe, mesh, use):
     return jitted.lower(images, keys, recipe).compile()
 
 
+@pytest.mark.slow
 def test_the_rule_is_seen_broken_without_the_mesh_in_use():
     """And the results are those of one device, bit for bit."""
     images = jax.random.uniform(jax.random.key(0), (8, 160, 160, 3))

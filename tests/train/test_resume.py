@@ -13,7 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from linear import NAMES, PREVIOUS, linear_config
+from linear import ONE_FAST, PREVIOUS, linear_config
 from states import assert_equal, leaves, state_at
 from tiny import tiny_config
 
@@ -304,7 +304,7 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, 
     assert digests.fault(workdir / "checkpoints" / "4") is None
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "vqgan"])
+@pytest.mark.parametrize("name", ONE_FAST)
 def test_the_other_tasks_go_on_bit_for_bit(stages, tmp_path, name):
     """From the state after two of four steps, with all that it draws: noise, dropout, restarts."""
     previous = stages[0] / PREVIOUS[name] if name in PREVIOUS else None
@@ -326,6 +326,7 @@ def test_the_other_tasks_go_on_bit_for_bit(stages, tmp_path, name):
     assert any((moved[0][name] != moved[1][name]).any() for name in moved[0])
 
 
+@pytest.mark.slow
 def test_on_other_devices_it_goes_on_within_reduction_error(run, stages):
     """But for the moments of the keys' biases in attention.
 
