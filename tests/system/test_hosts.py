@@ -282,6 +282,18 @@ def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(starte
         hosts.initialize()
 
 
+def test_sigterm_keeps_its_action(started, monkeypatch):
+    """JAX would catch it, and a run that has taken no step could not be ended by it."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def catch(*_, **__):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(jax.distributed, "initialize", catch)
+    hosts.initialize("a:1", 2, 0)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_processes_by_themselves_agree_at_once():
     agreed = hosts.Agreement(parallel.make_mesh("data:-1"))
     assert [agreed(flag) for flag in (0, signal.SIGTERM, 0)] == [0, signal.SIGTERM, 0]
