@@ -143,8 +143,13 @@ def make_plan(
         tell(f"{time.perf_counter() - start:.0f} s: compiling {what}")
         lowered = lower()
         compiled = lowered.compile(compiler_options=options)
-        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * times
-        return _cost(compiled, flops=flops, slices=times, **fields)
+        counts = compiled.cost_analysis() or {}
+        return StepCost(
+            flops=step_flops(lowered, compiled, mesh.size) / mesh.size * times,
+            bytes_accessed=counts.get("bytes accessed", 0.0) * times,
+            **_memory(compiled),
+            **fields,
+        )
 
     _, _, batch, key = arguments
 
@@ -153,13 +158,13 @@ def make_plan(
 
     init = jax.jit(first_state_of, out_shardings=sharding)
     lower = partial(init.lower, key, batch["image"])
-    first_state = cost("the first state", lower, 1, first=0, count=0, phase={})
+    first_state = cost("the first state", lower, 1, first_step=0, steps=0, phase={})
     steps, phases = [], distinct_phases(task, config.steps)
     for number, (first, count, phase) in enumerate(phases, 1):
         static = _static(phase)
         what = f"step {number} of {len(phases)} ({_in_words(static)})"
         lower = partial(step.lower, *arguments, phase)
-        steps.append(cost(what, lower, slices, first=first, count=count, phase=static))
+        steps.append(cost(what, lower, slices, first_step=first, steps=count, phase=static))
     return Plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
@@ -295,7 +300,7 @@ def table(plan: Plan) -> str:
         "aliases": lambda c: _size(c.aliases),
         "temporaries": lambda c: _size(c.temporaries),
         "peak": lambda c: _size(c.peak),
-        "phase": _phase,
+        "phase": lambda c: _in_words(c.phase) if c.steps else "first state",
     }
     costs = (plan.init, *plan.steps)
     rows = [list(columns), *([show(c) for show in columns.values()] for c in costs)]
@@ -329,30 +334,17 @@ def _fitting_batch(
     return config, []
 
 
-def _cost(
-    compiled: Any, *, first: int, count: int, phase: dict[str, Any], flops: float, slices: int
-) -> StepCost:
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    memory = compiled.memory_analysis()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliases, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
-    return StepCost(
-        first_step=first,
-        steps=count,
-        phase=phase,
-        flops=flops,
-        bytes_accessed=cost.get("bytes accessed", 0.0) * slices,
-        arguments=arguments,
-        outputs=outputs,
-        aliases=aliases,
-        temporaries=temporaries,
-        peak=arguments + outputs - aliases + temporaries,
-    )
-
-
-def _phase(cost: StepCost) -> str:
-    if not cost.steps:
-        return "first state"
-    return _in_words(cost.phase)
+    return {
+        "arguments": arguments,
+        "outputs": outputs,
+        "aliases": aliases,
+        "temporaries": temporaries,
+        "peak": arguments + outputs - aliases + temporaries,
+    }
 
 
 def _static(phase: Any) -> dict[str, Any]:
@@ -373,13 +365,12 @@ def _device_bytes(tree: Any) -> int:
     )
 
 
-def _size(count: int | float) -> str:
-    unit = next((u for u in ("B", "KiB", "MiB") if count < 1024 ** (1 + _UNITS.index(u))), "GiB")
-    value = count / 1024 ** _UNITS.index(unit)
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB")
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.{0 if unit == 'B' else 2}f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
 
 
 def _aligned(rows: Iterable[list[str]]) -> list[str]:
