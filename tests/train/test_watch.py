@@ -91,6 +91,7 @@ def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     config.log_every = 3  # Fetched rarely: names wait until then.
     config.eval_every = config.checkpoint_every = 4
     config.max_skipped = 3
+    config.loss.gan_start = 10**6  # One compiled step.
     monkeypatch.setattr(VQGANTask, "train_step", poisoned([1, 5, 6, 7]))
     workdir = tmp_path / "run"
     with pytest.raises(Diverged, match=r"3 steps up to step 8 .* since step 5 .*skipped\.jsonl"):
