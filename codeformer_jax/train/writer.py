@@ -49,7 +49,7 @@ class Writer:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
             # A resumed run repeats the evaluation of `step`, but not its training step.
             kept = keep_lines(
-                self._path, lambda x: x["step"] < step or (x["step"] == step and "train/loss" in x)
+                self._path, lambda x: x["step"] < step or (x["step"] == step and _is_of_training(x))
             )
             # TensorBoard hides what earlier writers wrote from this step on.
             self._board = SummaryWriter(str(workdir), purge_step=step)
@@ -74,9 +74,8 @@ class Writer:
         fetched = [{name: float(x) for name, x in metrics.items()} for metrics in arrays]
         means = _means(fetched) | self._read(step, fetched)
         self._write(step, {f"train/{name}": value for name, value in means.items()})
-        self._bar.set_postfix_str(
-            f"{means['images_per_second']:.1f} images/s, loss {means['loss']:.4f}", refresh=False
-        )
+        loss = f", loss {means['loss']:.4f}" if "loss" in means else ""
+        self._bar.set_postfix_str(f"{means['images_per_second']:.1f} images/s{loss}", refresh=False)
         self._bar.update(count)
 
     def eval_metrics(
@@ -92,9 +91,10 @@ class Writer:
         if not self._writes:
             return
         self._write(step, {f"eval/{name}": value for name, value in scores.items()})
-        picture = draw_panels(panels)
-        Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
-        self._board.add_image("eval/images", picture, step, dataformats="HWC")
+        if panels:
+            picture = draw_panels(panels)
+            Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
+            self._board.add_image("eval/images", picture, step, dataformats="HWC")
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")
 
@@ -147,3 +147,7 @@ def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
         ImageDraw.Draw(header).text((3, 1), label, fill="black")
         columns.append(np.concatenate([np.asarray(header), *pixels]))
     return np.concatenate(columns, axis=1)
+
+
+def _is_of_training(entry: dict[str, Any]) -> bool:
+    return any(name.startswith("train/") for name in entry)
