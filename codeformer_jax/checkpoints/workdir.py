@@ -46,7 +46,12 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
-    """Returns shapes and dtypes of the task's state without computing it."""
+    """Returns shapes and dtypes of the task's state without computing it.
+
+    Args:
+        task: the task.
+        config: the run's config, for the size of a batch.
+    """
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
 

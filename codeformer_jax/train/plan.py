@@ -232,7 +232,16 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
 
 
 def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> tuple:
-    """Returns the step's arguments (state, frozen, inputs, key) as shapes with shardings."""
+    """Describes the arguments of a step.
+
+    Args:
+        task: the task.
+        config: the run's config.
+        mesh: the devices.
+
+    Returns:
+        (state, frozen, inputs, key) as shapes with shardings.
+    """
     state = abstract_state(task, config)
     size, batch = config.data.image_size, config.data.batch_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)

@@ -76,7 +76,7 @@ def test_every_mesh_steps_like_one_device(linear, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, name):
-    """Computed here; where a CPU has a branch of its own, theirs is taken."""
+    """Runs here, with the branches of accelerators where a CPU has its own."""
     task = make_task(linear_config(name))
     given = start(task)
     want, taken = five_steps("data:4,fsdp:2", task, *given), []
@@ -97,7 +97,7 @@ def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, name):
 
 
 def assert_alike(have, want, before, message):
-    """Of two results of `five_steps` that began with the same state."""
+    """Compares two results of `five_steps` that began with the same state."""
     (have, found), (want, history) = have, want
     assert history[0].keys() & LOSSES
     for name in history[0].keys() & LOSSES:
@@ -172,6 +172,6 @@ def five_steps(description, task, state, frozen, images):
 
 
 def bytes_of(tree):
-    """Bytes of all of a tree and of what one device holds of it."""
+    """Returns the bytes of a tree, and of one device's part of it."""
     leaves = jax.tree.leaves(tree)
     return sum(x.nbytes for x in leaves), sum(x.addressable_shards[0].data.nbytes for x in leaves)

@@ -1,4 +1,4 @@
-"""Plans of runs: what the compiler says of each step, for meshes that are not there."""
+"""Plans of runs: the compiler's figures for each step, on meshes that do not exist."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
 
 @pytest.mark.slow
 def test_the_first_state_is_planned_and_encodes_few_images(monkeypatch):
-    """What its codes take does not grow with the batch."""
+    """The memory of its codes does not grow with the batch."""
     found = {}
     for batch, mesh in ((16, "data:1"), (64, "data:1"), (64, "data:8")):
         config = tiny_config("vqgan").unlock()
@@ -138,8 +138,8 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_computed_again_is_not_kept():
-    """Also by the CPU's compiler, which finds the same computation twice where it may."""
+def test_rematerialized_activations_are_not_kept():
+    """The CPU's compiler would otherwise merge the repeated computation."""
     config = config_of(steps=1, mesh="data:2")
     costs = {}
     for policy in (None, "dots", "full"):
@@ -150,7 +150,7 @@ def test_what_is_computed_again_is_not_kept():
     assert costs[None].flops < costs["dots"].flops < costs["full"].flops
 
 
-def test_faults_say_what_to_do():
+def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"train\.plan_format='xml' must be one of table, json"):
         plan.compile_only(config_of(train={"plan_format": "xml"}))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):

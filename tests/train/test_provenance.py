@@ -1,4 +1,4 @@
-"""A run notices data that are not those it began with: the record itself, then a whole run."""
+"""A resumed run notices changed data."""
 
 import json
 import logging
@@ -37,14 +37,14 @@ def described(config):
 
 @pytest.fixture
 def workdir(tmp_path, faces):
-    """As a run on the faces leaves it."""
+    """A workdir as a run on the faces leaves it."""
     config, folder = config_of(faces), tmp_path / "run"
     provenance.write(described(config), folder)
     (folder / "config.json").write_text(config.to_json())
     return folder
 
 
-def test_the_same_data_go_on_wherever_they_lie(workdir, faces):
+def test_moved_data_are_the_same_data(workdir, faces):
     config = config_of(faces)
     provenance.check_unchanged(described(config), config, workdir)
     moved = faces.rename(faces.with_name("moved"))
@@ -52,7 +52,7 @@ def test_the_same_data_go_on_wherever_they_lie(workdir, faces):
     provenance.check_unchanged(described(config), config, workdir)
 
 
-def test_an_added_a_removed_and_a_renamed_image_are_told(workdir, faces):
+def test_an_added_a_removed_and_a_renamed_image_are_reported(workdir, faces):
     config = config_of(faces)
     before = described(config)
     write_image(faces / "new.png", noise(9, 32))
@@ -75,7 +75,7 @@ def test_an_added_a_removed_and_a_renamed_image_are_told(workdir, faces):
         provenance.check_unchanged(described(config), config, workdir)
 
 
-def test_an_image_overwritten_under_its_name_is_told(workdir, faces, tmp_path):
+def test_an_image_overwritten_under_its_name_is_reported(workdir, faces, tmp_path):
     config = config_of(faces)
     image = faces / open_source(config.data, "train").names[0]
     content = image.read_bytes()
@@ -101,7 +101,7 @@ def test_settings_that_pick_other_images_are_a_warning(workdir, faces, caplog):
     assert "heldout: " in record.getMessage()
 
 
-def test_parts_of_a_mixture_are_told_apart(tmp_path, faces, workdir):
+def test_parts_of_a_mixture_are_compared_separately(tmp_path, faces, workdir):
     write_records(tmp_path / "a.array_record", [encoded(noise(seed, 32)) for seed in range(20)])
     text = f"1 * {faces} + 2 * array_record:{tmp_path}/*.array_record"
     for cache in (False, True):
