@@ -152,11 +152,8 @@ def make_plan(
 
     _, _, batch, key = arguments
 
-    def first_state_of(key, images):
-        return task.init(common.weak_keys(config, key), images, None)
-
-    init = jax.jit(first_state_of, out_shardings=sharding)
-    lower = partial(init.lower, key, batch["image"])
+    init = lambda key, images: task.init(common.weak_keys(config, key), images, None)  # noqa: E731
+    lower = partial(jax.jit(init, out_shardings=sharding).lower, key, batch["image"])
     first_state = cost("the first state", lower, 1, first_step=0, steps=0, phase={})
     steps, phases = [], distinct_phases(task, config.steps)
     for number, (first, count, phase) in enumerate(phases, 1):
@@ -168,10 +165,9 @@ def make_plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
         batch_size=config.data.batch_size,
-        **{
-            name: _device_bytes(tree)
-            for name, tree in zip(("state", "frozen", "batch"), arguments[:3], strict=True)
-        },
+        state=_device_bytes(arguments[0]),
+        frozen=_device_bytes(arguments[1]),
+        batch=_device_bytes(arguments[2]),
         init=first_state,
         steps=tuple(steps),
         notes=tuple(notes),

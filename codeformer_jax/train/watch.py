@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from codeformer_jax.system.json_lines import keep_lines
+from codeformer_jax.system.atomic import keep_lines
 from codeformer_jax.tasks.guard import decisive
 
 SKIPPED_FILE = "skipped.jsonl"

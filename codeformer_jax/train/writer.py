@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from codeformer_jax.system import hosts
-from codeformer_jax.system.json_lines import keep_lines
+from codeformer_jax.system.atomic import keep_lines
 
 LABEL_HEIGHT = 14
 Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tiny import tiny_config
 
-from codeformer_jax.system.json_lines import keep_lines
+from codeformer_jax.system.atomic import keep_lines
 from codeformer_jax.train.writer import LABEL_HEIGHT, Writer, draw_panels
 
 
