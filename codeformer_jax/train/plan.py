@@ -152,7 +152,9 @@ def make_plan(
 
     _, _, batch, key = arguments
 
-    init = lambda key, images: task.init(common.weak_keys(config, key), images, None)  # noqa: E731
+    def init(key, images):
+        return task.init(common.weak_keys(config, key), images, None)
+
     lower = partial(jax.jit(init, out_shardings=sharding).lower, key, batch["image"])
     first_state = cost("the first state", lower, 1, first_step=0, steps=0, phase={})
     steps, phases = [], distinct_phases(task, config.steps)
