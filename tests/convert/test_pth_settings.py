@@ -174,7 +174,7 @@ def test_a_map_that_fills_its_positions_is_not_asked_for():
 def test_damaged_settings_are_refused(entry, foreign, tmp_path):
     path = foreign("vqgan")
     write_pth(path, {**read_pth(path), SETTINGS_KEY: entry})
-    with pytest.raises(ConversionError, match=r"foreign\.pth: its entry 'codeformer_jax' is not"):
+    with pytest.raises(ConversionError, match=r"foreign\.pth: its entry 'codeformer_jax' does not"):
         convert_file(path, tmp_path / "out")
     entry = {"version": 1, "network": "vqgan", "hyperparameters": {"later": 1}}
     write_pth(path, {**read_pth(path), SETTINGS_KEY: entry})
