@@ -3,15 +3,13 @@
 Published inference scripts read weights with `torch.load`; `weights_only=True` suffices.
 """
 
-import collections
 import io
 import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from codeformer_jax.convert.stand_ins import STORAGE_DTYPES
 from codeformer_jax.system.atomic import atomic_path
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
+_PLAIN = (type(None), bool, int, float, str, list, tuple)
 _ALIGNMENT = 64  # PyTorch aligns storages, so that they can be memory-mapped.
 
 
@@ -28,19 +27,19 @@ def write_pth(path: str | os.PathLike, tree: dict[str, Any]) -> None:
 
     Args:
         path: the file; its folders are made.
-        tree: nested dicts, lists and tuples of arrays, numbers, strings, booleans and None.
+        tree: nested dicts of arrays, numbers, strings, booleans, None, and lists or tuples of such
+            values without arrays.
 
     Raises:
         ConversionError: a value or dtype that the format does not have; nothing is written.
     """
-    path, pickled = Path(path), io.BytesIO()
-    pickler = _TensorPickler(pickled, protocol=2)
-    pickler.dump(tree)
+    path, storages = Path(path), []
+    pickled = b"\x80\x02" + _pickle(tree, storages) + b"."
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         root = path.stem or "archive"
-        _add(archive, f"{root}/data.pkl", pickled.getvalue())
+        _add(archive, f"{root}/data.pkl", pickled)
         _add(archive, f"{root}/byteorder", b"little")
-        for key, storage in enumerate(pickler.storages):
+        for key, storage in enumerate(storages):
             _add(archive, f"{root}/data/{key}", storage.tobytes())
         _add(archive, f"{root}/version", b"3\n")
 
@@ -53,63 +52,45 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(info, content)
 
 
-class _Global:
-    """A name that the pickle holds and that need not be importable here."""
-
-    def __init__(self, module: str, name: str):
-        self.line = f"{module}\n{name}\n".encode("ascii")
-
-    def __call__(self):
-        raise NotImplementedError("only PyTorch calls it")
-
-
-_REBUILD = _Global("torch._utils", "_rebuild_tensor_v2")
-_STORAGES = {name: _Global("torch", name) for name in STORAGE_DTYPES}
-_PLAIN = {type(None), bool, int, float, str, dict, list, tuple, collections.OrderedDict, _Global}
-
-
-class _Stored(tuple):
-    """Persistent id of a storage."""
+def _pickle(value: Any, storages: list[np.ndarray]) -> bytes:
+    """Returns opcodes that push a value; appends the arrays in it to `storages`."""
+    if isinstance(value, dict):
+        pairs = (_pickle(part, storages) for pair in value.items() for part in pair)
+        return b"}(" + b"".join(pairs) + b"u"
+    if isinstance(value, np.ndarray | np.generic):
+        return _pickle_tensor(np.asarray(value), storages)
+    if type(value) not in _PLAIN:
+        raise ConversionError(
+            f"a {type(value).__name__} cannot be written to a .pth file; expected arrays, numbers, "
+            "strings, and dicts of them"
+        )
+    return _plain(value)
 
 
-# The pickler written in Python: the C one imports the functions that it names.
-class _TensorPickler(pickle._Pickler):
-    """Pickler of trees with arrays, whose values go to `storages`."""
+def _pickle_tensor(array: np.ndarray, storages: list[np.ndarray]) -> bytes:
+    # The names of PyTorch's functions are spelled out: pickle would have to import them.
+    kind = array.dtype.newbyteorder("<")
+    if kind not in _STORAGE_NAMES:
+        expected = ", ".join(sorted(map(str, _STORAGE_NAMES)))
+        raise ConversionError(
+            f"an array of dtype {array.dtype} cannot be written to a .pth file; expected one of "
+            f"{expected}"
+        )
+    key, shape = str(len(storages)), array.shape
+    stride = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+    storages.append(np.asarray(array, kind, order="C"))
+    storage = _plain("storage") + f"ctorch\n{_STORAGE_NAMES[kind]}\n".encode()
+    storage = b"(" + storage + b"".join(map(_plain, (key, "cpu", array.size))) + b"tQ"
+    view = b"".join(map(_plain, (0, shape, stride, False)))
+    # The last argument, backward hooks, is an empty OrderedDict in every file.
+    hooks = b"ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + hooks + b"tR"
 
-    dispatch: ClassVar[dict[type, Callable]] = dict(pickle._Pickler.dispatch)
 
-    def __init__(self, file: io.BytesIO, protocol: int):
-        super().__init__(file, protocol)
-        self.storages: list[np.ndarray] = []
-
-    def save_named(self, named: _Global) -> None:
-        self.write(pickle.GLOBAL + named.line)
-
-    dispatch[_Global] = save_named
-
-    def persistent_id(self, value: Any) -> tuple | None:
-        return tuple(value) if type(value) is _Stored else None
-
-    def reducer_override(self, value: Any) -> Any:
-        if type(value) in _PLAIN or value is collections.OrderedDict:
-            return NotImplemented
-        if not isinstance(value, np.ndarray | np.generic):
-            raise ConversionError(
-                f"a {type(value).__name__} cannot be written to a .pth file; expected arrays, "
-                "numbers, strings, and dicts, lists or tuples of them"
-            )
-        array = np.asarray(value)
-        kind = array.dtype.newbyteorder("<")
-        if kind not in _STORAGE_NAMES:
-            expected = ", ".join(sorted(map(str, _STORAGE_NAMES)))
-            raise ConversionError(
-                f"an array of dtype {array.dtype} cannot be written to a .pth file; expected one "
-                f"of {expected}"
-            )
-        shape = array.shape
-        stride = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
-        name = _STORAGES[_STORAGE_NAMES[kind]]
-        stored = _Stored(("storage", name, str(len(self.storages)), "cpu", array.size))
-        self.storages.append(np.asarray(array, kind, order="C"))
-        # The last argument, backward hooks, is an empty OrderedDict in every file.
-        return _REBUILD, (stored, 0, shape, stride, False, collections.OrderedDict())
+def _plain(value: Any) -> bytes:
+    """Returns the opcodes of a plain value, without references to earlier ones."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=2)
+    pickler.fast = True
+    pickler.dump(value)
+    return buffer.getvalue()[2:-1]
