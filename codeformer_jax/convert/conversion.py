@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from codeformer_jax.convert.checksums import Verification, verify
+from codeformer_jax.convert import checksums
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.convert.files import load_model, read_foreign, save_model
 from codeformer_jax.convert.networks import Module, lookup, module_fields
@@ -42,7 +42,7 @@ class ConversionSummary:
     tensors: int
     parameters: int
     hyperparameters: dict[str, Any]
-    verifications: tuple[Verification, ...]
+    verifications: tuple[checksums.Verification, ...]
     note: str = ""
 
     def __str__(self) -> str:
@@ -100,17 +100,14 @@ def convert_file(
     overrides = dict(overrides or {})
     if to_torch:
         return _to_torch_file(sources, target, network, overrides)
-    verifications = tuple(map(_verify, sources)) if verify else ()
+    verifications = tuple(map(checksums.verify, sources)) if verify else ()
     table, settings = _read_sources(sources, key)
     try:
         network, module, variables, note = _from_table(table, settings, network, overrides)
     except ConversionError as error:
         raise _naming(sources[0], error) from error
     save_model(target, network, module, variables)
-    return _summarise(sources, target, network, module, table, verifications, note)
-
-
-_verify = verify  # The option of `convert_file` has the same name.
+    return _summary(sources, target, network, module, table, verifications, note)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -200,7 +197,7 @@ def _to_torch_file(
         raise ConversionError(f"{sources[0]}: holds the network '{found}', not '{network}'")
     table, key = to_torch(found, variables, module), lookup(found).key
     write_pth(target, {key: table, **settings_entry(found, module)} if key else table)
-    return _summarise(sources, target, found, module, table, (), "")
+    return _summary(sources, target, found, module, table, (), "")
 
 
 def _naming(path: Path, error: ConversionError) -> ConversionError:
@@ -210,8 +207,15 @@ def _naming(path: Path, error: ConversionError) -> ConversionError:
     return type(error)(f"{path}: {error}")
 
 
-def _summarise(sources, target, network, module, table, verifications, note) -> ConversionSummary:
+def _summary(sources, target, network, module, table, verifications, note) -> ConversionSummary:
     parameters = sum(array.size for array in table.values())
-    fields = module_fields(module)
-    counts = (len(table), parameters)
-    return ConversionSummary(sources, target, network, *counts, fields, verifications, note)
+    return ConversionSummary(
+        sources,
+        target,
+        network,
+        len(table),
+        parameters,
+        module_fields(module),
+        verifications,
+        note,
+    )

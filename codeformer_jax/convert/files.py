@@ -33,12 +33,12 @@ FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
 # Dtypes of other programs' safetensors, some of which NumPy has by ml_dtypes only.
 _DTYPES = {
-    f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}")
-    for kind in "IU"
-    for bits in (8, 16, 32, 64)
-}
-_DTYPES |= {f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)}
-_DTYPES |= {
+    "F64": np.dtype("f8"),
+    "F32": np.dtype("f4"),
+    "F16": np.dtype("f2"),
+    "I64": np.dtype("i8"),
+    "I32": np.dtype("i4"),
+    "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
