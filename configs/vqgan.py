@@ -16,6 +16,7 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "vqgan"  # Training task.
+    config.plugins = ()  # Your own modules to import, see docs/extending.md: ('my_module',).
     config.seed = 0  # Seed of weights, data order, and all random draws.
     config.steps = 1_600_000  # Steps in all; 0 evaluates and saves the initial state.
     # Workdir or model file that initialises the network.

@@ -172,7 +172,7 @@ def test_chained_shipped_configs_start_fusion_as_stage_3_says(tmp_path, caplog):
     before = stage2_workdir(tmp_path / "stage2")
     assert not any(x.any() for x in last_kernels(before.params))
     published = stage3_from(tmp_path / "stage2", tmp_path / "new", REFERENCE)
-    assert "fusion blocks start anew, at random (codeformer.fusion_zero_init=False)" in caplog.text
+    assert "fusion blocks start at random (codeformer.fusion_zero_init=False)" in caplog.text
     for kernel in last_kernels(published):
         bound = 1 / np.sqrt(9 * kernel.shape[2])
         np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.1)
@@ -182,7 +182,7 @@ def test_chained_shipped_configs_start_fusion_as_stage_3_says(tmp_path, caplog):
     )
     caplog.clear()
     corrected = stage3_from(tmp_path / "stage2", tmp_path / "new")
-    assert "fusion blocks start anew, at zero (codeformer.fusion_zero_init=True)" in caplog.text
+    assert "fusion blocks start at zero (codeformer.fusion_zero_init=True)" in caplog.text
     assert not any(x.any() for x in last_kernels(corrected))
 
 
@@ -211,7 +211,7 @@ def test_trained_fusion_blocks_are_kept(tmp_path, caplog):
         for name, block in common.select(params, ("fuse_convs_dict_",)).items():
             jax.tree.map(np.testing.assert_array_equal, block, trained[name])
         assert ("fuse_convs_dict_32" in params) == (path != inpainting)
-    assert caplog.text.count("fusion blocks continue from those of init_from") == 3
+    assert caplog.text.count("the fusion blocks of init_from are kept") == 3
     origin = load("configs/codeformer_stage2.py")
     variables = {"params": trained}
     assert task.start_from(variables, origin) is variables

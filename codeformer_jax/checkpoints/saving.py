@@ -1,44 +1,42 @@
 """Saving of checkpoints in the background."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.workdir import (
-    BEST_METRIC,
-    BITS,
-    UNFINISHED,
-    WORST,
-    best_metric,
-    metric,
-)
+from codeformer_jax.checkpoints.workdir import UNFINISHED, UNSCORED, rank, stored_rank
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.tasks import BestScore
 from codeformer_jax.tasks.state import TrainState
 
 
 class Checkpoints:
     """The checkpoints of a run: the latest two and the one with the best held-out score are kept.
 
-    The score is the PSNR, or of a prior its bits per dimension. Each checkpoint has the digests of
-    its files.
+    Each checkpoint has the digests of its files.
 
     Args:
         workdir: the run's folder.
+        best: the score that decides, or None to keep only the latest.
     """
 
-    def __init__(self, workdir: Path):
-        best = BestN(get_metric_fn=best_metric, n=1, keep_checkpoints_without_metrics=False)
+    def __init__(self, workdir: Path, best: BestScore | None = None):
+        self._best, ranked, kept = best, None, [LatestN(2)]
+        if best is not None:
+            ranked = partial(rank, best=best)
+            kept.append(BestN(get_metric_fn=ranked, n=1, keep_checkpoints_without_metrics=False))
         self._folder = (Path(workdir) / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=best_metric,  # Without it no metrics are written.
+                best_fn=ranked,  # Without it no metrics are written.
                 # If the latest is damaged, the run falls back to the one before.
-                preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+                preservation_policy=AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
             ),
@@ -53,16 +51,23 @@ class Checkpoints:
                 the latest but not the best.
         """
         step = int(state.step)
-        metrics = {BEST_METRIC: WORST}
-        if scores is not None:
-            name = BEST_METRIC if BEST_METRIC in scores else BITS
-            metrics = {name: float(scores[name])}
+        metrics = self._stored(scores)
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-        elif scores is not None:
+        elif scores is not None and metrics is not None:
             self._manager.wait_until_finished()
-            if hosts.from_main(lambda: metric(self._folder / str(step)) == WORST):
+            if hosts.from_main(lambda: self._is_unscored(step)):
                 self._add_scores(step, metrics)
+
+    def _stored(self, scores: dict[str, float] | None) -> dict[str, float] | None:
+        """Returns what is stored of the scores: the one that decides."""
+        if self._best is None:
+            return None
+        value = UNSCORED if scores is None else self._best.rank(scores)
+        return {self._best.name: -value if self._best.smallest else value}
+
+    def _is_unscored(self, step: int) -> bool:
+        return stored_rank(self._folder / str(step), self._best) == UNSCORED
 
     def _add_scores(self, step: int, metrics: dict[str, float]) -> None:
         """Adds the scores of a step that a signal saved before its evaluation."""

@@ -15,12 +15,12 @@ from codeformer_jax.checkpoints.compare import check_arrays
 from codeformer_jax.checkpoints.workdir import (
     TEACHER_FILE,
     abstract_state,
-    metric,
     read_config,
     saved_steps,
+    stored_rank,
 )
 from codeformer_jax.system import paths
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import BestScore, make_task
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     config = read_config(path)
     paths.check_workdir(path)
     task = make_task(config, check=False)  # Older settings may be out of today's ranges.
-    step = _find_step(path, which)
+    step = _find_step(path, which, task.best_score)
     abstract = abstract_state(task, config)
     names = ("params", "ema_params", "collections")
     restored = _restore(path, step, {name: getattr(abstract, name) for name in names})
@@ -70,10 +70,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         "params": {**restored["params"], **restored["ema_params"]},
         **restored["collections"],
     }
-    module = task.module
-    if hasattr(module, "stop_gradients"):  # The training task's choice, not the network's.
-        module = module.clone(stop_gradients=False)
-    return Trained(task.network, module, variables, config, step)
+    return Trained(task.network, task.trained_module, variables, config, step)
 
 
 def load_discriminator(path: str | Path) -> Any:
@@ -93,10 +90,11 @@ def load_discriminator(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
     config = read_config(path)
     paths.check_workdir(path)
-    state = abstract_state(make_task(config, check=False), config).discriminator
+    task = make_task(config, check=False)
+    state = abstract_state(task, config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
-    step = _find_step(path, "latest")
+    step = _find_step(path, "latest", task.best_score)
     state = _restore(path, step, {"discriminator": state})["discriminator"]
     return {"params": state.params, "batch_stats": state.batch_stats}
 
@@ -156,11 +154,11 @@ def _restore(workdir: Path, step: int, abstract: Any) -> Any:
         )
 
 
-def _find_step(workdir: Path, which: str | int) -> int:
+def _find_step(workdir: Path, which: str | int, best: BestScore | None) -> int:
     folder, steps = workdir / "checkpoints", saved_steps(workdir)
     if not steps:
         raise FileNotFoundError(f"{workdir} has no complete checkpoint yet")
-    if which == "latest":
+    if which == "latest" or (which == "best" and best is None):
         step, faults = digests.newest_whole(workdir)
         if step is None:
             raise digests.all_damaged(workdir, faults)
@@ -170,7 +168,7 @@ def _find_step(workdir: Path, which: str | int) -> int:
             )
         return step
     if which == "best":
-        step = max(steps, key=lambda step: metric(folder / str(step)))
+        step = max(steps, key=lambda step: stored_rank(folder / str(step), best))
     elif not str(which).isdigit():
         raise ValueError(f"checkpoint is {which!r}; expected 'latest', 'best' or a step")
     elif int(which) not in steps:

@@ -9,16 +9,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.tasks import Task
+from codeformer_jax.tasks import BestScore, Task
 from codeformer_jax.tasks.state import TrainState
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
 UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
-# The score by which a checkpoint is the best; of a prior, which has no pictures, the negative bits.
-BEST_METRIC = "psnr"
-BITS = "bits_per_dim"
-WORST = -1e9  # Of checkpoints that were not evaluated.
+UNSCORED = -1e9  # The rank of checkpoints that were not evaluated.
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -56,17 +53,19 @@ def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
     return jax.eval_shape(lambda key, images: task.init(key, images, None), make_key(0), images)
 
 
-def best_metric(metrics: dict[str, float]) -> float:
-    return metrics[BEST_METRIC] if BEST_METRIC in metrics else -metrics[BITS]
+def rank(scores: dict[str, float], best: BestScore) -> float:
+    """Returns the rank of a checkpoint with these stored scores; the best has the largest."""
+    return best.rank(scores) if best.name in scores else UNSCORED
 
 
-def metric(checkpoint: Path) -> float:
+def stored_rank(checkpoint: Path, best: BestScore) -> float:
+    """Returns the rank of a checkpoint by the scores beside it; -inf if they cannot be read."""
     path = checkpoint / "metrics" / "metrics"
     if not path.is_file():
         logging.warning("%s has no metrics; it counts as the worst", checkpoint)
         return float("-inf")
     try:
-        return float(best_metric(json.loads(path.read_bytes())))
-    except (ValueError, LookupError, TypeError):
+        return rank(json.loads(path.read_bytes()), best)
+    except (ValueError, TypeError):
         logging.warning("%s is damaged; its checkpoint counts as the worst", path)
         return float("-inf")

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from codeformer_jax.checkpoints.teachers import AUTOENCODERS, teacher_of
 from codeformer_jax.checkpoints.trained import Trained, load_trained
-from codeformer_jax.checkpoints.workdir import BITS
 from codeformer_jax.nn import GPT, Autoencoder, PixelCNN
 from codeformer_jax.tasks.common import from_uint8, precision_of, to_unit
 from codeformer_jax.train.start import load_teacher
@@ -230,7 +229,7 @@ def _heldout_bits(path: Path, step: int | None) -> float | None:
     file = path / "checkpoints" / str(step) / "metrics" / "metrics"
     if step is None or not file.is_file():
         return None
-    bits = json.loads(file.read_text()).get(BITS)
+    bits = json.loads(file.read_text()).get("bits_per_dim")
     return None if bits is None else float(bits)
 
 

@@ -1,4 +1,4 @@
-"""Gradient accumulation: a step's batch measured slice by slice, as if it were measured at once."""
+"""Gradient accumulation: measures a step's batch slice by slice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ from codeformer_jax.tasks.state import PyTree
 
 @flax.struct.dataclass
 class Measured:
-    """What a batch, or a slice of it, says of the parameters.
+    """Results of a batch, or of a slice of it.
 
     Attributes:
-        means: arrays that are means over the images: gradients, losses, batch statistics.
-        images: arrays with one row per image, [b, ...]: codes, latents.
+        means: arrays that are means over the images, such as gradients, losses, batch statistics.
+        images: arrays with one row per image, [b, ...], such as codes and latents.
     """
 
     means: dict[str, Any]
@@ -26,25 +26,26 @@ class Measured:
 
 
 def slices_of(config: ml_collections.ConfigDict) -> int:
-    """Number of slices that `config.optimizer.accumulate` asks for; 1 where it is absent.
+    """Returns the number of slices, `config.optimizer.accumulate`; 1 if it is absent.
 
     Raises:
-        ValueError: where it is not a positive divisor of the batch size.
+        ValueError: it does not divide the batch size.
     """
     slices, batch = config.optimizer.get("accumulate", 1), config.data.batch_size
     if slices < 1 or batch % slices:
         raise ValueError(
-            f"optimizer.accumulate={slices} is not a number of equal slices of "
-            f"data.batch_size={batch}, which is the batch of one step; change one of them"
+            f"optimizer.accumulate={slices} does not divide data.batch_size={batch}, the batch of "
+            "one step; change one of them"
         )
     return slices
 
 
 def split(tree: PyTree, slices: int) -> PyTree:
-    """Arrays [b, ...] as [slices, b / slices, ...]: slice i has the images i, i + slices, ...
+    """Returns arrays [b, ...] as [slices, b / slices, ...].
 
-    A device that holds neighbouring images has a part of every slice, so that nothing moves
-    between devices (where `slices` divides each one's share of the batch).
+    Slice i has the images i, i + slices, ... A device that holds neighbouring images then has a
+    part of every slice, so nothing moves between devices if `slices` divides each device's share of
+    the batch.
     """
     return jax.tree.map(
         lambda x: x.reshape(x.shape[0] // slices, slices, *x.shape[1:]).swapaxes(0, 1), tree
@@ -52,19 +53,22 @@ def split(tree: PyTree, slices: int) -> PyTree:
 
 
 def join(tree: PyTree) -> PyTree:
-    """The inverse of `split`."""
+    """Returns arrays [slices, b / slices, ...] as [b, ...]; the inverse of `split`."""
     return jax.tree.map(
         lambda x: x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
     )
 
 
 def measure(measure_slice: Callable[[PyTree], Measured], inputs: PyTree, slices: int) -> Measured:
-    """What `measure_slice` says of all `inputs`, arrays [b, ...], holding one slice at a time.
+    """Measures a batch slice by slice, with one slice in memory at a time.
 
     Args:
-        measure_slice: a function of a slice of `inputs`.
-        inputs: whatever belongs to an image, its keys of randomness among it.
-        slices: 1 measures the batch at once.
+        measure_slice: slice of `inputs` -> its results.
+        inputs: arrays [b, ...] of everything that belongs to an image, including its random key.
+        slices: number of slices; 1 measures the batch at once.
+
+    Returns:
+        The results of the whole batch.
     """
 
     def measure_here(part: PyTree) -> Measured:

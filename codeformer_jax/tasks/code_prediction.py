@@ -1,4 +1,4 @@
-"""Stage II: encoder and transformer learn the clean image's codes from a degraded one (w = 0)."""
+"""Stage II: encoder and transformer learn a clean image's codes from a degraded one (w = 0)."""
 
 import flax.struct
 import jax
@@ -7,20 +7,26 @@ from jaxtyping import Array, Key
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common
 from codeformer_jax.tasks.code_task import CodeTask
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 
 @flax.struct.dataclass
 class Phase:
-    """`recipe`: the ranges that degradations are drawn from."""
+    """Schedule of a step.
+
+    Attributes:
+        recipe: ranges that degradations are drawn from.
+    """
 
     recipe: Recipe
 
 
+@TASKS.register("code_prediction")
 class CodePredictionTask(CodeTask):
     """loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6).
 
-    `config`: model, codeformer, loss, optimizer, degradation.large, ema_decay, steps.
+    Reads model, codeformer, loss, optimizer, degradation.large, ema_decay and steps of the config.
     """
 
     def phase(self, step: int) -> Phase:
@@ -41,19 +47,17 @@ class CodePredictionTask(CodeTask):
         measured = accumulate.measure(
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             measured.means["gradients"],
-            measured.images["indices"],
             measured.means["metrics"],
+            codes=measured.images["indices"],
         )
 
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, losses and codes of a slice: `images`, `keys` and, where known, `codes`."""
+        """Returns gradients, losses and codes of a slice: `images`, `keys` and perhaps `codes`."""
         real = common.from_uint8(part["images"])
         degraded = self.degrade(real, part["keys"], phase.recipe)
         targets = self.targets(frozen, real, part.get("codes"))

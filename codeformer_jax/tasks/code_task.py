@@ -1,4 +1,4 @@
-"""What stages II and III share: degraded inputs, codes of a frozen teacher, code losses."""
+"""Base of stages II and III: degraded inputs, codes of a frozen teacher, code losses."""
 
 import logging
 import math
@@ -19,8 +19,9 @@ from codeformer_jax.nn import (
     CodePrediction,
     resize_positions,
 )
-from codeformer_jax.tasks import accumulate, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks import common
+from codeformer_jax.tasks.protocol import BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 CODE_PATH = ("encoder", "position_emb", "feat_emb", "ft_layers_", "idx_pred_layer_")
 FROZEN_PATH = ("quantize", "generator")
@@ -34,28 +35,31 @@ class Targets:
     latents: Float[Array, "b h w d"]
 
 
-class CodeTask:
-    """Base of the tasks that train a CodeFormer against the codes of a frozen stage-I VQGAN.
+class CodeTask(Task):
+    """Base of the tasks that train a CodeFormer on the codes of a frozen stage-I VQGAN.
 
-    `frozen['teacher']` holds that VQGAN's variables; its codebook and generator are also the
-    CodeFormer's own and are not trained.
+    `frozen['teacher']` holds that VQGAN's variables. The CodeFormer has the same codebook and
+    generator, which are not trained.
+
+    Attributes:
+        trained: prefixes of the trained parameters.
+        eval_weights: fidelity weights of the evaluation; 'psnr' is that of the last one.
+        recipes: degradations by their name in `config.degradation`.
     """
 
-    network = "codeformer"
-    needs_teacher = True
+    best_score = BestScore("psnr")
     trained: tuple[str, ...] = CODE_PATH
     eval_weights: tuple[float, ...] = (0.0,)
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         backbone = common.network_fields(config.model)
-        # However the codebook was trained, here it is a parameter like any other.
+        # Here the codebook is a parameter, even if stage I trained it as a moving average.
         backbone = {**backbone, "ema_decay": None}
         self.teacher = VQGAN(**backbone)
         codeformer = common.network_fields(config.codeformer)
         self.module = CodeFormer(**backbone, **codeformer, stop_gradients=True)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
-        self.slices = accumulate.slices_of(config)
+        self.codebook_size = self.module.codebook_size
         self.recipes = {name: common.read_recipe(config, name) for name in config.degradation}
         if config.eval.recipe not in self.recipes:
             raise ValueError(
@@ -66,30 +70,44 @@ class CodeTask:
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """A CodeFormer from `previous`: a VQGAN's variables or those of a CodeFormer.
+        """Returns the first state of a CodeFormer.
 
-        What `previous` lacks (transformer, fusion) starts at random; without it, everything does.
-        A CodeFormer of another image size has its positions interpolated.
+        Args:
+            key: for random parameters.
+            images: the first batch.
+            previous: variables of a VQGAN or a CodeFormer, or None. Parts that it lacks start at
+                random. Positions of a CodeFormer of another image size are interpolated.
 
         Raises:
-            ValueError: where the shapes of `previous` are not those of the config.
+            ValueError: the shapes of `previous` differ from the config's.
         """
         real = common.from_uint8(images)[:1]
         params = dict(self.module.init(key, real, w=0.0)["params"])
         if previous is not None:
             source = _at_size(common.plain_codebook(previous), self.module)
             wanted = {"encoder", *FROZEN_PATH, *(name for name in params if name in source)}
-            if "feat_emb" in source:  # A CodeFormer: of it only fusion blocks may be new.
+            if "feat_emb" in source:  # A CodeFormer, where only fusion blocks may be missing.
                 paths = [*common.select(params, CODE_PATH), *common.select(source, CODE_PATH)]
                 wanted |= set(paths)
             params = common.transplant(params, source, wanted)
         trained = common.select(params, self.trained)
-        return TrainState.first(params, trained, self.optimizer, self.module.codebook_size)
+        return TrainState.first(params, trained, self.optimizer, self.codebook_size)
+
+    @property
+    def trained_module(self) -> CodeFormer:
+        """The network with gradients everywhere; where they stop is a choice of training."""
+        return self.module.clone(stop_gradients=False)
 
     def degrade(
         self, real: Float[Array, "b h w 3"], keys: Key[Array, "b"], recipe: Recipe
     ) -> Float[Array, "b h w 3"]:
-        """Degraded images in [-1, 1], one key per image."""
+        """Returns degraded images in [-1, 1].
+
+        Args:
+            real: clean images in [-1, 1].
+            keys: one per image.
+            recipe: ranges to draw from.
+        """
         return degrade((real + 1) / 2, keys, recipe) * 2 - 1
 
     def targets(
@@ -98,7 +116,13 @@ class CodeTask:
         real: Float[Array, "b h w 3"],
         codes: common.Codes | None = None,
     ) -> Targets:
-        """The teacher's codes of clean images: `codes` where they are known, or its forward."""
+        """Returns the teacher's codes of clean images.
+
+        Args:
+            frozen: variables, with 'teacher'.
+            real: clean images in [-1, 1].
+            codes: the codes if they are known, which spares the teacher's forward.
+        """
         if codes is None:
             codes = self.teacher.apply(frozen["teacher"], real, method="encode").indices
         codebook = frozen["teacher"]["params"]["quantize"]["embedding"]
@@ -109,7 +133,10 @@ class CodeTask:
     def code_loss(
         self, output: CodeFormerOutput | CodePrediction, targets: Targets
     ) -> tuple[Float[Array, ""], common.Metrics]:
-        """feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE (eq. 5-6)."""
+        """Returns the code losses (eq. 5-6) and their metrics.
+
+        loss = feature_weight * MSE(latents, e_target) + cross_entropy_weight * CE
+        """
         feature = losses.mse(output.latents, targets.latents)
         entropy = losses.cross_entropy(output.logits, targets.indices)
         weights = self.config.loss
@@ -123,7 +150,7 @@ class CodeTask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         degraded = self.degrade(real, keys, self.recipes[self.config.eval.recipe])
         targets = self.targets(frozen, real)
@@ -136,17 +163,11 @@ class CodeTask:
             metrics[f"psnr_w{w:g}"] = psnr(common.to_unit(output.image), common.to_unit(real))
         metrics["accuracy"] = jnp.mean(output.indices == targets.indices, axis=1)
         metrics["psnr"] = metrics[f"psnr_w{self.eval_weights[-1]:g}"]
-        return common.Evaluated(metrics=metrics, panels=panels, indices=output.indices)
-
-    def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
-        """PSNR in dB of the teacher's reconstructions of clean images, one per image."""
-        real = common.from_uint8(images)
-        output = self.teacher.apply(teacher, real)
-        return psnr(common.to_unit(output.image), common.to_unit(real))
+        return Evaluated(metrics=metrics, panels=panels, indices=output.indices)
 
 
 def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
-    """Adapts a CodeFormer to the image size of `module`: its positions and names of fusions."""
+    """Adapts a CodeFormer's positions and names of fusion blocks to `module`'s image size."""
     tokens = source["position_emb"].shape[0] if "position_emb" in source else 0
     old, new = math.isqrt(tokens), module.image_size // module.downsampling
     if old in (0, new) or old**2 != tokens:
@@ -159,7 +180,7 @@ def _at_size(source: PyTree, module: CodeFormer) -> PyTree:
     resized = {"position_emb": resize_positions(source["position_emb"], (new, new))}
     prefix = "fuse_convs_dict_"
     for name, value in source.items():
-        if name.startswith(prefix):  # Named by the sides of their maps.
+        if name.startswith(prefix):  # The name ends with the side of the block's map.
             side = int(name.removeprefix(prefix)) * new // old
             resized[f"{prefix}{side}"] = value
         elif name not in resized:

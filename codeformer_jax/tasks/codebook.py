@@ -1,4 +1,4 @@
-"""How the codebook of a stage-I network starts, and moves where it is a moving average."""
+"""Start and updates of the codebook of a stage-I network."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from codeformer_jax.tasks import common
 from codeformer_jax.tasks.restart import restart_dead_codes
 from codeformer_jax.tasks.state import PyTree, TrainState
 
-# At least so many images give the codes their start, so that one picture does not decide alone.
+# The least number of images whose latents the codes start from.
 START_IMAGES = 8
 
 
 def _restarts_codes(module: Any) -> bool:
-    """Whether the task has to restart dead codes: one that is a moving average does so itself."""
+    """Whether the task restarts dead codes; a moving average does so itself."""
     trained = module.quantizer == "nearest" and module.ema_decay is None
     return trained and module.restart_below > 0
 
@@ -29,17 +29,19 @@ def init_network(
     real: Float[Array, "b h w 3"],
     previous: PyTree | None,
 ) -> tuple[PyTree, PyTree]:
-    """Parameters and collections of an autoencoder with a codebook, random or those of `previous`.
+    """Returns the parameters and collections of an autoencoder with a codebook.
 
     Args:
-        config: of the run; `codebook_init` 'latents' starts the codes from encoder outputs of the
-            first images of `real`, as many as give a latent for each code; 'uniform' is the
-            published U(+-1/K) start, from which most codes of a short run die.
-        keys: of the network and of the draw of codes.
-        previous: variables of a network of the same kind.
+        config: of the run. With `codebook_init` 'latents' the codes start from encoder outputs of
+            the first images, enough of them for a latent per code. 'uniform' is the published
+            U(+-1/K), with which most codes of a short run die.
+        module: the autoencoder.
+        keys: for the network and for the draw of codes.
+        real: images in [-1, 1].
+        previous: variables of a network of the same kind to start from, or None.
 
     Raises:
-        ValueError: where the shapes of `previous` are not those of the config.
+        ValueError: the shapes of `previous` differ from the config's.
     """
     variables = dict(module.init(keys[0], real[:1]))
     params = variables.pop("params")
@@ -69,7 +71,7 @@ def init_network(
 
 
 def seen(module: Any, state: TrainState, output: Any) -> PyTree:
-    """What `finish` needs of a network's output: 'indices' and, where it uses them, 'latents'."""
+    """Returns what `finish` needs of a network's output: 'indices' and perhaps 'latents'."""
     images = {"indices": output.indices}
     if state.collections or _restarts_codes(module):
         images["latents"] = output.latents
@@ -79,11 +81,12 @@ def seen(module: Any, state: TrainState, output: Any) -> PyTree:
 def finish(
     module: Any, images: PyTree, key: Key[Array, ""]
 ) -> Callable[[TrainState, TrainState], TrainState]:
-    """What a step does to the codebook beside the optimizer, for `common.advance`.
+    """Returns the update of the codebook beside the optimizer's, for `Task.advance`.
 
-    Its moving average follows the whole batch, and dead codes restart from it.
+    A moving average follows the whole batch, and dead codes restart from it.
 
     Args:
+        module: the autoencoder.
         images: `seen` of the whole batch.
         key: of the step.
     """

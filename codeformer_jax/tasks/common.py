@@ -1,9 +1,8 @@
-"""What the tasks share: image ranges, parameter subsets, codebook health, the end of a step."""
+"""Shared parts of the tasks: image ranges, config sections, parameter subsets, code statistics."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import flax.struct
 import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict
@@ -11,101 +10,37 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PatchDiscriminator
-from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.ops.random import rbg_keys
 from codeformer_jax.tasks import guard
-from codeformer_jax.tasks.gradients import gradient_norms, norm
-from codeformer_jax.tasks.state import (
-    DiscriminatorState,
-    Late,
-    Optimizer,
-    PyTree,
-    TrainState,
-    update_ema,
-)
+from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
 
 Metrics = guard.Metrics
-# 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
+# Either 0..255, as the pipeline delivers them, or floating point that is in [-1, 1] already.
 Images = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-# Of the clean images in a batch, by the teacher, row-major over the map.
+# The teacher's codes of the clean images in a batch, row-major over the map.
 Codes = Int[Array, "b n"]
+Labels = Int[Array, "b"]
 USAGE_DECAY = 0.99
 DEAD_SHARE = 0.01
 
 
-@flax.struct.dataclass
-class Evaluated:
-    """What a task measures on a batch of held-out images, on the device or fetched from it.
-
-    Attributes:
-        metrics: name -> one float32 per image, [b].
-        panels: name -> images [b, h, w, 3] in [-1, 1]; jit sorts them by name, which is the order
-            of a picture's columns.
-        indices: the network's codes, int32 [b, n].
-    """
-
-    metrics: dict[str, Any]
-    panels: dict[str, Any]
-    indices: Any
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A training task: pure functions of arrays, made once from the config.
-
-    `frozen` holds the variables of networks that are not trained: 'teacher' and 'lpips' where
-    the task uses them. `phase(step)` is what the schedule says of a step (its static fields pick
-    the compiled variant, its arrays do not recompile). `codes` spare a task with a teacher that
-    network's forward; the others take None only. A task with a true attribute `needs_labels` gets
-    `labels` besides, int32 [b], in `train_step` and `eval_step`. A task with a method `start_from`
-    decides what of an earlier network becomes `previous`.
-    """
-
-    network: str
-    module: Any
-    needs_teacher: bool
-
-    def init(
-        self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
-    ) -> TrainState: ...
-
-    def phase(self, step: int) -> Any: ...
-
-    def train_step(
-        self,
-        state: TrainState,
-        frozen: dict[str, PyTree],
-        images: Images,
-        key: Key[Array, ""],
-        phase: Any,
-        codes: Codes | None = None,
-    ) -> tuple[TrainState, Metrics]: ...
-
-    def eval_step(
-        self,
-        state: TrainState,
-        frozen: dict[str, PyTree],
-        images: UInt8[Array, "b h w 3"],
-        keys: Key[Array, "b"],
-    ) -> Evaluated: ...
-
-
 def from_uint8(images: Images) -> Float[Array, "b h w 3"]:
-    """0..255 to [-1, 1]; floating-point images, which are in [-1, 1] already, as they are."""
+    """Returns images in [-1, 1]; floating-point images pass unchanged."""
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_unit(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """[-1, 1] to [0, 1], clipped: what a file would hold, but for rounding."""
+    """Returns images of [-1, 1] in [0, 1], clipped."""
     return jnp.clip((images + 1) / 2, 0, 1)
 
 
 def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a config section as keyword arguments of a module; a dtype's name becomes a dtype.
+    """Returns a config section as keyword arguments of a module.
 
-    'precision' is not a field of a module and is dropped, see `precision_of`.
+    A dtype's name becomes a dtype. 'precision' is no field of a module and is dropped, see
+    `precision_of`.
     """
     fields = config.to_dict()
     fields.pop("precision", None)
@@ -115,25 +50,25 @@ def network_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def weak_keys(config: ml_collections.ConfigDict, keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
-    """Returns threefry keys as those of `train.prng`, for initial weights and dropout alone."""
+    """Returns threefry keys as keys of `train.prng`, for initial weights and dropout alone."""
     return rbg_keys(keys) if config.get("train", {}).get("prng") == "rbg" else keys
 
 
 def precision_of(config: Mapping[str, Any] | ml_collections.ConfigDict | None) -> str:
-    """Returns the precision of a run's products, `model.precision`; see `nn.precision`.
+    """Returns the precision of a run's products, `model.precision`, see `nn.precision`.
 
     Args:
-        config: of the run; None, of a model file, and configs of older runs are 'default'.
+        config: of the run. None (a model file) and older configs, which lack it, give 'default'.
     """
     model = {} if config is None else config.get("model", {})
     return model.get("precision", "default")
 
 
 def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
-    """Returns the recipe in the section `name` of `config.degradation`.
+    """Returns the recipe in section `name` of `config.degradation`.
 
     Raises:
-        ValueError: for an unknown section, or a value out of its range in it.
+        ValueError: an unknown section, or a value out of its range.
     """
     if name not in config.degradation:
         known = ", ".join(sorted(config.degradation))
@@ -145,7 +80,7 @@ def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
 
 
 def select(params: PyTree, prefixes: Sequence[str]) -> PyTree:
-    """The top-level entries of `params` whose name starts with one of `prefixes`."""
+    """Returns the top-level entries of `params` whose names start with one of `prefixes`."""
     return {name: value for name, value in params.items() if name.startswith(tuple(prefixes))}
 
 
@@ -155,10 +90,16 @@ def transplant(
     names: Iterable[str],
     called: str = "the network to start from",
 ) -> PyTree:
-    """`params` with the top-level entries `names` taken from `source`, `called` so in an error.
+    """Returns `params` with some top-level entries of `source`.
+
+    Args:
+        params: parameters of a network.
+        source: parameters of the network to copy from.
+        names: top-level names to copy.
+        called: what error messages call `source`.
 
     Raises:
-        ValueError: lists every name that `source` lacks and every shape that differs.
+        ValueError: names are missing or unexpected, or shapes differ; up to 20 are listed.
     """
     names = set(names)
     faults = [f"{name}: missing" for name in names - source.keys()]
@@ -183,7 +124,7 @@ def transplant(
 
 
 def plain_codebook(variables: PyTree) -> PyTree:
-    """Parameters of an autoencoder, the codebook among them even if it is a moving average."""
+    """Returns an autoencoder's parameters with its codebook, even if that is a moving average."""
     params = dict(variables["params"])
     if "codebook" in variables:
         params["quantize"] = {"embedding": variables["codebook"]["quantize"]["embedding"]}
@@ -191,12 +132,17 @@ def plain_codebook(variables: PyTree) -> PyTree:
 
 
 def update_usage(usage: Float[Array, "k"], counts: Float[Array, "k"]) -> Float[Array, "k"]:
-    """Moving average (decay 0.99) of each code's share of a batch."""
+    """Returns the moving average (decay 0.99) of each code's share of a batch.
+
+    Args:
+        usage: the average before the step.
+        counts: uses of each code in the batch.
+    """
     return USAGE_DECAY * usage + (1 - USAGE_DECAY) * counts / jnp.maximum(counts.sum(), 1.0)
 
 
 def dead_codes(usage: Float[Array, "k"]) -> Float[Array, ""]:
-    """Number of codes whose share stays under 1 % of an equal share."""
+    """Returns the number of codes whose average share is under 1 % of an equal share."""
     return jnp.sum(usage < DEAD_SHARE / usage.shape[0]).astype(jnp.float32)
 
 
@@ -206,7 +152,7 @@ def init_discriminator(
     key: Key[Array, ""],
     images: Float[Array, "b h w 3"],
 ) -> DiscriminatorState:
-    """A new discriminator for images of this size."""
+    """Returns the state of a random discriminator for images of this size."""
     variables = discriminator.init(key, images[:1], train=False)
     return DiscriminatorState(
         params=variables["params"],
@@ -216,10 +162,13 @@ def init_discriminator(
 
 
 def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
-    """Returns `state` with the variables `given` in its discriminator, whose optimizer starts anew.
+    """Returns `state` with the variables `given` in its discriminator, if there are any.
+
+    The discriminator's optimizer keeps its initial state.
 
     Raises:
-        ValueError: lists every name that is missing or unexpected and every shape that differs.
+        ValueError: the task has no discriminator, names are missing or unexpected, or shapes
+            differ.
     """
     if given is None:
         return state
@@ -235,61 +184,3 @@ def start_discriminator(state: TrainState, given: PyTree | None) -> TrainState:
         for name in ("params", "batch_stats")
     }
     return state.replace(discriminator=state.discriminator.replace(**started))
-
-
-def advance(
-    config: ml_collections.ConfigDict,
-    optimizer: Optimizer,
-    state: TrainState,
-    gradients: PyTree,
-    codes: Int[Array, "..."],
-    metrics: Metrics,
-    *,
-    discriminator: tuple[PyTree, PyTree] | None = None,
-    late: Late | None = None,
-    finish: Callable[[TrainState, TrainState], TrainState] = lambda before, after: after,
-) -> tuple[TrainState, Metrics]:
-    """The state after a step, and `metrics` with codebook health, norms and learning rates.
-
-    Where a loss or gradient is not finite the state stays (`guard.take_step`).
-
-    Args:
-        gradients: of the trained parameters that the losses reach, keyed as in `state.params`; of
-            the other trained ones `optimizer.advance` decides. Averages follow all trained ones.
-        codes: all of the batch, of as many as `state.code_usage` follows.
-        discriminator: its gradients and new batch statistics, where it was judged.
-        late: see `Optimizer.apply`.
-        finish: (state before, state after) -> state after, with what the task itself changes.
-    """
-    counts = count_codes(codes, state.code_usage.shape[0])
-    usage = update_usage(state.code_usage, counts)
-    rate = optimizer.learning_rate(state.step)
-    metrics = metrics | gradient_norms(gradients)
-    if discriminator is not None:
-        metrics["grad_norm_discriminator"] = norm(discriminator[0])
-        metrics["d_learning_rate"] = rate
-    metrics |= {
-        "perplexity": code_perplexity(counts),
-        "dead_codes": dead_codes(usage),
-        "learning_rate": rate,
-    }
-
-    def update(before: TrainState) -> TrainState:
-        trained = {name: before.params[name] for name in before.ema_params}
-        trained, opt_state = optimizer.apply(
-            gradients, before.opt_state, trained, before.step, late=late
-        )
-        params = {**before.params, **trained}
-        decay, warmup = config.ema_decay, config.ema_warmup
-        ema = update_ema(before.ema_params, trained, before.step, decay=decay, warmup=warmup)
-        after = before.replace(params=params, ema_params=ema, opt_state=opt_state, code_usage=usage)
-        if discriminator is not None:
-            gradient, batch_stats = discriminator
-            judge = before.discriminator
-            params, opt_state = optimizer.apply(
-                gradient, judge.opt_state, judge.params, before.step
-            )
-            after = after.replace(discriminator=DiscriminatorState(params, opt_state, batch_stats))
-        return finish(before, after)
-
-    return guard.take_step(state, metrics, update)

@@ -1,4 +1,4 @@
-"""A transformer learns maps of a frozen autoencoder's codes (arXiv 2012.09841, section 3.2)."""
+"""Transformer prior of a frozen autoencoder's code maps (arXiv 2012.09841, section 3.2)."""
 
 from typing import Any
 
@@ -12,16 +12,24 @@ from codeformer_jax.nn import GPT
 from codeformer_jax.ops.random import threefry_keys
 from codeformer_jax.sampling import Draw, sample_gpt
 from codeformer_jax.tasks import common, prior
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree
 
-# Streams of randomness, folded into an image's key.
+# Random streams, folded into an image's key.
 _CORRUPT, _DROPOUT, _DEGRADE, _DRAW = range(4)
 
 
 def corrupt(
     codes: Int[Array, "b n"], keys: Key[Array, "b"], pkeep: float, codebook_size: int
 ) -> Int[Array, "b n"]:
-    """Keeps each code with probability `pkeep`; others become uniform ones, by a key per row."""
+    """Replaces codes by uniform ones.
+
+    Args:
+        codes: in [0, codebook_size).
+        keys: one per row.
+        pkeep: probability that a code is kept.
+        codebook_size: number of codes.
+    """
     if pkeep == 1.0:
         return codes
 
@@ -35,21 +43,23 @@ def corrupt(
     return jax.vmap(row)(codes, keys)
 
 
+@TASKS.register("gpt_prior")
 class GPTPriorTask(prior.PriorTask):
-    """Cross entropy of the codes, no smoothing.
+    """Cross entropy of the codes, without smoothing.
 
-    `config`, besides what every prior has: gpt (see `GPT`; its vocabulary and map are those of the
-    autoencoder), loss.pkeep. With gpt.condition 'codes' the condition is the map of the same image
+    Also reads gpt (the fields of `GPT`; vocabulary and map follow the autoencoder) and loss.pkeep
+    of the config. With gpt.condition 'codes' the condition is the code map of the same image,
     degraded by degradation[condition_recipe].
     """
 
-    network = "taming_gpt"
+    classes_setting = "--config.gpt.classes"
+    without_classes = "--config.gpt.classes=0 --config.gpt.condition=start"
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.levels = self.teacher.codebook_size
-        self.module = _make_gpt(config, self.map_shape[:2], self.levels)
-        self.needs_labels = self.module.condition == "class"
+        self.codebook_size = self.teacher.codebook_size
+        self.module = _make_gpt(config, self.map_shape[:2], self.codebook_size)
+        self.classes = self.module.classes
         if self.module.condition == "codes":
             self.recipe = common.read_recipe(config, config.condition_recipe)
 
@@ -66,25 +76,30 @@ class GPTPriorTask(prior.PriorTask):
         *,
         train: bool,
     ) -> Float[Array, "b h2 w2 c k"]:
-        """Of conditions in the vocabulary that are no codes, the logits are left away."""
+        """See `PriorTask.logits`; drops the logits of condition tokens that are no codes."""
         condition = self.condition(frozen, inputs, recipe)
         codes, dropping = values.reshape(values.shape[0], -1), None
         if train:
             dropping = common.weak_keys(self.config, _stream(inputs["keys"], _DROPOUT))
             corrupting = _stream(inputs["keys"], _CORRUPT)
-            codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.levels)
+            codes = corrupt(codes, corrupting, self.config.loss.pkeep, self.codebook_size)
         logits = self.module.apply(
             {"params": params}, condition, codes, dropout_keys=dropping, method="code_logits"
         )
-        return logits[..., : self.levels].reshape(*values.shape, self.levels)
+        return logits[..., : self.codebook_size].reshape(*values.shape, self.codebook_size)
 
     def condition(
         self, frozen: dict[str, PyTree], inputs: PyTree, recipe: Recipe | None
     ) -> Int[Array, "b m"]:
-        """What comes before the codes: start token, class, or codes of the degraded images.
+        """Returns the tokens before the codes: start token, class, or codes of degraded images.
+
+        Args:
+            frozen: variables, with 'teacher'.
+            inputs: 'images', 'keys' and, for classes, 'labels'.
+            recipe: degradation of the images for `condition='codes'`.
 
         Raises:
-            ValueError: for a prior of classes and data without labels.
+            ValueError: a prior of classes has no labels.
         """
         images, labels = inputs["images"], inputs.get("labels")
         if self.module.condition == "start":
@@ -92,8 +107,8 @@ class GPTPriorTask(prior.PriorTask):
         if self.module.condition == "class":
             if labels is None:
                 raise ValueError(
-                    "gpt.condition='class' needs data whose examples have a 'label', and these "
-                    "have none; set it to 'start', or take another data.path"
+                    "gpt.condition='class' needs examples with a 'label', and these have none; set "
+                    "it to 'start', or use another data.path"
                 )
             return labels[:, None].astype(jnp.int32)
         keys = _stream(inputs["keys"], _DEGRADE)
@@ -103,7 +118,9 @@ class GPTPriorTask(prior.PriorTask):
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> prior.Values:
         condition = self.condition(frozen, inputs, self.recipe)
         keys = _stream(inputs["keys"], _DRAW)
-        codes = sample_gpt(self.module, variables, keys, condition, how=Draw(codes=self.levels))
+        codes = sample_gpt(
+            self.module, variables, keys, condition, how=Draw(codes=self.codebook_size)
+        )
         return codes[..., None]
 
 
@@ -112,7 +129,7 @@ def _stream(keys: Key[Array, "b"], stream: int) -> Key[Array, "b"]:
 
 
 def _make_gpt(config: ml_collections.ConfigDict, map_size: tuple[int, int], codes: int) -> GPT:
-    """The transformer of `config.gpt` for maps of a size."""
+    """Returns the transformer of `config.gpt` for maps of a size."""
     fields: dict[str, Any] = common.network_fields(config.gpt)
     sites = map_size[0] * map_size[1]
     fields["condition_length"] = sites if fields["condition"] == "codes" else 1

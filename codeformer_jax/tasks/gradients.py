@@ -1,4 +1,4 @@
-"""How large the gradients are, by the part of the network that they belong to."""
+"""Norms of gradients by parts of the network."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from codeformer_jax.tasks.state import PyTree
 
-# Beginning of a parameter's top-level name -> group; what begins otherwise is the transformer's.
+# Prefix of a parameter's top-level name -> group; all others belong to the transformer.
 GROUPS = {
     "encoder": "encoder",
     "quantize": "quantizer",
@@ -18,10 +18,10 @@ GROUPS = {
 
 
 def gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
-    """'grad_norm_GROUP' -> Euclidean norm of all gradients of that group, before any clipping.
+    """Returns 'grad_norm_GROUP' -> Euclidean norm of the group's gradients before clipping.
 
     Args:
-        gradients: keyed by the parameters' top-level names; a part that is not trained has none.
+        gradients: keyed by the parameters' top-level names; parts that are not trained are absent.
     """
     groups: dict[str, dict] = {}
     for name, tree in gradients.items():
@@ -31,6 +31,6 @@ def gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
 
 
 def norm(gradients: PyTree) -> Float[Array, ""]:
-    """Euclidean norm of a tree of arrays; not finite where an element is not."""
+    """Returns the Euclidean norm of a tree of arrays; non-finite if an element is."""
     squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(gradients)]
     return jnp.sqrt(jnp.sum(jnp.stack(squares)))

@@ -1,8 +1,8 @@
-"""Statistics and adaptive weights over groups of a batch instead of the whole of it.
+"""BatchNorm statistics and adaptive weights over groups of a batch.
 
-PyTorch's DistributedDataParallel, which the published networks were trained with, leaves BatchNorm
-statistics and the adaptive weight to each device. Here a group of rows that follow one another
-stands for a device, on any number of real ones: with as many groups as devices each lies on one.
+The published networks were trained with PyTorch's DistributedDataParallel, which computes BatchNorm
+statistics and the adaptive weight on each device. Here a group of consecutive rows stands for such
+a device, on any number of real devices. With as many groups as devices each group lies on one.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,15 @@ from codeformer_jax.tasks.state import PyTree
 
 
 def groups_of(loss: ml_collections.ConfigDict) -> int:
-    """`loss.statistics_groups`; 1 in configs of runs that are older than it."""
+    """Returns `loss.statistics_groups`; 1 in older configs, which lack it."""
     return loss.get("statistics_groups", 1)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where `loss.statistics_groups` does not divide `data.batch_size`.
+    """Checks `loss.statistics_groups` against the batch.
 
-    Nor does it go with slices of a batch: the published runs had none.
+    Raises:
+        ValueError: it does not divide `data.batch_size`, or is combined with slices of a batch.
     """
     groups, batch = groups_of(config.loss), config.data.batch_size
     if groups < 1 or batch % groups:
@@ -35,9 +36,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if groups > 1 and config.optimizer.get("accumulate", 1) > 1:
         raise ValueError(
-            f"loss.statistics_groups={groups} are statistics of parts of the batch, which "
-            f"optimizer.accumulate={config.optimizer.accumulate} cuts in another way; set one of "
-            "them to 1"
+            f"loss.statistics_groups={groups} cannot be combined with "
+            f"optimizer.accumulate={config.optimizer.accumulate}, which divides the batch in "
+            "another way; set one of them to 1"
         )
 
 
@@ -48,10 +49,17 @@ def discriminate(
     images: Float[Array, "b h w 3"],
     groups: int,
 ) -> tuple[Float[Array, "b h2 w2 1"], PyTree]:
-    """Logits in training mode, each group normalised by its own statistics; new running statistics.
+    """Returns logits in training mode, and the new running statistics.
 
-    Those are the mean over the groups. DDP keeps what its first process saw, a sample of the same
-    expectation and more noise; no step reads them, so that training is the same.
+    Each group is normalised by its own statistics. Running statistics are the mean over the groups.
+    DDP keeps those of its first process, which have the same expectation and more noise. No step
+    reads them, so training is the same.
+
+    Args:
+        discriminator: the module.
+        params, batch_stats: its variables.
+        images: in [-1, 1], `groups` divides b.
+        groups: number of groups.
     """
 
     def apply(images):
@@ -76,17 +84,18 @@ def gradient_ratios(
     gan_cotangent: Float[Array, "b h w c"],
     groups: int,
 ) -> Float[Array, "g"]:
-    """`losses.gradient_ratio` of each group, as if its rows were the whole batch.
+    """Returns `losses.gradient_ratio` of each group, as if its rows were the whole batch.
 
-    A group's gradient is the pull-back of a cotangent that is zero in all other rows, because no
-    row of the generator depends on another. That takes 2 * groups gradients of one kernel, which is
-    the last of the block (with remat each computes the block again).
+    No row of the generator depends on another, so a group's gradient is the pullback of a cotangent
+    that is zero in all other rows. This takes 2 * groups gradients of the block's last kernel. With
+    remat each of them computes the block again.
 
     Args:
         last_layer_gradient: cotangent of the last trained block's output -> gradient of its last
             kernel.
         cotangent: of the reconstruction loss, a mean over the batch.
-        gan_cotangent: of the adversarial loss, likewise.
+        gan_cotangent: of the adversarial loss, a mean over the batch.
+        groups: number of groups.
     """
     if groups == 1:
         ratio = losses.gradient_ratio(
@@ -96,16 +105,16 @@ def gradient_ratios(
     group = jnp.repeat(jnp.arange(groups), cotangent.shape[0] // groups)[:, None, None, None]
 
     def ratio(index):
-        # Times `groups`: a group's mean is over fewer rows.
+        # A group's mean is over fewer rows, hence the factor.
         inside = jnp.where(group == index, float(groups), 0.0)
         return losses.gradient_ratio(
             last_layer_gradient(inside * cotangent), last_layer_gradient(inside * gan_cotangent)
         )
 
-    # One after the other, so that no more than one pull-back is in memory.
+    # In sequence, so that at most one pullback is in memory.
     return jax.lax.map(ratio, jnp.arange(groups))
 
 
 def per_row(values: Float[Array, "g"], batch: int) -> Float[Array, "b 1 1 1"]:
-    """Each group's value for each of its rows."""
+    """Returns each group's value for each of its rows."""
     return jnp.repeat(values, batch // values.shape[0])[:, None, None, None]

@@ -1,4 +1,4 @@
-"""A step with a loss or gradient that is not finite changes nothing but the step number."""
+"""Guard against non-finite losses and gradients: such a step changes only the step number."""
 
 from collections.abc import Callable
 
@@ -15,26 +15,27 @@ _NORMS = "grad_norm_"
 
 
 def decisive(name: str) -> bool:
-    """Whether a metric of this name has to be finite: losses and norms of gradients."""
+    """Returns whether a metric of this name must be finite: a loss or a norm of gradients."""
     return name in _LOSSES or name.startswith(_NORMS)
 
 
 def take_step(
     state: TrainState, metrics: Metrics, update: Callable[[TrainState], TrainState]
 ) -> tuple[TrainState, Metrics]:
-    """The state after a step, which is `update(state)` where all losses and gradients are finite.
+    """Applies an update if all losses and gradients are finite, and counts the step.
 
-    Elsewhere parameters, averages, optimizers, batch statistics and the codebook's statistics stay,
-    all of them; the step number goes on. Decided on the device. A norm that overflows float32
-    counts as not finite: Adam's squares would overflow too.
+    Otherwise the step is skipped: parameters, averages, optimizers and statistics stay. The device
+    decides. A norm that overflows float32 counts as non-finite, since Adam's squares would overflow
+    too.
 
     Args:
+        state: before the step.
         metrics: of the step, with every loss and the norms of all gradients.
-        update: all changes to the state but its counts of steps.
+        update: all changes to the state except its counts of steps.
 
     Returns:
-        The state, and `metrics` with 'skipped' (0 or 1), 'skipped_in_row' and 'skipped_total',
-        counted after this step.
+        The state after the step, and `metrics` with 'skipped' (0 or 1), 'skipped_in_row' and
+        'skipped_total', which include this step.
     """
     finite = _finite(metrics)
     new = update_where(finite, update, state)

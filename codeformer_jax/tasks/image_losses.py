@@ -1,4 +1,4 @@
-"""L1, perceptual and adversarial losses of generated images: what stages I and III share."""
+"""L1, perceptual and adversarial losses of generated images, shared by stages I and III."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,18 +20,20 @@ from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 class ImageLosses:
     """pixel * L1 + perceptual * LPIPS + gan_weight * lambda * hinge on generated images.
 
-    Both parts are differentiated at the output of the last trained block: the image in stage I, the
-    last fusion in stage III. Lambda needs of each only the gradient of that block's last kernel,
-    and the weighted sum of the cotangents is then pulled back once. Where a batch comes in slices,
-    lambda is still the whole batch's: the two parts are pulled back separately and weighted at the
-    end, which costs a second backward pass through all that lies before that output. The
-    discriminator's BatchNorm sees one slice at a time.
+    Reconstruction (pixel and perceptual) and adversarial part are differentiated at the output of
+    the last trained block: the image in stage I, the last fusion in stage III. Lambda needs only
+    the gradient of that block's last kernel from each part. The weighted sum of the cotangents is
+    then pulled back once.
+
+    With a batch in slices, lambda is still that of the whole batch. Both parts are then pulled back
+    separately and weighted at the end, which costs a second backward pass. The discriminator's
+    BatchNorm sees one slice at a time.
 
     Attributes:
         config: section `loss` of the task.
-        lpips: network of the perceptual part; `net` is that of its variables, `frozen['lpips']`.
+        lpips: network of the perceptual part; its `net` follows the variables `frozen['lpips']`.
         discriminator: network of the adversarial part.
-        last_kernel: of the gradients of the trained parameters, the last layer's.
+        last_kernel: gradients of the trained parameters -> gradient of the last kernel.
         reached: prefixes of the parameters that the image depends on.
     """
 
@@ -40,6 +42,11 @@ class ImageLosses:
     discriminator: PatchDiscriminator
     last_kernel: Callable[[PyTree], Array]
     reached: Sequence[str]
+
+    @property
+    def needed_lpips(self) -> LPIPS | None:
+        """The network of the perceptual part, or None if that part has no weight."""
+        return self.lpips if self.config.perceptual_weight else None
 
     def measure(
         self,
@@ -52,16 +59,17 @@ class ImageLosses:
         pull_to_trained: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]] = lambda x: x,
         whole: bool,
     ) -> dict[str, Any]:
-        """Gradients and metrics as means over these images, for `weighted`.
+        """Returns gradients and metrics as means over these images, for `weighted`.
 
         Args:
-            fake: generated images.
-            real: their truth.
-            frozen: 'lpips' where the perceptual part has a weight.
-            discriminator: None leaves the adversarial part out.
-            pullback: cotangents of the last trained block's output and of the other losses' sum ->
-                gradients.
-            pull_to_trained: cotangent of the images -> of that output; by default they are it.
+            fake: generated images in [-1, 1].
+            real: true images in [-1, 1].
+            frozen: variables; 'lpips' if the perceptual part has a weight.
+            discriminator: its state, or None to leave the adversarial part out.
+            pullback: (cotangent of the last trained block's output, cotangent of the sum of the
+                task's other losses) -> gradients of the trained parameters.
+            pull_to_trained: cotangent of the images -> cotangent of the last trained block's
+                output; the identity if the images are that output.
             whole: whether these images are the whole batch.
         """
         (total, metrics), cotangent = jax.value_and_grad(self._reconstruction, has_aux=True)(
@@ -88,13 +96,17 @@ class ImageLosses:
         )
         weights, adaptive = self._adaptive(ratios)
         means["metrics"] |= adaptive | {"gan_weighted": jnp.mean(weights * each)}
-        # Cotangents of features may be bfloat16; they are summed in the weights' float32.
+        # Cotangents of features may be bfloat16. They are summed in the weights' float32.
         wide, weights = weights.dtype, groups.per_row(weights, fake.shape[0])
         summed = cotangent.astype(wide) + weights * gan_cotangent.astype(wide)
         return means | {"gradients": pullback(summed.astype(cotangent.dtype), 1.0)}
 
     def weighted(self, means: dict[str, Any]) -> tuple[PyTree, common.Metrics]:
-        """Gradients of the sum of all losses, and its metrics with the image losses' sum."""
+        """Returns the gradients of all losses' sum, and metrics with 'image_loss'.
+
+        Args:
+            means: `measure`'s results over the whole batch.
+        """
         gradients, metrics = means["gradients"], dict(means["metrics"])
         if "adversarial" in means:
             adversarial = means["adversarial"]
@@ -111,7 +123,7 @@ class ImageLosses:
         return gradients, metrics
 
     def _adaptive(self, ratios):
-        """The weight of the adversarial part for one ratio or one per group; metrics."""
+        """Returns the adversarial part's weight for a ratio, or for one per group, and metrics."""
         adaptive = jnp.clip(ratios, 0.0, self.config.adaptive_maximum)
         metrics = {"adaptive_weight": jnp.mean(adaptive), "adaptive_ratio": jnp.mean(ratios)}
         return self.config.gan_weight * adaptive, metrics
@@ -139,7 +151,7 @@ class ImageLosses:
         )
 
     def _judge(self, params, batch_stats, real, fake):
-        """Gradients and batch statistics of the hinge loss on real and generated images."""
+        """Returns gradients and batch statistics of the discriminator's hinge loss, and metrics."""
 
         def loss(params):
             real_logits, stats = self._discriminate(params, batch_stats, real)
@@ -163,11 +175,12 @@ def make_image_losses(
     last_kernel: Callable[[PyTree], Array],
     reached: Sequence[str],
 ) -> ImageLosses:
-    """The losses that `config.loss` and `config.discriminator` describe; see `ImageLosses`.
+    """Returns the losses that `config.loss` and `config.discriminator` describe.
 
     Args:
-        dtype: of the computation in LPIPS and the discriminator, where the latter's section does
-            not name its own.
+        config: of the run.
+        dtype: of the computation in LPIPS, and in a discriminator whose section names none.
+        last_kernel, reached: see `ImageLosses`.
     """
     fields = {"dtype": dtype, **common.network_fields(config.discriminator)}
     return ImageLosses(

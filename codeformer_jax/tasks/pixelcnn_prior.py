@@ -1,4 +1,4 @@
-"""A gated PixelCNN learns the maps of codes of a frozen autoencoder, or pixels themselves."""
+"""Gated PixelCNN prior of a frozen autoencoder's code maps, or of pixels."""
 
 import jax.numpy as jnp
 import ml_collections
@@ -8,33 +8,36 @@ from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PixelCNN
 from codeformer_jax.sampling import sample_pixelcnn
 from codeformer_jax.tasks import common, prior
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree
 
 PIXELS = "pixels"
 
 
+@TASKS.register("pixelcnn_prior")
 class PixelCNNPriorTask(prior.PriorTask):
-    """VQ-VAE, section 3.3; Gated PixelCNN, section 2.
+    """Prior of VQ-VAE (section 3.3) with the network of Gated PixelCNN (section 2).
 
-    `config`, besides what every prior has: prior_of may be 'pixels' (256 levels of R, G, B, no
-    teacher), pixelcnn.
+    Also reads pixelcnn of the config. prior_of may be 'pixels': 256 levels of R, G and B, without a
+    teacher.
     """
 
-    network = "pixelcnn"
-    kinds = (*prior.AUTOENCODERS, PIXELS)
+    classes_setting = "--config.pixelcnn.classes"
+    without_classes = "--config.pixelcnn.classes=0"
+    other_kinds = (PIXELS,)
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         height, _, channels = self.map_shape
-        self.levels = self.teacher.codebook_size if self.needs_teacher else 256
+        self.codebook_size = self.teacher.codebook_size if self.needs_teacher else 256
         self.module = PixelCNN(
             **common.network_fields(config.pixelcnn),
             map_size=height,
             channels=channels,
-            levels=self.levels,
+            levels=self.codebook_size,
             ordinal=not self.needs_teacher,
         )
-        self.needs_labels = self.module.classes > 0
+        self.classes = self.module.classes
 
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
         labels = jnp.zeros(1, jnp.int32) if self.needs_labels else None

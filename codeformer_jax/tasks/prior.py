@@ -1,4 +1,4 @@
-"""What priors share: maps of a frozen autoencoder's codes, counted, learned and scored in bits."""
+"""Base of the priors, which learn the distribution of a frozen autoencoder's code maps."""
 
 import abc
 import math
@@ -10,79 +10,84 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from codeformer_jax.convert.networks import NETWORKS, networks_of_role
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.metrics import bits_per_dim, count_values, psnr, site_bits_per_dim
-from codeformer_jax.nn import VQGAN, VQVAE, TamingVQGAN
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks import accumulate, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.common import Labels
+from codeformer_jax.tasks.protocol import BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
-AUTOENCODERS = {"vqgan": VQGAN, "taming_vqgan": TamingVQGAN, "vqvae": VQVAE}
 Values = Int[Array, "b h2 w2 c"]
-Labels = Int[Array, "b"]
-# Of the codebook only; a prior has none.
+# Metrics of a codebook in training, which a prior does not have.
 _NO_METRICS = ("perplexity", "dead_codes")
 
 
 @flax.struct.dataclass
 class Phase:
-    """`recipe`: what the images of a condition are degraded by, or None."""
+    """Schedule of a step.
+
+    Attributes:
+        recipe: degradation of the images that are the condition, or None.
+    """
 
     recipe: Recipe | None = None
 
 
 @flax.struct.dataclass
 class PriorState(TrainState):
-    """`site_counts`: how often each value stood at each place in training, [h, w, c, K]."""
+    """State of a prior.
+
+    Attributes:
+        site_counts: number of times each value stood at each site in training, [h, w, c, K].
+    """
 
     site_counts: Any = None
 
 
-class PriorTask(abc.ABC):
-    """loss = -log p(map | condition), nats per value of the map.
+class PriorTask(Task, abc.ABC):
+    """loss = -log p(map | condition) in nats per value of the map.
 
-    `config`: prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
-    steps, eval.samples.
+    Reads prior_of (an autoencoder with the fields in model), optimizer, ema_decay, ema_warmup,
+    steps and eval.samples of the config.
 
-    A subclass sets `network`, `module` and `levels`, the number of values; it draws parameters
-    (`_init_params`), computes `logits` and draws maps (`draw`).
+    A subclass sets `module` and `codebook_size`, the number of values, and defines `_init_params`,
+    `logits` and `draw`.
 
-    Evaluation reports, for held-out maps, bits per value under the network (`bits_per_dim`), under
-    the uniform distribution and under every place's own frequencies in training
-    (`bits_per_dim_sites`); of codes also the network's bits per value of the picture
-    (`image_bits_per_dim`) and how well the teacher reconstructs it.
+    Evaluation reports bits per value of held-out maps: under the network (`bits_per_dim`), under
+    the uniform distribution (`bits_per_dim_uniform`), and under each site's own frequencies in
+    training (`bits_per_dim_sites`). For codes it also reports the network's bits per value of the
+    picture (`image_bits_per_dim`) and the quality of the teacher's reconstruction.
 
-    Raises:
-        ValueError: for settings that do not fit together.
+    Attributes:
+        other_kinds: the values of `prior_of` that are no autoencoder.
+        recipe: degradation of the condition, or None.
     """
 
-    network: str
-    module: Any
-    levels: int
-    needs_labels: bool
-    kinds = tuple(AUTOENCODERS)
+    best_score = BestScore("bits_per_dim", smallest=True)
+    other_kinds: tuple[str, ...] = ()
     recipe: Recipe | None = None
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
-        if config.prior_of not in self.kinds:
-            raise ValueError(
-                f"prior_of is {config.prior_of!r}; expected one of {', '.join(self.kinds)}"
-            )
-        self.needs_teacher = config.prior_of in AUTOENCODERS
+        super().__init__(config)
+        autoencoders = networks_of_role("autoencoder")
+        if config.prior_of not in (*autoencoders, *self.other_kinds):
+            known = ", ".join((*autoencoders, *self.other_kinds))
+            raise ValueError(f"prior_of={config.prior_of!r} is unknown; expected one of {known}")
         side = config.data.image_size
         self.map_shape = (side, side, 3)
-        if self.needs_teacher:
-            fields = {**common.network_fields(config.model), "ema_decay": None}
-            self.teacher = AUTOENCODERS[config.prior_of](**fields)
+        if config.prior_of in autoencoders:
+            fields = common.network_fields(config.model)
+            if "ema_decay" in fields:  # Here the codebook is a parameter.
+                fields["ema_decay"] = None
+            self.teacher = NETWORKS[config.prior_of].module(**fields)
             factor = self.teacher.downsampling
             if side % factor:
                 raise ValueError(
                     f"data.image_size={side} does not divide into codes of {factor} px; change it"
                 )
             self.map_shape = (side // factor, side // factor, 1)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
-        self.slices = accumulate.slices_of(config)
 
     @abc.abstractmethod
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
@@ -99,33 +104,40 @@ class PriorTask(abc.ABC):
         *,
         train: bool,
     ) -> Float[Array, "b h2 w2 c k"]:
-        """Logits of every value of maps, given those before it.
+        """Returns the logits of every value of maps, given the values before it.
 
         Args:
-            inputs: 'images', a key per image in 'keys', 'labels' where the task needs them.
-            recipe: that of the phase.
-            train: whether there is noise in the network.
+            params: of the prior.
+            frozen: variables, with 'teacher' for codes.
+            values: the maps.
+            inputs: 'images', a key per image in 'keys', and 'labels' in a task with classes.
+            recipe: degradation of the condition.
+            train: whether the network has noise.
         """
 
     @abc.abstractmethod
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> Values:
-        """A map for every image of `inputs`, of which it takes the condition only."""
+        """Samples a map for every image of `inputs`, of which only the condition is used."""
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> PriorState:
-        """A random network, or the prior `previous`; an autoencoder there is the teacher alone.
+        """Returns the first state: a random network, or the prior `previous`.
+
+        An autoencoder in `previous` is the teacher only.
 
         Raises:
-            ValueError: where the shapes of `previous` are not those of the config.
+            ValueError: the shapes of `previous` differ from the config's.
         """
         del images
         params = dict(self._init_params(key))
         if previous is not None and "quantize" not in common.plain_codebook(previous):
             source = dict(previous["params"])
             params = common.transplant(params, source, {*params, *source})
-        counts = jnp.zeros((*self.map_shape, self.levels), jnp.float32)
-        return PriorState.first(params, params, self.optimizer, self.levels, site_counts=counts)
+        counts = jnp.zeros((*self.map_shape, self.codebook_size), jnp.float32)
+        return PriorState.first(
+            params, params, self.optimizer, self.codebook_size, site_counts=counts
+        )
 
     def phase(self, step: int) -> Phase:
         return Phase(self.recipe)
@@ -133,7 +145,16 @@ class PriorTask(abc.ABC):
     def values(
         self, frozen: dict[str, PyTree], images: common.Images, codes: common.Codes | None = None
     ) -> Values:
-        """Maps of the images: `codes` where they are known, the teacher's, or levels 0..255."""
+        """Returns the maps of images.
+
+        Args:
+            frozen: variables, with 'teacher' for codes.
+            images: clean images.
+            codes: the teacher's codes if they are known.
+
+        Returns:
+            Codes [b, h2, w2, 1], or pixel levels 0..255 in a prior of pixels.
+        """
         if not self.needs_teacher:
             if jnp.issubdtype(images.dtype, jnp.floating):
                 images = jnp.round((images + 1) * 127.5)
@@ -160,13 +181,11 @@ class PriorTask(abc.ABC):
             lambda part: self._measure(state, frozen, part, phase), inputs, self.slices
         )
         values, means = measured.images["values"], measured.means
-        state, metrics = common.advance(
-            self.config,
-            self.optimizer,
+        state, metrics = self.advance(
             state,
             means["gradients"],
-            values,
             means["metrics"],
+            codes=values,
             finish=lambda before, after: after.replace(
                 site_counts=on_all_devices(count_values(on_all_devices(before.site_counts), values))
             ),
@@ -176,7 +195,7 @@ class PriorTask(abc.ABC):
     def _measure(
         self, state: PriorState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, loss and maps of a slice."""
+        """Returns gradients, loss and maps of a slice."""
         values = self.values(frozen, part["images"], part.get("codes"))
 
         def loss(params):
@@ -198,7 +217,7 @@ class PriorTask(abc.ABC):
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
         labels: Labels | None = None,
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real, values = common.from_uint8(images), self.values(frozen, images)
         inputs = {"images": images, "keys": keys, "labels": labels}
         variables = state.variables()
@@ -206,7 +225,7 @@ class PriorTask(abc.ABC):
         bits = bits_per_dim(logits, values)
         metrics = {
             "bits_per_dim": bits,
-            "bits_per_dim_uniform": jnp.full_like(bits, math.log2(self.levels)),
+            "bits_per_dim_uniform": jnp.full_like(bits, math.log2(self.codebook_size)),
             "bits_per_dim_sites": site_bits_per_dim(state.site_counts, values),
             "accuracy": jnp.mean(_likeliest(logits) == values, axis=(1, 2, 3)),
         }
@@ -217,7 +236,7 @@ class PriorTask(abc.ABC):
             metrics["teacher_mse"] = jnp.mean(jnp.square(made - real), axis=(1, 2, 3))
             metrics["teacher_psnr"] = psnr(common.to_unit(made), common.to_unit(real))
             panels["reconstruction"] = made
-        return common.Evaluated(
+        return Evaluated(
             metrics=metrics, panels=panels, indices=values.reshape(values.shape[0], -1)
         )
 
@@ -229,21 +248,15 @@ class PriorTask(abc.ABC):
         keys: Key[Array, "b"],
         labels: Labels | None = None,
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        """A panel with a drawn picture for each of the images, of which it takes the condition."""
+        """Returns a panel of sampled pictures; the images only give the condition."""
         inputs = {"images": images, "keys": keys, "labels": labels}
         return {"sample": self.pictures(frozen, self.draw(state.variables(), frozen, inputs))}
 
     def pictures(self, frozen: dict[str, PyTree], values: Values) -> Float[Array, "b h w 3"]:
-        """What maps show, in [-1, 1]: decoded by the teacher, or the pixels themselves."""
+        """Returns the pictures of maps in [-1, 1]: the teacher's decoding, or the pixels."""
         if not self.needs_teacher:
             return common.from_uint8(values.astype(jnp.uint8))
         return self.teacher.apply(frozen["teacher"], values[..., 0], method="decode")
-
-    def reconstruct(self, teacher: PyTree, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b"]:
-        """PSNR in dB of the teacher's reconstructions of images, one per image."""
-        real = common.from_uint8(images)
-        output = self.teacher.apply(teacher, real)
-        return psnr(common.to_unit(output.image), common.to_unit(real))
 
 
 def _likeliest(logits: Float[Array, "*s k"]) -> Int[Array, "*s"]:

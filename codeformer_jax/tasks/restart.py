@@ -1,4 +1,4 @@
-"""Codes that nothing chooses any more start again from encoder outputs (a trained codebook)."""
+"""Restart of dead codes, in a codebook that the optimizer trains."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,27 @@ from jaxtyping import Array, Float, Key
 
 from codeformer_jax.tasks.state import TrainState
 
-# Stream of a step's key, beyond that of the quantizer's own draws.
+# Stream of a step's key, apart from that of the quantizer's own draws.
 _STREAM = 2**31 - 2
 
 
 def restart_dead_codes(
     state: TrainState, latents: Float[Array, "b h w d"], key: Key[Array, ""], below: float
 ) -> TrainState:
-    """`state` with a latent of the batch in place of every code used less than `below` times.
+    """Replaces every code that is used less than `below` times by a latent of the batch.
 
-    A code's use is its moving average per batch, `state.code_usage` times the batch's latents; a
-    restarted one gets an equal share, so that it has hundreds of steps to find its place. Adam's
-    moments stay: a code without use has had no gradient for so long that they are nearly zero.
+    A code's use is `state.code_usage` times the number of latents in a batch, a moving average. A
+    restarted code gets an equal share, so it has hundreds of steps to find its place. Adam's
+    moments stay: an unused code has had no gradient for so long that they are nearly zero.
 
     Args:
+        state: after the optimizer's update.
         latents: encoder outputs, before quantization.
-        key: of the step; the draw is with replacement.
+        key: of the step. Latents are drawn with replacement.
         below: average count per batch.
+
+    Returns:
+        The state with new codes in `params` and `ema_params`.
     """
     flat = jax.lax.stop_gradient(latents).astype(jnp.float32).reshape(-1, latents.shape[-1])
     size = state.code_usage.shape[0]

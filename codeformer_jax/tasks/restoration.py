@@ -1,4 +1,4 @@
-"""Stage III: the fusion blocks learn to carry detail of the input at a fidelity weight w."""
+"""Stage III: fusion blocks learn to carry detail of the input at a fidelity weight w."""
 
 import itertools
 import logging
@@ -17,26 +17,28 @@ from codeformer_jax.degrade import Recipe
 from codeformer_jax.tasks import accumulate, common, groups
 from codeformer_jax.tasks.code_task import CODE_PATH, CodeTask
 from codeformer_jax.tasks.image_losses import make_image_losses
+from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 FUSION = ("fuse_convs_dict_",)
 _HEADS = ("scale", "shift")
-# Stream of a step's key, beyond those of any batch's images.
+# Stream of a step's key, apart from those of a batch's images.
 _CODES = 2**31 - 1
 
 
 @flax.struct.dataclass
 class Phase:
-    """What the schedule says of one step.
+    """Schedule of a step.
 
     Attributes:
         w: fidelity weight, a float or a scalar array.
-        recipe: the ranges that degradations are drawn from.
-        image_losses: whether the restored image is compared, or the codes alone.
-        gan: whether the discriminator trains and the generator sees it.
-        code_recipe: that of a second degradation of the same images, for the codes' losses alone.
-        fused_steps: how many steps of the schedule before this one train the fusion blocks, an int
-            or a scalar array.
+        recipe: ranges that degradations are drawn from.
+        image_losses: whether there are image losses besides the code losses.
+        gan: whether the discriminator trains and the generator's loss includes it.
+        code_recipe: ranges of a second degradation of the same images, for the code losses; None
+            degrades the images once.
+        fused_steps: number of earlier steps of the schedule that train the fusion blocks, an int or
+            a scalar array.
     """
 
     w: Any
@@ -49,12 +51,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the stage III schedule: steps before `until` that no row above has taken.
+    """A row of the stage III schedule. The first row that takes a step describes it.
 
-    With `every` = n > 0 the row takes only each n-th step (n, 2n, ... counted from 1) and leaves
-    the others to the rows below it. `w` = 0 excludes image losses: the adaptive weight needs the
-    gradient of a fusion layer, which such a step does not have. With `code_recipe` image losses see
-    `recipe` and code losses a degradation of the same images by that one, with draws of its own.
+    Attributes:
+        until: the row takes steps before this one, counted from 0.
+        w: fidelity weight. 0 excludes image losses: the adaptive weight needs the gradient of a
+            fusion layer, which such a step does not have.
+        recipe: name of the degradation.
+        image_losses: whether there are image losses besides the code losses.
+        every: with n > 0 the row takes only each n-th step: n, 2n, ... counted from 1.
+        code_recipe: name of a second degradation of the same images, which the code losses see in
+            place of `recipe`.
     """
 
     until: int
@@ -67,38 +74,37 @@ class Row:
     def __post_init__(self):
         if self.image_losses and not self.w > 0:
             raise ValueError(
-                f"schedule row {self}: image losses train the fusion blocks, which w = 0 leaves "
-                "out; give w > 0 or image_losses=False"
+                f"schedule row {self}: image losses train the fusion blocks, which w = 0 excludes; "
+                "use w > 0 or image_losses=False"
             )
         if self.code_recipe is not None and not self.image_losses:
             raise ValueError(
-                f"schedule row {self}: without image losses all of the step is for the codes; give "
-                "its recipe as 'recipe'"
+                f"schedule row {self}: without image losses there are only code losses; name "
+                "their degradation in 'recipe'"
             )
 
     def takes(self, step: int) -> bool:
-        """Whether this row describes the step, counted from 0."""
+        """Returns whether the row takes a step, counted from 0."""
         return step < self.until and (not self.every or (step + 1) % self.every == 0)
 
 
 def _read_row(given: Mapping[str, Any]) -> Row:
     try:
         return Row(**given)
-    except TypeError as error:  # A name that is missing, or one too many.
+    except TypeError as error:  # A missing or an unknown name.
         known = ", ".join(field.name for field in fields(Row))
-        raise ValueError(
-            f"schedule row {dict(given)} needs or may have {known}: {error}"
-        ) from error
+        raise ValueError(f"schedule row {dict(given)}: {error}; a row has {known}") from error
 
 
+@TASKS.register("restoration")
 class RestorationTask(CodeTask):
     """loss = code losses + L1 + perceptual + gan_weight * lambda * hinge (section 3.3).
 
-    Image losses reach the fusion blocks only; code losses train encoder and transformer.
+    Image losses reach only the fusion blocks. Code losses train encoder and transformer.
     `optimizer.advance` decides what a step without image losses does to the fusion blocks.
 
-    `config`: model, codeformer, discriminator, loss, optimizer, degradation, schedule, ema_decay,
-    steps.
+    Reads model, codeformer, discriminator, loss, optimizer, degradation, schedule, ema_decay and
+    steps of the config.
     """
 
     trained = (*CODE_PATH, *FUSION)
@@ -107,6 +113,7 @@ class RestorationTask(CodeTask):
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         self.image_losses = make_image_losses(config, self.module.dtype, self._last_kernel, FUSION)
+        self.lpips = self.image_losses.needed_lpips
         groups.check(config)
         self.schedule = [_read_row(row) for row in config.schedule]
         if not self.module.connect_list:
@@ -123,12 +130,16 @@ class RestorationTask(CodeTask):
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """As `CodeTask.init`, with a new discriminator; `previous` must hold a transformer.
+        """Returns the first state, with a random discriminator; see `CodeTask.init`.
 
-        Fusion blocks that it lacks start as `codeformer.fusion_zero_init` says.
+        Args:
+            key: for random parameters.
+            images: the first batch.
+            previous: variables of a CodeFormer, or None. Fusion blocks that it lacks start as
+                `codeformer.fusion_zero_init` says.
 
         Raises:
-            ValueError: where `previous` is a stage-I VQGAN.
+            ValueError: `previous` is a stage-I VQGAN, or its shapes differ from the config's.
         """
         if previous is not None and "feat_emb" not in previous["params"]:
             raise ValueError(
@@ -146,14 +157,14 @@ class RestorationTask(CodeTask):
         return state.replace(discriminator=discriminator)
 
     def start_from(self, previous: PyTree, origin: ml_collections.ConfigDict | None) -> PyTree:
-        """Returns the variables `previous` without fusion blocks that no run has trained.
+        """Returns the variables `previous` without untrained fusion blocks.
 
-        Those start anew, as `codeformer.fusion_zero_init` of this run says. Stage II keeps blocks
-        that it does not train: at zero (the scale's and the shift's last kernels), or at random.
+        `init` makes new ones, by `codeformer.fusion_zero_init` of this run. Stage II keeps blocks
+        that it does not train. They are zero in the last kernels of scale and shift, or random.
 
         Args:
-            previous: variables that the run is to start from.
-            origin: config of the run that they come from, None of a model file.
+            previous: variables that the run starts from.
+            origin: config of the run that trained them, or None for a model file.
         """
         blocks = common.select(previous["params"], FUSION)
         if not blocks:
@@ -170,11 +181,11 @@ class RestorationTask(CodeTask):
         ):
             reason = "stage II left them at its random start"
         if reason is None:
-            logging.info("fusion blocks continue from those of init_from")
+            logging.info("the fusion blocks of init_from are kept")
             return previous
         logging.info(
-            "fusion blocks start anew, %s (codeformer.fusion_zero_init=%s): those of init_from are "
-            "untrained, %s",
+            "fusion blocks start %s (codeformer.fusion_zero_init=%s), because those of init_from "
+            "are untrained: %s",
             "at zero" if self.module.fusion_zero_init else "at random",
             self.module.fusion_zero_init,
             reason,
@@ -198,7 +209,13 @@ class RestorationTask(CodeTask):
         return next(row for row in self.schedule if row.takes(step))
 
     def keys(self, key: Key[Array, ""], batch: int, phase: Phase) -> dict[str, Key[Array, "b"]]:
-        """Keys of each image's degradation and, with `phase.code_recipe`, of its second one."""
+        """Returns 'keys' of the images' degradations, and 'code_keys' of their second ones.
+
+        Args:
+            key: of the step.
+            batch: number of images.
+            phase: of the step; without `code_recipe` there are no 'code_keys'.
+        """
         keys = {"keys": jax.random.split(key, batch)}
         if phase.code_recipe is not None:
             keys["code_keys"] = jax.random.split(jax.random.fold_in(key, _CODES), batch)
@@ -210,7 +227,13 @@ class RestorationTask(CodeTask):
         keys: dict[str, PyTree],
         phase: Phase,
     ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"] | None]:
-        """Degraded images and, with `phase.code_recipe`, a second and independent degradation."""
+        """Returns degraded images, and with `phase.code_recipe` a second, independent degradation.
+
+        Args:
+            real: clean images in [-1, 1].
+            keys: from `keys`.
+            phase: of the step.
+        """
         degraded = self.degrade(real, keys["keys"], phase.recipe)
         if phase.code_recipe is None:
             return degraded, None
@@ -233,13 +256,11 @@ class RestorationTask(CodeTask):
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("code_loss") + metrics.pop("image_loss")
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             gradients,
-            measured.images["indices"],
             metrics,
+            codes=measured.images["indices"],
             discriminator=measured.means.get("discriminator"),
             late=(
                 tuple(common.select(gradients, FUSION)),
@@ -250,7 +271,7 @@ class RestorationTask(CodeTask):
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, losses and codes of a slice: `images`, keys and, where known, `codes`."""
+        """Returns gradients, losses and codes of a slice: `images`, keys and perhaps `codes`."""
         real = common.from_uint8(part["images"])
         degraded, coded = self.inputs(real, part, phase)
         targets = self.targets(frozen, real, part.get("codes"))
@@ -270,7 +291,7 @@ class RestorationTask(CodeTask):
             return (fused, code_loss), (predicted.indices, metrics | {"code_loss": code_loss})
 
         def finish(fused):
-            # Frozen: nothing behind the last fusion is trained.
+            # Nothing after the last fusion is trained.
             return self.module.apply({"params": state.params}, fused, method="finish")
 
         trained = common.select(state.params, self.trained if phase.image_losses else CODE_PATH)
@@ -293,6 +314,6 @@ class RestorationTask(CodeTask):
         return accumulate.Measured(means=means, images={"indices": indices})
 
     def _last_kernel(self, gradients: PyTree) -> Float[Array, "3 3 c c"]:
-        """Of the last convolution of the largest fusion block's shift."""
+        """Returns the gradient of the last kernel of the largest fusion block's shift."""
         largest = max(self.module.connect_list)
         return gradients[f"fuse_convs_dict_{largest}"]["shift_2"]["kernel"]

@@ -1,7 +1,7 @@
-"""The range of every number in a config and the choices of every name: one table.
+"""Table of the range of every number in a config and the choices of every name.
 
 A run, a plan and an evaluation call `check` before they write anything. A new setting needs one
-row in `RULES`; settings without a row, such as those of a user's own task, pass. Recipes under
+row in `RULES`. Settings without a row, such as those of your own task, pass. Recipes under
 `degradation` have their ranges in `degrade.ranges`.
 """
 
@@ -78,21 +78,28 @@ def number(
     below: Bound = None,
     expected: str = "",
 ) -> Rule:
-    """Returns a rule for a finite number between bounds, of which `least` and `most` belong to it.
+    """Returns a rule for a finite number between bounds.
 
     Args:
-        expected: text in place of the one that follows from the bounds.
+        above, below: exclusive bounds.
+        least, most: inclusive bounds.
+        expected: text that replaces the one made from the bounds.
     """
     return _bounded(_is_number, "a number", (above, least, most, below), expected)
 
 
 def whole(least: int, most: int | None = None, *, expected: str = "") -> Rule:
-    """Returns a rule for an integer from `least` to `most`; see `number`."""
+    """Returns a rule for an integer.
+
+    Args:
+        least, most: inclusive bounds.
+        expected: text that replaces the one made from the bounds.
+    """
     return _bounded(_is_whole, "a whole number", (None, least, most, None), expected)
 
 
 def choice(*names: str) -> Rule:
-    """Returns a rule for one of some names."""
+    """Returns a rule for one of these names."""
     return Rule(lambda value: value in names, f"one of {', '.join(names)}")
 
 
@@ -102,7 +109,12 @@ def optional(rule: Rule) -> Rule:
 
 
 def several(rule: Rule, count: int | None = None) -> Rule:
-    """Returns a rule for a tuple, of `count` values where that is given, each of them by `rule`."""
+    """Returns a rule for a tuple.
+
+    Args:
+        rule: of each value.
+        count: number of values, or None for any.
+    """
 
     def accepts(value: Any) -> bool:
         given = isinstance(value, tuple | list) and (count is None or len(value) == count)
@@ -113,7 +125,7 @@ def several(rule: Rule, count: int | None = None) -> Rule:
 
 
 def rising(rule: Rule) -> Rule:
-    """Returns a rule for a tuple of values by `rule`, each greater than the one before."""
+    """Returns a rule for a tuple of increasing values, each by `rule`."""
     each = several(rule)
 
     def accepts(value: Any) -> bool:
@@ -134,6 +146,7 @@ _DTYPE = Rule(
 _REMAT = optional(choice(*POLICIES))
 
 RULES: dict[str, Rule] = {
+    "plugins": several(Rule(lambda name: isinstance(name, str), "the name of a module")),
     "seed": whole(0, 2**32 - 1),
     "steps": whole(0, 2**31 - 1),  # 0 evaluates and saves the first state.
     "ema_decay": _SHARE,
@@ -236,10 +249,10 @@ RULES: dict[str, Rule] = {
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses a config with a value out of its range; keys that are missing or unknown pass.
+    """Checks every value of a config; missing and unknown keys pass.
 
     Raises:
-        ValueError: one line for every fault.
+        ValueError: values are out of their range; one line for each.
     """
     faults = [
         f"{name}={value!r} must be {rule.expected}"
@@ -253,7 +266,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) of every setting; a tuple of sections, and then each of them."""
+    """Yields (dotted name, value) of every setting; the sections in a tuple follow the tuple."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if _is_section(value):

@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and the optimizer that changes it."""
+"""Training state and optimizer."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 PyTree = Any
-# Names of parameters, and a number of steps; see `Optimizer.apply`.
+# Names of parameters and a number of steps, see `Optimizer.apply`.
 Late = tuple[Collection[str], Int[Array, ""]]
 
 
@@ -27,20 +27,21 @@ class DiscriminatorState:
 
 @flax.struct.dataclass
 class TrainState:
-    """State of a run: a checkpoint holds this and nothing else.
+    """State of a run, which is all that a checkpoint holds.
 
-    Its leaves are arrays, or the shapes and shardings of such.
+    Its leaves are arrays, or shapes and shardings of arrays.
 
     Attributes:
         step: number of steps taken, int32.
-        params: parameters of the whole network, trained or not.
-        ema_params: moving average of the trained ones, keyed as in `params`.
-        opt_state: optimizer state of the trained ones.
-        collections: mutable variables of the network: 'codebook' where it is a moving average.
-        code_usage: moving average of each code's share of the batch, [K] float32.
-        skipped: number of steps skipped for a loss or gradient that was not finite, int32.
-        skipped_in_row: of those the ones that came last, with no other step since, int32.
-        discriminator: a `DiscriminatorState`, or None in tasks that have none.
+        params: parameters of the whole network, trained or frozen.
+        ema_params: moving average of the trained parameters, keyed as in `params`.
+        opt_state: optimizer state of the trained parameters.
+        collections: mutable variables of the network; 'codebook' if it is a moving average.
+        code_usage: moving average of each code's share of the batch, [K] float32, or None in tasks
+            without codes.
+        skipped: number of steps skipped for a non-finite loss or gradient, int32.
+        skipped_in_row: number of skipped steps since the last one that was not, int32.
+        discriminator: a `DiscriminatorState`, or None in tasks without a discriminator.
     """
 
     step: Any
@@ -55,30 +56,39 @@ class TrainState:
 
     @classmethod
     def first(
-        cls, params: PyTree, trained: PyTree, optimizer: "Optimizer", codes: int, **others: Any
+        cls,
+        params: PyTree,
+        trained: PyTree,
+        optimizer: "Optimizer",
+        codes: int | None = None,
+        **others: Any,
     ) -> "TrainState":
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Args:
             params: of the whole network.
             trained: those of `params` that are trained.
-            optimizer: of these.
-            codes: number of codes K.
-            others: further fields; `collections` are none unless they are given.
+            optimizer: of the trained ones.
+            codes: number of codes K, or None in a task without codes.
+            others: further fields; `collections` is empty unless it is given.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             ema_params=jax.tree.map(jnp.copy, trained),
             opt_state=optimizer.init(trained),
-            code_usage=jnp.full(codes, 1 / codes, jnp.float32),
+            code_usage=codes and jnp.full(codes, 1 / codes, jnp.float32),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
             **{"collections": {}, **others},
         )
 
     def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
-        """The network's variables for inference: averaged parameters, or the trained ones."""
+        """Returns the network's variables for inference.
+
+        Args:
+            ema: whether trained parameters are replaced by their averages.
+        """
         params = {**self.params, **self.ema_params} if ema else self.params
         return {"params": params, **self.collections}
 
@@ -87,13 +97,17 @@ class TrainState:
 class Optimizer:
     """An optax transformation whose learning rate follows the run's step, not its own count.
 
-    So the discriminator, which starts late, sees the same rate as the generator. `weight_decay`
-    shrinks kernels (not biases, norms, positions or codes) by that part of the rate, as AdamW does.
+    The discriminator starts late and still has the same rate as the generator.
 
-    `advance` says what a step does to parameters that its losses do not reach. 'reached' leaves
-    them, their moments and their count alone, as PyTorch does since `zero_grad` sets gradients to
-    None (2.0). 'all' takes their gradients as zero, as PyTorch did before: stale momentum moves
-    them, and weight decay shrinks them.
+    Attributes:
+        transform: gradients -> updates, without the learning rate.
+        schedule: step -> learning rate.
+        weight_decay: share of the rate by which kernels shrink, as in AdamW. Biases, norms,
+            positions and codes do not shrink.
+        advance: what a step does to parameters that its losses do not reach. 'reached' leaves them,
+            their moments and their count, as PyTorch does since 2.0, where `zero_grad` sets
+            gradients to None. 'all' takes their gradients as zero, as PyTorch did before: stale
+            momentum moves them, and weight decay shrinks them.
     """
 
     transform: optax.GradientTransformation
@@ -102,10 +116,11 @@ class Optimizer:
     advance: str = "reached"
 
     def init(self, params: PyTree) -> PyTree:
+        """Returns the optimizer state of these parameters before the first step."""
         return self.transform.init(params)
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The rate of step number `step`, counted from 0."""
+        """Returns the learning rate of step number `step`, counted from 0."""
         return jnp.asarray(self.schedule(step.astype(jnp.float32)), jnp.float32)
 
     def apply(
@@ -124,8 +139,8 @@ class Optimizer:
             opt_state: of all `params`.
             params: trained parameters.
             step: number of the step, counted from 0.
-            late: names of entries that not every step reaches, and how many earlier steps have
-                reached them at most; Adam's bias correction follows that number.
+            late: names of entries that not every step reaches, and an upper bound of the number
+                of earlier steps that reached them. Adam's bias correction follows that number.
         """
         idle = params.keys() - gradients.keys()
         if idle:
@@ -141,7 +156,7 @@ class Optimizer:
                 updates = {**updates, **{name: others[name] for name in names}}
             new_state = _keep(idle, opt_state, new_state)
         rate = self.learning_rate(step)
-        # Not a part of the transformation, so that a run may go on with it switched on or off.
+        # Apart from the transformation, so that a run can resume with it switched on or off.
         decayed = jax.tree_util.tree_map_with_path(
             lambda path, u, p: u + self.weight_decay * p if path[-1].key == "kernel" else u,
             updates,
@@ -153,13 +168,13 @@ class Optimizer:
     def _transform(
         self, gradients: PyTree, opt_state: PyTree, params: PyTree
     ) -> tuple[PyTree, PyTree]:
-        # optax was not written for strict promotion: it raises a decay to an integer count.
+        # optax raises a decay to an integer count, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             return self.transform.update(gradients, opt_state, params)
 
 
 def _keep(names: Collection[str], old: PyTree, new: PyTree) -> PyTree:
-    """Returns `new` with the leaves of `old` under every key that is one of `names`."""
+    """Returns `new` with the leaves of `old` under every key in `names`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, a, b: a if any(getattr(key, "key", None) in names for key in path) else b,
         old,
@@ -176,24 +191,23 @@ def _limit_counts(opt_state: PyTree, most: Int[Array, ""]) -> PyTree:
 
 
 def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
-    """Adam or AdamW with optional global-norm clipping and the schedule that `config` names.
+    """Returns Adam or AdamW with optional global-norm clipping and a schedule.
 
     Args:
         config: name ('adam', or 'adamw' with weight_decay, decoupled from the gradients),
             learning_rate, betas, clip_norm (0 is off), warmup_steps, advance ('reached', the
-            default, or 'all') and schedule, one of 'constant', 'cosine' (to final_learning_rate at
-            `steps`), 'multistep' (times `gamma` at each of `milestones`).
+            default, or 'all') and schedule: 'constant', 'cosine' (to final_learning_rate at
+            `steps`) or 'multistep' (times `gamma` at each of `milestones`).
         steps: length of the run.
 
     Raises:
-        ValueError: for an unknown name, schedule or way to advance, or a weight decay that 'adam'
-            does not have.
+        ValueError: an unknown name, schedule or way to advance, or 'adam' with a weight decay.
     """
     name, decay = config.get("name", "adam"), config.get("weight_decay", 0.0)
     if decay and name == "adam":
         raise ValueError(
-            f"optimizer.weight_decay={decay:g} with optimizer.name='adam', which has none: name "
-            "'adamw', or leave it at 0"
+            f"optimizer.weight_decay={decay:g} has no effect with optimizer.name='adam'; use "
+            "'adamw', or set it to 0"
         )
     advance = config.get("advance", "reached")
     if advance not in ("reached", "all"):
@@ -215,7 +229,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
     if config.warmup_steps:
         warmup, after = config.warmup_steps, schedule
         schedule = lambda step: after(step) * jnp.minimum(1.0, (step + 1) / warmup)  # noqa: E731
-    # Always two parts: a run goes on from its checkpoint with clipping switched on or off.
+    # Always two parts, so that a run can resume with clipping switched on or off.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     b1, b2 = config.betas
     return Optimizer(optax.chain(clip, optax.scale_by_adam(b1, b2)), schedule, decay, advance)
@@ -224,10 +238,14 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> Optimizer:
 def update_ema(
     ema: PyTree, params: PyTree, step: Int[Array, ""], *, decay: float, warmup: bool
 ) -> PyTree:
-    """decay * ema + (1 - decay) * params.
+    """Returns decay * ema + (1 - decay) * params.
 
-    With `warmup` the decay of step s is at most (1 + s) / (10 + s), so that short runs do not
-    average over their random start.
+    Args:
+        ema, params: trees of one structure.
+        step: number of the step, counted from 0.
+        decay: in [0, 1).
+        warmup: whether the decay of step s is at most (1 + s) / (10 + s), so that short runs do not
+            average over their random start.
     """
     if warmup:
         taken = step.astype(jnp.float32)

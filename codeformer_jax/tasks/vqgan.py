@@ -10,41 +10,50 @@ from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQGAN
 from codeformer_jax.tasks import accumulate, codebook, common, groups
 from codeformer_jax.tasks.image_losses import make_image_losses
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.protocol import TASKS, BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 
 @flax.struct.dataclass
 class Phase:
-    """`gan`: whether the discriminator trains and the generator sees it."""
+    """Schedule of a step.
+
+    Attributes:
+        gan: whether the discriminator trains and the generator's loss includes it.
+    """
 
     gan: bool = flax.struct.field(pytree_node=False)
 
 
-class VQGANTask:
+@TASKS.register("vqgan")
+class VQGANTask(Task):
     """loss = L1 + perceptual + gan_weight * lambda * hinge + codebook loss (VQGAN, eq. 4-7).
 
-    `config`: model, discriminator, loss, optimizer, ema_decay, ema_warmup, steps, codebook_init.
+    Reads model, discriminator, loss, optimizer, ema_decay, ema_warmup, steps and codebook_init of
+    the config.
     """
 
-    network = "vqgan"
-    needs_teacher = False
+    best_score = BestScore("psnr")
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         self.module = VQGAN(**common.network_fields(config.model))
+        self.codebook_size = self.module.codebook_size
         self.image_losses = make_image_losses(
             config, self.module.dtype, self._last_kernel, ("encoder", "quantize", "generator")
         )
-        self.slices = accumulate.slices_of(config)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.lpips = self.image_losses.needed_lpips
         groups.check(config)
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """Random networks, or the VQGAN `previous`; codes start from encoder outputs of `images`.
+        """Returns the first state: random networks, or the VQGAN `previous`.
 
-        'uniform' is the published U(+-1/K) start, from which most codes of a short run die.
+        Args:
+            key: for random parameters.
+            images: the first batch; codes start from their latents with `codebook_init` 'latents'.
+            previous: variables of a VQGAN, or None.
         """
         generator_key, discriminator_key, codes_key = jax.random.split(key, 3)
         real = common.from_uint8(images)
@@ -55,7 +64,7 @@ class VQGANTask:
             params,
             params,
             self.optimizer,
-            self.module.codebook_size,
+            self.codebook_size,
             collections=variables,
             discriminator=common.init_discriminator(
                 self.image_losses.discriminator, self.optimizer, discriminator_key, real
@@ -72,7 +81,6 @@ class VQGANTask:
         images: common.Images,
         key: Key[Array, ""],
         phase: Phase,
-        codes: None = None,
     ) -> tuple[TrainState, common.Metrics]:
         measured = accumulate.measure(
             lambda part: self._measure(state, frozen, part, phase),
@@ -81,13 +89,11 @@ class VQGANTask:
         )
         gradients, metrics = self.image_losses.weighted(measured.means)
         metrics["loss"] = metrics.pop("image_loss") + metrics["codebook_loss"]
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             gradients,
-            measured.images["indices"],
             metrics,
+            codes=measured.images["indices"],
             discriminator=measured.means.get("discriminator"),
             finish=codebook.finish(self.module, measured.images, key),
         )
@@ -95,7 +101,7 @@ class VQGANTask:
     def _measure(
         self, state: TrainState, frozen: dict[str, PyTree], part: PyTree, phase: Phase
     ) -> accumulate.Measured:
-        """Gradients, losses and codes of a slice: `images` and `keys` of Gumbel noise."""
+        """Returns gradients, losses and codes of a slice: `images`, and `keys` of Gumbel noise."""
         real = common.from_uint8(part["images"])
         temperature = self.module.temperature_at(state.step)
 
@@ -131,10 +137,10 @@ class VQGANTask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         output = self.module.apply(state.variables(), real)
-        return common.Evaluated(
+        return Evaluated(
             metrics={"psnr": psnr(common.to_unit(output.image), common.to_unit(real))},
             panels={"reconstruction": output.image, "truth": real},
             indices=output.indices,

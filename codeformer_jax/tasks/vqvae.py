@@ -1,8 +1,7 @@
-"""VQ-VAE: squared error and codebook losses alone (arXiv 1711.00937, eq. 3)."""
+"""VQ-VAE, trained with squared error and codebook losses (arXiv 1711.00937, eq. 3)."""
 
 import math
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -12,45 +11,41 @@ from codeformer_jax import losses
 from codeformer_jax.metrics import psnr
 from codeformer_jax.nn import VQVAE
 from codeformer_jax.tasks import accumulate, codebook, common
-from codeformer_jax.tasks.state import PyTree, TrainState, make_optimizer
+from codeformer_jax.tasks.protocol import TASKS, BestScore, Evaluated, Task
+from codeformer_jax.tasks.state import PyTree, TrainState
 
 
-@flax.struct.dataclass
-class Phase:
-    """All steps are alike."""
-
-
-class VQVAETask:
+@TASKS.register("vqvae")
+class VQVAETask(Task):
     """loss = pixel_weight * MSE + codebook loss, images in [-1, 1].
 
-    `config`: model, loss.pixel_weight, optimizer, ema_decay, ema_warmup, steps, codebook_init.
-    Evaluation reports, of each image, `mse` and `psnr` of the reconstruction, and what its codes
-    cost under the uniform prior: `code_bits` a code and `bits_per_dim` of the image's values.
+    Reads model, loss.pixel_weight, optimizer, ema_decay, ema_warmup, steps and codebook_init of the
+    config. Evaluation reports `mse` and `psnr` of each reconstruction, and the cost of its codes
+    under the uniform prior: `code_bits` per code and `bits_per_dim` per value of the image.
     """
 
-    network = "vqvae"
-    needs_teacher = False
+    best_score = BestScore("psnr")
 
     def __init__(self, config: ml_collections.ConfigDict):
-        self.config = config
+        super().__init__(config)
         self.module = VQVAE(**common.network_fields(config.model))
-        self.slices = accumulate.slices_of(config)
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.codebook_size = self.module.codebook_size
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None
     ) -> TrainState:
-        """A random network, or the VQ-VAE `previous`; see `codebook.init_network`."""
+        """Returns the first state: a random network, or the VQ-VAE `previous`.
+
+        See `codebook.init_network`.
+        """
         network_key, codes_key = jax.random.split(key)
         real = common.from_uint8(images)
         params, variables = codebook.init_network(
             self.config, self.module, (network_key, codes_key), real, previous
         )
-        codes = self.module.codebook_size
-        return TrainState.first(params, params, self.optimizer, codes, collections=variables)
-
-    def phase(self, step: int) -> Phase:
-        return Phase()
+        return TrainState.first(
+            params, params, self.optimizer, self.codebook_size, collections=variables
+        )
 
     def train_step(
         self,
@@ -58,24 +53,21 @@ class VQVAETask:
         frozen: dict[str, PyTree],
         images: common.Images,
         key: Key[Array, ""],
-        phase: Phase,
-        codes: None = None,
+        phase: None,
     ) -> tuple[TrainState, common.Metrics]:
         measured = accumulate.measure(
             lambda part: self._measure(state, part), {"images": images}, self.slices
         )
-        return common.advance(
-            self.config,
-            self.optimizer,
+        return self.advance(
             state,
             measured.means["gradients"],
-            measured.images["indices"],
             measured.means["metrics"],
+            codes=measured.images["indices"],
             finish=codebook.finish(self.module, measured.images, key),
         )
 
     def _measure(self, state: TrainState, part: PyTree) -> accumulate.Measured:
-        """Gradients, losses, codes and latents of a slice."""
+        """Returns gradients, losses, codes and latents of a slice."""
         real = common.from_uint8(part["images"])
 
         def loss(params):
@@ -97,12 +89,12 @@ class VQVAETask:
         frozen: dict[str, PyTree],
         images: UInt8[Array, "b h w 3"],
         keys: Key[Array, "b"],
-    ) -> common.Evaluated:
+    ) -> Evaluated:
         real = common.from_uint8(images)
         output = self.module.apply(state.variables(), real)
         bits = jnp.full(real.shape[0], math.log2(self.module.codebook_size), jnp.float32)
         codes_per_value = output.indices.shape[1] / math.prod(real.shape[1:])
-        return common.Evaluated(
+        return Evaluated(
             metrics={
                 "mse": jnp.mean(jnp.square(output.image - real), axis=(1, 2, 3)),
                 "psnr": psnr(common.to_unit(output.image), common.to_unit(real)),

@@ -21,7 +21,7 @@ from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
-from codeformer_jax.tasks.common import Evaluated
+from codeformer_jax.tasks.protocol import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
 from codeformer_jax.train.labels import check_batch
 from codeformer_jax.train.start import check_teacher
@@ -102,10 +102,11 @@ class Heldout:
             name: float(np.mean(np.concatenate([r.metrics[name] for r in results])))
             for name in results[0].metrics
         }
-        codes = np.concatenate([r.indices for r in results]).reshape(-1)
-        counts = np.bincount(codes, minlength=state.code_usage.shape[0])
-        usage = codebook_usage(jnp.asarray(counts, jnp.float32))
-        scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
+        if self._task.codebook_size is not None:
+            codes = np.concatenate([r.indices for r in results]).reshape(-1)
+            counts = np.bincount(codes, minlength=self._task.codebook_size)
+            usage = codebook_usage(jnp.asarray(counts, jnp.float32))
+            scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
         return scores, panels
 
     def check_teacher(self, state: TrainState, frozen: dict[str, PyTree]) -> None:

@@ -21,7 +21,6 @@ from codeformer_jax.checkpoints.workdir import abstract_state
 from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task, common, groups, make_task, settings
-from codeformer_jax.train.labels import needs_labels
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.trace import parse_steps
@@ -236,10 +235,10 @@ def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh
         if config.data.get("codes"):
             sites = (size // task.teacher.downsampling) ** 2
             inputs["codes"] = jax.ShapeDtypeStruct((batch, sites), jnp.int32)
-    if needs_labels(task):
+    if task.needs_labels:
         inputs["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    if config.loss.get("perceptual_weight"):
-        frozen["lpips"] = jax.eval_shape(task.image_losses.lpips.init, key, pixels, pixels)
+    if task.lpips is not None:
+        frozen["lpips"] = jax.eval_shape(task.lpips.init, key, pixels, pixels)
 
     def placed(tree: Any, sharding: Any) -> Any:
         return jax.tree.map(
@@ -345,7 +344,8 @@ def _phase(cost: StepCost) -> str:
 
 def _static(phase: Any) -> dict[str, Any]:
     """What of a phase is compiled in: flags, and whether there is a second recipe."""
-    fields = {name: value for name, value in vars(phase).items() if isinstance(value, bool)}
+    fields = getattr(phase, "__dict__", {})
+    fields = {name: value for name, value in fields.items() if isinstance(value, bool)}
     if getattr(phase, "code_recipe", None) is not None:
         fields["code_recipe"] = True
     return fields

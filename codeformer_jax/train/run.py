@@ -23,7 +23,7 @@ from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
 from codeformer_jax.train.heldout import Heldout
-from codeformer_jax.train.labels import check_batch, check_labels, needs_labels
+from codeformer_jax.train.labels import check_batch, check_labels
 from codeformer_jax.train.monitor import Monitor, check_deterministic
 from codeformer_jax.train.precomputed import with_codes
 from codeformer_jax.train.speed import TimedStep
@@ -67,7 +67,7 @@ class Run:
 
     def _open_data(self) -> None:
         config = self.config
-        self._inputs = ("image", "codes", *(("label",) if needs_labels(self.task) else ()))
+        self._inputs = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
         self.source = open_source(config.data, "train")
         self.heldout = Heldout(self.task, config, self.mesh, self.key, self._inputs)
         check_labels(self.task, config, self.source, self.heldout.source)
@@ -96,10 +96,10 @@ class Run:
         if hosts.is_main():
             provenance.write(self.data, self.workdir)
             self.start.write(self.config, self.workdir)
-        codes = None if self.task.needs_teacher else self.abstract.code_usage.shape[0]
+        codes = None if self.task.needs_teacher else self.task.codebook_size
         devices = self.mesh.devices.flat
 
-        self.checkpoints = self._closing(Checkpoints(self.workdir))
+        self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
         self._loader = self._closing(self._batches(step))
         self._monitor = self._closing(Monitor(self.config, self.workdir, step, devices, codes))
         self.writer = self._closing(Writer(self.workdir, step, self.config, self._monitor.read))

@@ -73,11 +73,9 @@ def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Sta
         teacher = load_teacher(workdir) if resuming else find_teacher(config, origin)
         _check_fits(task, config, *teacher)
     frozen = {} if teacher is None else {"teacher": teacher[1]}
-    if config.loss.get("perceptual_weight"):
+    if task.lpips is not None:
         frozen["lpips"] = load_lpips(config.loss.lpips)
-    previous = origin and origin.variables
-    if origin is not None and hasattr(task, "start_from"):
-        previous = task.start_from(previous, origin.config)
+    previous = origin and task.start_from(origin.variables, origin.config)
     discriminator = None
     if config.get("init_discriminator_from") and not resuming:
         discriminator = load_discriminator(config.init_discriminator_from)

@@ -43,18 +43,15 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
 
     def step(state, frozen, inputs, key, phase):
         key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
-        labels = {"labels": inputs["label"]} if "label" in inputs else {}
-        codes = inputs.get("codes")
+        names = {"codes": "codes", "label": "labels"}
+        extras = {given: inputs[name] for name, given in names.items() if name in inputs}
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             state = whole_networks(state)
-            return task.train_step(state, frozen, inputs["image"], key, phase, codes, **labels)
+            return task.train_step(state, frozen, inputs["image"], key, phase, **extras)
 
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(sharding, parallel.replicated(mesh)),
-        # A PixelCNN has nothing that would be computed again.
-        compiler_options=compiler_options(
-            getattr(task.module, "remat", None), mesh.devices.flat[0].platform
-        ),
+        compiler_options=compiler_options(task.remat, mesh.devices.flat[0].platform),
     )

@@ -55,11 +55,12 @@ class Watch:
         skipped, in_row = [], 0.0
         for metrics in fetched:
             step, batch = self._pending.popleft()
-            in_row = max(in_row, float(metrics["skipped_in_row"]))
-            if metrics["skipped"]:
+            latest = metrics.get("skipped_in_row", 0.0)  # Tasks without the guard have none.
+            in_row = max(in_row, latest)
+            if metrics.get("skipped"):
                 skipped.append(_line(step, batch, metrics))
-            if metrics["skipped_in_row"] >= self._max and self._failure is None:
-                self._failure = self._message(step, int(metrics["skipped_in_row"]))
+            if latest >= self._max and self._failure is None:
+                self._failure = self._message(step, int(latest))
         if skipped:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in skipped)
@@ -69,7 +70,7 @@ class Watch:
         return {
             "skipped": float(len(skipped)),
             "skipped_in_row": in_row,
-            "skipped_total": float(fetched[-1]["skipped_total"]),
+            "skipped_total": fetched[-1].get("skipped_total", 0.0),
         }
 
     def check(self) -> None:

@@ -68,9 +68,8 @@ class Writer:
         fetched = [{name: float(x) for name, x in metrics.items()} for metrics in arrays]
         means = _means(fetched) | self._read(step, fetched)
         self._write(step, {f"train/{name}": value for name, value in means.items()})
-        self._bar.set_postfix_str(
-            f"{means['images_per_second']:.1f} images/s, loss {means['loss']:.4f}", refresh=False
-        )
+        loss = f", loss {means['loss']:.4f}" if "loss" in means else ""
+        self._bar.set_postfix_str(f"{means['images_per_second']:.1f} images/s{loss}", refresh=False)
         self._bar.update(count)
 
     def eval_metrics(
@@ -80,9 +79,10 @@ class Writer:
         if not self._writes:
             return
         self._write(step, {f"eval/{name}": value for name, value in scores.items()})
-        picture = draw_panels(panels)
-        Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
-        self._board.add_image("eval/images", picture, step, dataformats="HWC")
+        if panels:
+            picture = draw_panels(panels)
+            Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
+            self._board.add_image("eval/images", picture, step, dataformats="HWC")
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")
 
@@ -149,9 +149,13 @@ def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue  # The line that was being written when the run was killed.
         # The evaluation of `step` itself will be done again; its training step will not.
-        if entry["step"] < step or (entry["step"] == step and "train/loss" in entry):
+        if entry["step"] < step or (entry["step"] == step and _is_of_training(entry)):
             kept.append(line)
             last += [entry] if entry["step"] == step else []
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept))
     return last
+
+
+def _is_of_training(entry: dict[str, Any]) -> bool:
+    return any(name.startswith("train/") for name in entry)

@@ -36,7 +36,8 @@ def step_flops(images, module):
     task, trees = make_task(make_config(module)), []
     # Of the teacher only the codebook is read where the codes are known.
     frozen = {"teacher": {"params": {"quantize": {"embedding": jnp.zeros((CODES, LENGTH))}}}}
-    codes = jnp.zeros((BATCH, (SIDE // 2) ** 2), jnp.int32) if task.needs_teacher else None
+    codes = {"codes": jnp.zeros((BATCH, (SIDE // 2) ** 2), jnp.int32)}
+    extras = codes if task.needs_teacher else {}
 
     # Leaves instead of the state itself: its fields are checked to be arrays, not shapes.
     def init(images):
@@ -46,7 +47,7 @@ def step_flops(images, module):
 
     def step(leaves, images):
         state = jax.tree.unflatten(trees[0], leaves)
-        state, metrics = task.train_step(state, frozen, images, KEY, task.phase(0), codes)
+        state, metrics = task.train_step(state, frozen, images, KEY, task.phase(0), **extras)
         return jax.tree.leaves(state), metrics
 
     compiled = jax.jit(step).lower(jax.eval_shape(init, images), images).compile()

@@ -141,7 +141,7 @@ def test_conditions_come_before_the_codes(images):
         for label in (0, 19)
     ]
     assert losses[0] != losses[1]
-    with pytest.raises(ValueError, match="needs data whose examples have a 'label'"):
+    with pytest.raises(ValueError, match="needs examples with a 'label'"):
         step(state, frozen, images, KEY, task.phase(0), chains(4))
 
     config.gpt.update(condition="codes", classes=0)

@@ -218,7 +218,7 @@ def test_settings_that_cannot_be_are_refused():
     config = tiny_pixelcnn().unlock()
     config.prior_of = "gan"
     kinds = "vqgan, taming_vqgan, vqvae, pixels"
-    with pytest.raises(ValueError, match=f"prior_of is 'gan'; expected one of {kinds}"):
+    with pytest.raises(ValueError, match=f"prior_of='gan' is unknown; expected one of {kinds}"):
         make_task(config)
     config = tiny_pixelcnn().unlock()
     config.data.image_size = 30

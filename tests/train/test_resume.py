@@ -22,7 +22,7 @@ from codeformer_jax.checkpoints.recover import move_damaged, read_newest
 from codeformer_jax.checkpoints.saving import Checkpoints
 from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
-from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks import BestScore, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import loop
 from codeformer_jax.train.start import prepare
@@ -107,7 +107,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_taken(run, abstract
     assert "resumes from step 2" in caplog.text
     assert (run / "damaged" / "4" / "default").is_dir()
     assert 4 not in saved_steps(run)
-    with Checkpoints(run)._manager as manager:  # The rest is in order for the saves to come.
+    # The rest is in order for the saves to come.
+    with Checkpoints(run, BestScore("psnr"))._manager as manager:
         assert 4 not in manager.all_steps()
 
 
@@ -200,7 +201,7 @@ def small_state(step):
 
 
 def test_two_latest_and_the_best_are_kept_each_with_digests(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, BestScore("psnr"))
     for step, psnr in enumerate((10.0, 12.0, 11.0, None, 9.0)):
         checkpoints.save(small_state(step), psnr and {"psnr": psnr})
     checkpoints.close()
@@ -212,7 +213,7 @@ def test_two_latest_and_the_best_are_kept_each_with_digests(tmp_path):
 
 
 def test_a_step_saved_before_its_evaluation_gets_its_scores(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, BestScore("psnr"))
     checkpoints.save(small_state(0), {"psnr": 10.0})
     checkpoints.save(small_state(1), None)
     checkpoints.save(small_state(1), {"psnr": 11.0})

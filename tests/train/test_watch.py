@@ -71,11 +71,11 @@ def poisoned(bad_steps):
     """`train_step` of stage I whose images are not finite at these steps (counted from 0)."""
     original = VQGANTask.train_step
 
-    def train_step(self, state, frozen, images, key, phase, codes=None):
+    def train_step(self, state, frozen, images, key, phase):
         bad = jnp.isin(state.step, jnp.asarray(bad_steps))
         images = images.astype(jnp.float32) / 127.5 - 1.0
         images = images + jnp.where(bad, jnp.nan, 0.0)
-        return original(self, state, frozen, images, key, phase, codes)
+        return original(self, state, frozen, images, key, phase)
 
     return train_step
 
