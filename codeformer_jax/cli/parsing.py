@@ -24,6 +24,14 @@ def add_command(
     """A sub-command's parser; `run` takes the parsed arguments and returns the exit code."""
     parser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=run)
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers networks of your own; may be repeated",
+    )
     return parser
 
 

@@ -15,7 +15,7 @@ An entry is all that the rest of the package knows of a network. One of your own
     )
 
 From then on `save_model`, `load_model`, `from_torch`, `to_torch`, `detect_network` and
-`codeformer-jax convert --plugin=my_module` know it. Linen's names become PyTorch's by rule
+`codeformer-jax convert --plugin=my_module ...` know it. Linen's names become PyTorch's by rule
 (`names.py`): `body_0/conv/kernel` is `body.0.conv.weight`.
 """
 
@@ -114,8 +114,8 @@ def lookup(network: str) -> Network:
     if network not in NETWORKS:
         raise ConversionError(
             f"unknown network {network!r}; expected one of {', '.join(NETWORKS)}. A module of your "
-            "own that registers it must be imported first: --config.plugins of a run, --plugin of "
-            "`codeformer-jax convert`"
+            "own that registers it must be imported first: name it in config.plugins, or as "
+            "--plugin of a `codeformer-jax` command"
         )
     return NETWORKS[network]
 
