@@ -21,7 +21,15 @@ def path(text: str) -> str:
 def add_command(
     commands: Commands, name: str, run: Run, summary: str, description: str
 ) -> argparse.ArgumentParser:
-    """A sub-command's parser; `run` takes the parsed arguments and returns the exit code."""
+    """Adds a sub-command and returns its parser.
+
+    Args:
+        commands: of the main parser.
+        name: of the sub-command.
+        run: takes the parsed arguments and returns the exit code.
+        summary: its line in the list of commands.
+        description: the first paragraph of its help.
+    """
     parser = commands.add_parser(name, help=summary, description=description)
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -36,7 +44,7 @@ def add_command(
 
 
 def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of the commands that read people's own pictures."""
+    """Adds the option that limits the size of pictures, for commands that read a user's own."""
     parser.add_argument(
         "--max-megapixels",
         type=float,

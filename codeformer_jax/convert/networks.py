@@ -191,7 +191,9 @@ def module_fields(module: Module) -> dict[str, Any]:
 def expected_variables(network: str, module: Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a module's variables, without computing them.
 
-    Parameters are float32 whatever the module computes in.
+    Args:
+        network: registered name.
+        module: of the network's class; parameters are float32 whatever its dtype.
     """
     args, kwargs = lookup(network).inputs(module)
     if "dtype" in _field_names(type(module)):

@@ -106,7 +106,7 @@ class StandIns:
         }
 
     def find(self, module: str, name: str) -> Any:
-        """Returns the stand-in for `module.name`; None where PyTorch's safe loader refuses it."""
+        """Returns the stand-in for `module.name`; None if PyTorch's safe loader refuses it."""
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         return full if _NAMES.fullmatch(full) else self._calls.get(full)
 

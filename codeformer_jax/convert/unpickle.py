@@ -22,7 +22,7 @@ class _StorageType:
 
 
 class ForeignName:
-    """Stand-in for a class that a checkpoint names and does not need: it only has a name.
+    """Stand-in for a class that a checkpoint names but does not need.
 
     PyTorch Lightning keys the states of its callbacks by their classes.
     """
@@ -96,7 +96,7 @@ class TensorUnpickler(pickle._Unpickler):
         )
 
     def load_build(self) -> None:
-        # Attributes of a state dict are PyTorch's version notes; nothing here needs them.
+        # Attributes of a state dict are PyTorch's version notes, which are not needed.
         self.stack.pop()
         if not isinstance(self.stack[-1], collections.OrderedDict):
             raise UnsafePickleError("refused: the pickle sets attributes on something")
