@@ -136,9 +136,9 @@ def network_of(module: Module) -> str:
 
 
 def role_of(module: Module) -> str:
-    """Returns the role of a module's network; '' also where its class is not registered."""
-    specs = (NETWORKS[network] for network in NETWORKS)
-    return next((spec.role for spec in specs if type(module) is spec.module), "")
+    """Returns the role of a module's network, or of the class that it is derived from, or ''."""
+    roles = {NETWORKS[network].module: NETWORKS[network].role for network in NETWORKS}
+    return next((roles[kind] for kind in type(module).__mro__ if kind in roles), "")
 
 
 def networks_of_role(*roles: str) -> tuple[str, ...]:

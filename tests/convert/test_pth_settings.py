@@ -123,7 +123,7 @@ def test_pytorch_reads_the_settings_without_trusting_the_file(tmp_path):
         ),
     ],
 )
-def test_hidden_hyperparameters_of_a_foreign_file_must_be_given(
+def test_hidden_fields_of_a_foreign_file_must_be_given(
     network, given, hidden, value, foreign, tmp_path
 ):
     path = foreign(network)
