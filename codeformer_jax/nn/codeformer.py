@@ -60,7 +60,11 @@ class CodePrediction:
 def adaptive_instance_norm(
     content: Float[Array, "b h w c"], style: Float[Array, "b h2 w2 c"]
 ) -> Float[Array, "b h w c"]:
-    """Gives `content` the per-channel mean and (unbiased, + 1e-5) deviation of `style`."""
+    """Returns the content with the per-channel mean and deviation of the style.
+
+    Args:
+        content, style: maps; their variances are unbiased, plus 1e-5.
+    """
 
     def statistics(x):
         variance = jnp.var(x, axis=(1, 2), ddof=1, keepdims=True)
@@ -72,7 +76,12 @@ def adaptive_instance_norm(
 
 
 def resize_positions(positions: Float[Array, "n d"], shape: tuple[int, int]) -> Float[Array, "m d"]:
-    """Interpolates the embeddings of a square map, row-major, to a map of `shape` (bicubic)."""
+    """Interpolates position embeddings to another size of map (bicubic).
+
+    Args:
+        positions: embeddings of a square map, row-major.
+        shape: rows and columns of the new map.
+    """
     side, width = math.isqrt(positions.shape[0]), positions.shape[1]
     grid = positions.reshape(side, side, width)
     return jax.image.resize(grid, (*shape, width), "bicubic").reshape(-1, width)
@@ -263,7 +272,13 @@ class CodeFormer(VQGAN):
         w: ArrayLike,
         adain: bool = False,
     ) -> Float[Array, "b h w 3"]:
-        """Images from chosen codes, one at every site; `method='restore'`."""
+        """Returns images from chosen codes; `method='restore'`.
+
+        Args:
+            prediction: what `predict` returned.
+            indices: one code for every site.
+            w, adain: see `__call__`.
+        """
         return self.finish(self.fuse(prediction, indices, w=w, adain=adain))
 
     def fuse(
@@ -274,9 +289,15 @@ class CodeFormer(VQGAN):
         w: ArrayLike,
         adain: bool = False,
     ) -> Float[Array, "b h w c"]:
-        """`restore` up to the largest side that is fused; `method='fuse'`.
+        """Computes `restore` up to the largest side that is fused; `method='fuse'`.
 
-        The rest, `finish`, has no fusion block. Where no side is fused it is the smallest level.
+        The rest, `finish`, has no fusion block. If no side is fused, this stops at the smallest
+        level.
+
+        Args:
+            prediction: what `predict` returned.
+            indices: one code for every site.
+            w, adain: see `__call__`.
         """
         latents, features = prediction.latents, prediction.features
         quantized = self.quantize.lookup(indices).reshape(latents.shape)
@@ -295,7 +316,7 @@ class CodeFormer(VQGAN):
         return self.generator.up_to(self._last_fused, quantized, fuse_level)
 
     def finish(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of what `fuse` returned; `method='finish'`."""
+        """Returns the images of what `fuse` returned; `method='finish'`."""
         return self.generator.beyond(self._last_fused, features)
 
     @property

@@ -44,9 +44,13 @@ class Cache:
 def dropout(
     x: Float[Array, "b *s"], rate: float, keys: DropoutKeys, index: int
 ) -> Float[Array, "b *s"]:
-    """Zeroes elements with probability `rate`, by one key per row; None: leaves `x` as it is.
+    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate).
 
-    `index` tells the places of one network apart.
+    Args:
+        x: any array with a batch axis.
+        rate: probability, below 1.
+        keys: one typed key per row; None returns `x`.
+        index: distinguishes the dropouts of one network.
     """
     if keys is None or rate == 0.0:
         return x
@@ -238,7 +242,12 @@ class GPT(nn.Module):
         return self.condition_length + self.map_size[0] * self.map_size[1] - 1
 
     def empty_cache(self, batch: int, capacity: int) -> Cache:
-        """A cache of no tokens, with room for `capacity`."""
+        """Returns a cache without tokens.
+
+        Args:
+            batch: number of rows.
+            capacity: number of tokens that it has room for.
+        """
         shape = (batch * self.n_head, capacity, self.n_embd // self.n_head)
         past = (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return Cache(layers=(past,) * self.n_layer, length=jnp.zeros((), jnp.int32))
@@ -285,9 +294,14 @@ class GPT(nn.Module):
         *,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b n k"]:
-        """Returns logits of every code, given condition [b, m] and codes [b, n] before.
+        """Returns logits of every code, given the condition and the codes before it.
 
-        `method='code_logits'`; see `__call__`.
+        Use as `method='code_logits'`.
+
+        Args:
+            condition: integers [b, m].
+            codes: integers [b, n].
+            dropout_keys: see `__call__`.
         """
         condition = as_integers(condition, "condition", ("batch", "length"))
         codes = as_integers(codes, "codes", ("batch", "length"))
@@ -297,7 +311,7 @@ class GPT(nn.Module):
     def prefill(
         self, tokens: Int[Array, "b n"], length: Int[Array, ""], capacity: int
     ) -> tuple[Float[Array, "b k"], Cache]:
-        """Logits behind the first `length` tokens, and their cache; `method='prefill'`.
+        """Returns logits behind the first `length` tokens, and their cache; `method='prefill'`.
 
         Args:
             tokens: those from `length` on may be anything.
@@ -311,7 +325,12 @@ class GPT(nn.Module):
         return self._logits(last)[:, 0], Cache(layers=layers, length=length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
-        """Logits behind one more token, and the cache with it; `method='step'`."""
+        """Returns logits behind one more token, and the cache with it; `method='step'`.
+
+        Args:
+            token: the next token of each row.
+            cache: of the tokens before, with room for one more.
+        """
         position = jax.lax.dynamic_slice_in_dim(self.pos_emb, cache.length, 1, axis=1)
         x = (self.tok_emb[token][:, None] + position).astype(self.dtype)
         layers = []

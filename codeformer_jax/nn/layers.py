@@ -78,10 +78,14 @@ def sum_dtype(dtype: DTypeLike) -> DTypeLike:
 def wide_dot_general(
     x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None
 ) -> Array:
-    """`jax.lax.dot_general` whose result keeps the float32 that the products are summed in.
+    """Returns `jax.lax.dot_general` in float32, the dtype in which the products are summed.
 
-    For the logits of a head: rounded to bfloat16, the two likeliest ones are often equal. Gradients
+    Logits of a head need it: rounded to bfloat16, the two largest ones are often equal. Gradients
     are those of a result in the inputs' dtype, whose products an accelerator computes faster.
+
+    Args:
+        x, kernel: the factors, of one dtype.
+        dimension_numbers, precision: see `jax.lax.dot_general`.
     """
     return _wide_product(x, kernel, dimension_numbers, precision)
 
@@ -168,7 +172,11 @@ def attend(
     keys: Float[Array, "b n heads d"],
     values: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """softmax(q k^T / sqrt(d)) v of every head, the softmax in float32."""
+    """Returns softmax(q k^T / sqrt(d)) v of every head, the softmax in float32.
+
+    Args:
+        queries, keys, values: of one dtype.
+    """
     # JAX's own function asks for the promotion of bfloat16 with float32, which strict mode refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(queries, keys, values)

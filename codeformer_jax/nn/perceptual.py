@@ -114,7 +114,15 @@ class LPIPS(lpips_j.lpips.LPIPS):
 
 
 def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
-    """Returns `module` with the `net` that these variables belong to."""
+    """Returns the module with the `net` of its variables.
+
+    Args:
+        module: an LPIPS network.
+        variables: of VGG16 or of AlexNet.
+
+    Raises:
+        ValueError: variables of neither.
+    """
     net = next((name for name in _FEATURES if name in variables["params"]), None)
     if net is None:
         raise ValueError(

@@ -117,7 +117,12 @@ class GatedLayer(nn.Module):
     def open_vertical(
         self, gates: Float[Array, "b *s d"], labels: Int[Array, "b"] | None
     ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s d"]]:
-        """The vertical stack's output, and what it gives to the horizontal gates."""
+        """Returns the vertical stack's output and its contribution to the horizontal gates.
+
+        Args:
+            gates: of the vertical stack, before its nonlinearity.
+            labels: class of each map; None without classes.
+        """
         context = jnp.matmul(gates, self.link.astype(self.dtype))
         biases = [self.vertical_bias, self.horizontal_bias]
         gates, context = gates + _over(biases[0], gates), context + _over(biases[1], context)
@@ -134,7 +139,13 @@ class GatedLayer(nn.Module):
         context: Float[Array, "b *s d"],
         x: Float[Array, "b *s c"],
     ) -> Float[Array, "b *s e"]:
-        """The horizontal stack's output; `x` is what came in."""
+        """Returns the horizontal stack's output.
+
+        Args:
+            gates: of the horizontal stack, before its nonlinearity.
+            context: contribution of the vertical stack.
+            x: the horizontal stack's input.
+        """
         y = self.out(gate(gates + context))
         return y if self.first else x + y
 
@@ -227,7 +238,7 @@ class PixelCNN(nn.Module):
         return self.logits(self.embedded(values), labels)
 
     def embedded(self, values: Int[Array, "*s c"]) -> Float[Array, "*s d"]:
-        """What the layers get of values; outside a map they get zeros."""
+        """Returns the layers' input for values; outside a map it is zero."""
         if self.ordinal:
             x = values.astype(jnp.float32) * (2 / (self.levels - 1)) - 1
             x = jnp.stack([x, jnp.ones_like(x)], axis=-1)
@@ -240,7 +251,12 @@ class PixelCNN(nn.Module):
     def logits(
         self, x: Float[Array, "b h w d"], labels: Int[Array, "b"] | None = None
     ) -> Float[Array, "b h w c k"]:
-        """Logits of a map whose values have been embedded; `method='logits'`."""
+        """Returns logits of a map; `method='logits'`.
+
+        Args:
+            x: embedded values, see `embedded`.
+            labels: class of each map; None without classes.
+        """
         self.check_labels(labels)
         vertical = horizontal = x
         for layer in self.gated:
@@ -251,12 +267,12 @@ class PixelCNN(nn.Module):
         return self.head(horizontal)
 
     def head(self, x: Float[Array, "*s d"]) -> Float[Array, "*s c k"]:
-        """Logits of the horizontal stack's features."""
+        """Returns the logits of the horizontal stack's features."""
         x = self.head_out(nn.relu(self.head_hidden(nn.relu(x))))
         return x.reshape(*x.shape[:-1], self.channels, self.levels)
 
     def check_labels(self, labels: Int[Array, "b"] | None) -> None:
-        """Raises ValueError where labels are given and not expected, or the other way round."""
+        """Raises ValueError if labels are given but not expected, or the other way round."""
         if (labels is None) == bool(self.classes):
             given = "none were given" if labels is None else "labels were given"
             raise ValueError(
@@ -265,14 +281,19 @@ class PixelCNN(nn.Module):
             )
 
     def empty_rows(self, batch: int, width: int) -> Cache:
-        """Of each layer the rows above a map that its vertical stack needs: zeros."""
+        """Returns, for each layer, the zero rows above a map that its vertical stack needs.
+
+        Args:
+            batch: number of maps.
+            width: of a map.
+        """
         return tuple(
             jnp.zeros((batch, layer.half, width, layer.inputs), self._dtype_in(index))
             for index, layer in enumerate(self.gated)
         )
 
     def empty_sites(self, batch: int) -> Cache:
-        """Of each layer the sites left of a row that its horizontal stack needs: zeros."""
+        """Returns, for each layer, the zero sites before a row that its horizontal stack needs."""
         return tuple(
             jnp.zeros((batch, layer.half, layer.inputs), self._dtype_in(index))
             for index, layer in enumerate(self.gated)
@@ -327,10 +348,13 @@ class PixelCNN(nn.Module):
 
 
 def channel_mask(groups: int, inputs: int, outputs: int, *, own: bool) -> np.ndarray:
-    """1 where an output feature may see an input feature of its own site, [inputs, outputs].
+    """Returns a mask [inputs, outputs], 1 where an output may see an input of its own site.
 
-    Features lie in `groups` equal runs, one for each channel. A group sees those before it and,
-    with `own` (mask B; without it mask A), itself.
+    Args:
+        groups: number of channels; the features lie in as many equal runs, and a run sees those
+            before it.
+        inputs, outputs: numbers of features.
+        own: whether a run also sees itself (mask B; otherwise mask A).
     """
     inside = np.arange(inputs)[:, None] * groups // inputs
     outside = np.arange(outputs)[None, :] * groups // outputs

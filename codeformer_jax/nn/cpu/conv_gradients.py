@@ -44,7 +44,14 @@ TAP_SITES, TAP_CHANNELS = 1024, 256
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"], stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation in NHWC and HWIO."""
+    """Returns the cross-correlation.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO.
+        stride: of both axes.
+        padding: pixels before and after each axis.
+    """
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -53,7 +60,12 @@ def convolve(
 def plain_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """Cross-correlation by a kernel of odd side k, which keeps h and w, in NHWC and HWIO."""
+    """Returns the cross-correlation that keeps height and width.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO, of odd side.
+    """
     half = len(kernel) // 2
     return convolve(x, kernel, 1, ((half, half), (half, half)))
 
@@ -61,7 +73,12 @@ def plain_convolve(
 def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """Returns `plain_convolve`, 1x1 or 3x3, with the faster gradients."""
+    """Returns `plain_convolve` with the faster gradients.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO, 1x1 or 3x3.
+    """
     faster = len(kernel) == 1 or x.shape[-1] >= STRIP_CHANNELS
     return (_convolve if faster else plain_convolve)(x, kernel)
 
@@ -69,23 +86,38 @@ def convolve_same(
 def input_gradient(
     x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """Returns XLA's gradient of `plain_convolve` by the input; of `x` the shape alone counts."""
+    """Returns XLA's gradient of `plain_convolve` by the input.
+
+    Args:
+        x: the input; only its shape is used.
+        kernel: HWIO.
+        cotangent: of the result.
+    """
     return jax.linear_transpose(lambda x: plain_convolve(x, kernel), x)(cotangent)[0]
 
 
 def kernel_gradient(
     x: Float[Array, "b h w c"], kernel: Shape, cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "k k c d"]:
-    """Returns XLA's gradient of `plain_convolve` by the kernel, whose shape alone counts."""
+    """Returns XLA's gradient of `plain_convolve` by the kernel.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO; only its shape is used.
+        cotangent: of the result.
+    """
     return jax.linear_transpose(lambda kernel: plain_convolve(x, kernel), kernel)(cotangent)[0]
 
 
 def input_gradient_by_taps(
     x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """Gradient by the input: one product with the kernel as it lies, then shifted sums.
+    """Returns the gradient by the input: one product with the kernel, then shifted sums.
 
-    Of `x` the shape alone counts.
+    Args:
+        x: the input; only its shape is used.
+        kernel: HWIO.
+        cotangent: of the result.
     """
     b, h, w, c = x.shape
     side, half, d = len(kernel), len(kernel) // 2, kernel.shape[-1]
@@ -109,11 +141,16 @@ def kernel_gradient_by_strips(
     cotangent: Float[Array, "b h2 w2 d"],
     stride: int = 1,
 ) -> Float[Array, "k k c d"]:
-    """Gradient by the kernel: strip by strip, pixels times their neighbourhoods.
+    """Returns the gradient by the kernel: strip by strip, pixels times their neighbourhoods.
 
-    Of `convolve` by `stride`, h = stride * h2, with (k - stride) / 2 pixels of padding on every
-    side; k - stride must be even. Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing:
-    its strip is the whole.
+    The convolution has (k - stride) / 2 pixels of padding on every side, and h = stride * h2. A
+    1x1 kernel unfolds nothing: its strip is the whole map.
+
+    Args:
+        x: NHWC.
+        kernel: HWIO; only its shape is used.
+        cotangent: of the result.
+        stride: of the convolution; k - stride must be even.
     """
     b, h, w, d = cotangent.shape
     side, c = kernel.shape[1:3]

@@ -31,6 +31,10 @@ def doubling_convolve(
     the products. The other way round, a pixel of the original is seen by 4x4 pixels: on CPUs the
     gradients are those of that convolution of stride 2, again for 4/9. Elsewhere they are XLA's of
     the doubled form. Small maps are doubled, forward and backward (`FOLDED_SITES`).
+
+    Args:
+        x: NHWC.
+        kernel: HWIO, 3x3.
     """
     if x.shape[1] * x.shape[2] < FOLDED_SITES:
         return convolve_same(_double(x), kernel)

@@ -16,7 +16,12 @@ _FEW, _VECTOR = 4, 8
 
 
 def turn_kernels(variables: Any, dtype: DTypeLike) -> Any:
-    """Variables with each kernel [in, out] of a dense layer as [out, in], in the dtype given."""
+    """Returns variables whose dense kernels [in, out] are transposed to [out, in].
+
+    Args:
+        variables: of a network with dense layers only.
+        dtype: of the transposed kernels.
+    """
 
     def turn(path: tuple, leaf: Array) -> Array:
         return leaf.T.astype(dtype) if path[-1].key == "kernel" else leaf
