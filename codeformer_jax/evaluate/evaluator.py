@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from codeformer_jax.convert import role_of
 from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
-from codeformer_jax.nn import VQGAN, Autoencoder
+from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
 from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
@@ -65,7 +64,7 @@ def evaluate(
             recipe too many or too few, a teacher with other codes, an option out of range, or
             output that is not finite.
     """
-    weights = sorted(float(w) for w in weights) if role_of(module) == "restorer" else []
+    weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
     _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
     teacher, lpips = teacher or (None, None), lpips or (None, None)
@@ -184,7 +183,7 @@ def _check_counts(**counts: int | None):
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
-    restores = role_of(arguments["networks"].module) == "restorer"
+    restores = isinstance(arguments["networks"].module, CodeFormer)
     given = arguments["recipe"] is not None
     if given and batch.degraded is not None:
         raise ValueError("these images are degraded already; give no recipe, or clean images alone")
@@ -193,11 +192,11 @@ def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
 
 
 def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
-    if role_of(module) not in ("autoencoder", "restorer"):
+    if not isinstance(module, VQGAN | VQVAE):
         raise TypeError(
             f"cannot evaluate a {type(module).__name__}; expected CodeFormer, VQGAN or VQVAE"
         )
-    if role_of(module) != "restorer":
+    if not isinstance(module, CodeFormer):
         if teacher is not None:
             raise ValueError(
                 "an autoencoder's own codes are the truth; give a teacher to CodeFormer only"

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, UInt8
 
 from codeformer_jax import metrics
-from codeformer_jax.convert import role_of
 from codeformer_jax.nn import CodeFormer
 
 # (images [b, h, w, 3] in [0, 1], keys [b], recipe) -> degraded images.
@@ -57,7 +56,7 @@ def measure(
     """
     clean = images.astype(jnp.float32) / 255
     result = {}
-    if role_of(networks.module) == "restorer":
+    if isinstance(networks.module, CodeFormer):
         if degraded is None:
             keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
             inputs = 2 * degrade_fn(clean, keys, recipe) - 1

@@ -11,7 +11,6 @@ from codeformer_jax.checkpoints.perceptual import load_lpips
 from codeformer_jax.checkpoints.settings import COMPUTATION
 from codeformer_jax.checkpoints.teachers import find_teacher
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
-from codeformer_jax.convert import role_of
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import METRICS_FILE, Evaluation
 from codeformer_jax.evaluate.evaluator import evaluate
@@ -24,6 +23,7 @@ from codeformer_jax.tasks import common, settings
 # Settings of these sections describe the network, but for those that are of its training alone.
 _NETWORK = ("model", "codeformer")
 _TRAINING = ("beta", "beta_on", "ema_decay", "fusion_zero_init")
+EVALUATED = ("codeformer", "vqgan", "taming_vqgan", "vqvae")
 
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
@@ -45,7 +45,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
     trained = load_trained(workdir, config.eval.checkpoint)
     _check_fits(trained, config, pairs, workdir)
     teacher, recipe = None, None
-    if role_of(trained.module) == "restorer":
+    if trained.network == "codeformer":
         if "degradation" not in config:
             raise ValueError(
                 f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
@@ -106,7 +106,7 @@ def _check_fits(
     workdir: str | Path,
 ) -> None:
     """Raises ValueError where the network is not one for the config and the test set."""
-    if role_of(trained.module) not in ("autoencoder", "restorer"):
+    if trained.network not in EVALUATED:
         raise ValueError(
             f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
             "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"

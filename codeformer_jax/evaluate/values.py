@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from codeformer_jax.degrade import Parameters, Recipe, manifest_fields
+
 
 def json_values(tree: Any) -> Any:
     """Dataclasses, mappings, sequences and arrays as dicts, lists and numbers.
 
     A float32 becomes the shortest number that is read back as the same float32.
     """
+    if isinstance(tree, Recipe | Parameters):
+        tree = manifest_fields(tree)
     if dataclasses.is_dataclass(tree):
         tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
     if isinstance(tree, Mapping):
