@@ -1,28 +1,60 @@
-"""Vector quantizers: nearest codebook row (VQ-VAE, arXiv 1711.00937) and Gumbel softmax.
+"""Quantizers: their registry, and the nearest codebook row (VQ-VAE, arXiv 1711.00937).
 
-Both map latents [b, h, w, d] to rows of a codebook [K, d] and let gradients through: the nearest
-neighbour with the straight-through estimator, Gumbel by its relaxation.
+`QUANTIZERS` names the quantizers of a VQGAN. A module of your own, named in `config.plugins`, adds
+one like this; `config.model.quantizer = "sign"` then chooses it:
+
+    import jax
+    import jax.numpy as jnp
+
+    from codeformer_jax.nn import QUANTIZERS, Quantized, Quantizer
+    from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+
+
+    @QUANTIZERS.register("sign")
+    class SignQuantizer(Quantizer):
+        bits: int
+
+        @classmethod
+        def from_model(cls, model):
+            return cls(bits=model.emb_dim)
+
+        def __call__(self, latents):
+            b, h, w, d = latents.shape
+            codes = jnp.where(latents > 0, 1.0, -1.0)
+            indices = jnp.matmul((latents > 0).astype(jnp.int32), 2 ** jnp.arange(d))
+            counts = count_codes(indices, 2**self.bits)
+            return Quantized(
+                latents=latents + jax.lax.stop_gradient(codes - latents),
+                indices=indices.reshape(b, h * w),
+                loss=0.25 * jnp.mean((latents - codes) ** 2),
+                perplexity=code_perplexity(counts),
+                code_counts=counts,
+                mean_distance=jnp.zeros(()),
+            )
+
+        def lookup(self, indices):
+            bits = jnp.stack([indices >> bit & 1 for bit in range(self.bits)], axis=-1)
+            return jnp.where(bits == 1, 1.0, -1.0)
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from codeformer_jax.nn.layers import Conv
-from codeformer_jax.ops.checks import AnyArray, as_features, as_keys
+from codeformer_jax.ops.checks import AnyArray, as_features
+from codeformer_jax.system.registry import Registry
 
-_LATENT_AXES = ("batch", "height", "width", "features")
+LATENT_AXES = ("batch", "height", "width", "features")
 CODEBOOK_STARTS = ("uniform", "latents")
 
 
 @flax.struct.dataclass
 class Quantized:
-    """What a quantizer makes of latents [b, h, w, d].
+    """Output of a quantizer for latents [b, h, w, d].
 
     Attributes:
         latents: quantized latents [b, h, w, d]; gradients pass to the input.
@@ -41,6 +73,41 @@ class Quantized:
     code_counts: Float[Array, "k"]
     mean_distance: Float[Array, ""]
     logits: Float[Array, "b h w k"] | None = None
+
+
+class Quantizer(nn.Module):
+    """Base class of quantizers, which `QUANTIZERS` registers by name.
+
+    A subclass implements `__call__` and `lookup`, and `from_model` where its fields are others than
+    the two of the default. Its parameters lie under 'quantize' of a VQGAN's. The collection
+    'codebook' is reserved for `VectorQuantizer`'s moving average; state of another kind needs a
+    collection with another name.
+
+    Attributes:
+        draws_noise: whether `__call__` also takes `keys`, one per image or None, and a
+            `temperature`, a scalar or None.
+    """
+
+    draws_noise: ClassVar[bool] = False
+
+    @classmethod
+    def from_model(cls, model: Any) -> "Quantizer":
+        """Returns the quantizer of a `VQGAN` with these fields."""
+        return cls(model.codebook_size, model.emb_dim)
+
+    def __call__(self, latents: Float[Array, "b h w d"]) -> Quantized:
+        """Quantizes latents, float32 [b, h, w, d]; indices lie in [0, model.codebook_size)."""
+        raise NotImplementedError
+
+    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Returns the quantized latents of codes."""
+        raise NotImplementedError
+
+    def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]) -> None:
+        """Updates a codebook that is not trained by gradients; nothing by default."""
+
+
+QUANTIZERS: Registry[type[Quantizer]] = Registry("config.model.quantizer")
 
 
 def check_codebook_init(name: str) -> None:
@@ -90,7 +157,8 @@ def codes_from_latents(
     return order + noise * jax.random.normal(jitter, order.shape, order.dtype)
 
 
-class VectorQuantizer(nn.Module):
+@QUANTIZERS.register("nearest")
+class VectorQuantizer(Quantizer):
     """Nearest codebook row with straight-through gradients (VQ-VAE, eq. 1-3).
 
     loss = ||sg(z) - e||^2 + beta ||z - sg(e)||^2, both as means over all elements.
@@ -135,6 +203,18 @@ class VectorQuantizer(nn.Module):
     restart_below: float = 0.0
     codebook_init: str = "uniform"
 
+    @classmethod
+    def from_model(cls, model: Any) -> "VectorQuantizer":
+        return cls(
+            model.codebook_size,
+            model.emb_dim,
+            model.beta,
+            model.beta_on,
+            model.ema_decay,
+            restart_below=model.restart_below,
+            codebook_init=model.codebook_init,
+        )
+
     def __post_init__(self):
         check_codebook_init(self.codebook_init)
         if self.beta_on not in ("commitment", "codebook"):
@@ -175,9 +255,9 @@ class VectorQuantizer(nn.Module):
         Raises:
             ValueError, TypeError: for latents of another form, saying what to pass.
         """
-        latents = as_features(
-            latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float)
-        ).astype(jnp.float32)
+        latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float)).astype(
+            jnp.float32
+        )
         b, h, w, d = latents.shape
         flat = latents.reshape(-1, d)
         if self.is_initializing() and self.codebook_init == "latents":
@@ -234,93 +314,3 @@ class VectorQuantizer(nn.Module):
         smoothing = total / (total + self.codebook_size * self.ema_epsilon)
         self.ema_sums.value, self.ema_counts.value = sums, counts
         self.ema_embedding.value = sums / ((counts + self.ema_epsilon) * smoothing)[:, None]
-
-
-def check_gumbel(network: Any) -> None:
-    """Raises ValueError where a network's settings of the Gumbel quantizer are out of range."""
-    for name in ("temperature", "temperature_final"):
-        if not getattr(network, name) > 0:
-            raise ValueError(f"{name} is {getattr(network, name)}; expected a positive number")
-    for name in ("kl_weight", "temperature_steps"):
-        if not getattr(network, name) >= 0:
-            raise ValueError(f"{name} is {getattr(network, name)}; expected 0 or more")
-
-
-class GumbelQuantizer(nn.Module):
-    """Codes drawn by Gumbel softmax from 1x1-conv logits (DALL-E style, as VQGAN offers it).
-
-    Noise is drawn only where keys, one per image, or an rng named 'gumbel' to be split into such
-    are given; without them the codes are the argmax.
-    The loss is kl_weight * KL(softmax(logits) || uniform), summed over codes, averaged over sites.
-
-    Attributes:
-        codebook_size: K.
-        embedding_dim: d.
-        straight_through: with noise, one-hot forward and soft gradient. False, as published, gives
-            the generator soft mixtures in training and hard codes without noise.
-        temperature: of the softmax, where the call gives none; a smaller one is closer to one-hot.
-        kl_weight: weight of the KL term.
-    """
-
-    codebook_size: int
-    embedding_dim: int
-    straight_through: bool = True
-    temperature: float = 1.0
-    kl_weight: float = 5e-4
-
-    def setup(self):
-        self.proj = Conv(self.codebook_size, kernel_size=1)
-        self.embed = self.param(
-            "embed",
-            nn.initializers.normal(1.0),
-            (self.codebook_size, self.embedding_dim),
-            jnp.float32,
-        )
-
-    def codebook(self) -> Float[Array, "k d"]:
-        """The codebook [K, d]."""
-        return self.embed
-
-    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Codebook rows of `indices`."""
-        return self.embed[indices]
-
-    def __call__(
-        self,
-        latents: AnyArray,
-        keys: AnyArray | None = None,
-        temperature: ArrayLike | None = None,
-    ) -> Quantized:
-        """Quantizes latents, float32 [b, h, w, c], with noise where there are keys [b] for it.
-
-        Raises:
-            ValueError, TypeError: for latents or keys of another form, saying what to pass.
-        """
-        latents = as_features(latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float))
-        logits = self.proj(latents.astype(jnp.float32))
-        b, h, w, k = logits.shape
-        hard, noisy = True, logits
-        if keys is None and self.has_rng("gumbel"):
-            keys = jax.random.split(self.make_rng("gumbel"), b)
-        if keys is not None:
-            hard = self.straight_through
-            draw = lambda key: jax.random.gumbel(key, (h, w, k), jnp.float32)  # noqa: E731
-            noisy = logits + jax.vmap(draw)(as_keys(keys, b))
-        temperature = self.temperature if temperature is None else temperature
-        soft = jax.nn.softmax(noisy / temperature, axis=-1)
-        indices = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
-        weights = soft
-        if hard:
-            weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(indices, k) - soft)
-        probabilities = jax.nn.softmax(logits, axis=-1)
-        kl = jnp.sum(probabilities * jnp.log(probabilities * k + 1e-10), axis=-1).mean()
-        counts = count_codes(indices, k)
-        return Quantized(
-            latents=jnp.matmul(weights, self.embed, precision=jax.lax.Precision.HIGHEST),
-            indices=indices.reshape(b, h * w),
-            loss=self.kl_weight * kl,
-            perplexity=code_perplexity(counts),
-            code_counts=counts,
-            mean_distance=jnp.zeros((), jnp.float32),
-            logits=logits,
-        )

@@ -20,6 +20,7 @@ from codeformer_jax.nn.layers import (
     Upsample,
     swish,
 )
+from codeformer_jax.nn.quantizer import QUANTIZERS
 from codeformer_jax.nn.remat import rematted
 from codeformer_jax.nn.vqgan import VQGAN
 
@@ -175,7 +176,7 @@ class TamingVQGAN(VQGAN):
         self.decoder = Decoder(features=3, **backbone)
         self.quant_conv = Conv(self.emb_dim, kernel_size=1, dtype=self.dtype)
         self.post_quant_conv = Conv(self.z_channels, kernel_size=1, dtype=self.dtype)
-        self.quantize = self._make_quantizer()
+        self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
         return self.quant_conv(self.encoder(images)).astype(jnp.float32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+from codeformer_jax.nn.gumbel import check_gumbel
 from codeformer_jax.nn.layers import (
     AttentionBlock,
     Conv,
@@ -20,7 +21,7 @@ from codeformer_jax.nn.layers import (
     ResBlock,
     Upsample,
 )
-from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer, check_gumbel
+from codeformer_jax.nn.quantizer import QUANTIZERS, Quantized
 from codeformer_jax.nn.remat import check_policy, rematted
 from codeformer_jax.ops import checks
 from codeformer_jax.ops.checks import AnyArray
@@ -191,7 +192,7 @@ class VQGAN(nn.Module):
         codebook_size: number of codes K.
         emb_dim: length of a code d.
         norm_groups: groups of every GroupNorm.
-        quantizer: 'nearest' or 'gumbel'.
+        quantizer: 'nearest', 'gumbel' or another name in `quantizer.QUANTIZERS`.
         beta, beta_on, ema_decay, restart_below, codebook_init: see `VectorQuantizer`.
         straight_through, kl_weight, temperature: see `GumbelQuantizer`.
         temperature_final, temperature_steps: the temperature falls to the former over that many
@@ -238,6 +239,11 @@ class VQGAN(nn.Module):
         return 2 ** (len(self.ch_mult) - 1)
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether the quantizer uses `noise_keys` and a `temperature`."""
+        return QUANTIZERS[self.quantizer].draws_noise
+
+    @property
     def level_sides(self) -> tuple[int, ...]:
         """Sides of the feature maps of an image of `image_size`, largest first."""
         return tuple(self.image_size // 2**i for i in range(len(self.ch_mult)))
@@ -261,9 +267,8 @@ class VQGAN(nn.Module):
                 )
         check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
         check_policy(self.remat)
-        if self.quantizer not in ("nearest", "gumbel"):
-            raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
         check_gumbel(self)
+        QUANTIZERS[self.quantizer]
 
     def temperature_at(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the Gumbel temperature of a training step: a cosine down to the final one."""
@@ -276,7 +281,7 @@ class VQGAN(nn.Module):
     def setup(self):
         self.encoder = Encoder(emb_dim=self.emb_dim, **self._backbone())
         self.generator = Generator(**self._backbone())
-        self.quantize = self._make_quantizer()
+        self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _backbone(self) -> dict[str, Any]:
         """The fields that encoder and generator share."""
@@ -290,25 +295,6 @@ class VQGAN(nn.Module):
             "dtype": self.dtype,
             "remat": self.remat,
         }
-
-    def _make_quantizer(self) -> VectorQuantizer | GumbelQuantizer:
-        if self.quantizer == "nearest":
-            return VectorQuantizer(
-                self.codebook_size,
-                self.emb_dim,
-                self.beta,
-                self.beta_on,
-                self.ema_decay,
-                restart_below=self.restart_below,
-                codebook_init=self.codebook_init,
-            )
-        return GumbelQuantizer(
-            self.codebook_size,
-            self.emb_dim,
-            straight_through=self.straight_through,
-            kl_weight=self.kl_weight,
-            temperature=self.temperature,
-        )
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
         """What the quantizer is given."""
@@ -337,7 +323,7 @@ class VQGAN(nn.Module):
         """
         images = as_input(images, self.downsampling, self.dtype)
         latents = self._latents(images)
-        if self.quantizer == "gumbel":
+        if self.draws_noise:
             quantized = self.quantize(latents, noise_keys, temperature)
         else:
             quantized = self.quantize(latents)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
 
@@ -169,7 +170,7 @@ RULES: dict[str, Rule] = {
     "model.norm_groups": _POSITIVE,
     "model.hidden": _POSITIVE,
     "model.z_channels": _POSITIVE,
-    "model.quantizer": choice("nearest", "gumbel"),
+    "model.quantizer": Rule(QUANTIZERS.__contains__, "nearest, gumbel, or one of config.plugins"),
     "model.beta": _WEIGHT,
     "model.beta_on": choice("commitment", "codebook"),
     "model.ema_decay": optional(_SHARE),

@@ -85,7 +85,11 @@ def test_the_manifests_parameters_make_the_degraded_pictures(faces, tmp_path, mo
     monkeypatch.setitem(degrade.RECIPES, "still", still)
     pairs = make(faces, tmp_path / "set", recipe="still")
     elements = [pairs[index] for index in range(len(pairs))]
-    drawn = [degrade.Parameters(**pair["parameters"]) for pair in pairs.manifest["pairs"]]
+    parameters = [pair["parameters"] for pair in pairs.manifest["pairs"]]
+    drawn = [
+        degrade.Parameters(**{name: value for name, value in p.items() if value is not None})
+        for p in parameters
+    ]
     stacked = jax.tree.map(lambda *x: jnp.array(x), *drawn)
     images = jnp.asarray(np.stack([e["image"] for e in elements]), jnp.float32) / 255
     degraded = jax.jit(degrade.apply)(images, stacked, jnp.zeros_like(images))
