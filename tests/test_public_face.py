@@ -72,3 +72,51 @@ def test_the_page_of_names_is_made_from_the_docstrings():
     assert all(f"## {codeformer_jax.__name__}.{name}\n" in page for name in codeformer_jax._MODULES)
     assert all(f"### {name}\n" in page for name in codeformer_jax._OBJECTS)
     assert page == api_docs.PAGE.read_text(encoding="utf-8"), "run python tools/api_docs.py"
+
+
+def public_functions(body):
+    """Yields the public functions and methods of a syntax tree's body."""
+    for node in body:
+        if getattr(node, "name", "_").startswith("_"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from public_functions(node.body)
+        elif isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def undescribed(source):
+    """Returns (functions with two arguments or more, those without `Args:`), as names."""
+    functions = []
+    for node in public_functions(ast.parse(source).body):
+        a = node.args
+        named = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+        if len([x for x in named if x.arg not in ("self", "cls")]) >= 2:
+            functions.append(node)
+    without = [f.name for f in functions if "Args:" not in (ast.get_docstring(f) or "")]
+    return [f.name for f in functions], without
+
+
+def test_functions_without_args_are_found():
+    source = '''
+def _hidden(a, b): ...
+def one(a): ...
+def two(a, b): ...
+class C:
+    def method(self, a, *, b):
+        """Does it.
+
+        Args:
+            a: an a.
+        """
+'''
+    assert undescribed(source) == (["two", "method"], ["two"])
+
+
+def test_most_public_functions_describe_their_arguments():
+    everything, without = [], []
+    for path in sorted((ROOT / "codeformer_jax").rglob("*.py")):
+        named, missing = undescribed(path.read_text(encoding="utf-8"))
+        everything += named
+        without += [f"{path.relative_to(ROOT)}: {name}" for name in missing]
+    assert len(without) <= len(everything) / 2, "\n".join(without)
