@@ -44,11 +44,15 @@ class Grid:
         return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
     def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
+<<<<<<< HEAD
         """Returns the rows and columns that a box can touch.
 
         Args:
             left, top, right, bottom: of the box, in this frame.
         """
+=======
+        """Returns the pixels that a box of this frame can touch."""
+>>>>>>> rooms
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
@@ -78,6 +82,7 @@ class Outline:
 
     @classmethod
     def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
+<<<<<<< HEAD
         """Returns a smooth curve, symmetric about x = 0.
 
         Args:
@@ -85,6 +90,9 @@ class Outline:
             centre_y: y of its centre.
             smooth: width of the smoothing in degrees.
         """
+=======
+        """Returns a smooth curve near the points of its right half, listed from bottom to top."""
+>>>>>>> rooms
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
         turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
@@ -129,17 +137,27 @@ def _unit(value: np.ndarray) -> np.ndarray:
 
 
 def cover(distance: np.ndarray, px: Number, soft: Number = 0.0) -> np.ndarray:
+<<<<<<< HEAD
     """Returns the part of each pixel that lies inside a shape, in [0, 1].
 
     Args:
         distance: signed distance of the pixels, negative inside.
         px: side of a pixel.
         soft: width of the edge, if larger than a pixel.
+=======
+    """Returns the share of each pixel that lies inside a shape, 0..1.
+
+    Args:
+        distance: of the pixels to the edge, negative inside.
+        px: length of a pixel.
+        soft: width of the edge, if more than a pixel.
+>>>>>>> rooms
     """
     return _unit(np.float32(0.5) - distance * np.float32(1 / max(px, soft)))
 
 
 def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Number = 0.0):
+<<<<<<< HEAD
     """Returns the part of each pixel that a line covers, in [0, 1].
 
     Args:
@@ -147,6 +165,14 @@ def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Numb
         half: half its width.
         px: side of a pixel.
         soft: width of the edges, if larger than a pixel.
+=======
+    """Returns the share of each pixel that a line covers, 0..1.
+
+    Args:
+        distance: of the pixels to the middle of the line.
+        half: half the width of the line.
+        px, soft: as of `cover`.
+>>>>>>> rooms
     """
     sharp = np.float32(1 / max(px, soft))
     distance, half = distance * sharp, half * sharp + np.float32(0.5)
@@ -154,11 +180,19 @@ def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Numb
 
 
 def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[Number, Number]]) -> np.ndarray:
+<<<<<<< HEAD
     """Returns the signed distance to a convex polygon.
 
     Args:
         x, y: coordinates of the pixels.
         points: corners (x, y), clockwise on the screen.
+=======
+    """Returns the distance to a convex polygon, negative inside.
+
+    Args:
+        x, y: coordinates of the pixels.
+        points: corners, clockwise on the screen.
+>>>>>>> rooms
     """
     sides = []
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
@@ -172,7 +206,11 @@ def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
     """Returns the union of two shapes with a rounded seam (Quilez' polynomial smooth minimum).
 
     Args:
+<<<<<<< HEAD
         first, second: signed distances to the shapes.
+=======
+        first, second: distances to the shapes.
+>>>>>>> rooms
         radius: of the seam.
     """
     near = np.maximum(np.float32(radius) - np.abs(first - second), 0)
@@ -180,12 +218,20 @@ def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
 
 
 def step(low: Number, high: Number, value: np.ndarray) -> np.ndarray:
+<<<<<<< HEAD
     """Returns a smooth step from 0 to 1.
 
     Args:
         low: where it is 0; may be above `high`.
         high: where it is 1.
         value: argument of the step.
+=======
+    """Returns 0 below `low`, 1 above `high` and a smooth value between.
+
+    Args:
+        low, high: the two ends; `low` may be the larger one.
+        value: the argument.
+>>>>>>> rooms
     """
     t = _unit((value - np.float32(low)) * np.float32(1 / (high - low)))
     return t * t * (3 - 2 * t)
@@ -207,6 +253,7 @@ def blob(
 
 
 def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
+<<<<<<< HEAD
     """Lays a colour over a window, in place.
 
     Args:
@@ -214,6 +261,15 @@ def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
         window: rows and columns.
         colour: [3], or planes of the window.
         alpha: opacity of the window's pixels, in [0, 1].
+=======
+    """Blends a colour over a window, in place.
+
+    Args:
+        planes: picture [3, h, w].
+        window: rows and columns.
+        colour: [3], or [3, h, w] of the window.
+        alpha: opacity [h, w] of the window, 0..1.
+>>>>>>> rooms
     """
     target = planes[(slice(None), *window)]
     paint = np.asarray(colour, np.float32)
@@ -226,10 +282,17 @@ def darken(planes: np.ndarray, window: Window, amount: np.ndarray, tint=(1.0, 1.
     """Multiplies a window by 1 - amount * tint, in place.
 
     Args:
+<<<<<<< HEAD
         planes: picture [3, rows, columns].
         window: rows and columns.
         amount: of the window's pixels, in [0, 1].
         tint: per channel; the default leaves shadows on skin warm.
+=======
+        planes: picture [3, h, w].
+        window: rows and columns.
+        amount: [h, w] of the window, 0..1.
+        tint: factors of the channels; the default keeps shadows on skin warm.
+>>>>>>> rooms
     """
     target = planes[(slice(None), *window)]
     target *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]
