@@ -16,11 +16,8 @@ Window = tuple[slice, slice]
 class Grid:
     """Pixel centres of an image in a rotated and shifted frame.
 
-    Attributes:
-        x, y: coordinates [rows, columns].
-        px: side of a pixel.
-        origin: of the frame in the image, in fractions of its side.
-        roll: angle of the frame in radians.
+    x, y: [rows, columns] coordinates; px: the side of a pixel; origin and roll: the frame's place
+    in the image (fractions) and its angle (radians).
     """
 
     x: np.ndarray
@@ -31,28 +28,13 @@ class Grid:
 
     @classmethod
     def make(cls, size: int, origin: tuple[Number, Number], roll: Number = 0.0) -> "Grid":
-        """Returns the grid of a square image.
-
-        Args:
-            size: side in pixels.
-            origin: of the frame in the image, in fractions of its side.
-            roll: angle of the frame in radians.
-        """
         centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         x, y = centres[None, :] - np.float32(origin[0]), centres[:, None] - np.float32(origin[1])
         cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
         return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
     def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
-<<<<<<< HEAD
-        """Returns the rows and columns that a box can touch.
-
-        Args:
-            left, top, right, bottom: of the box, in this frame.
-        """
-=======
         """Returns the pixels that a box of this frame can touch."""
->>>>>>> rooms
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
@@ -67,7 +49,6 @@ class Grid:
         return span(rows), span(columns)
 
     def at(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the coordinates x and y of a window's pixels."""
         return self.x[window], self.y[window]
 
 
@@ -82,17 +63,7 @@ class Outline:
 
     @classmethod
     def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
-<<<<<<< HEAD
-        """Returns a smooth curve, symmetric about x = 0.
-
-        Args:
-            points: (x, y) near its right half, from bottom to top.
-            centre_y: y of its centre.
-            smooth: width of the smoothing in degrees.
-        """
-=======
         """Returns a smooth curve near the points of its right half, listed from bottom to top."""
->>>>>>> rooms
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
         turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
@@ -100,13 +71,6 @@ class Outline:
 
     @classmethod
     def from_radii(cls, x: Number, y: Number, radii: np.ndarray, smooth: Number = 0.0) -> "Outline":
-        """Returns the curve with given radii.
-
-        Args:
-            x, y: its centre.
-            radii: 256 radii at equal angles, from straight up over left.
-            smooth: width of the smoothing in degrees; 0 smooths nothing.
-        """
         if smooth:
             orders = np.fft.rfftfreq(256, 1 / 256)
             low_pass = np.exp(-((orders * np.pi / 180 * smooth) ** 2) / 2)
@@ -116,11 +80,6 @@ class Outline:
         return cls(x, y, radii.astype(np.float32), steep.astype(np.float32))
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns the approximate signed distance of points to the curve, negative inside.
-
-        Args:
-            x, y: coordinates of the points, of one shape.
-        """
         dx, dy = x - np.float32(self.x), y - np.float32(self.y)
         place = (np.arctan2(dx, dy) + np.float32(np.pi)) * np.float32(256 / (2 * np.pi))
         low = place.astype(np.int32)
@@ -137,42 +96,23 @@ def _unit(value: np.ndarray) -> np.ndarray:
 
 
 def cover(distance: np.ndarray, px: Number, soft: Number = 0.0) -> np.ndarray:
-<<<<<<< HEAD
-    """Returns the part of each pixel that lies inside a shape, in [0, 1].
-
-    Args:
-        distance: signed distance of the pixels, negative inside.
-        px: side of a pixel.
-        soft: width of the edge, if larger than a pixel.
-=======
     """Returns the share of each pixel that lies inside a shape, 0..1.
 
     Args:
         distance: of the pixels to the edge, negative inside.
         px: length of a pixel.
         soft: width of the edge, if more than a pixel.
->>>>>>> rooms
     """
     return _unit(np.float32(0.5) - distance * np.float32(1 / max(px, soft)))
 
 
 def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Number = 0.0):
-<<<<<<< HEAD
-    """Returns the part of each pixel that a line covers, in [0, 1].
-
-    Args:
-        distance: distance of the pixels to the line's middle.
-        half: half its width.
-        px: side of a pixel.
-        soft: width of the edges, if larger than a pixel.
-=======
     """Returns the share of each pixel that a line covers, 0..1.
 
     Args:
         distance: of the pixels to the middle of the line.
         half: half the width of the line.
         px, soft: as of `cover`.
->>>>>>> rooms
     """
     sharp = np.float32(1 / max(px, soft))
     distance, half = distance * sharp, half * sharp + np.float32(0.5)
@@ -180,19 +120,11 @@ def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Numb
 
 
 def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[Number, Number]]) -> np.ndarray:
-<<<<<<< HEAD
-    """Returns the signed distance to a convex polygon.
-
-    Args:
-        x, y: coordinates of the pixels.
-        points: corners (x, y), clockwise on the screen.
-=======
     """Returns the distance to a convex polygon, negative inside.
 
     Args:
         x, y: coordinates of the pixels.
         points: corners, clockwise on the screen.
->>>>>>> rooms
     """
     sides = []
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
@@ -206,11 +138,7 @@ def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
     """Returns the union of two shapes with a rounded seam (Quilez' polynomial smooth minimum).
 
     Args:
-<<<<<<< HEAD
-        first, second: signed distances to the shapes.
-=======
         first, second: distances to the shapes.
->>>>>>> rooms
         radius: of the seam.
     """
     near = np.maximum(np.float32(radius) - np.abs(first - second), 0)
@@ -218,20 +146,11 @@ def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
 
 
 def step(low: Number, high: Number, value: np.ndarray) -> np.ndarray:
-<<<<<<< HEAD
-    """Returns a smooth step from 0 to 1.
-
-    Args:
-        low: where it is 0; may be above `high`.
-        high: where it is 1.
-        value: argument of the step.
-=======
     """Returns 0 below `low`, 1 above `high` and a smooth value between.
 
     Args:
         low, high: the two ends; `low` may be the larger one.
         value: the argument.
->>>>>>> rooms
     """
     t = _unit((value - np.float32(low)) * np.float32(1 / (high - low)))
     return t * t * (3 - 2 * t)
@@ -253,15 +172,6 @@ def blob(
 
 
 def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
-<<<<<<< HEAD
-    """Lays a colour over a window, in place.
-
-    Args:
-        planes: picture [3, rows, columns].
-        window: rows and columns.
-        colour: [3], or planes of the window.
-        alpha: opacity of the window's pixels, in [0, 1].
-=======
     """Blends a colour over a window, in place.
 
     Args:
@@ -269,7 +179,6 @@ def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
         window: rows and columns.
         colour: [3], or [3, h, w] of the window.
         alpha: opacity [h, w] of the window, 0..1.
->>>>>>> rooms
     """
     target = planes[(slice(None), *window)]
     paint = np.asarray(colour, np.float32)
@@ -282,17 +191,10 @@ def darken(planes: np.ndarray, window: Window, amount: np.ndarray, tint=(1.0, 1.
     """Multiplies a window by 1 - amount * tint, in place.
 
     Args:
-<<<<<<< HEAD
-        planes: picture [3, rows, columns].
-        window: rows and columns.
-        amount: of the window's pixels, in [0, 1].
-        tint: per channel; the default leaves shadows on skin warm.
-=======
         planes: picture [3, h, w].
         window: rows and columns.
         amount: [h, w] of the window, 0..1.
         tint: factors of the channels; the default keeps shadows on skin warm.
->>>>>>> rooms
     """
     target = planes[(slice(None), *window)]
     target *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]
