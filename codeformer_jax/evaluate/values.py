@@ -1,4 +1,4 @@
-"""What scores depend on, as JSON values."""
+"""Settings as JSON values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from codeformer_jax.degrade import Parameters, Recipe, manifest_fields
 
 
 def json_values(tree: Any) -> Any:
-    """Dataclasses, mappings, sequences and arrays as dicts, lists and numbers.
+    """Returns dataclasses, mappings, sequences and arrays as dicts, lists and numbers.
 
     A float32 becomes the shortest number that is read back as the same float32.
     """
@@ -27,5 +27,5 @@ def json_values(tree: Any) -> Any:
     array = np.asarray(tree)
     if array.ndim:
         return [json_values(value) for value in array]
-    # By way of text: a float64 of the same value would show digits that a float32 does not hold.
+    # Through text: a float64 of the same value would show digits that a float32 does not have.
     return float(str(array)) if np.issubdtype(array.dtype, np.floating) else array.item()

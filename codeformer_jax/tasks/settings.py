@@ -243,6 +243,7 @@ RULES: dict[str, Rule] = {
     "eval.batches": _POSITIVE,
     "eval.weights": several(_WEIGHT),
     "eval.limit": optional(_POSITIVE),
+    "eval.metrics": optional(several(Rule(lambda name: isinstance(name, str), "a name"))),
     "schedule": several(Rule(_is_section, "a row such as {'until': 1000, 'w': 1.0, ...}")),
     "schedule[].until": _POSITIVE,
     "schedule[].w": _WEIGHT,
