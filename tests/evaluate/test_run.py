@@ -341,7 +341,7 @@ def test_networks_of_a_workdir_are_computed_in_its_precision(runs, tmp_path, mon
     restore = Restorer.load(workdir, batch_size=1)
     restore(np.zeros((32, 32, 3), np.uint8))
     one = fit(np.zeros((32, 32, 3), np.uint8), 32)
-    samples.sample_batch(restore, [one], ["a"], 0.5, True, samples.Samples(1), batch_size=1)
+    samples.sample_batch(restore, [one], ["a"], 0.5, True, batch_size=1, number=1)
     assert len(seen) == 5  # Two batches are evaluated.
     assert set(seen) == {"highest"}
     assert jax.config.jax_default_matmul_precision is None
