@@ -171,7 +171,7 @@ def test_bad_images_are_refused(codeformer, elements, message):
             {"teacher": (VQGAN(codebook_size=16), {})},
             "downsampling=32, the network 2.* give the VQGAN",
         ),
-        ({"recipe": None}, "recipe is missing"),
+        ({"recipe": None}, "give the recipe"),
         ({"weights": ()}, "different numbers from 0 up, got \\[\\]"),
         ({"weights": (0.5, 0.5)}, "different numbers"),
         ({"weights": (-1,)}, "different numbers"),
