@@ -23,7 +23,6 @@ from tensorflow_datasets.proto import tf_example_pb2
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
 from codeformer_jax.data.stored_png import decode_stored_png
-from codeformer_jax.system.open_files import check_open_files
 
 # The split of a TFDS dataset for training, and those that are held out.
 TRAIN_SPLIT = "train"
@@ -110,7 +109,7 @@ class Records:
         except UnreadableImage as error:
             raise self._unreadable(record, error.reason) from error
         except (RuntimeError, ValueError) as error:  # ArrayRecord raises RuntimeErrors.
-            check_open_files(error)
+            _check_open_files(error)
             raise self._unreadable(record, str(error)) from error
         height, width = pixels.shape[:2]
         if (height, width) != (self.size, self.size):
@@ -333,7 +332,7 @@ def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:
         try:
             yield name, len(ArrayRecordDataSource([name]))
         except RuntimeError as error:
-            check_open_files(error)
+            _check_open_files(error)
             raise UnreadableRecord(
                 f"'{name}' is not a complete ArrayRecord file ({error}); copy it again, or let the "
                 "pattern leave it out"
@@ -357,3 +356,16 @@ def _content(record: bytes) -> tuple[bytes, str, int | None]:
         name[0].decode("utf-8", "replace") if name else "",
         int(label[0]) if label else None,
     )
+
+
+def _check_open_files(error: Exception) -> None:
+    """Raises OSError if an error of ArrayRecord is the limit of open files.
+
+    ArrayRecord raises RuntimeErrors for everything; only their text tells them apart.
+    """
+    if "Too many open files" in str(error):  # Of one process, or "in system".
+        raise OSError(
+            f"{error}: the limit of open files is reached, the files are not damaged. Every file "
+            "of records stays open: raise the limit (show it with `ulimit -n`, set it with, for "
+            "example, `ulimit -n 65536` before this command), or use fewer workers"
+        ) from error

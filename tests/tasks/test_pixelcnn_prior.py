@@ -178,14 +178,16 @@ def test_a_source_without_labels_is_refused(root, tmp_path):
     config.pixelcnn.classes = 4
     config.data.path = "synthetic_shapes:32"
     config.data.seed = 4  # 4 * 2^20 ends with a 4: so does the first label.
-    refused(config, tmp_path, "gives the label 4, and the network knows 0 to 3")
+    refused(config, tmp_path, "has the label 4, but the network knows only 0 to 3")
 
 
 def test_a_label_that_comes_later_is_refused_too(root, tmp_path):
     """The first of every source is looked at before the start, the others as they come."""
     config = prior(root)
     config.pixelcnn.classes = 9
-    with pytest.raises(ValueError, match="a batch gives the label 9, and the network knows 0 to 8"):
+    with pytest.raises(
+        ValueError, match="a batch has the label 9, but the network knows only 0 to 8"
+    ):
         loop.train(config, tmp_path / "run")
 
 
