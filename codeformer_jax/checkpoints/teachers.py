@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
 
@@ -51,8 +52,9 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: if there is none.
     """
-    if trained.network in AUTOENCODERS:
-        module = trained.module.clone(ema_decay=None)
+    if trained.network in networks_of_role("autoencoder"):
+        averaged = getattr(trained.module, "ema_decay", None) is not None
+        module = trained.module.clone(ema_decay=None) if averaged else trained.module
         return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:
