@@ -42,7 +42,7 @@ def corrupt(
     Args:
         images: [b, s, s, 3] in [0, 1].
         parameters: `pipeline.Parameters`, of which sigma_x to jpeg_quality are used.
-        source: keys or stored deviates, the first argument of `noise`.
+        source: first argument of `noise`.
         noise: function (source, canvas) -> standard normal deviates [b, canvas, canvas, 3].
         gradient: gradient of the roundings, see `ops.rounding`.
     """
@@ -88,8 +88,7 @@ def corrupt(
     batch = (images, parameters, source)
     if len(canvases) == 1:
         return together(*batch)
-    # An accelerator takes the batch in one piece. A CPU takes half the time for a few large images
-    # after the other, which saves work and fits its cache.
+    # A CPU takes half the time for a few large images after the other, which fits its cache.
     return jax.lax.platform_dependent(*batch, cpu=few_at_a_time, default=together)
 
 
