@@ -6,9 +6,12 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
-from codeformer_jax.convert.networks import role_of
+from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
+
+# Networks that can be a teacher.
+AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
@@ -49,8 +52,10 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     Raises:
         ValueError: if there is none.
     """
-    if role_of(trained.module) == "autoencoder":
-        return common.plain_autoencoder(trained.module, trained.variables)
+    if trained.network in networks_of_role("autoencoder"):
+        averaged = getattr(trained.module, "ema_decay", None) is not None
+        module = trained.module.clone(ema_decay=None) if averaged else trained.module
+        return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:
         raise ValueError(

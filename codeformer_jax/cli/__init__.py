@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
+        if args.plugins:
+            from codeformer_jax.system.plugins import import_plugins  # noqa: PLC0415
+
+            import_plugins({"plugins": args.plugins})
         return args.run(args)
     except KeyboardInterrupt:
         return 130

@@ -54,11 +54,19 @@ def add_command(
         formatter_class=_Formatter if examples else argparse.HelpFormatter,
     )
     parser.set_defaults(run=run)
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers networks of your own; may be repeated",
+    )
     return parser
 
 
 def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of the commands that read people's own pictures."""
+    """Adds the option that limits the size of pictures, for commands that read a user's own."""
     parser.add_argument(
         "--max-megapixels",
         type=float,

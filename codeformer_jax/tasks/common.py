@@ -123,14 +123,6 @@ def transplant(
     return {**params, **{name: source[name] for name in names}}
 
 
-def plain_autoencoder(module: Any, variables: PyTree) -> tuple[Any, PyTree]:
-    """Returns an autoencoder's module and variables with the codebook as a parameter."""
-    if hasattr(module, "ema_decay"):  # Your own network may have no moving average.
-        module = module.clone(ema_decay=None)
-    others = {name: tree for name, tree in variables.items() if name != "codebook"}
-    return module, {**others, "params": plain_codebook(variables)}
-
-
 def plain_codebook(variables: PyTree) -> PyTree:
     """Returns an autoencoder's parameters with its codebook, even if that is a moving average."""
     params = dict(variables["params"])
