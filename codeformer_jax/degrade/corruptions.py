@@ -116,7 +116,13 @@ def read_corruptions(given: Mapping[str, Any]) -> dict[str, Any]:
 def draw_corruptions(
     key: Key[Array, ""], ranges: Mapping[str, Any], image_size: int
 ) -> dict[str, Any]:
-    """Returns {name: drawn parameters} for one image; see `Corruption.draw`."""
+    """Returns {name: drawn parameters} for one image.
+
+    Args:
+        key: key of the image; every corruption has its own stream below it.
+        ranges: {name: ranges}, see `read_corruptions`.
+        image_size: side of the image in pixels.
+    """
 
     def draw(name: str) -> Any:
         corruption = CORRUPTIONS[name]()
@@ -137,7 +143,13 @@ def in_place(place: Place, drawn: Mapping[str, Any]) -> dict[str, Corruption]:
 def apply_corruptions(
     place: Place, images: Float[Array, "b s s 3"], drawn: Mapping[str, Any]
 ) -> Float[Array, "b s s 3"]:
-    """Returns images after the corruptions that have this place."""
+    """Returns images after the corruptions that have this place.
+
+    Args:
+        place: see `Corruption`.
+        images: [b, s, s, 3] in [0, 1].
+        drawn: {name: drawn parameters} with leading axes [b].
+    """
     for name, corruption in in_place(place, drawn).items():
         images = corruption.apply(images, drawn[name])
     return images

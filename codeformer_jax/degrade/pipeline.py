@@ -1,13 +1,12 @@
-"""From clean images to degraded ones, as a recipe says: ranges, draws and the corruptions in order.
+"""Degradation of clean images by a recipe: ranges, draws, and corruptions in order.
 
-`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253), is what
-the kind 'blind' does; 'second_order' puts two rounds in its place and 'clean' nothing. To each a
-recipe may add motion blur before it and colours and painted strokes after it.
+The kind 'blind' is `x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv
+2206.11253); 'second_order' puts two rounds in its place and 'clean' nothing. A recipe may add
+registered corruptions before and after it, see `corruptions`.
 
 Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static
-shapes. Blur widths are in pixels of the image given and r divides its side, at any size: nothing is
-scaled to 512 px behind the caller's back. One key per image: what becomes of an image depends on
-its key and pixels only.
+shapes. Blur widths are in pixels of the given image and r divides its side, at any size. Each image
+has its own key: its degradation depends only on its key and pixels.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ from codeformer_jax.ops.rounding import Gradient, to_8_bits
 KERNEL_SIZE = blind.KERNEL_SIZE
 # Reflected borders need images larger than half a kernel.
 MINIMUM_IMAGE_SIZE = KERNEL_SIZE // 2 + 1
-# r may exceed the side of a small image; one pixel is then left.
+# One pixel is left if r exceeds the side of a small image.
 MINIMUM_SMALL_SIZE = 1
 
 KINDS = ("blind", "second_order", "clean")
@@ -211,14 +210,19 @@ def manifest_fields(values: Recipe | Parameters) -> dict[str, Any]:
 
 
 def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
-    """Scalar parameters for one image of side `image_size`; map over keys for a batch.
+    """Returns the parameters of one image as scalars; map over keys for a batch.
 
-    Isotropic and anisotropic blur are drawn as `recipe.anisotropic` says; both widths, the angle in
-    [-pi, pi), r, delta and q are uniform. The small side is int(image_size / r), at least
+    Blur is isotropic or, with probability `recipe.anisotropic`, anisotropic. Both widths, the angle
+    in [-pi, pi), r, delta and q are uniform. The small side is int(image_size / r), at least
     MINIMUM_SMALL_SIZE.
 
+    Args:
+        key: typed key.
+        recipe: ranges to draw from.
+        image_size: side of the image in pixels.
+
     Raises:
-      ValueError: image_size below MINIMUM_IMAGE_SIZE.
+        ValueError: for an image_size below MINIMUM_IMAGE_SIZE.
     """
     _check_size(image_size)
     key = threefry_keys(key)
@@ -256,22 +260,22 @@ def apply(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
-    """Degrade a batch with given parameters and noise.
+    """Degrades a batch with given parameters and noise.
 
     Args:
-      images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
-      parameters: arrays [b].
-      noise: standard normal [b, s, s, 3], of which an image uses its top-left `small_size` square.
-        Of the second order [b, c, c, 6], c = 1.5 s rounded up: a round takes three of the channels
-        and the corner that it needs. Of the clean kind None.
-      gradient: of the roundings, 'zero' or 'straight_through' (see `ops.jpeg`).
+        images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
+        parameters: arrays [b], as `draw` returns them under `jax.vmap`.
+        noise: standard normal deviates. Kind 'blind' takes [b, s, s, 3], of which an image uses its
+            top-left `small_size` square. 'second_order' takes [b, c, c, 6] with c = 1.5 s rounded
+            up, three channels per round. 'clean' takes None.
+        gradient: gradient of the roundings, 'zero' or 'straight_through' (see `ops.rounding`).
 
     Returns:
-      Same shape, multiples of 1/255 in [0, 1].
+        [b, s, s, 3], multiples of 1/255 in [0, 1].
 
     Raises:
-      ValueError: images that are not a batch of square RGB pictures, or too small.
-      TypeError: images that are not float32.
+        ValueError: for images that are not a batch of square RGB images, or too small.
+        TypeError: for images that are not float32.
     """
     images = _as_squares(images)
     noise = None if noise is None else jnp.asarray(noise)
@@ -285,11 +289,22 @@ def degrade(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
-    """Degrade a batch [b, s, s, 3] with parameters and noise drawn from one key per image.
+    """Degrades a batch with parameters and noise drawn from one key per image.
 
-    See `apply` for ranges and errors. Keys are typed, of any implementation. The result for an
-    image depends on neither the others nor its place; a batch of another size is compiled anew,
-    which may move a few pixels by a rounding.
+    The result for an image does not depend on the other images. A batch of another size is compiled
+    separately, which may move a few pixels by a rounding.
+
+    Args:
+        images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
+        keys: typed keys [b] of any implementation.
+        recipe: ranges to draw from.
+        gradient: gradient of the roundings, see `apply`.
+
+    Returns:
+        [b, s, s, 3], multiples of 1/255 in [0, 1].
+
+    Raises:
+        ValueError, TypeError: see `apply`.
     """
     images = _as_squares(images)
     size = images.shape[1]
@@ -309,7 +324,7 @@ def _drawn(keys: Array, canvas: int, channels: int = 3) -> Array:
 def _corrupt(
     images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
 ) -> Array:
-    """`noise(source, canvas, channels)` is that of a batch."""
+    """Degrades a batch; `noise(source, canvas, channels)` returns standard normal deviates."""
 
     def corrupt(images: Array, p: Parameters, source: Any) -> Array:
         return _corrupt_batch(images, p, source, noise, gradient)

@@ -19,6 +19,7 @@ from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.plugins import import_plugins
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN = 8
@@ -106,6 +107,7 @@ def find_recipe(name: str) -> Recipe:
             "as configs/codeformer_stage3.py@small"
         )
     config = _load_config(path, argument)
+    import_plugins(config)
     sections = config.get("degradation") or {}
     section = section or config.eval.recipe
     if section not in sections:

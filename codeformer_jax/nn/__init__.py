@@ -1,4 +1,4 @@
-"""Linen modules: hyperparameters are fields, outputs are frozen dataclasses."""
+"""Linen modules with hyperparameters as fields and frozen dataclasses as outputs."""
 
 from codeformer_jax.nn.codeformer import (
     CodeFormer,
@@ -6,7 +6,7 @@ from codeformer_jax.nn.codeformer import (
     CodePrediction,
     resize_positions,
 )
-from codeformer_jax.nn.cpu.transposed_dense import turn_kernels, with_turned_kernels
+from codeformer_jax.nn.cpu.transposed_dense import transpose_kernels, with_transposed_kernels
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.gumbel import GumbelQuantizer
@@ -46,6 +46,6 @@ __all__ = [
     "VectorQuantizer",
     "fit_lpips",
     "resize_positions",
-    "turn_kernels",
-    "with_turned_kernels",
+    "transpose_kernels",
+    "with_transposed_kernels",
 ]

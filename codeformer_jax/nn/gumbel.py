@@ -21,7 +21,7 @@ from codeformer_jax.ops.checks import AnyArray, as_features, as_keys
 
 
 def check_gumbel(network: Any) -> None:
-    """Raises ValueError where a network's settings of the Gumbel quantizer are out of range."""
+    """Raises ValueError if a `VQGAN` has Gumbel settings out of range."""
     for name in ("temperature", "temperature_final"):
         if not getattr(network, name) > 0:
             raise ValueError(f"{name} is {getattr(network, name)}; expected a positive number")
@@ -56,6 +56,7 @@ class GumbelQuantizer(Quantizer):
 
     @classmethod
     def from_model(cls, model: Any) -> "GumbelQuantizer":
+        """Returns the quantizer of a `VQGAN` with these fields."""
         return cls(
             model.codebook_size,
             model.emb_dim,
@@ -74,11 +75,11 @@ class GumbelQuantizer(Quantizer):
         )
 
     def codebook(self) -> Float[Array, "k d"]:
-        """The codebook [K, d]."""
+        """Returns the codebook [K, d]."""
         return self.embed
 
     def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Codebook rows of `indices`."""
+        """Returns codebook rows for `indices`."""
         return self.embed[indices]
 
     def __call__(

@@ -100,29 +100,39 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Returns the quantized latents of codes."""
+        """Returns the quantized latents for codes."""
         raise NotImplementedError
 
     def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]) -> None:
-        """Updates a codebook that is not trained by gradients; nothing by default."""
+        """Updates a codebook that gradients do not train; a no-op by default.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
+        """
 
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("config.model.quantizer")
 
 
 def check_codebook_init(name: str) -> None:
-    """Raises ValueError where a codebook has no such start."""
+    """Raises ValueError for a name that is not in `CODEBOOK_STARTS`."""
     if name not in CODEBOOK_STARTS:
         raise ValueError(f"codebook_init is {name!r}; expected 'latents' or 'uniform'")
 
 
 def count_codes(indices: Int[Array, "..."], codebook_size: int) -> Float[Array, "k"]:
-    """How often each of the `codebook_size` codes occurs, [K] float32."""
+    """Returns how often each code occurs, [K] float32.
+
+    Args:
+        indices: codes of any shape in [0, K).
+        codebook_size: K.
+    """
     return jnp.zeros(codebook_size, jnp.float32).at[indices.reshape(-1)].add(1.0)
 
 
 def code_perplexity(counts: Float[Array, "k"]) -> Float[Array, ""]:
-    """exp(entropy) of code use: 1 when one code is used, K when all are used equally."""
+    """Returns exp(entropy) of code use: 1 if one code is used, K if all are used equally."""
     p = counts / jnp.maximum(counts.sum(), 1.0)
     return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
 
@@ -130,7 +140,12 @@ def code_perplexity(counts: Float[Array, "k"]) -> Float[Array, ""]:
 def squared_distances(
     latents: Float[Array, "n d"], codebook: Float[Array, "k d"]
 ) -> Float[Array, "n k"]:
-    """||z - e||^2 of every latent and code in full float32, whatever the matmul default is."""
+    """Returns ||z - e||^2 for every latent and code in float32, whatever the matmul default is.
+
+    Args:
+        latents: z, [n, d].
+        codebook: e, [K, d].
+    """
     products = jnp.matmul(latents, codebook.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.sum(latents**2, axis=1)[:, None] + jnp.sum(codebook**2, axis=1)[None, :]
     return norms - 2 * products
@@ -139,15 +154,15 @@ def squared_distances(
 def codes_from_latents(
     key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
 ) -> Float[Array, "k d"]:
-    """Draws a codebook's start from latents, so that most of its codes are used from the beginning.
+    """Draws initial codes from latents, so that most codes are used from the beginning.
 
     Args:
-        key: of the draw.
-        latents: encoder outputs of real images.
+        key: threefry key.
+        latents: encoder outputs of real images [b, h, w, d].
         size: number of codes K.
 
     Returns:
-        K latents drawn without replacement; where there are fewer, repeats with some noise.
+        K latents drawn without replacement; noisy repeats if there are fewer.
     """
     flat = latents.reshape(-1, latents.shape[-1])
     draw, jitter = jax.random.split(key)
@@ -163,10 +178,10 @@ class VectorQuantizer(Quantizer):
 
     loss = ||sg(z) - e||^2 + beta ||z - sg(e)||^2, both as means over all elements.
 
-    Two settings decide whether the codes get used. `codebook_init='latents'` starts them from the
-    latents that `init` is given, so give it real data. A moving average with `restart_below`
-    replaces codes that nothing chooses. Such a codebook is not a parameter but the collection
-    'codebook', and moves where a training step makes that mutable and gives the rng 'codes'::
+    Two settings decide how many codes are used. `codebook_init='latents'` draws the first codes
+    from the latents that `init` gets, so pass real data. A moving average with `restart_below`
+    replaces unused codes. Such a codebook is not a parameter but the collection 'codebook'. A
+    training step updates it by making the collection mutable and passing the rng 'codes'::
 
         quantizer = VectorQuantizer(64, 8, codebook_init="latents", ema_decay=0.95,
                                     restart_below=0.1)
@@ -179,19 +194,18 @@ class VectorQuantizer(Quantizer):
     Attributes:
         codebook_size: K.
         embedding_dim: d.
-        beta: weight of the commitment term, or of the codebook term where `beta_on` says so.
-        beta_on: 'commitment' as in the paper; 'codebook' as the published CodeFormer and Taming
-            training has it.
-        ema_decay: None trains the codebook by its loss. Else it is a moving average of the
-            latents assigned to each code (VQ-VAE, appendix A.1), kept in the collection
-            'codebook', updated whenever that is mutable, and only the commitment term remains.
+        beta: weight of the commitment term, or of the codebook term; see `beta_on`.
+        beta_on: 'commitment' as in the paper, or 'codebook' as in the published CodeFormer and
+            Taming training.
+        ema_decay: None trains the codebook by its loss. Otherwise it is a moving average of the
+            latents assigned to each code (VQ-VAE, appendix A.1) and only the commitment term
+            remains.
         ema_epsilon: Laplace smoothing of the counts.
         restart_below: with a moving average, a code whose average count per batch falls below
             this is replaced by a latent of the batch, drawn with the rng 'codes'; 0 is off.
-            Without one the module does nothing about it: see `tasks.restart`.
-        codebook_init: 'uniform' starts the codes from U(+-1/K) as published, far from the latents
-            of most encoders, where few of them are ever chosen; 'latents' from the latents that
-            `init` is given, see `codes_from_latents`.
+            Without a moving average `tasks.restart` does this instead.
+        codebook_init: 'uniform' draws codes from U(+-1/K) as published, far from most encoders'
+            latents, so that few of them are ever used; 'latents' see `codes_from_latents`.
     """
 
     codebook_size: int
@@ -205,6 +219,7 @@ class VectorQuantizer(Quantizer):
 
     @classmethod
     def from_model(cls, model: Any) -> "VectorQuantizer":
+        """Returns the quantizer of a `VQGAN` or `VQVAE` with these fields."""
         return cls(
             model.codebook_size,
             model.emb_dim,
@@ -240,20 +255,20 @@ class VectorQuantizer(Quantizer):
             self.ema_sums = self.variable("codebook", "sums", lambda: self.ema_embedding.value)
 
     def codebook(self) -> Float[Array, "k d"]:
-        """The codebook [K, d]."""
+        """Returns the codebook [K, d]."""
         if self.ema_decay is None:
             return self.get_variable("params", "embedding")
         return self.ema_embedding.value
 
     def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Codebook rows of `indices`."""
+        """Returns codebook rows for `indices`."""
         return self.codebook()[indices]
 
     def __call__(self, latents: AnyArray) -> Quantized:
         """Quantizes latents, float32 [b, h, w, d].
 
         Raises:
-            ValueError, TypeError: for latents of another form, saying what to pass.
+            ValueError, TypeError: for latents of another form; the message says what to pass.
         """
         latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float)).astype(
             jnp.float32
@@ -294,7 +309,12 @@ class VectorQuantizer(Quantizer):
         return commitment + self.beta * codebook
 
     def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
-        """One step of the moving average by latents and their codes; no-op where there is none."""
+        """Updates the moving average by one batch; a no-op without one.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
+        """
         if self.ema_decay is not None:
             flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
             counts = count_codes(indices, self.codebook_size)

@@ -29,15 +29,15 @@ from codeformer_jax.ops.checks import AnyArray
 
 @flax.struct.dataclass
 class VQGANOutput:
-    """Reconstruction of images [b, h, w, 3] and what was measured on the way.
+    """Reconstruction of images [b, h, w, 3] with intermediate values.
 
     Attributes:
         image: reconstruction [b, h, w, 3], trained to [-1, 1] but not clipped.
         latents: encoder output before quantization [b, h / f, w / f, d].
         indices: codes, row-major, [b, (h / f) * (w / f)].
-        codebook_loss: scalar, see the quantizer.
+        codebook_loss: scalar loss of the quantizer.
         perplexity: scalar, see `code_perplexity`.
-        quantized: everything the quantizer returned.
+        quantized: output of the quantizer.
     """
 
     image: Float[Array, "b h w 3"]
@@ -51,8 +51,8 @@ class VQGANOutput:
 class Encoder(nn.Module):
     """images [b, h, w, 3] -> (latents [b, h / f, w / f, emb_dim], {side: features of that level}).
 
-    `side` counts in pixels of an image of `image_size`; the features are those after the level's
-    last residual block, before its attention.
+    `side` is the side of the level for an image of `image_size`. Its features are taken after the
+    level's last residual block, before its attention.
     """
 
     image_size: int
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """quantized latents [b, h / f, w / f, emb_dim] -> images [b, h, w, 3].
 
-    `up_to` and `beyond` are its two parts, cut where features of a side may be changed last.
+    `up_to` and `beyond` are its two parts, cut after the last features that a caller changes.
     """
 
     image_size: int
@@ -149,9 +149,12 @@ class Generator(nn.Module):
         latents: Float[Array, "b h w d"],
         fuse: Callable[[int, Float[Array, "b h3 w3 c"]], Float[Array, "b h3 w3 c"]],
     ) -> Float[Array, "b h2 w2 c"]:
-        """Features after the first residual block of the level of `side`.
+        """Returns the features after the first residual block of the level of `side`.
 
-        `fuse(side, x)` may change them, and those of every level before.
+        Args:
+            side: side of a level for an image of `image_size`.
+            latents: quantized latents [b, h, w, d].
+            fuse: function (side, features) -> features, applied at this and every earlier level.
         """
         x = latents
         for index, block in enumerate(self.blocks[: self._tap(side)]):
@@ -161,11 +164,16 @@ class Generator(nn.Module):
         return x
 
     def beyond(self, side: int, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of the features that `up_to` returned."""
+        """Returns images from the features of `up_to`.
+
+        Args:
+            side: the argument of `up_to`.
+            features: the result of `up_to`.
+        """
         return self._images(features, self.blocks[self._tap(side) :])
 
     def _tap(self, side):
-        """Number of blocks up to the features of a side."""
+        """Returns the number of blocks up to the features of a side."""
         return 1 + next(index for index, tapped in self.taps.items() if tapped == side)
 
     def _images(self, x, blocks):
@@ -177,16 +185,14 @@ class Generator(nn.Module):
 class VQGAN(nn.Module):
     """Encoder, quantizer and generator; images [b, h, w, 3] in [-1, 1].
 
-    The codebook's moving average is updated where the collection 'codebook' is mutable, Gumbel
-    noise is drawn where an rng 'gumbel' or `noise_keys`, one per image, are given; otherwise the
-    network is deterministic.
-    Images may have any sides that the downsampling factor divides; `image_size` is the size to
-    which `attn_resolutions` refers.
+    A codebook that is a moving average is updated if the collection 'codebook' is mutable. Gumbel
+    noise needs `noise_keys`, one per image, or an rng 'gumbel'; otherwise the network is
+    deterministic. Images may have any sides that the downsampling factor divides.
 
     Attributes:
-        image_size: side of the training images in pixels.
+        image_size: side of the training images in pixels, to which `attn_resolutions` refers.
         nf: width of the first level.
-        ch_mult: width of each level in units of `nf`; one level less than that many halvings.
+        ch_mult: width of each level in units of `nf`; n levels halve the image n - 1 times.
         res_blocks: residual blocks per level.
         attn_resolutions: sides of the feature maps that get attention after each residual block.
         codebook_size: number of codes K.
@@ -195,13 +201,13 @@ class VQGAN(nn.Module):
         quantizer: 'nearest', 'gumbel' or another name in `quantizer.QUANTIZERS`.
         beta, beta_on, ema_decay, restart_below, codebook_init: see `VectorQuantizer`.
         straight_through, kl_weight, temperature: see `GumbelQuantizer`.
-        temperature_final, temperature_steps: the temperature falls to the former over that many
-            steps of training, see `temperature_at`; 0 steps keep it.
+        temperature_final: Gumbel temperature at the end of `temperature_steps`.
+        temperature_steps: training steps over which the temperature falls; 0 keeps it.
         dtype: dtype of the computation; parameters, codebook distances and norms are float32.
-        remat: what the backward pass computes again, see `remat.rematted`; no value changes.
+        remat: activations that the backward pass recomputes, see `remat.rematted`.
 
     Raises:
-        ValueError: at construction, for sizes that do not divide, naming them.
+        ValueError: at construction, for sizes that do not divide.
     """
 
     image_size: int = 512
@@ -240,7 +246,7 @@ class VQGAN(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether the quantizer uses `noise_keys` and a `temperature`."""
+        """Whether the quantizer takes `noise_keys` and a `temperature`."""
         return QUANTIZERS[self.quantizer].draws_noise
 
     @property
@@ -284,7 +290,7 @@ class VQGAN(nn.Module):
         self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _backbone(self) -> dict[str, Any]:
-        """The fields that encoder and generator share."""
+        """Returns the fields that encoder and generator share."""
         return {
             "image_size": self.image_size,
             "nf": self.nf,
@@ -297,11 +303,11 @@ class VQGAN(nn.Module):
         }
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
-        """What the quantizer is given."""
+        """Returns the quantizer's input."""
         return self.encoder(images)[0]
 
     def _generate(self, quantized: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of quantized latents."""
+        """Returns images from quantized latents."""
         return self.generator(quantized)
 
     def __call__(
@@ -316,10 +322,10 @@ class VQGAN(nn.Module):
         Args:
             images: float32 [b, h, w, 3] in [-1, 1].
             noise_keys: one typed key per image, [b], for Gumbel noise.
-            temperature: of the Gumbel softmax; the field's value unless given.
+            temperature: temperature of the Gumbel softmax; None uses the field.
 
         Raises:
-            ValueError, TypeError: for images or keys of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         images = as_input(images, self.downsampling, self.dtype)
         latents = self._latents(images)
@@ -342,25 +348,33 @@ class VQGAN(nn.Module):
         return self.quantize(self._latents(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
-        """Moves the codebook's average towards a batch that was encoded before.
+        """Updates a codebook's moving average by a batch that was encoded before.
 
-        `method='update_codebook'`, with the collection 'codebook' mutable; a batch that was
-        encoded in slices is counted as one.
+        `method='update_codebook'`, with the collection 'codebook' mutable. Slices of a batch that
+        were encoded separately count as one update.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
         """
         self.quantize.update(latents, indices)
 
     def decode(self, indices: AnyArray) -> Float[Array, "b h2 w2 3"]:
-        """Returns images of maps of codes, integers [b, h, w]; `method='decode'`."""
+        """Returns images from maps of codes, integers [b, h, w]; `method='decode'`."""
         indices = checks.as_integers(indices, "indices", ("batch", "height", "width"))
         return self._generate(self.quantize.lookup(indices))
 
 
 def as_input(images: AnyArray, downsampling: int, dtype: DTypeLike) -> Float[Array, "b h w 3"]:
-    """Returns images as a network takes them; see `checks.as_images`.
+    """Returns images as a JAX array that a network accepts; see `checks.as_images`.
+
+    Args:
+        images: floating point [b, h, w, 3] in [-1, 1].
+        downsampling: factor that must divide both sides.
+        dtype: dtype of the computation.
 
     Raises:
-        ValueError, TypeError: for images of another form, or sides that are no multiples of the
-            downsampling.
+        ValueError, TypeError: for images of another form or size.
     """
     images = checks.as_images(images, dtype=dtype)
     if images.shape[1] % downsampling or images.shape[2] % downsampling:
@@ -376,7 +390,7 @@ def _blocks(remat: str | None) -> tuple[type[nn.Module], type[nn.Module]]:
 
 
 def check_sides(name: str, given: Sequence[int], sides: Sequence[int]):
-    """Raises ValueError where a given side is not the side of a feature map."""
+    """Raises ValueError for sides in setting `name` that no feature map has."""
     unknown = [side for side in given if side not in sides]
     if unknown:
         raise ValueError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn import GPT, Cache, turn_kernels, with_turned_kernels
+from codeformer_jax.nn import GPT, Cache, transpose_kernels, with_transposed_kernels
 from codeformer_jax.ops.checks import AnyArray, as_keys
 from codeformer_jax.sampling.prefix import check_known
 from codeformer_jax.sampling.sampler import Sampler, sample_codes
@@ -218,11 +218,11 @@ def token_step(module: GPT, variables: Variables) -> Step:
     def plain(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
         return module.apply(variables, token, cache, method="step")
 
-    turned = turn_kernels(variables, module.dtype)
+    transposed = transpose_kernels(variables, module.dtype)
 
     def by_outputs(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
-        with with_turned_kernels():
-            return module.apply(turned, token, cache, method="step")
+        with with_transposed_kernels():
+            return module.apply(transposed, token, cache, method="step")
 
     def step(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
         return jax.lax.platform_dependent(token, cache, cpu=by_outputs, default=plain)

@@ -19,6 +19,7 @@ import ml_collections
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
+from codeformer_jax.system.plugins import import_plugins
 
 Bound = float | int | None
 
@@ -253,9 +254,12 @@ RULES: dict[str, Rule] = {
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks every value of a config; missing and unknown keys pass.
 
+    Imports `config.plugins` first, since some rules ask a registry.
+
     Raises:
         ValueError: values are out of their range; one line for each.
     """
+    import_plugins(config)
     faults = [
         f"{name}={value!r} must be {rule.expected}"
         for name, value in leaves(config)
