@@ -54,6 +54,8 @@ def definitions(module: str) -> list[tuple[str, Definition]]:
         if isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGE)
         for alias in node.names
     }
+    if (lazy := assigned(tree, "_FILES")) is not None:  # A room that loads its names on first use.
+        origins |= {k: (f"{module}.{v}", k) for k, v in ast.literal_eval(lazy).items()}
     found = {}
     for name in ast.literal_eval(listed):
         node = defined.get(name) or (name in origins and definition(*origins[name]))
