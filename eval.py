@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
     for library in ("absl", "jax"):  # Orbax logs every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
+    from codeformer_jax.evaluate import plain_text, write_report  # noqa: PLC0415
     from codeformer_jax.evaluate.run import evaluate_run, report_folder  # noqa: PLC0415
     from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
 
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> None:
     output = paths.local(_OUTPUT.value, "output") if _OUTPUT.value else None
     output = report_folder(workdir, output, force=_FORCE.value)
     evaluation = evaluate_run(flags.FLAGS.config, workdir)
-    files = evaluation.write(output)
-    print(evaluation.table())
+    files = write_report(evaluation, output)
+    print(plain_text(evaluation))
     print("\nwritten:", *files)
 
 

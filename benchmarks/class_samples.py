@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from codeformer_jax.checkpoints.workdir import read_config
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
-from codeformer_jax.priors.pictures import Order, draw_maps
+from codeformer_jax.priors.kinds import SamplePlan
+from codeformer_jax.priors.pictures import sample_maps
 from codeformer_jax.priors.prior import load_prior
-from codeformer_jax.sampling import Draw
+from codeformer_jax.sampling import Sampler
 from codeformer_jax.tasks import common
 
 WIDTHS = (3, 24, 48, 96)
@@ -98,9 +99,9 @@ def recognise(workdir, per_class=32, temperature=1.0, steps=400, picture=None):
     if not classes:
         raise ValueError(f"{workdir} holds a prior without classes")
     labels = np.tile(np.arange(classes), per_class)
-    how = Draw(temperature=temperature)
-    order = Order(len(labels), prior.map_size, seed=0, how=how, classes=tuple(labels.tolist()))
-    samples = prior.pictures_of(draw_maps(prior, order, batch_size=64))
+    sampler = Sampler(temperature=temperature)
+    plan = SamplePlan(len(labels), prior.map_size, 0, sampler, classes=tuple(labels.tolist()))
+    samples = prior.pictures_of(sample_maps(prior, plan, batch_size=64))
     images, truth = heldout(config)
     again = prior.pictures_of(prior.values_of(images))
     params = train_classifier(config, classes, steps)

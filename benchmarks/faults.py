@@ -1,14 +1,13 @@
-"""A run that is killed at random moments ends, bit for bit, like one that never was.
+"""Compares a run that is killed at random moments with one that is not, bit for bit.
 
     python benchmarks/faults.py [--kills 20] [--saves 8] [--seed 0] [--steps 240]
 
-Trains a small stage I on synthetic faces twice: once without a fault, its programs compiled
-afresh; then, those read from the compilation cache, with SIGKILL at moments drawn from the seed:
-some while it starts, the others where it trains, `--saves` of these once the folder of a save under
-way is seen. Every start draws its number of data workers. Prints one JSON object: kills survived,
-kills that left an unfinished save behind, steps taken again, bytes of the two final states
-(parameters, averages, both optimizers, batch statistics, codebook) that differ. About eight minutes
-on two cores.
+Trains a small stage I on synthetic faces twice. The first run has no fault and compiles its
+programs. The second reads them from the compilation cache and gets SIGKILL at moments drawn from
+the seed: some while it starts, the others while it trains, `--saves` of these during a save. Every
+start draws its number of data workers. Prints one JSON object: kills survived, kills that left an
+unfinished save, steps taken again, and the bytes that differ between the final states (parameters,
+averages, both optimizers, batch statistics, codebook). About eight minutes on two cores.
 """
 
 import argparse
@@ -45,7 +44,7 @@ Moment = collections.namedtuple("Moment", "seconds step delay in_save")
 
 
 def start(workdir, steps, workers, cache):
-    """The training process, as a user starts it."""
+    """Starts the training process as a user does."""
     settings = SETTINGS | {"steps": steps, "data.workers": workers}
     command = [sys.executable, "train.py", "--config=configs/demo.py:vqgan,short"]
     command += [f"--workdir={workdir}"]
@@ -60,7 +59,7 @@ def start(workdir, steps, workers, cache):
 
 
 def trained(workdir):
-    """Step numbers of the training lines in metrics.jsonl; the last line may be half written."""
+    """Returns the steps of the training lines in metrics.jsonl, without a half-written last one."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     entries = (json.loads(line) for line in lines if line.endswith("}"))
@@ -68,13 +67,13 @@ def trained(workdir):
 
 
 def unfinished(workdir):
-    """Whether a save is under way, or was when the run was killed."""
+    """Returns whether a save is under way, or was when the run was killed."""
     return any((workdir / "checkpoints").glob(f"*{UNFINISHED}*"))
 
 
 def moments(arguments, start_seconds, generator):
-    """When to kill: a few in the first seconds of a process, the rest all along the run."""
-    # The end is left free: while a moment is awaited the run goes on.
+    """Draws the moments of the kills: a few at the start of a process, the rest along the run."""
+    # The run continues while a moment is awaited, so none is near the end.
     end = arguments.steps * 3 // 4
     steps = sorted(generator.sample(range(1, end), arguments.kills - IN_START))
     in_save = set(generator.sample(range(len(steps)), arguments.saves))
@@ -89,11 +88,11 @@ def moments(arguments, start_seconds, generator):
 
 
 def wait_for(moment, process, workdir):
-    """Returns at the moment, or once the process has ended."""
+    """Waits for the moment, or the end of the process."""
     began, before = time.perf_counter(), trained(workdir)
     while process.poll() is None:
         if moment.seconds is not None:
-            # With its programs in the cache it may have started sooner than that.
+            # With cached programs it may start sooner.
             if time.perf_counter() - began >= moment.seconds or trained(workdir) != before:
                 return
         elif max(trained(workdir), default=0) >= moment.step:
@@ -105,7 +104,7 @@ def wait_for(moment, process, workdir):
 
 
 def state(workdir):
-    """(step, leaves by name) of the newest checkpoint."""
+    """Returns (step, leaves by name) of the newest checkpoint."""
     step = saved_steps(workdir)[-1]
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.restore(workdir / "checkpoints" / str(step) / "default")
@@ -114,7 +113,7 @@ def state(workdir):
 
 
 def difference(one, other):
-    """Bytes that differ, of all bytes."""
+    """Returns the number of bytes that differ, and of all bytes."""
     if one.keys() != other.keys():
         sys.exit(f"the states have other leaves: {sorted(one.keys() ^ other.keys())}")
     differing = 0
@@ -132,7 +131,7 @@ def finish(process, workdir):
 
 
 def with_faults(arguments, workdir, cache, start_seconds):
-    """Runs to the end in spite of the kills; what happened, as numbers."""
+    """Runs to the end through all kills and returns counts of what happened."""
     generator = random.Random(arguments.seed)
     found = {"kills": 0, "in_saves": 0, "in_start": 0, "steps_repeated": 0, "workers": []}
     for moment in moments(arguments, start_seconds, generator):

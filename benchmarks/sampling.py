@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codeformer_jax.convert import to_torch
 from codeformer_jax.nn import GPT, PixelCNN
-from codeformer_jax.sampling import Draw, sample_gpt, sample_pixelcnn, start_tokens
+from codeformer_jax.sampling import Sampler, sample_gpt, sample_pixelcnn, start_tokens
 
 SIDE = 16
 SITES = SIDE * SIDE
@@ -104,17 +104,17 @@ def measure_gpt(options, batch):
     )
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     keys = jax.random.split(jax.random.key(1), batch)
-    condition, how = start_tokens(module, batch), Draw(top_k=TOP_K)
+    condition, sampler = start_tokens(module, batch), Sampler(top_k=TOP_K)
     kept = np.arange(SITES).reshape(SIDE, SIDE) < SITES - options.full_sites
 
     def cached():
-        return sample_gpt(module, variables, keys, condition, how=how)
+        return sample_gpt(module, variables, keys, condition, sampler=sampler)
 
     whole = np.asarray(cached())
 
     def full():
-        given = {"given": whole, "keep": kept, "cache": False}
-        return sample_gpt(module, variables, keys, condition, how=how, **given)
+        options = {"known": whole, "known_mask": kept, "cache": False}
+        return sample_gpt(module, variables, keys, condition, sampler=sampler, **options)
 
     same = bool(np.array_equal(full(), whole))
     ways = {"cached": cached, "full": full}

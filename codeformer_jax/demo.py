@@ -1,4 +1,4 @@
-"""The demo: trains the three stages by the commands a user would type, evaluates and restores."""
+"""Demo: trains the three stages by a user's commands, evaluates and restores."""
 
 import contextlib
 import json
@@ -17,21 +17,25 @@ from codeformer_jax.ops.random import make_key
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("vqgan", "code_prediction", "restoration")
 PICTURES = 16
-# dB, in place of the config's floor, which is that of the synthetic faces.
+# Floor of the teacher in dB for a user's images; that of the config is for synthetic faces.
 LEAST_PSNR = 5.0
 
 
 def run(
     directory: str | os.PathLike, *, short: bool = False, data: str | os.PathLike | None = None
 ) -> int:
-    """Trains, evaluates and restores under `directory`; prints what was reached.
+    """Trains, evaluates and restores under `directory`, and prints the scores.
 
-    A second run goes on where the first one stopped. `short` takes a few steps only: it shows that
-    everything runs, and asks nothing of the scores. `data` is a folder of images to train on, a
-    tenth of them held out, instead of the synthetic faces; their scores are reported, not judged.
+    A second run resumes where the first one stopped.
+
+    Args:
+        directory: folder of runs and report.
+        short: take a few steps only, to show that everything runs; no scores are required.
+        data: folder of images to train on instead of the synthetic faces, a tenth of them held
+            out. Their scores are reported, but not judged.
 
     Returns:
-        0, or 1 where a command failed or the synthetic faces' scores stay under what is promised.
+        0, or 1 if a command failed or the scores of the synthetic faces miss the promised ones.
     """
     if not (ROOT / "train.py").exists():
         print("error: the demo runs from a clone of the repository", file=sys.stderr)
@@ -67,22 +71,22 @@ def run(
             return 1
     print(f"\nThe demo took {(time.perf_counter() - start) / 60:.1f} minutes.")
     print(f"Open {directory / 'report.html'} for pictures; {directory / 'restored'} has the faces")
-    print(f"that `codeformer-jax restore` made of {pictures}.\n")
+    print(f"that `codeformer-jax restore` made from {pictures}.\n")
     held = check(json.loads((directory / "metrics.json").read_text()), own_data=bool(data))
     if short:
-        print("This was a short run, of which nothing is promised but that it ends.")
+        print("This was a short run, which promises no scores.")
     return 0 if held or short else 1
 
 
 def check(metrics: dict, *, own_data: bool = False) -> bool:
-    """Prints what was reached beside what the demo promises of its synthetic faces.
+    """Prints the scores beside those that the demo promises for its synthetic faces.
 
     Args:
-        metrics: what eval.py wrote.
-        own_data: the images are a user's, of which nothing is promised.
+        metrics: content of the metrics.json that eval.py wrote.
+        own_data: whether the images are a user's, for which nothing is promised.
 
     Returns:
-        Whether all promises hold; always true of a user's images.
+        Whether all promises hold; always true for a user's images.
     """
     means, codes = metrics["means"], metrics["codes"]
     restored, degraded = means["w=1"], means["input"]
@@ -113,13 +117,18 @@ def check(metrics: dict, *, own_data: bool = False) -> bool:
         )
         print(f"  {name:<45}{reached:9.3f}   {beside}")
     if own_data:
-        print("What stands on the right is promised of the synthetic faces, not of your images.")
+        print("The bounds on the right are for the synthetic faces, not for your images.")
     return own_data or all(reached >= least for _, reached, least in promises)
 
 
 def write_degraded(folder: Path, workdir: Path) -> None:
-    """Writes degraded held-out faces as PNG files, for the restore command to work on."""
-    # Here, so that `codeformer-jax --help` does not wait for them.
+    """Writes degraded held-out faces as PNG files, which the restore command takes.
+
+    Args:
+        folder: folder of the files.
+        workdir: run whose held-out data and degradation are used.
+    """
+    # Imported late, so that `codeformer-jax --help` does not wait.
     from codeformer_jax.checkpoints.workdir import read_config  # noqa: PLC0415
     from codeformer_jax.data.images import write_image  # noqa: PLC0415
     from codeformer_jax.data.pipeline import evaluation_batches  # noqa: PLC0415
@@ -138,15 +147,16 @@ def write_degraded(folder: Path, workdir: Path) -> None:
 
 
 def _claim(directory: Path, settings: dict) -> None:
-    """Notes what the demo in this folder is made of; refuses to go on with a different one."""
+    """Records the settings of the demo in this folder; raises ValueError if they differ."""
     note = directory / "demo.json"
     if not note.exists():
         directory.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(settings) + "\n")
     elif json.loads(note.read_text()) != settings:
         raise ValueError(
-            f"{directory} holds a demo of other size or images ({note.read_text().strip()}); "
-            "remove it, or use another folder: make demo DEMO_DIR=..."
+            f"{directory} holds a demo with another size or other images "
+            f"({note.read_text().strip()}); remove it, or use another folder: make demo "
+            "DEMO_DIR=..."
         )
 
 
@@ -160,7 +170,7 @@ def _run(arguments: list[str]) -> int:
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reached it too; it saves before it ends.
+        process.wait()  # Ctrl-C reached it as well; it saves before it ends.
         raise
     if code:
         print(f"error: this command ended with exit code {code}", file=sys.stderr)

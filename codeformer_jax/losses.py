@@ -1,4 +1,4 @@
-"""Losses of the three stages as pure functions; scalars in float32 unless said otherwise."""
+"""Losses of the three stages as pure functions; they return float32 scalars."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ def cross_entropy(logits: AnyArray, indices: AnyArray) -> Float[Array, ""]:
         indices: integers [b, n] in 0..K - 1.
 
     Raises:
-        ValueError, TypeError: for arrays of another form, saying what to pass.
+        ValueError: wrong shapes.
+        TypeError: wrong types.
     """
     logits = as_features(logits, "logits", ("batch", "sites", "codes"), dtype=logits.dtype)
     indices = as_integers(indices, "indices", ("batch", "sites"))
@@ -36,16 +37,23 @@ def cross_entropy(logits: AnyArray, indices: AnyArray) -> Float[Array, ""]:
 
 
 def hinge_generator(fake_logits: Float[Array, "*s"]) -> Float[Array, ""]:
-    """-mean(D(fake)): what the generator minimises."""
+    """Returns -mean(D(fake)), which the generator minimises."""
     return -jnp.mean(fake_logits)
 
 
 def hinge_discriminator(
     real_logits: Float[Array, "*s"], fake_logits: Float[Array, "*s"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """mean(relu(1 - D(real))) and mean(relu(1 + D(fake))): the discriminator minimises their sum.
+    """Returns the two hinge losses of a discriminator, which minimises their sum.
 
     Taming Transformers takes half of the sum.
+
+    Args:
+        real_logits: D(real).
+        fake_logits: D(fake).
+
+    Returns:
+        mean(relu(1 - D(real))) and mean(relu(1 + D(fake))).
     """
     return jnp.mean(jax.nn.relu(1 - real_logits)), jnp.mean(jax.nn.relu(1 + fake_logits))
 
@@ -56,10 +64,13 @@ def gradient_ratio(
     *,
     delta: float = 1e-4,
 ) -> Float[Array, ""]:
-    """lambda = ||grad_L rec|| / (||grad_L gan|| + delta), before clipping (VQGAN, eq. 7).
+    """Returns lambda = ||grad_L rec|| / (||grad_L gan|| + delta), before clipping (VQGAN, eq. 7).
 
-    The arguments are the gradients of the two losses by the kernel of the last layer L. The
-    paper's delta is 1e-6; the default is that of the published code.
+    Args:
+        reconstruction_gradient: gradient of the reconstruction loss by the kernel of the last
+            layer L.
+        gan_gradient: gradient of the generator's loss by the same kernel.
+        delta: the paper's is 1e-6; the default is that of the published code.
     """
     norms = [jnp.linalg.norm(g.reshape(-1)) for g in (reconstruction_gradient, gan_gradient)]
     return jax.lax.stop_gradient(norms[0] / (norms[1] + delta))

@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.gamma = 0.5  # Factor of the learning rate at each milestone.
 
     config.degradation = ml_collections.ConfigDict()
-    # Recipes by name: pixels, factors, levels of 255, JPEG quality. See docs/data.md.
+    # Pixels, factors, levels of 255, JPEG quality; drawn uniformly for each image.
     config.degradation.large = {
         "blur_sigma": (1.0, 15.0),
         "downsample": (4.0, 30.0),

@@ -130,6 +130,8 @@ def get_config() -> ml_collections.ConfigDict:
     # AdaIN when restoring: held-out scores, eval.py, and `codeformer-jax restore`.
     config.eval.adain = True
     config.eval.limit = config_dict.placeholder(int)  # Largest number of images, in eval.py.
+    # Names from codeformer_jax.metrics.METRICS; none: all for which everything is given.
+    config.eval.metrics = config_dict.placeholder(tuple)
     # Converted LPIPS weights; eval.py then reports LPIPS.
     config.eval.lpips = config_dict.placeholder(str)
     config.eval.checkpoint = "latest"  # Checkpoint for eval.py: 'latest', 'best' or a step.

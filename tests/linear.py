@@ -7,6 +7,7 @@ import flax.linen
 import jax
 import numpy as np
 import optax
+import pytest
 from tiny import stage_config, tiny_gpt, tiny_pixelcnn, tiny_vqvae
 
 from codeformer_jax.nn.cpu import doubling
@@ -22,6 +23,8 @@ OTHERS = {
 }
 # Of every task, and of both that a prior can be of.
 NAMES = (*demo.STAGES, *OTHERS)
+# For a test whose other cases are long compilations: VQ-VAE is the cheapest.
+ONE_FAST = [pytest.param(n, marks=() if n == "vqvae" else pytest.mark.slow) for n in NAMES]
 # What each starts from, or learns the codes of.
 PREVIOUS = {
     "code_prediction": "vqgan",

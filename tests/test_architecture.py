@@ -154,6 +154,26 @@ def script_length(path, source):
     return [f"{path}: {lines} lines, a script at the top stays under {MAX_SCRIPT_LINES}"]
 
 
+def circles(sources):
+    """Lists every group of files that import each other, given {path: source} of all files."""
+    files = {}
+    for path in sources:
+        parts = path.with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    reached = {path: set() for path in sources}
+    for path, source in sources.items():
+        for _, name in imports(path, source):
+            # 'package.module.function' and 'package.module' both name the file of the module.
+            found = files.get(name) or files.get(name.rpartition(".")[0])
+            reached[path] |= {found} - {None, path}
+    for middle, beyond in reached.items():
+        for found in reached.values():
+            if middle in found:
+                found.update(beyond)
+    groups = {frozenset(p for p in reached[path] if path in reached[p]) for path in reached}
+    return [f"files import each other: {', '.join(map(str, sorted(g)))}" for g in groups if g]
+
+
 PACKAGE_FILES = ("codeformer_jax/**/*.py",)
 EVERYWHERE = tuple(f"{top}/**/*.py" for top in (PACKAGE, "configs", "benchmarks", "tests", "tools"))
 
@@ -229,3 +249,29 @@ def test_every_allowed_length_is_still_needed():
     files = [Path(name.split("::")[0]) for name in ALLOWED_LENGTHS]
     needed = {name for file in files for name in over_long(file, (ROOT / file).read_text())}
     assert not ALLOWED_LENGTHS.keys() - needed
+
+
+def test_no_files_import_each_other():
+    files = [file.relative_to(ROOT) for file in ROOT.glob(PACKAGE_FILES[0])]
+    problems = circles({file: (ROOT / file).read_text(encoding="utf-8") for file in files})
+    assert not problems, "\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "found"),
+    [
+        ("from codeformer_jax.ops import b", "import codeformer_jax.ops.c", "from .a import f", 1),
+        (
+            "def f():\n    from codeformer_jax.ops.b import g",
+            "from . import c",
+            "from . import a",
+            1,
+        ),
+        ("from codeformer_jax.ops import b, c", "from codeformer_jax.ops import c", "import a", 0),
+    ],
+)
+def test_a_circle_is_found(a, b, c, found):
+    sources = {"a": a, "b": b, "c": c, "d": "from . import a"}
+    problems = circles({Path(PACKAGE, "ops", f"{name}.py"): text for name, text in sources.items()})
+    assert len(problems) == found
+    assert all(f"ops/{name}.py" in problem for problem in problems for name in "abc")

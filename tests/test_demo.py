@@ -68,7 +68,7 @@ def test_of_a_users_images_nothing_is_judged(capsys):
     assert head == "64 held-out images, input at 20.00 dB:"
     assert len(lines) == 5
     assert all("the synthetic faces: at least" in line for line in lines)
-    assert "not of your images" in note
+    assert "not for your images" in note
 
 
 def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
@@ -162,7 +162,7 @@ def test_a_folder_holds_one_kind_of_demo(commands, tmp_path, capsys):
     assert len(started) == 2 * again
     for other in ({"short": True}, {"data": tmp_path / "faces"}):
         assert demo.run(tmp_path, **other) == 1
-        assert "holds a demo of other size or images" in capsys.readouterr().err
+        assert "holds a demo with another size or other images" in capsys.readouterr().err
     assert len(started) == 2 * again
 
 

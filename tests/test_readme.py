@@ -1,9 +1,17 @@
-"""The README's commands: how they are found, and that `tools/readme_commands.py` knows each one."""
+"""Commands of the README and docs/commands.md: finding them, and a rule for each of them."""
 
 import pytest
 
 from tools import readme_commands
-from tools.readme_commands import ROOT, Command, check_table, commands, to_run, words_of
+from tools.readme_commands import (
+    PAGES,
+    Command,
+    check_table,
+    commands,
+    commands_of_pages,
+    to_run,
+    words_of,
+)
 
 TEXT = """\
 Do it:
@@ -27,7 +35,7 @@ import a
 """
 
 
-def test_commands_are_found_in_their_order():
+def test_commands_are_found_in_order():
     assert commands(TEXT) == [
         Command(3, "shell", "make demo      # at once"),
         Command(4, "shell", "python train.py --config=a.py --x=1"),
@@ -37,10 +45,11 @@ def test_commands_are_found_in_their_order():
     ]
 
 
-def test_every_command_of_the_readme_has_a_rule():
-    found = commands((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert {command.kind for command in found} == {"shell", "python", "table"}
-    for command in found:
+def test_every_command_has_a_rule():
+    found = commands_of_pages()
+    assert {page for page, _ in found} == set(PAGES)
+    assert {command.kind for _, command in found} == {"shell", "python", "table"}
+    for _, command in found:
         if command.kind == "shell":
             to_run(command)
         elif command.kind == "table":
@@ -48,13 +57,13 @@ def test_every_command_of_the_readme_has_a_rule():
 
 
 def test_every_rule_is_used():
-    found = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    found = [command for _, command in commands_of_pages()]
     plain = [" ".join(words_of(command)) for command in found if command.kind == "shell"]
     for start in (*readme_commands.TINY, *readme_commands.INSTEAD):
         assert any(text.startswith(start) for text in plain), start
 
 
-def test_settings_go_behind_a_command_and_words_are_replaced():
+def test_settings_are_appended_and_words_replaced():
     command = Command(1, "shell", "codeformer-jax testset FACES... 'a set'  # made once")
     assert to_run(command) == ["codeformer-jax", "testset", "FACES", "a set", "--size", "32"]
     command = Command(1, "shell", "curl -L -o codeformer.pth https://x.org/y/codeformer.pth")
@@ -78,12 +87,12 @@ def test_a_command_without_a_rule_is_an_error(text):
         ('make test ARGS="tests/nowhere"', "tests/nowhere"),
     ],
 )
-def test_a_figure_of_a_command_that_is_not_there_is_an_error(text, missing):
+def test_a_missing_script_or_option_in_a_table_is_an_error(text, missing):
     with pytest.raises(ValueError, match=f"not there: .*{missing}"):
         check_table(Command(1, "table", text))
 
 
-def test_a_command_that_fails_is_an_error_with_its_output(tmp_path):
+def test_a_failing_command_is_an_error_with_its_output(tmp_path):
     readme_commands.run(Command(1, "shell", "codeformer-jax export --help"), tmp_path)
     with pytest.raises(ValueError, match=r"(?s)exit code 2 of .*the following arguments"):
         readme_commands.run(Command(1, "shell", "codeformer-jax export"), tmp_path)

@@ -1,12 +1,12 @@
-"""Runs every command of the README, in its order, in one temporary folder, at tiny size.
+"""Runs every command of the README and docs/commands.md, in order, in one folder, at tiny size.
 
     python tools/readme_commands.py [--keep DIR] [--list]
 
-The commands are read from README.md: indented and fenced blocks run, those of the table of figures
-are checked against the options of their scripts. A command runs as it stands, but for the settings
-of `TINY` that are put behind it. What cannot run here stands in `INSTEAD`, with the reason; a
-command of which neither knows is an error. FFHQ, FACES, FACE.png and the files that the README has
-downloaded are made up first. Exits with 1 at the first command that fails.
+Runs the indented and fenced blocks of `PAGES`. Checks the commands in tables against the options of
+their scripts. Appends the settings in `TINY` to a command and changes nothing else. `INSTEAD`
+replaces commands that cannot run here, with the reason. A command without a rule is an error. Makes
+up FFHQ, FACES, FACE.png and the files that the README downloads. Exits with 1 at the first command
+that fails.
 """
 
 import argparse
@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the commands find in the folder where they run: a clone.
+# Pages with commands, in the order in which a reader runs them.
+PAGES = ("README.md", "docs/commands.md", "docs/benchmarks.md")
+# Contents of the folder in which the commands run: a clone.
 CLONE = ("train.py", "eval.py", "configs", "benchmarks", "codeformer_jax", "Makefile")
 CLONE = (*CLONE, "pyproject.toml", "constraints.txt")
 
@@ -56,14 +58,14 @@ _TAUGHT = ["--config.teacher_min_psnr=0.0"]
 _CODES = [*_TRAIN, *_TAUGHT, *settings("codeformer.", TRANSFORMER)]
 _GPT = settings("gpt.", {"n_layer": 1, "n_head": 2, "n_embd": 32})
 
-# How a command begins -> what is put behind it. The first that fits is taken.
+# Start of a command -> words appended to it; the first match counts.
 TINY = {
     "python train.py --config=configs/vqgan.py": [*_TRAIN, *_GAN],
     "python train.py --config=configs/codeformer_stage2.py": _CODES,
     "python train.py --config=configs/codeformer_stage3.py": [*_CODES, *_GAN],
     "python train.py --config=configs/gpt_faces.py": [*_TRAIN, *_TAUGHT, *_GPT],
     "python eval.py": [],
-    # Files that have a published name, but not its content.
+    # Made-up files with a published name.
     "codeformer-jax convert codeformer.pth": ["--no-verify"],
     "codeformer-jax convert vqgan_code1024.pth": ["--no-verify"],
     "codeformer-jax convert": [],
@@ -76,7 +78,7 @@ TINY = {
     "codeformer-jax sample": [],
 }
 
-# benchmarks/priors.py takes half an hour; with its own arguments, but tiny networks and few steps.
+# benchmarks/priors.py with its own arguments, but tiny networks and few steps.
 _TINY_PRIORS = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "benchmarks")!r}]
@@ -95,7 +97,7 @@ priors.class_samples.recognise = lambda workdir: {{}}
 priors.main()
 """
 
-# How a command begins -> (what runs instead, given its words; the reason).
+# Start of a command -> (function of its words that returns the replacement, the reason).
 INSTEAD = {
     "make demo": (lambda w: ["make", "-n", *w[1:]], "CI runs the demo itself"),
     "make test": (lambda w: ["make", "-n", *w[1:]], "CI runs the tests themselves"),
@@ -116,9 +118,9 @@ INSTEAD = {
         "takes half an hour",
     ),
 }
-# Placeholders of the README that are not the name of a file.
+# Placeholders that are no file names.
 WORDS = {"FACES...": ["FACES"]}
-# What the README's Python blocks take for granted.
+# Names that the Python blocks assume.
 NAMES = """
 import numpy as np
 from pathlib import Path
@@ -130,10 +132,10 @@ state_dict = select_state_dict(read_pth("codeformer.pth"))
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the README.
+    """One command of a page.
 
     Attributes:
-        line: where it stands, from 1.
+        line: line number, from 1.
         kind: 'shell', 'python' or 'table'.
         text: the command on one line, or the Python block.
     """
@@ -144,7 +146,7 @@ class Command:
 
 
 def commands(markdown: str) -> list[Command]:
-    """Returns the commands of a Markdown text in their order."""
+    """Returns the commands of a Markdown text, in order."""
     found, lines, i = [], markdown.splitlines(), 0
     while i < len(lines):
         start, line = i, lines[i]
@@ -170,6 +172,12 @@ def commands(markdown: str) -> list[Command]:
     return found
 
 
+def commands_of_pages() -> list[tuple[str, Command]]:
+    """Returns (page, command) of every command in `PAGES`, in order."""
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    return [(page, command) for page, text in texts.items() for command in commands(text)]
+
+
 def _shell(lines, number):
     found, parts = [], []
     for i, line in enumerate(lines):
@@ -188,10 +196,10 @@ def words_of(command: Command) -> list[str]:
 
 
 def to_run(command: Command) -> list[str]:
-    """Returns the words that run for a shell command.
+    """Returns the words to run for a shell command.
 
     Raises:
-        ValueError: neither `TINY` nor `INSTEAD` knows the command, or it needs a shell.
+        ValueError: the command has no rule in `TINY` or `INSTEAD`, or needs a shell.
     """
     words = words_of(command)
     if shell := [word for word in words if re.search(r"[|&<>`$]|^\w+=", word)]:
@@ -207,7 +215,11 @@ def to_run(command: Command) -> list[str]:
 
 
 def check_table(command: Command) -> None:
-    """Raises ValueError where a command of the table names a script or option that is not there."""
+    """Checks a command in a table.
+
+    Raises:
+        ValueError: its script, an option, or a path does not exist.
+    """
     words = shlex.split(command.text)
     if words[0] == "make":
         source = (ROOT / "Makefile").read_text()
@@ -224,7 +236,7 @@ def check_table(command: Command) -> None:
 
 
 def make_inputs(folder: Path) -> None:
-    """Makes what the README takes for granted: pictures, and files as if downloaded."""
+    """Makes the pictures and the downloaded files that the pages assume."""
     import jax  # noqa: PLC0415  Late, so that --list is quick.
     import numpy as np  # noqa: PLC0415
 
@@ -258,7 +270,11 @@ def make_inputs(folder: Path) -> None:
 
 
 def run(command: Command, folder: Path) -> None:
-    """Runs a command in `folder`; raises ValueError where it fails."""
+    """Runs a command in `folder`.
+
+    Raises:
+        ValueError: the command fails.
+    """
     if command.kind == "table":
         check_table(command)
         return
@@ -291,10 +307,10 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="run in this new folder, keep it")
     parser.add_argument("--list", action="store_true", help="only print the commands")
     args = parser.parse_args()
-    todo = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    todo = commands_of_pages()
     if args.list:
-        for command in todo:
-            print(f"README.md:{command.line} ({command.kind}): {command.text.strip()}")
+        for page, command in todo:
+            print(f"{page}:{command.line} ({command.kind}): {command.text.strip()}")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
@@ -302,9 +318,9 @@ def main() -> int:
         for name in CLONE:
             (folder / name).symlink_to(ROOT / name)
         make_inputs(folder.absolute())
-        for command in todo:
+        for page, command in todo:
             start = time.perf_counter()
-            print(f"README.md:{command.line}: {command.text.strip()}", flush=True)
+            print(f"{page}:{command.line}: {command.text.strip()}", flush=True)
             try:
                 run(command, folder)
             except ValueError as error:

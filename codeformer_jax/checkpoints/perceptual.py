@@ -15,11 +15,11 @@ LPIPS_HELP = (
 
 
 def load_lpips(path: str | None) -> PyTree:
-    """Variables of `nn.LPIPS` from a model file.
+    """Loads the variables of `nn.LPIPS` from a model file.
 
     Raises:
-        ValueError: where none is given, or the file holds another network.
-        FileNotFoundError: where it does not exist.
+        ValueError: if no path is given, or the file holds another network.
+        FileNotFoundError: if the file does not exist.
     """
     if not path:
         raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")

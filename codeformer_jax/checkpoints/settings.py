@@ -1,4 +1,4 @@
-"""Comparison of the config of a workdir with the one that a run is given."""
+"""Comparison of a workdir's config with the config of a resumed run."""
 
 import json
 import logging
@@ -7,10 +7,9 @@ from typing import Any
 
 import ml_collections
 
-# A checkpoint of another value of these is another model.
+# Changing one of these sections makes another model,
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
-# But for these, which leave its arrays what they are: how it is computed, when its codes restart,
-# how Gumbel noise and restored pictures are used.
+# except for these settings, which leave its arrays as they are.
 COMPUTATION = (
     *("dtype", "precision", "remat", "restart_below", "dropout"),
     *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
@@ -21,7 +20,16 @@ COMPUTATION = (
 def compare_configs(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: Path
 ) -> None:
-    """Logs what changed since the run began; raises where it would be another model."""
+    """Logs the settings that changed since the run began.
+
+    Args:
+        old: the workdir's config.
+        new: the config of the resumed run.
+        workdir: the run's folder, for the message.
+
+    Raises:
+        ValueError: if a change makes another model.
+    """
     old, new = _flat(json.loads(old.to_json())), _flat(json.loads(new.to_json()))
     changed = {
         key: (old.get(key), new.get(key))
@@ -31,7 +39,7 @@ def compare_configs(
     lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
     if any(_another_model(key) for key in changed):
         raise ValueError(
-            f"{workdir} holds a run of another model; its settings and the given ones:\n"
+            f"{workdir} holds a run of another model. Its settings and the given ones:\n"
             + "\n".join(lines)
             + "\nUse another --workdir, or the settings that it was started with."
         )

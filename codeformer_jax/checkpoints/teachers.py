@@ -1,4 +1,4 @@
-"""The teacher of a run: the trained autoencoder whose codes are learned."""
+"""The teacher of a run: a trained autoencoder whose codes the run learns."""
 
 from pathlib import Path
 from typing import Any
@@ -6,22 +6,26 @@ from typing import Any
 import ml_collections
 
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
 
-# Networks whose codes are learned.
+# Networks that can be a teacher.
 AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
 
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
-    """Module and variables of the autoencoder that `config.teacher` or `config.init_from` holds.
+    """Loads the autoencoder that `config.teacher` or `config.init_from` names.
 
     Args:
-        config: of a run of stage II or III, or of a prior.
-        origin: what `init_from` holds, where it is known already.
+        config: the config of stage II or III, or of a prior.
+        origin: the content of `init_from` if it is loaded already.
+
+    Returns:
+        Module and variables.
 
     Raises:
-        ValueError: where neither holds one.
+        ValueError: if neither holds an autoencoder.
     """
     path = config.teacher or config.init_from
     if config.teacher:
@@ -36,19 +40,21 @@ def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> t
 
 
 def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
-    """Module and variables of a trained VQGAN or VQ-VAE as a teacher, its codebook a parameter.
-
-    Of another network it is the one that lies beside its checkpoints.
+    """Returns a trained autoencoder as a teacher, or the teacher of another trained network.
 
     Args:
-        trained: what `load_trained(path)` gave.
-        path: workdir or model file.
+        trained: the result of `load_trained(path)`.
+        path: its workdir or model file.
+
+    Returns:
+        Module and variables, with the codebook as a parameter.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
-    if trained.network in AUTOENCODERS:
-        module = trained.module.clone(ema_decay=None)
+    if trained.network in networks_of_role("autoencoder"):
+        averaged = getattr(trained.module, "ema_decay", None) is not None
+        module = trained.module.clone(ema_decay=None) if averaged else trained.module
         return module, {"params": common.plain_codebook(trained.variables)}
     teacher = load_teacher(path)
     if teacher is None:

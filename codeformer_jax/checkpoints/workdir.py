@@ -1,4 +1,4 @@
-"""What a training workdir holds: its config, its complete checkpoints and their scores."""
+"""Content of a training workdir: its config, its complete checkpoints and their scores."""
 
 import json
 import logging
@@ -14,16 +14,16 @@ from codeformer_jax.tasks.state import TrainState
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
-UNFINISHED = ".orbax-checkpoint-tmp"  # In the names of folders of saves under way.
+UNFINISHED = ".orbax-checkpoint-tmp"  # Part of the folder names of saves under way.
 UNSCORED = -1e9  # The rank of checkpoints that were not evaluated.
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The configuration that a run wrote into its workdir.
+    """Reads the config that a run wrote into its workdir.
 
     Raises:
-        FileNotFoundError: where the folder is not a workdir.
-        ValueError: where the file is not a run's config.
+        FileNotFoundError: if the folder is not a workdir.
+        ValueError: if the file is damaged or not a run's config.
     """
     path = Path(workdir) / CONFIG_FILE
     if not path.is_file():
@@ -40,13 +40,18 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the complete checkpoints, in rising order; empty where there is no workdir."""
+    """Returns the steps of the complete checkpoints in rising order; none without a workdir."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:
-    """Shapes and dtypes of the task's state, without computing it."""
+    """Returns shapes and dtypes of the task's state without computing it.
+
+    Args:
+        task: the task.
+        config: the run's config, for the size of a batch.
+    """
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((config.data.batch_size, size, size, 3), jnp.uint8)
 

@@ -1,7 +1,7 @@
-"""The `codeformer-jax` command: parses, calls, prints; a file for each sub-command.
+"""The `codeformer-jax` command, with a file for each sub-command.
 
-Exit codes: 0 done, 1 some images were not restored, 2 nothing done because of what the message
-says, 130 interrupted. Sub-commands import what they need when they run: `--help` waits for nothing.
+Exit codes: 0 done; 1 some images were not restored; 2 nothing was done, for the printed reason;
+130 interrupted. Sub-commands import JAX only when they run, so that `--help` is immediate.
 """
 
 import argparse
@@ -27,13 +27,24 @@ COMMANDS = (restore, sample, convert, export, prepare, encode, testset, gallery,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a sub-command and returns the exit code; `argv` None is the command line."""
+    """Runs a sub-command.
+
+    Args:
+        argv: its arguments; default the command line.
+
+    Returns:
+        The exit code.
+    """
     args = _parser().parse_args(argv)
     try:
+        if args.plugins:
+            from codeformer_jax.system.plugins import import_plugins  # noqa: PLC0415
+
+            import_plugins({"plugins": args.plugins})
         return args.run(args)
     except KeyboardInterrupt:
         return 130
-    # What the package raises for bad input; anything else is a bug and keeps its traceback.
+    # The package raises these for bad input; anything else is a bug and keeps its traceback.
     except (ValueError, OSError) as error:
         reason = error
     except (AssertionError, RuntimeError) as error:

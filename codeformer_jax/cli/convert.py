@@ -1,7 +1,6 @@
 """`codeformer-jax convert`: PyTorch weights to a model file and back."""
 
 import argparse
-import importlib
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
 
@@ -43,21 +42,11 @@ def add(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="hyperparameter that the file does not show; may be repeated",
     )
-    parser.add_argument(
-        "--plugin",
-        dest="plugins",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="Python module that registers a network of your own; may be repeated",
-    )
 
 
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.convert.conversion import convert_file, parse_overrides  # noqa: PLC0415
 
-    for plugin in args.plugins:
-        importlib.import_module(plugin)
     summary = convert_file(
         args.source,
         args.target,

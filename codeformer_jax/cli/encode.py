@@ -13,8 +13,8 @@ def add(commands: Commands) -> None:
         "compute the codes of a dataset once, for stages II and III",
         "Writes the codes that a stage-I network gives the images of a dataset, as they are and "
         "mirrored. Stages II and III read them with --config.data.codes=OUT instead of running "
-        "that network in every step. What is encoded is the training split, so data settings have "
-        "to be those of the run. An interrupted command goes on where it stopped.",
+        "that network in every step. It encodes the training split, so the data settings have to "
+        "be those of the run. OUT appears when it is complete.",
     )
     parser.add_argument(
         "checkpoint", type=path, metavar="CHECKPOINT", help="workdir or model file of stage I"

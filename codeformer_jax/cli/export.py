@@ -4,19 +4,32 @@ import argparse
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
 
+_DESCRIPTION = """\
+Writes the averaged network of a training run as one .safetensors model file. `convert --to-torch`
+makes a PyTorch file of that."""
+_EXAMPLES = """\
+  codeformer-jax export runs/stage3 codeformer.safetensors
+  codeformer-jax export runs/stage3 best.safetensors --which best"""
+
 
 def add(commands: Commands) -> None:
+    """Adds the command."""
     parser = add_command(
         commands,
         "export",
         _run,
         "write the network of a training run as one model file",
-        "Writes the averaged network of a training run as one .safetensors model file; "
-        "`convert --to-torch` makes a PyTorch file of that.",
+        _DESCRIPTION,
+        _EXAMPLES,
     )
     parser.add_argument("workdir", type=path, metavar="WORKDIR", help="folder of a training run")
     parser.add_argument("target", type=path, metavar="TARGET", help="model file to write")
-    parser.add_argument("--which", default="latest", help="latest, best or a step; default latest")
+    parser.add_argument(
+        "--which",
+        default="latest",
+        metavar="STEP",
+        help="checkpoint: latest, best or a step; default %(default)s",
+    )
     parser.add_argument("--force", action="store_true", help="replace TARGET")
 
 

@@ -1,4 +1,4 @@
-"""`codeformer-jax gallery`: a labelled picture of what a recipe makes of faces."""
+"""`codeformer-jax gallery`: a labelled picture of degraded faces."""
 
 import argparse
 
@@ -10,9 +10,9 @@ def add(commands: Commands) -> None:
         commands,
         "gallery",
         _run,
-        "write a picture of what a degradation recipe makes of faces",
+        "write a picture of faces degraded by a recipe",
         "Writes one picture with a row for each recipe and image: the clean image, then draws of "
-        "the recipe with the drawn parameters under them.",
+        "the recipe above their parameters.",
     )
     parser.add_argument(
         "output", type=path, metavar="OUT", help="picture to write, such as gallery.png"
@@ -25,19 +25,21 @@ def add(commands: Commands) -> None:
         dest="recipes",
         action="append",
         metavar="NAME",
-        help="named recipe (default large), or of a config: FILE.py[:ARGUMENT][@SECTION], default "
-        "its eval.recipe; may be repeated",
+        help="named recipe (default large), or one of a config: FILE.py[:ARGUMENT][@SECTION]; "
+        "default SECTION: its eval.recipe. May be repeated",
     )
     parser.add_argument("-n", dest="draws", type=int, default=8, help="draws; default %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws; default %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the draws; default %(default)s"
+    )
     parser.add_argument(
         "--size",
         type=int,
         default=512,
-        help="side of the images that are degraded; default %(default)s",
+        help="side of the degraded images in pixels; default %(default)s",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT")
-    parser.add_argument("--cell", type=int, help="side at which they are shown; default as --size")
+    parser.add_argument("--cell", type=int, help="side at which they are shown; default --size")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,6 +1,9 @@
-"""How the commands add themselves to the parser."""
+"""Building blocks of the sub-commands' parsers."""
 
 import argparse
+import dataclasses
+import os
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,11 @@ Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does no
 
 
 def path(text: str) -> str:
-    """Returns an argument that is a local path, with `~` as the home folder."""
+    """Returns an argument that is a local path, with `~` as the home folder.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is a URL.
+    """
     try:
         return paths.local(text)
     except ValueError as error:
@@ -19,19 +26,99 @@ def path(text: str) -> str:
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, summary: str, description: str
+    commands: Commands,
+    name: str,
+    run: Run,
+    summary: str,
+    description: str,
+    examples: str = "",
 ) -> argparse.ArgumentParser:
-    """A sub-command's parser; `run` takes the parsed arguments and returns the exit code."""
-    parser = commands.add_parser(name, help=summary, description=description)
+    """Adds a sub-command.
+
+    Args:
+        commands: from `ArgumentParser.add_subparsers`.
+        name: of the sub-command.
+        run: takes the parsed arguments and returns the exit code.
+        summary: its line in the list of commands.
+        description: what it does, at the head of its own `--help`.
+        examples: command lines at the foot of its own `--help`, one a line.
+
+    Returns:
+        The sub-command's parser.
+    """
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=_Formatter if examples else argparse.HelpFormatter,
+    )
     parser.set_defaults(run=run)
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers networks of your own; may be repeated",
+    )
     return parser
 
 
 def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of the commands that read people's own pictures."""
+    """Adds the option that limits the size of pictures, for commands that read a user's own."""
     parser.add_argument(
         "--max-megapixels",
         type=float,
         metavar="M",
         help="largest picture that is read, a guard against decompression bombs; default 89.5",
     )
+
+
+def add_options(parser: argparse.ArgumentParser, options: type) -> None:
+    """Adds an argument for each field of a dataclass; see `system.options.option`.
+
+    The argument's type follows from the annotation. A bool that is False by default becomes a
+    flag; any other bool gets a `--no-` form as well.
+
+    Args:
+        parser: of a sub-command.
+        options: the dataclass.
+    """
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        settings = dict(field.metadata)
+        flags = settings.pop("flags") or (f"--{field.name.replace('_', '-')}",)
+        section, exclusive = settings.pop("section", ""), settings.pop("exclusive", "")
+        group = parser
+        if section:
+            group = groups.setdefault(section, None) or parser.add_argument_group(section)
+            groups[section] = group
+        if exclusive:
+            shared = groups.get(exclusive) or group.add_mutually_exclusive_group()
+            group = groups[exclusive] = shared
+        kinds = typing.get_args(field.type) or (field.type,)
+        if kinds[0] is bool:
+            plain = field.default is False
+            settings["action"] = "store_true" if plain else argparse.BooleanOptionalAction
+        else:
+            settings["type"] = path if os.PathLike in kinds else kinds[0]
+        if field.default not in (None, False, ""):
+            settings["help"] += f"; default {'on' if field.default is True else field.default}"
+        group.add_argument(*flags, dest=field.name, default=field.default, **settings)
+
+
+def read_options(args: argparse.Namespace, options: type) -> Any:
+    """Returns the dataclass of `add_options`, filled from parsed arguments."""
+    return options(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(options)}
+    )
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps everything but the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return "\n".join(f"{indent}{line}" for line in text.splitlines())
+        return super()._fill_text(text, width, indent)

@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         "make a dataset of folders of images, checked and encoded once",
         "Checks all images of the folders, brings them to one size and writes them as a dataset "
         "that tfds.builder_from_directory opens. Files that cannot be used and pictures that occur "
-        "twice are left out and listed in OUT/rejected.jsonl. The same command, "
-        "without --restart, goes on where an interrupted one stopped.",
+        "twice are left out and listed in OUT/rejected.jsonl. After an interruption the same "
+        "command, without --restart, resumes.",
     )
     parser.add_argument(
         "sources", nargs="+", type=expanduser, metavar="SRC", help="folder of images, or bucket"
@@ -32,7 +32,10 @@ def add(commands: Commands) -> None:
         help="png and webp are lossless, jpeg has quality 95; default %(default)s",
     )
     parser.add_argument(
-        "--min-size", type=int, metavar="PX", help="least shorter side of a file; default size / 2"
+        "--min-size",
+        type=int,
+        metavar="PX",
+        help="minimum shorter side of a file; default size / 2",
     )
     parser.add_argument(
         "--validation-fraction",
@@ -54,16 +57,18 @@ def add(commands: Commands) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default all cores")
     parser.add_argument("--force", action="store_true", help="replace OUT, if it is a dataset")
-    parser.add_argument("--restart", action="store_true", help="forget an unfinished build")
+    parser.add_argument("--restart", action="store_true", help="discard an unfinished build")
     parser.add_argument(
-        "--beam", action="store_true", help="build by an Apache Beam pipeline, not by processes"
+        "--beam",
+        action="store_true",
+        help="build with Apache Beam instead of processes",
     )
     parser.add_argument(
         "--beam-args",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="...",
-        help="options of the pipeline; all that follows, such as --runner=DataflowRunner",
+        help="all that follows are options of the pipeline, such as --runner=DataflowRunner",
     )
 
 

@@ -10,9 +10,9 @@ def add(commands: Commands) -> None:
         commands,
         "testset",
         _run,
-        "make, or verify, a test set: degraded and clean pictures with their hashes",
+        "make or verify a test set: degraded and clean pictures with their hashes",
         "Degrades pictures once and writes pairs (OUT/lq, OUT/gt) with manifest.json, which holds "
-        "everything that was drawn and the SHA-256 of each file and of the whole; eval.py "
+        "all drawn parameters and the SHA-256 of each file and of the whole. eval.py "
         "--config.eval.testset=OUT verifies them and scores a network on them.",
     )
     parser.usage = "%(prog)s [options] GT [GT ...] OUT\n       %(prog)s --verify DIR"
@@ -24,12 +24,10 @@ def add(commands: Commands) -> None:
         help="folders or files of clean pictures; OUT comes last",
     )
     parser.add_argument("--verify", action="store_true", help="compare a set with its manifest")
-    parser.add_argument(
-        "--recipe", default="celeba-test", help="of the degradation; default %(default)s"
-    )
+    parser.add_argument("--recipe", default="celeba-test", help="degradation; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     parser.add_argument(
-        "--size", type=int, default=512, metavar="N", help="pixels a side; default %(default)s"
+        "--size", type=int, default=512, metavar="N", help="side in pixels; default %(default)s"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N pictures by name")
     parser.add_argument("--force", action="store_true", help="replace a test set at OUT")
@@ -64,6 +62,6 @@ def _verify(paths: list[str]) -> int:
     from codeformer_jax.evaluate.testset import open_testset  # noqa: PLC0415
 
     found = open_testset(paths[0], progress=None)
-    print(f"{paths[0]}: {found}; every file is as the manifest says")
+    print(f"{paths[0]}: {found}; every file agrees with the manifest")
     print(f"SHA-256 {found.sha256}")
     return 0

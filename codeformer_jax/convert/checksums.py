@@ -25,7 +25,7 @@ class Verification:
 
     Attributes:
         sha256: the file's hash, hex.
-        published_as: name of the published file with that hash; None where none has it.
+        published_as: name of the published file with that hash, None if there is none.
     """
 
     sha256: str
@@ -41,7 +41,7 @@ def verify(path: str | os.PathLike) -> Verification:
     """Compares a file's SHA-256 with the published ones.
 
     Raises:
-        ChecksumError: the file has a published name but another hash.
+        ChecksumError: a file with a published name has another hash.
     """
     path = Path(path)
     with open(path, "rb") as file:

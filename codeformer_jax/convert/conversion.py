@@ -1,4 +1,4 @@
-"""The work behind `codeformer-jax convert`: PyTorch file <-> model file."""
+"""Conversion of files, as `codeformer-jax convert` does it: PyTorch file <-> model file."""
 
 import ast
 import os
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from codeformer_jax.convert.checksums import Verification, verify
+from codeformer_jax.convert import checksums
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.convert.files import load_model, read_foreign, save_model
-from codeformer_jax.convert.networks import lookup, module_fields
+from codeformer_jax.convert.networks import Module, lookup, module_fields
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
 from codeformer_jax.convert.settings import check_hidden, read_settings, settings_entry
@@ -23,17 +23,17 @@ StrPath = str | os.PathLike
 
 @dataclass(frozen=True)
 class ConversionSummary:
-    """What was converted.
+    """Result of a conversion; its text is what the command prints.
 
     Attributes:
         sources: files read.
         target: file written.
-        network: 'vqgan', 'codeformer', ...
+        network: registered name, such as 'vqgan'.
         tensors: number of PyTorch tensors.
         parameters: number of values in them.
         hyperparameters: the module's fields.
-        verifications: one per PyTorch file read, where asked for.
-        note: what a PyTorch file does not show and is taken as published.
+        verifications: one per PyTorch file read, if they were verified.
+        note: hyperparameters that the file does not show and that got their published values.
     """
 
     sources: tuple[Path, ...]
@@ -42,7 +42,7 @@ class ConversionSummary:
     tensors: int
     parameters: int
     hyperparameters: dict[str, Any]
-    verifications: tuple[Verification, ...]
+    verifications: tuple[checksums.Verification, ...]
     note: str = ""
 
     def __str__(self) -> str:
@@ -50,11 +50,11 @@ class ConversionSummary:
         lines = [
             f"{', '.join(map(str, self.sources))} -> {self.target}",
             f"{self.network}: {self.tensors} tensors, {self.parameters / 1e6:.2f} M values",
-            *([fields] if fields else []),
+            fields,
             *map(str, self.verifications),
-            *([self.note] if self.note else []),
+            self.note,
         ]
-        return "\n".join(lines)
+        return "\n".join(line for line in lines if line)
 
 
 def convert_file(
@@ -70,16 +70,23 @@ def convert_file(
 ) -> ConversionSummary:
     """Converts a PyTorch file, or safetensors of PyTorch weights, to a model file, or back.
 
-    Several sources are read as one table (LPIPS comes as VGG16 and heads). `network` None or
-    'auto' is told from the names. A `target` that is a folder, or has no suffix, gets the file
-    name or suffix that fits; `key` picks a table in the PyTorch file; `overrides` are
-    hyperparameters. They go before the settings that this package writes into a PyTorch file,
-    and those before what is read off names and shapes.
+    Args:
+        source: the file, or several that are read as one state dict: LPIPS comes as backbone and
+            heads.
+        target: the file to write; a folder, or a name without suffix, gets the name or suffix that
+            fits.
+        network: registered name; None or 'auto' recognises it by its names.
+        to_torch: convert a model file to a `.pth` file.
+        force: replace an existing target.
+        verify: compare files that have a published name with the published SHA-256.
+        key: which state dict of the file to read; see `select_state_dict`.
+        overrides: hyperparameters. They take precedence over the settings that this package writes
+            into a `.pth` file, and those over what names and shapes show.
 
     Raises:
         ConversionError: anything wrong with the weights or the options; nothing is written.
-        FileExistsError: the target exists and `force` is not given.
-        FileNotFoundError: a source is missing.
+        FileExistsError: the target exists and `force` is False.
+        FileNotFoundError: a source does not exist.
     """
     sources = (source,) if isinstance(source, str | os.PathLike) else source
     sources = tuple(Path(s) for s in sources)
@@ -90,33 +97,34 @@ def convert_file(
             raise FileNotFoundError(f"{path}: no such file")
     network = None if network == "auto" else network
     target = _target_path(sources, target, ".pth" if to_torch else ".safetensors", force)
+    overrides = dict(overrides or {})
     if to_torch:
-        return _to_torch_file(sources, target, network, dict(overrides or {}))
-    return _from_torch_files(
-        sources,
-        target,
-        network=network,
-        check=verify,
-        key=key,
-        overrides=dict(overrides or {}),
-    )
+        return _to_torch_file(sources, target, network, overrides)
+    verifications = tuple(map(checksums.verify, sources)) if verify else ()
+    table, settings = _read_sources(sources, key)
+    try:
+        network, module, variables, note = _from_table(table, settings, network, overrides)
+    except ConversionError as error:
+        raise _naming(sources[0], error) from error
+    save_model(target, network, module, variables)
+    return _summary(sources, target, network, module, table, verifications, note)
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """['nf=32', 'ch_mult=1,2,2', 'quantizer=gumbel'] -> fields; a sole number may end in a comma.
+    """Returns hyperparameters: ['nf=32', 'ch_mult=1,2,2', 'connect_list=64,'] -> fields.
 
     Raises:
         ConversionError: a pair without '='.
     """
     fields = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name.strip():
+        name, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator or not name:
             raise ConversionError(f"cannot read {pair!r}; expected KEY=VALUE, such as nf=32")
         try:
-            fields[name.strip()] = ast.literal_eval(value.strip())
+            fields[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            fields[name.strip()] = value.strip()
+            fields[name] = value
     return fields
 
 
@@ -128,11 +136,10 @@ def _target_path(sources: tuple[Path, ...], target: StrPath, suffix: str, force:
     elif not target.suffix:
         target = target.with_name(target.name + suffix)
     elif target.suffix != suffix:
-        hint = "leave out --to-torch" if suffix == ".pth" else "pass --to-torch"
-        other = "a PyTorch file" if suffix == ".pth" else "a model file"
+        kind, hint = ("PyTorch", "leave out") if suffix == ".pth" else ("model", "pass")
         raise ConversionError(
-            f"{target}: {other} is written here and ends in {suffix}; name it so, or {hint} for "
-            "the other direction"
+            f"{target}: the {kind} file to write ends in {suffix}; name it so, or {hint} "
+            "--to-torch for the other direction"
         )
     if any(target.resolve() == path.resolve() for path in sources):
         raise ConversionError(f"{target}: source and target are the same file")
@@ -141,52 +148,43 @@ def _target_path(sources: tuple[Path, ...], target: StrPath, suffix: str, force:
     return target
 
 
-def _from_torch_files(
-    sources: tuple[Path, ...],
-    target: Path,
-    *,
-    network: str | None,
-    check: bool,
-    key: str | None,
-    overrides: dict[str, Any],
-) -> ConversionSummary:
-    verifications = tuple(verify(path) for path in sources) if check else ()
+def _read_sources(
+    sources: tuple[Path, ...], key: str | None
+) -> tuple[dict[str, np.ndarray], tuple[str, dict[str, Any]] | None]:
+    """Returns the state dict of all sources, and the settings that one of them holds."""
     table: dict[str, np.ndarray] = {}
     settings = None
     for path in sources:
         try:
             tree = read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
             part = select_state_dict(tree, key)
-            if key is None or key in tree:  # They do not describe a part of a table.
+            if key is None or key in tree:  # They do not describe a part of a state dict.
                 settings = settings or read_settings(tree)
         except ConversionError as error:
             raise _naming(path, error) from error
         if both := sorted(set(part) & set(table)):
             raise ConversionError(f"{path}: holds names that another source has: {', '.join(both)}")
         table.update(part)
-    try:
-        stored, fields = settings or (network, {})
-        if network not in (None, stored):
-            raise ConversionError(f"holds the network '{stored}', not '{network}'")
-        network = stored or detect_network(table)
-        if overrides.get("image_size", fields.get("image_size")) != fields.get("image_size"):
-            # The sides with attention follow from the size: they are read off the names again.
-            fields = {name: value for name, value in fields.items() if name != "attn_resolutions"}
-        fields = {**fields, **overrides}
-        note = check_hidden(network, table, fields)
-        module, variables = from_torch(network, table, **fields)
-    except ConversionError as error:
-        raise _naming(sources[0], error) from error
-    save_model(target, network, module, variables)
-    return _summarise(
-        sources,
-        target,
-        network,
-        table=table,
-        fields=module_fields(module),
-        verifications=verifications,
-        note=note,
-    )
+    return table, settings
+
+
+def _from_table(
+    table: Mapping[str, np.ndarray],
+    settings: tuple[str, dict[str, Any]] | None,
+    network: str | None,
+    overrides: dict[str, Any],
+) -> tuple[str, Module, dict[str, Any], str]:
+    """Returns network, module, variables and the note on hidden hyperparameters."""
+    stored, fields = settings or (network, {})
+    if network not in (None, stored):
+        raise ConversionError(f"holds the network '{stored}', not '{network}'")
+    network = stored or detect_network(table)
+    if overrides.get("image_size", fields.get("image_size")) != fields.get("image_size"):
+        # The sides with attention depend on the size and are read from the names again.
+        fields = {name: value for name, value in fields.items() if name != "attn_resolutions"}
+    fields = {**fields, **overrides}
+    note = check_hidden(network, table, fields)
+    return network, *from_torch(network, table, **fields), note
 
 
 def _to_torch_file(
@@ -197,45 +195,27 @@ def _to_torch_file(
     found, module, variables = load_model(sources[0])
     if network not in (None, found):
         raise ConversionError(f"{sources[0]}: holds the network '{found}', not '{network}'")
-    table = to_torch(found, variables, module)
-    key = lookup(found).key
-    # LPIPS, whose table is the whole file, has nothing to add.
+    table, key = to_torch(found, variables, module), lookup(found).key
     write_pth(target, {key: table, **settings_entry(found, module)} if key else table)
-    return _summarise(
-        sources,
-        target,
-        found,
-        table=table,
-        fields=module_fields(module),
-        verifications=(),
-        note="",
-    )
+    return _summary(sources, target, found, module, table, (), "")
 
 
 def _naming(path: Path, error: ConversionError) -> ConversionError:
-    """The error with the file named at its start."""
+    """Returns the error with the file named at its start."""
     if str(error).startswith(f"{path}: "):
         return error
     return type(error)(f"{path}: {error}")
 
 
-def _summarise(
-    sources: tuple[Path, ...],
-    target: Path,
-    network: str,
-    *,
-    table: Mapping[str, np.ndarray],
-    fields: dict[str, Any],
-    verifications: tuple[Verification, ...],
-    note: str,
-) -> ConversionSummary:
+def _summary(sources, target, network, module, table, verifications, note) -> ConversionSummary:
+    parameters = sum(array.size for array in table.values())
     return ConversionSummary(
-        sources=sources,
-        target=target,
-        network=network,
-        tensors=len(table),
-        parameters=sum(array.size for array in table.values()),
-        hyperparameters=fields,
-        verifications=verifications,
-        note=note,
+        sources,
+        target,
+        network,
+        len(table),
+        parameters,
+        module_fields(module),
+        verifications,
+        note,
     )

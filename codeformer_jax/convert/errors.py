@@ -1,4 +1,4 @@
-"""What the conversion raises; every message names the file or network and what to do."""
+"""Errors of conversion; each message names the file or network and what to do."""
 
 
 class ConversionError(ValueError):

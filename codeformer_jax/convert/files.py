@@ -31,11 +31,18 @@ from codeformer_jax.system.atomic import atomic_path
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
-# Of safetensors, by ml_dtypes.
-_NARROW_DTYPES = {
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
+# Dtypes of other programs' safetensors, some of which NumPy has by ml_dtypes only.
+_DTYPES = {
+    "F64": np.dtype("f8"),
+    "F32": np.dtype("f4"),
+    "F16": np.dtype("f2"),
+    "I64": np.dtype("i8"),
+    "I32": np.dtype("i4"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 
 
@@ -43,6 +50,12 @@ def save_model(
     path: str | os.PathLike, network: str, module: Module, variables: Mapping[str, Any]
 ) -> None:
     """Writes a model file; an existing one is replaced only once the new one is complete.
+
+    Args:
+        path: the file; its folders are made.
+        network: registered name, such as 'vqgan'; see `NETWORKS`.
+        module: of the network's class; its fields are stored.
+        variables: all variables of the module, float32.
 
     Raises:
         ConversionError: `variables` are not those of `module`; nothing is written.
@@ -57,23 +70,27 @@ def save_model(
         "network": network,
         "hyperparameters": json.dumps(module_fields(module)),
     }
-    # safetensors writes the memory of an array as it lies, so a transposed view comes out wrong.
+    # safetensors writes an array's memory in order, so a transposed view would come out wrong.
     flat = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with atomic_path(path) as temporary:
         safetensors.numpy.save_file(flat, temporary, metadata)
 
 
 def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
-    """(network, module, variables) of a model file.
+    """Loads a model file.
+
+    Returns:
+        The network's name, its module and its variables.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelFileError: not a model file, damaged, or written by a newer version.
+        ModelFileError: not a model file, damaged, written by a newer version, or of a network that
+            is not registered.
     """
     path = Path(path)
     with open(path, "rb") as file:
         head = file.read(9)
-    # The length of a safetensors header, which comes first, may begin like a pickle does.
+    # The length of a safetensors header, which comes first, may look like the start of a pickle.
     if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:] != b"{":
         raise ModelFileError(
             f"{path}: this is a PyTorch file; convert it first: "
@@ -98,37 +115,29 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
 
 
 def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file of PyTorch weights.
+    """Returns {name: array} of a safetensors file of PyTorch weights.
 
     Raises:
-        ModelFileError: a file that this package wrote, or one that is damaged.
+        ModelFileError: a file that this package wrote, a damaged one, or an unknown dtype.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("format") == FORMAT:
-                raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
-            return {name: _read_tensor(path, file, name) for name in file.keys()}  # noqa: SIM118
+            ours = (file.metadata() or {}).get("format") == FORMAT
+        tensors = dict(safetensors.deserialize(Path(path).read_bytes()))
     except safetensors.SafetensorError as error:
         raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
-
-
-def _read_tensor(path: str | os.PathLike, file: Any, name: str) -> np.ndarray:
-    """Reads one tensor of an open safetensors file, also of a dtype that NumPy lacks."""
-    kind = file.get_slice(name).get_dtype()
-    if kind not in _NARROW_DTYPES:
-        try:
-            return file.get_tensor(name)
-        except (AttributeError, KeyError, TypeError) as error:
+    if ours:
+        raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
+    for name, tensor in tensors.items():
+        if tensor["dtype"] not in _DTYPES:
             raise ModelFileError(
-                f"{path}: {name} has dtype {kind}, which is not read; expected float32 or one of "
-                f"{', '.join(_NARROW_DTYPES)}"
-            ) from error
-    with open(path, "rb") as raw:
-        length = int.from_bytes(raw.read(8), "little")
-        entry = json.loads(raw.read(length))[name]
-        begin, end = entry["data_offsets"]
-        raw.seek(8 + length + begin)
-        return np.frombuffer(raw.read(end - begin), _NARROW_DTYPES[kind]).reshape(entry["shape"])
+                f"{path}: {name} has dtype {tensor['dtype']}, which is not read; expected one of "
+                f"{', '.join(_DTYPES)}"
+            )
+    return {
+        name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in tensors.items()
+    }
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -146,7 +155,7 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _differences(flat: Mapping[str, np.ndarray], network: str, module: Module) -> str:
-    """Lines that say where arrays differ from the module's variables; empty where they do not."""
+    """Returns lines that say where arrays differ from the module's variables; '' if nowhere."""
     expected = {"/".join(p): v for p, v in flatten(expected_variables(network, module)).items()}
 
     def kind(array):

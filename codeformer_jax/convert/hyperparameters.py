@@ -1,7 +1,8 @@
-"""Hyperparameters read off the names and shapes of a PyTorch table.
+"""Hyperparameters read from the names and shapes of a PyTorch state dict.
 
-Lenient on purpose: what cannot be read keeps its published default, and the comparison of every
-name and shape that follows says what is wrong with the table.
+The functions are lenient: a field that cannot be read keeps its published default. The comparison
+of all names and shapes, which follows, says what is wrong with the state dict. Each takes
+{name: shape} and the fields that the caller gives, and returns fields: see `Network.read`.
 """
 
 import math
@@ -24,13 +25,23 @@ _HEAD_BLOCKS = 5  # res, attention, res, norm, conv close the encoder
 
 
 def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `VQGAN`; the image size does not show and is 512 unless `given`."""
+    """Returns the fields of `VQGAN`.
+
+    Args:
+        shapes: {name: shape}.
+        given: known fields; `image_size`, which does not show, is 512 unless given.
+    """
     fields = _read_backbone(shapes)
     return with_sides(fields, given.get("image_size", 512))
 
 
 def read_codeformer(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `CodeFormer`; the image size is that of the grid of token positions."""
+    """Returns the fields of `CodeFormer`.
+
+    Args:
+        shapes: {name: shape}; the grid of token positions shows the image size.
+        given: known fields; a given `image_size` takes precedence.
+    """
     fields = _read_backbone(shapes)
     image_size = 512
     positions = shapes.get("position_emb", ())
@@ -45,27 +56,36 @@ def read_codeformer(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_discriminator(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `PatchDiscriminator`."""
+    """Returns the fields of `PatchDiscriminator`."""
     fields = {}
     if "main.0.weight" in shapes:
         fields["ndf"] = shapes["main.0.weight"][0]
     found = numbers(shapes, r"main\.(\d+)\.")
     if found:
-        # Convolutions stand at 0, 2, 5, 8, ...; the last one at 3 * n_layers + 2.
+        # The convolutions have the indices 0, 2, 5, 8, ...; the last one has 3 * n_layers + 2.
         fields["n_layers"] = max(1, (max(found) - 2) // 3)
     return fields
 
 
 def numbers(names: Iterable[str], pattern: str) -> list[int]:
-    """The different numbers that the pattern's group finds at the start of names, rising."""
+    """Returns the distinct numbers in names, in ascending order.
+
+    Args:
+        names: parameter names.
+        pattern: regular expression for the start of a name; its group is the number.
+    """
     return sorted({int(m[1]) for name in names if (m := re.match(pattern, name))})
 
 
 def with_sides(fields: dict[str, Any], image_size: Any) -> dict[str, Any]:
-    """`fields` whose `attention_levels` have become `attn_resolutions` of an image of that size.
+    """Returns fields with `attn_resolutions` for an image size in place of `attention_levels`.
+
+    Args:
+        fields: with 'attention_levels', the levels that have attention; 0 has the image's size.
+        image_size: side in pixels.
 
     Raises:
-        ConversionError: where the size is not a positive integer.
+        ConversionError: the size is not a positive integer.
     """
     if type(image_size) is not int or image_size < 1:
         raise ConversionError(f"image_size is {image_size!r}; expected a positive integer")
@@ -87,7 +107,7 @@ def _read_backbone(shapes: Shapes) -> dict[str, Any]:
     if not nf or 0 in widths or any(width % nf for width in widths):
         raise ConversionError(
             f"the encoder's levels have widths {widths}, which are not multiples of its first "
-            f"convolution's width {nf}: not a VQGAN encoder of this kind"
+            f"convolution's width {nf}: not a VQGAN encoder"
         )
     fields = {
         "nf": nf,
@@ -105,7 +125,7 @@ def _read_backbone(shapes: Shapes) -> dict[str, Any]:
 
 
 def _encoder_blocks(shapes: Shapes) -> list[tuple[str, int]]:
-    """(kind, width) of the encoder's blocks in order."""
+    """Returns (kind, width) of the encoder's blocks in order."""
     blocks: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         if match := re.match(r"encoder\.blocks\.(\d+)\.(.+)", name):
@@ -121,8 +141,8 @@ def _describe_block(index: int, members: Mapping[str, tuple[int, ...]]) -> tuple
     parts = {name.split(".")[0] for name in members}
     kind = next((k for k, known in _BLOCK_KINDS.items() if parts & known), None)
     if kind is None:
-        raise ConversionError(f"encoder.blocks.{index} is of no known kind: {', '.join(members)}")
-    # Any tensor whose first axis is the block's output tells the width.
+        raise ConversionError(f"encoder.blocks.{index} has an unknown kind: {', '.join(members)}")
+    # The first axis of these tensors is the block's output width.
     outputs = ("conv2.weight", "conv2.bias", "norm2.weight", "norm2.bias", "conv1.bias")
     names = outputs if kind == "res" else tuple(members)
     return kind, next((members[n][0] for n in names if n in members), 0)

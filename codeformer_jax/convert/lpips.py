@@ -24,7 +24,7 @@ def read(shapes: Mapping[str, tuple[int, ...]], _given: Mapping[str, Any]) -> di
 
 
 def rename(table: Table, _given: Mapping[str, Any]) -> Table:
-    """Returns the table in torchvision's naming, without what LPIPS does not use.
+    """Returns a state dict in torchvision's names, without the entries that LPIPS does not use.
 
     The `lpips` package lists its heads twice, keeps the input scaling as a buffer and cuts the
     backbone into five slices; torchvision's file has a classifier.

@@ -38,12 +38,12 @@ _BATCH_COUNT = ".num_batches_tracked"
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor in both worlds.
+    """Rule between one PyTorch tensor and one Linen array.
 
     Attributes:
         name: PyTorch state-dict key.
         path: Linen path, collection first.
-        axes: the PyTorch array transposed by these is the Linen array.
+        axes: transposition of the PyTorch array that makes the Linen array.
     """
 
     name: str
@@ -93,7 +93,12 @@ def entry_of(path: Path, ndim: int, torch_name: Rename) -> Entry | None:
 
 
 def entries_of(flat: Mapping[Path, Any], torch_name: Rename = str) -> dict[str, Entry]:
-    """Returns {PyTorch name: rule} for every array of flattened variables."""
+    """Returns {PyTorch name: rule} for every array of flattened variables.
+
+    Args:
+        flat: {path: array}, see `flatten`.
+        torch_name: the network's own names, see `networks.Network`.
+    """
     entries = (entry_of(path, len(leaf.shape), torch_name) for path, leaf in flat.items())
     return {entry.name: entry for entry in entries if entry is not None}
 

@@ -15,7 +15,7 @@ An entry is all that the rest of the package knows of a network. One of your own
     )
 
 From then on `save_model`, `load_model`, `from_torch`, `to_torch`, `detect_network` and
-`codeformer-jax convert --plugin=my_module` know it. Linen's names become PyTorch's by rule
+`codeformer-jax convert --plugin=my_module ...` know it. Linen's names become PyTorch's by rule
 (`names.py`): `body_0/conv/kernel` is `body.0.conv.weight`.
 """
 
@@ -66,8 +66,9 @@ class Network:
             'autoencoder': `apply(variables, images)` returns `.image` and `.indices`; methods
                 `encode` and `decode`; `codebook_size`, `downsampling`, `image_size`. Evaluated by
                 its reconstructions; its codes can be learned.
-            'restorer': `apply(variables, images, w=..., adain=...)` returns `.image`, `.logits`
-                and `.indices`.
+            'restorer': `apply(variables, images, w=..., adain=...)`, images in [-1, 1] and `w` [b],
+                returns `.image`; `image_size`. With codes also `codebook_size`, `downsampling`,
+                `.logits` and `.indices`.
             'prior': a distribution over maps of codes or pixels.
             '': none of these, such as a loss.
         code_fields: an autoencoder's fields on which its codes depend, for fingerprints; () if they
@@ -114,8 +115,8 @@ def lookup(network: str) -> Network:
     if network not in NETWORKS:
         raise ConversionError(
             f"unknown network {network!r}; expected one of {', '.join(NETWORKS)}. A module of your "
-            "own that registers it must be imported first: --config.plugins of a run, --plugin of "
-            "`codeformer-jax convert`"
+            "own that registers it must be imported first: name it in config.plugins, or as "
+            "--plugin of a `codeformer-jax` command"
         )
     return NETWORKS[network]
 
@@ -136,9 +137,9 @@ def network_of(module: Module) -> str:
 
 
 def role_of(module: Module) -> str:
-    """Returns the role of a module's network; '' also where its class is not registered."""
-    specs = (NETWORKS[network] for network in NETWORKS)
-    return next((spec.role for spec in specs if type(module) is spec.module), "")
+    """Returns the role of a module's network, or of the class that it is derived from, or ''."""
+    roles = {NETWORKS[network].module: NETWORKS[network].role for network in NETWORKS}
+    return next((roles[kind] for kind in type(module).__mro__ if kind in roles), "")
 
 
 def networks_of_role(*roles: str) -> tuple[str, ...]:
@@ -191,7 +192,9 @@ def module_fields(module: Module) -> dict[str, Any]:
 def expected_variables(network: str, module: Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a module's variables, without computing them.
 
-    Parameters are float32 whatever the module computes in.
+    Args:
+        network: registered name.
+        module: of the network's class; parameters are float32 whatever its dtype.
     """
     args, kwargs = lookup(network).inputs(module)
     if "dtype" in _field_names(type(module)):

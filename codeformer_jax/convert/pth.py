@@ -1,9 +1,9 @@
-"""PyTorch's `.pth` files read without PyTorch, and without running what a pickle may ask for.
+"""Reader of PyTorch's `.pth` files, without PyTorch and without running what a pickle asks for.
 
 Two containers exist: a zip archive with `data.pkl` and one member per storage (PyTorch 1.6 and
 later), and the older stream of pickles followed by raw storages. Both hold a pickle that may name
-any Python function; here only those that PyTorch's own safe loader knows have an equivalent
-(`stand_ins.py`), the rest is refused. Nothing is read or made that the file does not hold.
+any Python function. Those that PyTorch's own safe loader knows have a stand-in (`stand_ins.py`);
+the rest is refused. What is read and made is bounded by the size of the file.
 """
 
 import io
@@ -24,15 +24,20 @@ STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 50
+_STORED = zipfile.ZIP_STORED
+_BIG_ENDIAN = "written on a big-endian machine, which is not supported; save it again on another"
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, Described)
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """Contents of a `.pth` file: nested dicts, lists, sets, numbers and strings with NumPy arrays.
+    """Reads a `.pth` file: nested dicts, lists, sets, numbers and strings with NumPy arrays.
 
-    Arrays keep shape and dtype (bfloat16 and float8 by ml_dtypes) and are read-only; nothing in the
-    file is executed. dtypes, devices and layouts become their names; tensors that NumPy does not
+    Nothing in the file is executed. Arrays keep shape and dtype (bfloat16 and float8 by ml_dtypes)
+    and are read-only. dtypes, devices and layouts become their names; tensors that NumPy does not
     have (sparse, quantized) become a `Described` string.
+
+    Args:
+        path: the file, of either format.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,14 +67,16 @@ def read_pth(path: str | os.PathLike) -> Any:
 
 
 def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray]:
-    """The {name: array} table of a file's contents.
+    """Returns the {name: array} table of a file's contents.
 
-    Without `key`, the first of 'params_ema', 'params', 'params_d', 'state_dict' that is there,
-    else the whole tree if it is such a table itself. A `key` that is no table names the network
-    of that name in it: 'cond_stage_model' takes what is under 'cond_stage_model.'.
+    Args:
+        tree: what `read_pth` returned.
+        key: where the table is, or the name of one network in it: 'cond_stage_model' takes what is
+            under 'cond_stage_model.'. By default the first of 'params_ema', 'params', 'params_d'
+            and 'state_dict' that exists, else the whole tree.
 
     Raises:
-        ConversionError: no such table; the message lists what there is.
+        ConversionError: no such table; the message lists what the file has.
     """
     if not isinstance(tree, dict):
         raise ConversionError(f"expected a dict of tensors; the file holds a {type(tree).__name__}")
@@ -92,25 +99,25 @@ def select_state_dict(tree: Any, key: str | None = None) -> dict[str, np.ndarray
 
 
 def _part(tree: dict, name: str) -> dict[str, np.ndarray]:
-    """The entries of a file's table under `name.`, without that: one network of several."""
+    """Returns the entries of a file's table under `name.`, without that prefix."""
     table = next((tree[k] for k in STATE_DICT_KEYS if isinstance(tree.get(k), dict)), tree)
     prefix = f"{name}."
     return {str(k)[len(prefix) :]: v for k, v in table.items() if str(k).startswith(prefix)}
 
 
 def _contents(tree: dict) -> str:
-    def kind(value):
-        if isinstance(value, np.ndarray):
-            return f"tensor {list(value.shape)}"
-        if isinstance(value, Described):
-            return str(value)
-        return f"{type(value).__name__}" + (
-            f" of {len(value)}" if hasattr(value, "__len__") else ""
-        )
-
-    shown = [f"{k!r} ({kind(v)})" for k, v in list(tree.items())[:20]]
+    shown = [f"{k!r} ({_kind(v)})" for k, v in list(tree.items())[:20]]
     more = len(tree) - len(shown)
     return (", ".join(shown) or "nothing") + (f" and {more} more" if more else "")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"tensor {list(value.shape)}"
+    if isinstance(value, Described):
+        return str(value)
+    sized = f" of {len(value)}" if isinstance(value, dict | list | tuple | set | str) else ""
+    return f"{type(value).__name__}{sized}"
 
 
 def _describe_foreign(head: bytes) -> str:
@@ -132,50 +139,40 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
         if len(roots) != 1:
             raise PthError("a zip archive without 'data.pkl': not a PyTorch checkpoint")
         prefix = roots[0].removesuffix("data.pkl")
-        if sum(info.file_size for info in archive.infolist() if not _compressed(info)) > total:
+        if sum(x.file_size for x in members.values() if x.compress_type == _STORED) > total:
             raise PthError("corrupt: the members of the archive are larger than the file")
+        storages: dict[str, tuple[np.dtype | None, Storage]] = {}
 
         def read(name: str) -> bytes:
-            if _compressed(members[name]):
+            if members[name].compress_type != _STORED:
                 raise PthError(
                     f"{name.removeprefix(prefix)!r} is compressed, which PyTorch does not write"
                 )
             return archive.read(members[name])
 
-        has_order = f"{prefix}byteorder" in members
-        big = has_order and read(f"{prefix}byteorder").strip() == b"big"
-        storages: dict[str, tuple[np.dtype | None, Storage]] = {}
-
         def load_storage(dtype: np.dtype | None, key: str, count: int) -> Storage:
-            if key in storages and storages[key][0] == dtype:
-                return storages[key][1]
-            if key in storages:
+            if key in storages and storages[key][0] != dtype:
                 raise PthError(f"corrupt: storage {key!r} is described in two ways")
-            if big and dtype is None:
-                raise PthError("untyped storages of a big-endian machine; save it anew")
-            name, kind = f"{prefix}data/{key}", np.dtype("u1") if dtype is None else dtype
-            if name not in members:
-                raise PthError(f"corrupt: storage {key!r} is not in the archive")
-            raw = read(name)
-            if len(raw) != count * kind.itemsize:
-                raise PthError(
-                    f"corrupt: storage {key!r} has {len(raw)} bytes; expected "
-                    f"{count} x {kind.itemsize}"
-                )
-            array = np.frombuffer(raw, kind)
-            storages[key] = dtype, Storage(array.byteswap() if big else array)
+            if key not in storages:
+                name, kind = f"{prefix}data/{key}", np.dtype("u1") if dtype is None else dtype
+                if name not in members:
+                    raise PthError(f"corrupt: storage {key!r} is not in the archive")
+                raw = read(name)
+                if len(raw) != count * kind.itemsize:
+                    raise PthError(
+                        f"corrupt: storage {key!r} has {len(raw)} bytes; expected "
+                        f"{count} x {kind.itemsize}"
+                    )
+                storages[key] = dtype, Storage(np.frombuffer(raw, kind))
             return storages[key][1]
 
-        pickled = io.BytesIO(read(roots[0]))
-        return TensorUnpickler(pickled, load_storage, total).load()
-
-
-def _compressed(info: zipfile.ZipInfo) -> bool:
-    return info.compress_type != zipfile.ZIP_STORED
+        if f"{prefix}byteorder" in members and read(f"{prefix}byteorder").strip() == b"big":
+            raise PthError(_BIG_ENDIAN)
+        return TensorUnpickler(io.BytesIO(read(roots[0])), load_storage, total).load()
 
 
 class _Bounded:
-    """A file's reads; one that is longer than the file fails before its memory is taken."""
+    """Reads of a file; one that is longer than the file fails before its memory is taken."""
 
     def __init__(self, file: io.BufferedIOBase, total: int):
         self._file, self._total = file, total
@@ -211,7 +208,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
         raise PthError(f"protocol version {reprlib.repr(protocol)}; expected {_LEGACY_PROTOCOL}")
     system = load()
     if not isinstance(system, dict) or not system.get("little_endian", True):
-        raise PthError("written on a big-endian machine, which is not supported; save it anew")
+        raise PthError(_BIG_ENDIAN)
     tree = load()
     for key in load():
         array = storages.get(key)
@@ -229,7 +226,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
 
 
 def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """`value` as plain containers; anything that is neither data nor a tensor is refused."""
+    """Returns `value` in plain containers; refuses what is neither data nor a tensor."""
     if depth > _MAX_DEPTH:
         raise PthError(f"containers nested more than {_MAX_DEPTH} deep")
     if type(value) in _SCALARS or isinstance(value, np.ndarray):

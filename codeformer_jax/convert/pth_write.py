@@ -1,11 +1,11 @@
-"""PyTorch's zip `.pth` format written without PyTorch.
+"""Writer of PyTorch's zip `.pth` format, without PyTorch.
 
-The pickle is spelled in opcodes (protocol 2), since its globals name functions of a package that
-need not be installed. `torch.load(..., weights_only=True)` reads the result.
+Published inference scripts read weights with `torch.load`; `weights_only=True` suffices.
 """
 
 import io
 import os
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -18,94 +18,79 @@ from codeformer_jax.convert.stand_ins import STORAGE_DTYPES
 from codeformer_jax.system.atomic import atomic_path
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
-_ALIGNMENT = 64  # as PyTorch aligns storages, so that they can be memory-mapped
+_PLAIN = (type(None), bool, int, float, str, list, tuple)
+_ALIGNMENT = 64  # PyTorch aligns storages, so that they can be memory-mapped.
 
 
 def write_pth(path: str | os.PathLike, tree: dict[str, Any]) -> None:
-    """Writes nested dicts and lists of arrays, numbers and strings as a `.pth` file, atomically.
+    """Writes a tree as a `.pth` file, atomically; equal trees give equal bytes.
+
+    Args:
+        path: the file; its folders are made.
+        tree: nested dicts of arrays, numbers, strings, booleans, None, and lists or tuples of such
+            values without arrays.
 
     Raises:
         ConversionError: a value or dtype that the format does not have; nothing is written.
     """
-    path, pickler = Path(path), _TensorPickler()
-    pickler.dump(tree)
+    path, storages = Path(path), []
+    pickled = b"\x80\x02" + _pickle(tree, storages) + b"."
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         root = path.stem or "archive"
-        _add(archive, f"{root}/data.pkl", pickler.output.getvalue())
+        _add(archive, f"{root}/data.pkl", pickled)
         _add(archive, f"{root}/byteorder", b"little")
-        for key, array in enumerate(pickler.storages):
-            _add(archive, f"{root}/data/{key}", array.tobytes())
+        for key, storage in enumerate(storages):
+            _add(archive, f"{root}/data/{key}", storage.tobytes())
         _add(archive, f"{root}/version", b"3\n")
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    # The default date is fixed, so the same tensors give the same bytes.
-    info = zipfile.ZipInfo(name)
+    info = zipfile.ZipInfo(name)  # With a fixed date.
     start = archive.start_dir + 30 + len(name.encode()) + 4
     padding = -start % _ALIGNMENT
     info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
     archive.writestr(info, content)
 
 
-class _TensorPickler:
-    """Pickle opcodes of a tree; arrays go to `storages`, one each."""
+def _pickle(value: Any, storages: list[np.ndarray]) -> bytes:
+    """Returns opcodes that push a value; appends the arrays in it to `storages`."""
+    if isinstance(value, dict):
+        pairs = (_pickle(part, storages) for pair in value.items() for part in pair)
+        return b"}(" + b"".join(pairs) + b"u"
+    if isinstance(value, np.ndarray | np.generic):
+        return _pickle_tensor(np.asarray(value), storages)
+    if type(value) not in _PLAIN:
+        raise ConversionError(
+            f"a {type(value).__name__} cannot be written to a .pth file; expected arrays, numbers, "
+            "strings, and dicts of them"
+        )
+    return _plain(value)
 
-    def __init__(self):
-        self.output = io.BytesIO()
-        self.storages: list[np.ndarray] = []
 
-    def dump(self, tree: Any) -> None:
-        self.output.write(b"\x80\x02")
-        self._save(tree, "the tree")
-        self.output.write(b".")
+def _pickle_tensor(array: np.ndarray, storages: list[np.ndarray]) -> bytes:
+    # The names of PyTorch's functions are spelled out: pickle would have to import them.
+    kind = array.dtype.newbyteorder("<")
+    if kind not in _STORAGE_NAMES:
+        expected = ", ".join(sorted(map(str, _STORAGE_NAMES)))
+        raise ConversionError(
+            f"an array of dtype {array.dtype} cannot be written to a .pth file; expected one of "
+            f"{expected}"
+        )
+    key, shape = str(len(storages)), array.shape
+    stride = tuple(int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+    storages.append(np.asarray(array, kind, order="C"))
+    storage = _plain("storage") + f"ctorch\n{_STORAGE_NAMES[kind]}\n".encode()
+    storage = b"(" + storage + b"".join(map(_plain, (key, "cpu", array.size))) + b"tQ"
+    view = b"".join(map(_plain, (0, shape, stride, False)))
+    # The last argument, backward hooks, is an empty OrderedDict in every file.
+    hooks = b"ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + hooks + b"tR"
 
-    def _save(self, value: Any, where: str) -> None:
-        write = self.output.write
-        if value is None or isinstance(value, bool):
-            write({None: b"N", True: b"\x88", False: b"\x89"}[value])
-        elif isinstance(value, int):
-            size = (value.bit_length() + 8) // 8
-            write(b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True))
-        elif isinstance(value, float):
-            write(b"G" + struct.pack(">d", value))
-        elif isinstance(value, str):
-            encoded = value.encode()
-            write(b"X" + struct.pack("<I", len(encoded)) + encoded)
-        elif isinstance(value, dict):
-            write(b"}(")
-            for key, entry in value.items():
-                self._save(key, where)
-                self._save(entry, f"{where}[{key!r}]")
-            write(b"u")
-        elif isinstance(value, list | tuple):
-            write(b"](" if isinstance(value, list) else b"(")
-            for i, entry in enumerate(value):
-                self._save(entry, f"{where}[{i}]")
-            write(b"e" if isinstance(value, list) else b"t")
-        elif isinstance(value, np.ndarray | np.generic):
-            self._save_tensor(np.asarray(value), where)
-        else:
-            raise ConversionError(
-                f"{where} is a {type(value).__name__}; a .pth file takes arrays, numbers, strings "
-                "and dicts or lists of them"
-            )
 
-    def _save_tensor(self, array: np.ndarray, where: str) -> None:
-        name = _STORAGE_NAMES.get(array.dtype.newbyteorder("<"))
-        if name is None:
-            expected = ", ".join(sorted(str(d) for d in _STORAGE_NAMES))
-            raise ConversionError(f"{where} has dtype {array.dtype}; expected one of {expected}")
-        shape = array.shape
-        stride = [int(np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape))]
-        write, save = self.output.write, self._save
-        write(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-        save("storage", where)
-        write(f"ctorch\n{name}\n".encode())
-        for value in (str(len(self.storages)), "cpu", array.size):
-            save(value, where)
-        write(b"tQ")
-        for value in (0, tuple(shape), tuple(stride), False):
-            save(value, where)
-        # The last argument, backward hooks, is an empty OrderedDict in every file.
-        write(b"ccollections\nOrderedDict\n)RtR")
-        self.storages.append(np.asarray(array, array.dtype.newbyteorder("<"), order="C"))
+def _plain(value: Any) -> bytes:
+    """Returns the opcodes of a plain value, without references to earlier ones."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=2)
+    pickler.fast = True
+    pickler.dump(value)
+    return buffer.getvalue()[2:-1]

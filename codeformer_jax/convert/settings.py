@@ -57,11 +57,11 @@ def check_hidden(network: str, table: Mapping[str, Any], given: Mapping[str, Any
         ConversionError: the sizes are not published ones, so the hidden settings are unknown.
     """
     spec, (_, fields) = lookup(network), read_fields(network, table, given)
-    default = spec.module()
-    known = {n: fields.get(n, getattr(default, n)) for n in (*spec.hidden(fields), *spec.published)}
     hidden = [name for name in spec.hidden(fields) if name not in given]
     if not hidden:
         return ""
+    default = spec.module()
+    known = {n: fields.get(n, getattr(default, n)) for n in (*hidden, *spec.published)}
     listed = ", ".join(f"{name}={known[name]}" for name in hidden)
     if all(known[name] == getattr(default, name) for name in spec.published):
         return f"not shown by the file and taken as published: {listed}"

@@ -1,8 +1,7 @@
-"""Names of "Taming Transformers" checkpoints, and of `diffusers`, as one table.
+"""Names of "Taming Transformers" checkpoints and of `diffusers`, made one.
 
-A Lightning checkpoint of the autoencoder holds its losses and discriminator too; one of a
-transformer holds `transformer.`, and the autoencoders before it, `first_stage_model.` and
-`cond_stage_model.`.
+A Lightning checkpoint of the autoencoder also holds its losses and discriminator. One of a
+transformer holds `transformer.` and its autoencoders, `first_stage_model.` and `cond_stage_model.`.
 """
 
 import math
@@ -17,12 +16,12 @@ from codeformer_jax.convert.hyperparameters import Shapes, numbers, with_sides
 
 Table = Mapping[str, np.ndarray]
 
-# What training alone needs: losses, running averages, the colours that labels are drawn in.
+# Used by training only: losses, running averages, the colours of drawn labels.
 _TRAINING = ("loss.", "model_ema.", "colorize")
 
-# State of a codebook that is a moving average; its average is `quantize.embedding.weight`.
+# State of a moving-average codebook; the average itself is `quantize.embedding.weight`.
 _EMA_STATE = re.compile(r"quantize\.(embedding\.)?(cluster_size|embed_avg)")
-# Which codes of the whole codebook a remapped quantizer numbers, in that order.
+# The codes of the whole codebook that a remapped quantizer uses, in its order.
 _USED = "quantize.used"
 _OF_CODES = tuple(
     f"quantize.{name}" for name in ("embedding.weight", "embed.weight", "proj.weight", "proj.bias")
@@ -52,10 +51,15 @@ _DIFFUSERS = tuple(
 
 
 def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
-    """The autoencoder in published names, of its own checkpoint, a transformer's or `diffusers`.
+    """Returns the autoencoder of a checkpoint in published names.
 
-    Where its codes are remapped to those in use, the codebook stays whole, unless `given` has their
-    number as the size of the codebook.
+    Args:
+        table: of its own checkpoint, a transformer's or a file of `diffusers`.
+        given: known fields. A remapped codebook stays whole unless `codebook_size` is given as the
+            number of codes in use.
+
+    Raises:
+        ConversionError: the list of codes in use does not fit the codebook.
     """
     table = _part(table, "first_stage_model.")
     table = {name: array for name, array in table.items() if not name.startswith(_TRAINING)}
@@ -79,10 +83,10 @@ def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
 
 
 def _published(name: str, array: np.ndarray, levels: int) -> tuple[str, np.ndarray]:
-    """Published name and array of one tensor of `diffusers`."""
+    """Returns the published name and array of one tensor of `diffusers`."""
     for pattern, replacement in _DIFFUSERS:
         name = pattern.sub(replacement, name)
-    # There the decoder's levels are counted in the order in which they are passed.
+    # `diffusers` counts the decoder's levels from the smallest.
     name = re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}", name)
     if array.ndim == 2 and re.search(r"\.(q|k|v|proj_out)\.weight$", name):
         array = array[:, :, None, None]  # A linear layer there, a 1x1 convolution here.
@@ -90,7 +94,15 @@ def _published(name: str, array: np.ndarray, levels: int) -> tuple[str, np.ndarr
 
 
 def read_vqgan(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `TamingVQGAN`; the image size does not show and is 256 unless `given`."""
+    """Returns the fields of `TamingVQGAN`.
+
+    Args:
+        shapes: {name: shape}.
+        given: known fields; `image_size`, which does not show, is 256 unless given.
+
+    Raises:
+        ConversionError: the encoder is not complete, or not of this kind.
+    """
     levels = numbers(shapes, r"encoder\.down\.(\d+)\.")
     widths = [shapes.get(f"encoder.down.{i}.block.0.conv1.weight", (0,))[0] for i in levels]
     nf = shapes.get("encoder.conv_in.weight", (0,))[0]
@@ -129,18 +141,18 @@ def torch_name_vqgan(name: str) -> str:
 
 
 def rename_gpt(table: Table, _given: Mapping[str, Any]) -> Table:
-    """The transformer alone, without the masks that its attention keeps."""
+    """Returns the transformer alone, without its attention masks."""
     table = _part(table, "transformer.")
     return {name: array for name, array in table.items() if not _MASK.fullmatch(name)}
 
 
 def read_gpt_masks(table: Table) -> dict[str, Any]:
-    """`n_unmasked`: how many first tokens the masks of attention let see each other.
+    """Returns {'n_unmasked': number of first tokens that see each other}, as the masks say.
 
-    Published code hides what a mask has zeros for, whatever its other values.
+    Published code hides the zeros of a mask, whatever its other values.
 
     Raises:
-        ConversionError: masks of another form, or not the same in all blocks.
+        ConversionError: masks of another form, or different ones in the blocks.
     """
     found = {}
     for name, mask in _part(table, "transformer.").items():
@@ -164,9 +176,12 @@ def _visible(size: int, n_unmasked: int) -> np.ndarray:
 
 
 def read_gpt(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `GPT`; its heads and what it was conditioned on do not show.
+    """Returns the fields of `GPT`; its heads and its condition do not show.
 
-    The map is taken to be square, of at most 16x16 codes.
+    Args:
+        shapes: {name: shape}.
+        given: known fields; `condition_length` is 1 unless given. The map is taken to be square,
+            of at most 16x16 codes.
     """
     fields = {}
     if embeddings := shapes.get("tok_emb.weight"):
@@ -181,7 +196,7 @@ def read_gpt(shapes: Shapes, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hidden_gpt(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Lists the fields of `GPT` that do not show; a square map that fills the positions does."""
+    """Returns the fields of `GPT` that do not show; a square map that fills the positions does."""
     condition = fields.get("condition")
     hidden = ["n_head", "condition"]
     hidden += {"class": ["classes"], "codes": ["condition_length"]}.get(condition, [])
@@ -206,6 +221,6 @@ def gpt_masks(variables: Mapping[str, Any], module: Any) -> dict[str, np.ndarray
 
 
 def _part(table: Table, prefix: str) -> Table:
-    """The entries under `prefix`, without it; the whole table where there are none."""
+    """Returns the entries under `prefix`, without it; the whole table if there are none."""
     part = {n.removeprefix(prefix): array for n, array in table.items() if n.startswith(prefix)}
     return part or table

@@ -1,4 +1,4 @@
-"""An unpickler that knows tensors and nothing else: a `.pth` file cannot run code through it."""
+"""An unpickler that makes only tensors and plain data: a `.pth` file cannot run code through it."""
 
 import collections
 import pickle
@@ -13,7 +13,7 @@ from codeformer_jax.convert.stand_ins import QUANTIZED_DTYPES, STORAGE_DTYPES, S
 
 
 class _StorageType:
-    """Stand-in for `torch.FloatStorage` and its kin: a dtype, None if untyped; not callable."""
+    """Stand-in for a class such as `torch.FloatStorage`: its dtype, None if untyped."""
 
     __slots__ = ("dtype",)
 
@@ -22,7 +22,7 @@ class _StorageType:
 
 
 class ForeignName:
-    """Stand-in for a class that a checkpoint names and does not need: it only has a name.
+    """Stand-in for a class that a checkpoint names but does not need.
 
     PyTorch Lightning keys the states of its callbacks by their classes.
     """
@@ -42,7 +42,7 @@ class ForeignName:
         return self.name
 
 
-# Opcodes that data and tensors take; missing are old-style instances, extension codes, buffers.
+# Opcodes of data and tensors; old-style instances, extension codes and buffers are left out.
 _OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "
     "LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING "
@@ -57,9 +57,9 @@ _DISPATCH = {
 
 
 # The unpickler written in Python: its memo is a dict, while that of the C one is an array that a
-# damaged index makes grow to the machine's memory. It also lets opcodes be left out.
+# damaged index grows to the machine's memory. It also lets opcodes be left out.
 class TensorUnpickler(pickle._Unpickler):
-    """Knows what PyTorch's safe loader knows, by `StandIns`; refuses to make anything else.
+    """Unpickler of what PyTorch's safe loader accepts, see `StandIns`; refuses everything else.
 
     Args:
         file: holds the pickle; has `read` and `readline`.
@@ -82,10 +82,9 @@ class TensorUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (found := self._stand_ins.find(module, name)) is not None:
             return found
-        if module in ("torch", "torch.cuda") and (
-            name in STORAGE_DTYPES or name in QUANTIZED_DTYPES
-        ):
-            return _StorageType({**STORAGE_DTYPES, **QUANTIZED_DTYPES}[name])
+        storages = STORAGE_DTYPES | QUANTIZED_DTYPES
+        if module in ("torch", "torch.cuda") and name in storages:
+            return _StorageType(storages[name])
         if (module, name) == ("torch.storage", "UntypedStorage"):
             return _StorageType(None)
         if module.partition(".")[0] in ("pytorch_lightning", "lightning"):
@@ -97,27 +96,36 @@ class TensorUnpickler(pickle._Unpickler):
         )
 
     def load_build(self) -> None:
-        # Attributes of a state dict are PyTorch's version notes; nothing here needs them.
+        # Attributes of a state dict are PyTorch's version notes, which are not needed.
         self.stack.pop()
         if not isinstance(self.stack[-1], collections.OrderedDict):
             raise UnsafePickleError("refused: the pickle sets attributes on something")
 
+    def load_reduce(self) -> None:
+        self._stand_ins.charge(self.stack[-1])
+        super().load_reduce()
+
     def load_setitem(self) -> None:
-        self._stand_ins.check_key(self.stack[-2])
+        self._charge_keys(self.stack[-2:])
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        for key in self.stack[::2]:
-            self._stand_ins.check_key(key)
+        self._charge_keys(self.stack)
         super().load_setitems()
 
     def load_dict(self) -> None:
-        for key in self.stack[::2]:
-            self._stand_ins.check_key(key)
+        self._charge_keys(self.stack)
         super().load_dict()
+
+    def _charge_keys(self, pairs: list) -> None:
+        """Charges keys that take time to hash: nested tuples."""
+        for key in pairs[::2]:
+            if isinstance(key, tuple):
+                self._stand_ins.charge(key)
 
     dispatch |= {
         pickle.BUILD[0]: load_build,
+        pickle.REDUCE[0]: load_reduce,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: load_dict,
@@ -134,6 +142,7 @@ class TensorUnpickler(pickle._Unpickler):
             raise PthError(f"corrupt: a storage described as {reprlib.repr(pid[2:])}")
         if any(v is not None for v in view):
             raise PthError(
-                "a storage that is a view of another one (PyTorch before 0.4); save it anew"
+                "a storage that is a view of another one (PyTorch before 0.4); save it again with "
+                "a newer PyTorch"
             )
         return self._load_storage(kind.dtype, str(key), count)

@@ -27,43 +27,43 @@ from codeformer_jax.data.images import (
 SPLITS = ("train", "heldout", "all")
 
 _log = logging.getLogger(__name__)
-_SCAN_THREADS = 16  # Opening files waits for the disk or network, not for the processor.
+_SCAN_THREADS = 16  # Opening files waits for the disk or network.
 _LISTED = 20
 _NAMED = 5
-_report_lock = threading.Lock()  # Global, so that sources stay picklable for worker processes.
+_report_lock = threading.Lock()  # Global, so that sources stay picklable.
 
 
 class TooManyUnreadable(ValueError):
-    """More files of a folder were unreadable than `max_unreadable`; the message lists them."""
+    """A folder with more unreadable files than `max_unreadable`; the message lists them."""
 
 
 class ImageFolder:
     """Images below `root`, at any depth, as `{'image': uint8 [size, size, 3], 'name', 'index'}`.
 
     Pictures are cropped to their centred square and resized. `name` is the path relative to `root`,
-    with slashes; the order is that of the names. Hidden files and folders are ignored, links are
-    followed. Files that are no pictures are left out, with one line in the log (see `image_names`).
+    with slashes; the examples are sorted by it. Hidden files and folders are ignored, links are
+    followed. Files that are not pictures are left out, with one line in the log.
 
-    Opening the source reads each file's header: a file with a bad one, or with a shorter side below
-    `min_size`, is left out of the list. A file that only fails when it is decoded keeps its place,
-    so the others keep theirs, and is replaced by the next readable one, whose `name` and `index`
-    the element then carries. Both kinds are logged once by name and together must not exceed
-    `max_unreadable`; worker processes log and count for themselves what they decode.
+    Opening the source reads each file's header. A file with a bad header, or with a shorter side
+    below `min_size`, is left out. A file that only fails when it is decoded keeps its place and is
+    replaced by the next readable one, whose `name` and `index` the example then has. Both kinds are
+    logged once by name and together must not exceed `max_unreadable`. Each worker process logs and
+    counts what it decodes.
 
     Args:
-      root: the folder.
-      size: side of the pictures in pixels.
-      split: 'train', 'heldout' or 'all'. A file's split follows from its name alone, so adding
-        files never moves one from one split to the other.
-      heldout_fraction: share of names in 'heldout', 0..1.
-      min_size: smallest accepted shorter side in pixels; None is half of `size`, 0 accepts all.
-      max_unreadable: None is one in a hundred files, and at least 10.
-      max_megapixels: see `read_image`.
+        root: the folder.
+        size: side of the pictures in pixels.
+        split: 'train', 'heldout' or 'all'. A file's split follows from its name alone, so adding
+            files never moves one to the other split.
+        heldout_fraction: share of names in 'heldout', 0..1.
+        min_size: smallest accepted shorter side in pixels; None is half of `size`, 0 accepts all.
+        max_unreadable: None is one in a hundred files, and at least 10.
+        max_megapixels: see `read_image`.
 
     Raises:
-      FileNotFoundError, NotADirectoryError: `root` is missing or a file.
-      ValueError: no images, a split without images, or an option out of range.
-      TooManyUnreadable: here or when an element is read.
+        FileNotFoundError, NotADirectoryError: `root` is missing or a file.
+        ValueError: no images, a split without images, or an option out of range.
+        TooManyUnreadable: too many files cannot be used; also on reading an example.
     """
 
     def __init__(
@@ -134,15 +134,15 @@ class ImageFolder:
         return f"ImageFolder('{self.root}', size={self.size}, split='{self.split}')"
 
     def listing(self) -> Iterator[str]:
-        """What tells these images from others: names and lengths of the files, in order.
+        """Yields length and name of each file, in order.
 
-        Times of change would make copies differ.
+        Times of change are left out: they differ between copies.
         """
         for name, length in zip(self.names, self._lengths, strict=True):
             yield f"{length} {name}"
 
     def _examined(self, name: str) -> tuple[str | None, int]:
-        """Why a file cannot be used, or else None and its length in bytes."""
+        """Returns why a file cannot be used, or None, and its length in bytes."""
         path = self.root / name
         problem = header_problem(path, self.min_size, self.max_megapixels)
         return problem, 0 if problem else os.path.getsize(path)
@@ -181,7 +181,13 @@ class ImageFolder:
 def header_problem(
     path: str | os.PathLike, min_size: int, max_megapixels: float | None = None
 ) -> str | None:
-    """Why a file cannot be used, as far as its header tells: unreadable, or a side too short."""
+    """Returns why a file cannot be used, as far as its header tells, or None.
+
+    Args:
+        path: the file.
+        min_size: smallest accepted shorter side in pixels.
+        max_megapixels: see `read_image`.
+    """
     try:
         height, width = image_size(path, max_megapixels)
     except UnreadableImage as error:
@@ -195,9 +201,12 @@ def header_problem(
 
 
 def in_split(name: str, split: str, heldout_fraction: float) -> bool:
-    """Whether the image called `name` (relative path with slashes) belongs to `split`.
+    """Returns whether an image belongs to a split; a hash of its name decides.
 
-    A hash of the name decides, in Unicode form C because file systems store accents differently.
+    Args:
+        name: relative path with slashes.
+        split: 'train', 'heldout' or 'all'.
+        heldout_fraction: share of names in 'heldout', 0..1.
     """
     if split == "all":
         return True
@@ -206,7 +215,10 @@ def in_split(name: str, split: str, heldout_fraction: float) -> bool:
 
 
 def name_hash(name: str) -> int:
-    """A 64-bit number that follows from a name alone, the same for ever and on every system."""
+    """Returns a 64-bit hash of a name, which must never change.
+
+    It hashes Unicode form C, because file systems store accents differently.
+    """
     normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
@@ -229,8 +241,8 @@ def _check_options(
 def image_names(root: pathlib.Path) -> list[str]:
     """Returns sorted names, relative to `root` with slashes, of the pictures below it.
 
-    A file is a picture by its suffix or by its content. The others are named in one line of the
-    log. Pictures that nothing here reads (HEIC, cameras' raw files) are among the names.
+    A file is a picture by its suffix or by its content. One line of the log names the others. The
+    names include pictures that cannot be read here (HEIC, cameras' raw files).
 
     Raises:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
@@ -270,18 +282,16 @@ def describe_others(names: Sequence[str | os.PathLike]) -> str:
 
 
 def visible_files(root: pathlib.Path) -> Iterator[str]:
-    """Relative names, with slashes, of all files at any depth below `root`, links followed.
+    """Yields relative names, with slashes, of all files at any depth below `root`.
 
-    Hidden files and folders are left out. The order is always the same, and the names of one folder
-    are held in memory at a time.
+    Links are followed, hidden files and folders are left out. The order is always the same.
 
     Raises:
-      PermissionError: a folder cannot be listed, so nobody knows what is in it.
+      PermissionError: a folder cannot be listed.
     """
     seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
-        # In place: os.walk descends into what is left. Each folder counts once, or a loop of links
-        # never ends.
+        # os.walk descends into what stays in the list. Each folder counts once: links may loop.
         kept = []
         for subfolder in sorted(subfolders):
             target = os.path.realpath(os.path.join(folder, subfolder))

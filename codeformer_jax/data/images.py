@@ -1,7 +1,7 @@
-"""Image files <-> 8-bit sRGB arrays [h, w, 3], range 0..255, upright, without alpha.
+"""Readers and writers of image files as 8-bit sRGB arrays [h, w, 3], 0..255, upright, no alpha.
 
-Reading accepts what people have in their folders: a file is what its content says, whatever its
-suffix. Whatever cannot be read raises one error class that names the file and the reason.
+The content decides the format of a file that is read, not its suffix. A file that cannot be read
+raises `UnreadableImage`, which names the file and the reason.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from codeformer_jax.data import profiles
 from codeformer_jax.system.atomic import atomic_path
 
-# Suffixes of the files that are written.
+# Suffixes of files that can be written.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# Readers of Pillow and the suffixes that these files have. Left out are readers that start other
-# programs (EPS) or need one (WMF, GRIB, HDF5), and formats of other things than pictures.
+# Pillow's readers and the suffixes of their files. Readers that start or need another program (EPS,
+# WMF, GRIB, HDF5) are left out, and so are formats that hold no pictures.
 _READERS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -41,19 +41,19 @@ _READERS = {
     "PCX": (".pcx",),
     "SGI": (".sgi",),
     "DDS": (".dds",),
-    "TGA": (".tga",),  # Last: these files have no signature.
+    "TGA": (".tga",),  # Last, since these files have no signature.
 }
 READ_SUFFIXES = tuple(suffix for suffixes in _READERS.values() for suffix in suffixes)
-# Cameras' raw files are TIFF files of which Pillow reads a preview.
+# Cameras' raw files are TIFF files; Pillow would read their preview.
 _RAW_SUFFIXES = (
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw"),
     *(".orf", ".pef", ".raf", ".rw2", ".srw"),
 )
-# Pictures that nothing here reads, which a folder of pictures must not lose without a word.
+# Pictures that cannot be read here; reading a folder reports them.
 UNREAD_SUFFIXES = (".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", *_RAW_SUFFIXES)
 _PICTURE_SUFFIXES = READ_SUFFIXES + UNREAD_SUFFIXES
 
-# Remarks on what reading has changed or left out; see `Picture`.
+# Notes on what reading has changed or left out; see `Picture`.
 TRANSPARENT = "transparency was laid on white"
 FIRST_FRAME = "the first of several frames was taken"
 METADATA = "EXIF data were not kept"
@@ -84,7 +84,12 @@ _REASONS = {
 
 
 class UnreadableImage(ValueError):
-    """A file that is no usable image; `path` is the file, `reason` says what is wrong with it."""
+    """A file that is no usable image.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
 
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(os.fspath(path), reason)
@@ -100,9 +105,9 @@ class Picture:
     """A decoded image.
 
     Attributes:
-      pixels: 8-bit sRGB.
-      notes: what reading has changed or left out: `TRANSPARENT`, `FIRST_FRAME`, `METADATA`,
-        `CONVERTED`, `UNUSABLE_PROFILE`.
+        pixels: 8-bit sRGB.
+        notes: what reading has changed or left out: `TRANSPARENT`, `FIRST_FRAME`, `METADATA`,
+            `CONVERTED`, `UNUSABLE_PROFILE`.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -117,12 +122,12 @@ def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     palettes are converted.
 
     Args:
-      path: the file, or the address of one in a bucket.
-      max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`. A
-        larger one raises that constant for this process, since Pillow knows no other.
+        path: the file, or the address of one in a bucket.
+        max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`. A
+            larger one raises that constant for this process, since Pillow knows no other.
 
     Raises:
-      UnreadableImage: missing, corrupt, truncated, not an image, or too large.
+        UnreadableImage: missing, corrupt, truncated, not an image, or too large.
     """
     with _opened(path, max_megapixels=max_megapixels) as image:
         notes = [METADATA] if _has_exif(image) else []
@@ -134,12 +139,16 @@ def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> 
 
 
 def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an encoded image in memory, as `read_image` gives them; perhaps read-only.
+    """Decodes an image in memory, as `read_image` does; the result may be read-only.
 
-    An upright 8-bit RGB image costs no more than its decoder. `origin` names it in errors.
+    An upright 8-bit RGB image is only decoded.
+
+    Args:
+        data: the contents of an image file.
+        origin: its name, for errors.
 
     Raises:
-      UnreadableImage: as `read_image`.
+        UnreadableImage: as `read_image`.
     """
     with _opened(origin, io.BytesIO(data)) as image:
         image.load()
@@ -151,21 +160,28 @@ def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> tuple[int, int]:
-    """(height, width) from the header alone, as stored (before EXIF orientation).
+    """Returns (height, width) from the header alone, before EXIF orientation.
 
-    Cheap; it does not notice a truncated file. Raises UnreadableImage like `read_image`.
+    It does not notice a truncated file.
+
+    Args:
+        path: the file, or the address of one in a bucket.
+        max_megapixels: as of `read_image`.
+
+    Raises:
+        UnreadableImage: as `read_image`.
     """
     with _opened(path, max_megapixels=max_megapixels) as image:
         return image.height, image.width
 
 
 def has_picture_suffix(path: str | os.PathLike) -> bool:
-    """Whether a file is called like a picture, also like one that nothing here reads."""
+    """Returns whether a file has the suffix of a picture, also of one that cannot be read here."""
     return os.fspath(path).lower().endswith(_PICTURE_SUFFIXES)
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """Whether a local file is a picture: by its suffix (`has_picture_suffix`) or its content."""
+    """Returns whether a local file is a picture, by its suffix or its content."""
     if has_picture_suffix(path):
         return True
     try:
@@ -183,10 +199,12 @@ def is_picture(path: str | os.PathLike) -> bool:
 def resize_image(
     pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Antialiased Lanczos resize; pixels that have that size already are returned themselves.
+    """Resizes a picture with an antialiased Lanczos filter.
 
-    `size` as one integer gives [size, size, 3] from the largest centred square; as (height, width)
-    it takes the whole picture to exactly that, whatever that does to the aspect ratio.
+    Args:
+        pixels: the picture; with the right size already it is returned as it is.
+        size: one integer, at least 1, takes the largest centred square to [size, size, 3];
+            (height, width) takes the whole picture, whatever its aspect ratio.
     """
     height, width = pixels.shape[:2]
     if isinstance(size, int):
@@ -206,14 +224,18 @@ def resize_image(
 def write_image(
     path: str | os.PathLike, pixels: UInt8[np.ndarray, "h w 3"], gray: bool = False
 ) -> None:
-    """Writes 8-bit RGB to `path` atomically, in the format of its suffix; `gray` stores luma only.
+    """Writes a picture in the format of the path's suffix, atomically.
 
-    Missing folders are made. JPEG and WebP use quality 95. The picture is encoded first and renamed
-    into place last, so a failure leaves neither a partial file nor the previous one damaged.
+    Missing folders are made. JPEG and WebP use quality 95.
+
+    Args:
+        path: file to write or replace.
+        pixels: 8-bit RGB.
+        gray: store luma only.
 
     Raises:
-      ValueError: a suffix that is none of `SUFFIXES`.
-      TypeError: pixels that are not uint8 [h, w, 3].
+        ValueError: a suffix that is none of `SUFFIXES`.
+        TypeError: pixels that are not uint8 [h, w, 3].
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SAVE_FORMATS:
@@ -239,11 +261,11 @@ def _opened(
     data: io.BufferedIOBase | None = None,
     max_megapixels: float | None = None,
 ) -> Iterator[Image.Image]:
-    """The file, or `data` under that name, opened by Pillow; any failure is UnreadableImage."""
+    """Opens a file, or `data` under its name, with Pillow; any failure is UnreadableImage."""
     limit = _bound(max_megapixels)
     try:
         with _file(path) if data is None else data as file, _identified(file) as image:
-            # Pillow itself only warns up to twice its limit.
+            # Up to twice its limit Pillow only warns.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
             if image.format == "TIFF" and os.fspath(path).lower().endswith(_RAW_SUFFIXES):
@@ -254,18 +276,18 @@ def _opened(
 
 
 class _Raised(int):
-    """A bound that `_bound` put in the place of Pillow's."""
+    """A bound that `_bound` has set in place of Pillow's."""
 
 
-_own = Image.MAX_IMAGE_PIXELS  # Pillow's bound, as the user has it.
+_own = Image.MAX_IMAGE_PIXELS  # Pillow's bound, as the user has set it.
 _BOUND = threading.Lock()
 
 
 def _bound(max_megapixels: float | None) -> int | None:
     """Returns the largest number of pixels that is read, and lets Pillow read as many.
 
-    Pillow has one bound for the process: it is only ever raised, and reads without a bound of
-    their own keep what it was.
+    Pillow has one bound for the process. It is only raised, and reads without a bound of their own
+    keep the former one.
     """
     global _own  # noqa: PLW0603  The constant is Pillow's.
     with _BOUND:
@@ -280,7 +302,7 @@ def _bound(max_megapixels: float | None) -> int | None:
 
 
 def _file(path: str | os.PathLike) -> io.BufferedIOBase:
-    """The file, or the contents of one in a bucket (`gs://`, `s3://`)."""
+    """Opens a file, or the contents of one in a bucket (`gs://`, `s3://`)."""
     if "://" not in os.fspath(path):
         return open(path, "rb")
     from etils import epath  # noqa: PLC0415  Slow to import, and most files are local.
@@ -290,7 +312,7 @@ def _file(path: str | os.PathLike) -> io.BufferedIOBase:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The readers that this build of Pillow has."""
+    """Returns the readers that this build of Pillow has."""
     Image.init()
     return tuple(name for name in _READERS if name in Image.OPEN)
 
@@ -299,7 +321,7 @@ def _identified(file: io.BufferedIOBase) -> Image.Image:
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
-        # Of the open file: by its name it may be another one by now, or none.
+        # Not by its name, which may belong to another file by now.
         if file.seek(0, os.SEEK_END) == 0:
             raise ValueError("the file is empty") from error
         raise
@@ -323,7 +345,7 @@ def _reason(error: Exception, path: str | os.PathLike, limit: int | None) -> str
 
 
 def _has_exif(image: Image.Image) -> bool:
-    """Whether there are EXIF data other than the orientation, which is applied."""
+    """Returns whether there are EXIF data other than the orientation, which is applied."""
     if "exif" not in image.info:
         return False
     try:
@@ -335,12 +357,12 @@ def _has_exif(image: Image.Image) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # Damaged metadata says nothing against the pixels.
+    except Exception:  # The pixels may be good where the metadata is damaged.
         return image
 
 
 def _rgb(image: Image.Image, file_format: str | None) -> tuple[Image.Image, list[str]]:
-    """The picture in 8-bit sRGB on white, and the notes on that."""
+    """Returns the picture in 8-bit sRGB on white, and notes on what was changed."""
     notes, profile = [], image.info.get("icc_profile")
     # Samples of a PPM above 8 bits are scaled to 16 by Pillow.
     if image.mode.startswith("I;16") or (image.mode, file_format) == ("I", "PPM"):

@@ -1,14 +1,13 @@
 """Batches of uint8 pictures as a pure function of (seed, step), built with grain.
 
-Any number of worker processes gives the same stream, and a stream that starts at step k continues
-one that started at 0, so a checkpoint needs no state of the pipeline. Each host reads its rows of
-the global batch, one after the other, so that batch does not depend on how many hosts share it
-either, nor does its order.
-A mixture of sources deals its examples by weight before that.
+The stream is the same for any number of worker processes, and a stream that starts at step k
+continues one that started at 0, so a checkpoint needs no state of the pipeline. Each host reads
+consecutive rows of the global batch, so the batch and its order do not depend on the number of
+hosts. A mixture of sources is drawn by weight before the hosts share the batch.
 
 With `workers` > 0 the caller's script needs an `if __name__ == "__main__"` guard, because processes
-are spawned. They take a second or more to start, and shared memory for eight batches each, or where
-that is short for four.
+are spawned. They take a second or more to start. Each needs shared memory for eight batches, or for
+four where there is less.
 Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 """
 
@@ -25,9 +24,9 @@ from codeformer_jax.data.examples import Element, Part, Source
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
-_PREFETCHED = 4  # Batches; at 16 pictures of 512 x 512 pixels one is 12 MB.
+_PREFETCHED = 4  # Batches; one of 16 pictures of 512 x 512 pixels takes 12 MB.
 _MAX_SEED = 2**32 - 1
-# Batches of a worker in shared memory, by how far `_iterate` lets it read ahead.
+# Batches of a worker in shared memory; with the smaller number it reads less far ahead.
 _SLOTS, _FEWEST_SLOTS = 8, 4
 
 
@@ -44,29 +43,32 @@ def batches(
     hosts: int = 1,
     repeat: bool = True,
 ) -> grain.DatasetIterator:
-    """Training steps of `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
+    """Returns batches `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
 
-    Where the source's elements have 'codes' of both orientations, int32 [2, n], so has a step:
-    int32 [b, n] of its pictures as they are in it, mirrored or not. Where they have a 'label', a
-    step has int32 [b].
+    If the source's examples have 'codes' of both orientations, int32 [2, n], a batch has int32
+    [b, n] of its pictures as they are in it, mirrored or not. If they have a 'label', a batch has
+    int32 [b].
 
     Args:
-      source: any number of examples; with `repeat` also fewer than a batch. Of a mixture each part
-        is shuffled and repeated on its own, and its share holds in any stretch of the stream (to
-        within 1 % of its weight).
-      batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
-      seed: 0..2**32-1; fixes order and flips.
-      start_step: first step; element k of the stream is step `start_step + k`.
-      shuffle: a new order every epoch, otherwise the source's.
-      flip: mirror each example left to right with probability 1/2, drawn anew every epoch.
-      workers: processes which read; 0 reads in threads of this process.
-      host, hosts: index of this host (`jax.process_index()`) and their number.
-      repeat: go on for ever; otherwise one epoch whose last incomplete batch is dropped.
+        source: any number of examples; with `repeat` also fewer than a batch. Each part of a
+            mixture is shuffled and repeated on its own, and any stretch of the stream has its share
+            (to within 1 % of its weight).
+        batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
+        seed: 0..2**32-1; fixes order and flips.
+        start_step: first step; element k of the stream is step `start_step + k`.
+        shuffle: draw a new order every epoch, otherwise keep the source's.
+        flip: mirror each example left to right with probability 1/2, drawn again every epoch.
+        workers: processes that read; 0 reads in threads of this process.
+        host, hosts: index of this host (`jax.process_index()`) and their number.
+        repeat: never end; otherwise one epoch, whose last incomplete batch is dropped.
+
+    Returns:
+        An endless iterator with `repeat`.
 
     Raises:
-      ValueError: an empty source, less than one batch or a mixture without `repeat`, or a bad
-        argument.
-      SharedMemoryFull: too little shared memory for the workers.
+        ValueError: an empty source, less than one batch or a mixture without `repeat`, or an
+            argument out of range.
+        SharedMemoryFull: too little shared memory for the workers.
     """
     _check(source, batch_size, workers, host, hosts)
     check_seed(seed)
@@ -77,7 +79,7 @@ def batches(
             f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
             "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
         )
-    # Before the hosts' rows are taken: behind it every host would draw the same flips.
+    # Flips are drawn before the hosts take their rows: afterwards all hosts would draw the same.
     chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
     rows = _Rows(chosen, batch_size, host, hosts)
     steps = grain.MapDataset.source(rows).map(_Read(source, share=workers > 0))
@@ -87,17 +89,22 @@ def batches(
 def evaluation_batches(
     source: Source, *, batch_size: int, workers: int = 0, host: int = 0, hosts: int = 1
 ) -> grain.DatasetIterator:
-    """One pass in the source's order: as `batches`, with `'valid': bool [b]` besides.
+    """Returns one pass in the source's order: batches as of `batches`, with 'valid': bool [b].
 
-    Every stretch of a mixture has the parts by their lengths, whatever their weights.
+    Every batch is full and every host sees the same number of them: the last one is padded with
+    examples from the start that are not `valid`. An example that replaces a broken one is not valid
+    either. Mask them out of every mean. A mixture is interleaved by the lengths of its parts,
+    whatever their weights.
 
-    Every batch is full and every host sees the same number of them: the last is filled up with
-    examples from the start that are not `valid`. Neither is an example which the source replaced by
-    another because its file is broken. Mask them out of every mean.
+    Args:
+        source: at least one example.
+        batch_size: examples over all hosts; each host gets b = batch_size / hosts.
+        workers: processes that read; 0 reads in threads of this process.
+        host, hosts: index of this host and their number.
 
     Raises:
-      ValueError: an empty source, or a bad argument.
-      SharedMemoryFull: too little shared memory for the workers.
+        ValueError: an empty source, or an argument out of range.
+        SharedMemoryFull: too little shared memory for the workers.
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
@@ -107,7 +114,7 @@ def evaluation_batches(
 
 
 class _Flip(grain.transforms.RandomMap):
-    """(index, whether its picture is mirrored)."""
+    """Maps an index to (index, whether its picture is mirrored)."""
 
     def __init__(self, share: float):
         self._share = share
@@ -117,7 +124,7 @@ class _Flip(grain.transforms.RandomMap):
 
 
 class _Rows:
-    """Element k is what a host has to read for global batch k; a remainder is left out."""
+    """Element k is the list of what a host reads for global batch k; a remainder is dropped."""
 
     def __init__(self, chosen: grain.MapDataset, batch_size: int, host: int, hosts: int):
         self._chosen, self._batch_size = chosen, batch_size
@@ -131,13 +138,16 @@ class _Rows:
 
 
 class _Read:
-    """Reads the examples of a batch, one after the other and each straight into its place.
+    """Reads the examples of a batch, each straight into its place.
 
-    Batches of decoded pictures would be stacked from memory that is cold again, and that the system
-    has to clear first: that took half as long as decoding them. `share`: that place is a slot of
-    this process, out of which `_Take` has to take the pictures. What fails is then handed over,
-    too: raised here it would end the process, and its slots, before the batches ahead of it are
-    taken.
+    Stacking decoded pictures would copy them from cold memory into pages that the system has to
+    clear first, which takes half as long as decoding.
+
+    Args:
+        source: the examples.
+        share: read into shared memory of this worker process, which `_Receive` copies. An error is
+            then returned, too: raising it would end the process, and its shared memory, before the
+            batches ahead of it are copied.
     """
 
     def __init__(self, source: Source, *, share: bool):
@@ -153,28 +163,30 @@ class _Read:
             return {"error": error}
 
     def _read(self, chosen: Sequence[tuple[int, bool]]) -> Element:
-        images, sent, rows = None, None, []
-        for place, (index, mirrored) in enumerate(chosen):
+        images, result, rows = None, None, []
+        for row, (index, mirrored) in enumerate(chosen):
             found = self._source[int(index)]
             if images is None:
                 shape = (len(chosen), *found["image"].shape)
                 if self._share:
-                    images, sent = shared_arrays.OWN.lend(shape, np.uint8)
+                    images, result = shared_arrays.OWN.lend(shape, np.uint8)
                 else:
-                    images = sent = np.empty(shape, np.uint8)
-            _put(images[place], found["image"], mirrored)
-            row = {"index": np.int32(found.get("index", index)), "name": found["name"]}
+                    images = result = np.empty(shape, np.uint8)
+            _copy(found["image"], images[row], mirrored)
+            values = {"index": np.int32(found.get("index", index)), "name": found["name"]}
             if "label" in found:
-                row["label"] = np.int32(found["label"])
+                values["label"] = np.int32(found["label"])
             if "codes" in found:
-                row["codes"] = found["codes"][int(mirrored)]
-            rows.append(row)
-        # Of a mixture some parts may have labels.
-        keys = [key for key in rows[0] if all(key in row for row in rows)]
-        return {"image": sent} | {key: np.stack([row[key] for row in rows]) for key in keys}
+                values["codes"] = found["codes"][int(mirrored)]
+            rows.append(values)
+        # Some parts of a mixture may have labels and others not.
+        keys = [key for key in rows[0] if all(key in values for values in rows)]
+        return {"image": result} | {key: np.stack([row[key] for row in rows]) for key in keys}
 
 
 class _ReadValid(_Read):
+    """Reads the examples of an evaluation batch by their places in the pass."""
+
     def __init__(self, source: Source, *, share: bool):
         super().__init__(source, share=share)
         self._order = _interleaved(getattr(source, "parts", None))
@@ -190,30 +202,30 @@ class _ReadValid(_Read):
         return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
 
 
-class _Take(grain.transforms.Map):
-    """A batch of a worker process with its pictures in memory of this process."""
+class _Receive(grain.transforms.Map):
+    """Copies a batch's pictures from shared memory of the worker that read them."""
 
     def __init__(self):
-        self._taker = shared_arrays.SharedArrayReader()
+        self._reader = shared_arrays.SharedArrayReader()
 
     def map(self, element: Element) -> Element:
         if "error" in element:
             raise element["error"]
-        return element | {"image": self._taker.take(element["image"])}
+        return element | {"image": self._reader.take(element["image"])}
 
 
-def _put(
-    place: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "h w 3"], mirrored: bool
+def _copy(
+    image: UInt8[np.ndarray, "h w 3"], target: UInt8[np.ndarray, "h w 3"], mirrored: bool
 ) -> None:
     if not mirrored:
-        place[...] = image
+        target[...] = image
         return
     for channel in range(3):  # Twice as fast as whole pixels.
-        place[..., channel] = image[:, ::-1, channel]
+        target[..., channel] = image[:, ::-1, channel]
 
 
 def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapDataset:
-    """Indices of the source's examples, in the order in which they are read."""
+    """Returns the indices of the source's examples, in the order in which they are read."""
     parts = getattr(source, "parts", None)
     if parts is None:
         indices = grain.MapDataset.range(len(source)).seed(seed)
@@ -227,7 +239,7 @@ def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapD
     for number, part in enumerate(parts):
         indices = grain.MapDataset.range(start, start + part.length)
         if shuffle:
-            # Sources of one length would otherwise come in one order.
+            # Otherwise parts of equal length would have the same order.
             own = np.random.SeedSequence((seed, number)).generate_state(1)[0]
             indices = indices.shuffle(seed=int(own))
         streams.append(indices.repeat())
@@ -236,7 +248,7 @@ def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapD
 
 
 def _interleaved(parts: Sequence[Part] | None) -> np.ndarray | None:
-    """Places of the examples of a mixture, each part spread evenly; None of a single source."""
+    """Returns an order in which each part of a mixture is spread evenly; None for other sources."""
     if parts is None:
         return None
     spread = [(np.arange(part.length) + 0.5) / part.length for part in parts]
@@ -273,32 +285,33 @@ def _iterate(
     """Returns an iterator that reads ahead, in threads or in processes, and keeps the order.
 
     Args:
-      steps: what gives a batch; of processes, with its pictures in slots.
-      workers: processes; 0 reads in threads.
-      source, rows: of how many examples of what a batch is made.
+        steps: the batches of this host; with processes, their pictures are in shared memory.
+        workers: processes; 0 reads in threads.
+        source: the examples.
+        rows: examples of a batch.
     """
     if workers == 0:
         threads = min(usable_cores(), _PREFETCHED)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED)
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain asks absl for its debug flags.
+        flags.FLAGS.mark_as_parsed()  # grain reads its debug flags from absl.
     ahead = _has_room(workers, source, rows)
     options = grain.ReadOptions(num_threads=int(ahead), prefetch_buffer_size=int(ahead))
     processes = grain.MultiprocessingOptions(
         num_workers=workers, per_worker_buffer_size=2 if ahead else 1
     )
-    # Everything but the pictures is small. grain would put it into shared memory that nobody has
-    # reserved, and leave the last of it to Python's way out, which warns of that.
+    # Everything but the pictures is small and goes through a pipe: shared memory of grain's own is
+    # not reserved, and Python warns at exit that some of it is left.
     by_pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     read = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(options), by_pipe)
-    return iter(read.mp_prefetch(processes, _start_worker).map(_Take()))
+    return iter(read.mp_prefetch(processes, _start_worker).map(_Receive()))
 
 
 def _has_room(workers: int, source: Source, rows: int) -> bool:
-    """Whether shared memory has room for all slots of the workers; raises where it is too small."""
+    """Returns whether shared memory has room for all batches of the workers."""
     try:
         batch = rows * source[0]["image"].nbytes
-    except Exception:  # The worker that reads it raises it, too.
+    except Exception:  # The worker that reads it raises it again.
         return True
     return shared_arrays.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)

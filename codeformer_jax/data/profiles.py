@@ -1,7 +1,7 @@
-"""Colours of an embedded ICC profile -> sRGB, by littleCMS (Pillow's `ImageCms`).
+"""Conversion of an embedded ICC profile's colours to sRGB, by littleCMS (Pillow's `ImageCms`).
 
-The intent is relative colorimetric with black-point compensation: colours that sRGB has keep their
-look, others take the nearest one that it has.
+The intent is relative colorimetric with black-point compensation: colours inside sRGB keep their
+look, others become the nearest one inside.
 """
 
 import functools
@@ -11,22 +11,22 @@ import logging
 import numpy as np
 from PIL import Image, ImageCms
 
-# Values of `to_srgb`.
+# Outcomes of `to_srgb`.
 CONVERTED, UNUSABLE = "converted", "unusable"
 
 _log = logging.getLogger(__name__)
 
 _CACHED = 32  # Profiles; a folder rarely has more than a handful.
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-# Levels of 255. A profile that moves no colour by more is sRGB, whatever it is called.
+# Levels of 255. A profile that moves no colour by more is taken as sRGB.
 _SAME = 2
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None]:
     """Converts a picture from the colours of its profile to sRGB.
 
-    A profile that is damaged or belongs to other channels than the picture's is logged once, and
-    the picture counts as sRGB. An RGB profile of gray pixels is applied to three equal channels.
+    A profile that is damaged or has other channels than the picture is logged once, and the picture
+    is taken as sRGB. An RGB profile of gray pixels is applied to three equal channels.
 
     Args:
         image: mode 'L', 'RGB' or 'CMYK'.
@@ -42,7 +42,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None
 
 
 def changes_colours(profile: bytes) -> bool:
-    """Whether an RGB picture with this profile differs from the same pixels in sRGB."""
+    """Returns whether an RGB picture with this profile differs from the same pixels in sRGB."""
     return _conversion(profile, "RGB")[0] is not None
 
 

@@ -1,9 +1,8 @@
 """Encoded images in ArrayRecord files as a random-access source, read without TensorFlow.
 
-A record is an image file, or a serialized `tf.train.Example` whose feature `image` holds one and
-whose features `name` and `label`, where it has them, tell what it is called and, as an integer, its
-class. Nothing but the decoder runs on a
-record of the right size that is upright 8-bit RGB, as `codeformer-jax prepare` writes them.
+A record is an image file, or a serialized `tf.train.Example` whose feature `image` holds one. Its
+features `name` and `label` (an integer), if present, are the example's name and class. Records of
+the right size in upright 8-bit RGB, as `codeformer-jax prepare` writes them, are only decoded.
 """
 
 import bisect
@@ -24,9 +23,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
 from codeformer_jax.data.stored_png import decode_stored_png
-from codeformer_jax.system.open_files import check_open_files
 
-# The parts that a TFDS dataset is split into for training, and those that are held out.
+# The split of a TFDS dataset for training, and those that are held out.
 TRAIN_SPLIT = "train"
 HELDOUT_SPLITS = ("validation", "test")
 
@@ -35,12 +33,19 @@ _BLOCK = 2**16
 
 
 class UnreadableRecord(ValueError):
-    """A record, or a whole file of them, that holds no usable image; the message says where."""
+    """A record or a file of records without a usable image; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """`take` records of the file `filename` from its record `skip` on, which has so many in all."""
+    """A range of records of a file, with the attributes that ArrayRecord expects.
+
+    Attributes:
+        filename: the file.
+        skip: the first record.
+        take: number of records.
+        examples_in_shard: number of records in the file.
+    """
 
     filename: str
     skip: int
@@ -51,23 +56,22 @@ class Shard:
 class Records:
     """Images in ArrayRecord files as `{'image': uint8 [size, size, 3], 'name', 'index'}`.
 
-    Where a record has an integer feature `label`, so has the element.
     Pictures of another size are cropped to their centred square and resized. `name` is the
-    feature of that name, or else the file and the number of the record in it. Copies for worker
-    processes open readers of their own.
+    feature of that name, or else the file and the number of the record in it. An integer feature
+    `label` is passed on. Copies for worker processes open readers of their own.
 
     Args:
-      label: the source in words, for messages.
-      shards: the files, in order.
-      size: side of the pictures in pixels.
-      picked: which of the shards' records are the examples; None is all of them.
-      min_size: smallest accepted shorter side in pixels; None is half of `size`.
+        label: the source in words, for messages.
+        shards: the files, in order.
+        size: side of the pictures in pixels.
+        picked: indices of the records that are the examples; None is all of them.
+        min_size: smallest accepted shorter side in pixels; None is half of `size`.
 
     Raises:
-      FileNotFoundError, PermissionError: a file is missing or may not be read.
-      ValueError: no records.
-      UnreadableRecord: when an element is read that is damaged, no image or too small.
-      OSError: then, at the limit of open files; every file stays open.
+        FileNotFoundError, PermissionError: a file is missing or may not be read.
+        ValueError: no records.
+        UnreadableRecord: on reading an example that is damaged, no image or too small.
+        OSError: on reading at the limit of open files; every file stays open.
     """
 
     def __init__(
@@ -104,8 +108,8 @@ class Records:
                 pixels = decode_image(encoded, "")
         except UnreadableImage as error:
             raise self._unreadable(record, error.reason) from error
-        except (RuntimeError, ValueError) as error:  # ArrayRecord's own are RuntimeErrors.
-            check_open_files(error)
+        except (RuntimeError, ValueError) as error:  # ArrayRecord raises RuntimeErrors.
+            _check_open_files(error)
             raise self._unreadable(record, str(error)) from error
         height, width = pixels.shape[:2]
         if (height, width) != (self.size, self.size):
@@ -120,9 +124,9 @@ class Records:
         return f"Records('{self.label}', size={self.size})"
 
     def listing(self) -> Iterator[str]:
-        """What tells these records from others: the files' names, ends and used records.
+        """Yields a line for each file: its name, its ends and its used records.
 
-        Of each file no more than its ends are read; they hold checksums, and where records start.
+        The ends hold checksums and the places of records; nothing else is read.
         """
         for shard in self._shards:
             name = os.path.relpath(shard.filename, self._root)
@@ -137,39 +141,39 @@ class Records:
     def _unreadable(self, record: int, reason: str) -> UnreadableRecord:
         return UnreadableRecord(
             f"cannot read '{self._place(record)}' in '{self._root}': {reason}. Copy that file "
-            "again, or build the dataset anew with 'codeformer-jax prepare', which leaves out what "
+            "again, or rebuild the dataset with 'codeformer-jax prepare', which leaves out what "
             "cannot be used"
         )
 
 
 def record_name(filename: str, position: int) -> str:
-    """What a record without a name of its own is called: its file and its place in that."""
+    """Returns the name of a record that has none: its file and its position in it."""
     return f"{filename.replace(os.sep, '/')}:{position}"
 
 
 def open_array_record(
     pattern: str, size: int, split: str, *, heldout_fraction: float = 0.1, **options: Any
 ) -> Records:
-    """The records of the files that match `pattern`, of one split.
+    """Opens one split of the records of the files that match a pattern.
 
     A record's split follows from a hash of its file's name and its number in that file, so other
     files never move it.
 
     Args:
-      pattern: as of `glob.glob`, `**` for any depth.
-      size: side of the pictures in pixels.
-      split: 'train', 'heldout' or 'all'.
-      heldout_fraction: share of records in 'heldout', 0..1.
-      options: of `Records`.
+        pattern: as of `glob.glob`, `**` for any depth.
+        size: side of the pictures in pixels.
+        split: 'train', 'heldout' or 'all'.
+        heldout_fraction: share of records in 'heldout', 0..1.
+        options: of `Records`.
 
     Raises:
-      FileNotFoundError: no file matches.
-      ValueError: a split without records.
-      Others: as `Records`.
+        FileNotFoundError: no file matches.
+        ValueError: a split without records.
+        Others: as `Records`.
     """
     label = f"array_record:{pattern}"
     folder, name = os.path.split(pattern)
-    if os.path.isdir(folder):  # Of which a name may have brackets.
+    if os.path.isdir(folder):  # Its name may have brackets.
         pattern = os.path.join(glob.escape(folder), name)
     files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
     if not files:
@@ -201,19 +205,19 @@ def open_array_record(
 def open_tfds(
     where: str, size: int, split: str, chosen: str | None = None, **options: Any
 ) -> Records:
-    """Records of a TFDS dataset that has been prepared as ArrayRecord.
+    """Opens a TFDS dataset that has been prepared as ArrayRecord.
 
     Args:
-      where: a folder with `dataset_info.json`, or a name that TFDS knows.
-      size: side of the pictures in pixels.
-      split: 'train', 'heldout' (what TFDS calls 'validation', or else 'test') or 'all'.
-      chosen: a split of the dataset instead, in TFDS's syntax: 'train[:90%]'.
-      options: of `Records`.
+        where: a folder with `dataset_info.json`, or a name that TFDS knows.
+        size: side of the pictures in pixels.
+        split: 'train', 'heldout' (TFDS's 'validation', or else 'test') or 'all'.
+        chosen: a split of the dataset instead, in TFDS's syntax: 'train[:90%]'.
+        options: of `Records`.
 
     Raises:
-      FileNotFoundError: no such dataset, or it has not been prepared.
-      ValueError: no such split, no images in it, or another file format.
-      Others: as `Records`.
+        FileNotFoundError: no such dataset, or it has not been prepared.
+        ValueError: no such split, no images in it, or another file format.
+        Others: as `Records`.
     """
     info = _tfds_info(where)
     if "image" not in (info.features or ()):
@@ -238,9 +242,15 @@ def open_tfds(
 
 
 def heldout_of(where: str, chosen: str) -> str:
-    """The split that is held out from training on the split `chosen`: one that it does not use.
+    """Returns the held-out split of a TFDS dataset for a training split.
 
-    Raises as `open_tfds`, ValueError where every other split is in use.
+    Args:
+        where: as of `open_tfds`.
+        chosen: the training split, in TFDS's syntax.
+
+    Raises:
+        FileNotFoundError: no such dataset, or it has not been prepared.
+        ValueError: the training split uses all held-out splits.
     """
     splits = list(_tfds_info(where).splits)
     used = {name for name in splits if name in chosen}
@@ -250,7 +260,7 @@ def heldout_of(where: str, chosen: str) -> str:
 
 
 def _tfds_info(where: str) -> Any:
-    # Here, so that worker processes do not load all of it.
+    # Imported here, so that worker processes do not load it.
     import tensorflow_datasets as tfds  # noqa: PLC0415
 
     try:
@@ -258,7 +268,7 @@ def _tfds_info(where: str) -> Any:
             info = tfds.builder_from_directory(where).info
         else:
             info = tfds.builder(where).info
-    except Exception as error:  # Of many classes, some with advice that is of no use here.
+    except Exception as error:  # TFDS raises many classes.
         raise FileNotFoundError(
             f"'tfds:{where}': no such dataset. Give the folder that 'codeformer-jax prepare' wrote "
             "(it holds dataset_info.json), or the name of a dataset that TFDS has prepared here; "
@@ -271,8 +281,8 @@ def _tfds_info(where: str) -> Any:
         )
     if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
-            f"'tfds:{where}' is stored as {info.file_format.value}, which cannot be read at random "
-            "places; prepare it with file_format='array_record'"
+            f"'tfds:{where}' is stored as {info.file_format.value}, which has no random "
+            "access; prepare it with file_format='array_record'"
         )
     return info
 
@@ -308,7 +318,7 @@ def _check_files(label: str, names: Sequence[str]) -> None:
 
 
 def _ends(filename: str) -> str:
-    """Length and hash of the first and last blocks of a file; ArrayRecord fills up its blocks."""
+    """Returns length and hash of the first and last blocks of a file."""
     digest, length = hashlib.blake2b(digest_size=16), os.path.getsize(filename)
     with open(filename, "rb") as file:
         digest.update(file.read(_BLOCK))
@@ -322,15 +332,15 @@ def _counted(files: Sequence[str]) -> Iterator[tuple[str, int]]:
         try:
             yield name, len(ArrayRecordDataSource([name]))
         except RuntimeError as error:
-            check_open_files(error)
+            _check_open_files(error)
             raise UnreadableRecord(
-                f"'{name}' is no complete ArrayRecord file ({error}); copy it again, or let the "
+                f"'{name}' is not a complete ArrayRecord file ({error}); copy it again, or let the "
                 "pattern leave it out"
             ) from error
 
 
 def _content(record: bytes) -> tuple[bytes, str, int | None]:
-    """The encoded image in a record, its name or '', and its label or None."""
+    """Returns the encoded image in a record, its name or '', and its label or None."""
     if not record.startswith(_EXAMPLE):
         return record, "", None
     try:
@@ -346,3 +356,16 @@ def _content(record: bytes) -> tuple[bytes, str, int | None]:
         name[0].decode("utf-8", "replace") if name else "",
         int(label[0]) if label else None,
     )
+
+
+def _check_open_files(error: Exception) -> None:
+    """Raises OSError if an error of ArrayRecord is the limit of open files.
+
+    ArrayRecord raises RuntimeErrors for everything; only their text tells them apart.
+    """
+    if "Too many open files" in str(error):  # Of one process, or "in system".
+        raise OSError(
+            f"{error}: the limit of open files is reached, the files are not damaged. Every file "
+            "of records stays open: raise the limit (show it with `ulimit -n`, set it with, for "
+            "example, `ulimit -n 65536` before this command), or use fewer workers"
+        ) from error

@@ -1,10 +1,10 @@
-"""The blind degradation of a batch: blur, downsample, noise, JPEG, upsample.
+"""Blind degradation of a batch: blur, downsample, noise, JPEG, upsample.
 
 `x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253).
 
 Layout: [b, s, s, 3] RGB in [0, 1], float32, square. The small image is the top-left corner of a
-canvas as large as the image, or, where images are large and the device is a CPU, of the smallest of
-a few canvases that holds it.
+canvas as large as the image. For large images on a CPU it is the smallest of a few canvases that
+holds the small image.
 """
 
 import math
@@ -23,10 +23,10 @@ from codeformer_jax.ops.resize import resize_bilinear
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
 
 KERNEL_SIZE = 41
-# Up to here a canvas of the image's size costs less than one for each image.
+# Largest side for which one canvas of the image's size costs less than a choice for each image.
 _LARGEST_COMMON_CANVAS = 128
-# Pictures that are blurred apart but in the same turn: a transform of one keeps one core busy, and
-# those of two run side by side. More spill out of the cache.
+# Images that are blurred at the same time: the transform of one image keeps one core busy, and more
+# than two images do not fit the cache.
 _SIDE_BY_SIDE = 2
 
 
@@ -37,10 +37,14 @@ def corrupt(
     noise: Callable[[Array, int], Array],
     gradient: Gradient,
 ) -> Array:
-    """Degraded images, rounded to 8 bits.
+    """Returns degraded images, rounded to 8 bits.
 
-    `parameters` are those of `pipeline.Parameters` from sigma_x to jpeg_quality; `noise(source,
-    canvas)` is that of a batch, [b, canvas, canvas, 3].
+    Args:
+        images: [b, s, s, 3] in [0, 1].
+        parameters: `pipeline.Parameters`, of which sigma_x to jpeg_quality are used.
+        source: first argument of `noise`.
+        noise: function (source, canvas) -> standard normal deviates [b, canvas, canvas, 3].
+        gradient: gradient of the roundings, see `ops.rounding`.
     """
     size = images.shape[1]
     canvases = _canvases(size)
@@ -84,13 +88,12 @@ def corrupt(
     batch = (images, parameters, source)
     if len(canvases) == 1:
         return together(*batch)
-    # An accelerator wants the batch in one piece. A CPU has to save work and to stay in its cache:
-    # a few large pictures after the other take half the time.
+    # A CPU takes half the time for a few large images after the other, which fits its cache.
     return jax.lax.platform_dependent(*batch, cpu=few_at_a_time, default=together)
 
 
 def _canvases(size: int) -> list[int]:
-    """Sides of the canvases for small images, rising to `size`."""
+    """Returns the sides of the canvases for small images, rising to `size`."""
     if size <= _LARGEST_COMMON_CANVAS:
         return [size]
     return [-(-size * eighths // 8) for eighths in (1, 2, 3, 4, 6, 8)]

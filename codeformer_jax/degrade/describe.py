@@ -1,4 +1,4 @@
-"""What was drawn for one image, in a few short lines for people."""
+"""Descriptions of drawn parameters for people."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from codeformer_jax.degrade.extras import Jitter
+from codeformer_jax.degrade.corruptions import in_place
 from codeformer_jax.degrade.pipeline import Parameters
 from codeformer_jax.degrade.second_order import (
     GENERALIZED,
@@ -18,37 +18,39 @@ from codeformer_jax.degrade.second_order import (
 )
 
 _MODES = ("area", "bilinear", "bicubic")
-_ADJUSTMENTS = ("brightness", "contrast", "saturation", "hue")
 
 
 def describe(parameters: Parameters, image_size: int) -> list[str]:
-    """Lines on the scalar parameters of one image of this side, in the order of application."""
+    """Returns short lines on the parameters of one image, in the order of application.
+
+    Args:
+        parameters: scalars, as `draw` returns them for one image.
+        image_size: side of the image in pixels.
+    """
     p = jax.tree.map(_plain, parameters)
-    lines = []
-    if p.motion is not None and p.motion.length > 0:
-        lines.append(f"motion {p.motion.length:.0f} px")
+
+    def words(place: str) -> list[str]:
+        corruptions = in_place(place, p.corruptions).items()
+        return [line for name, each in corruptions for line in each.words(p.corruptions[name])]
+
+    return words("before") + _degradation(p, image_size) + words("after") + words("last")
+
+
+def _degradation(p: Parameters, image_size: int) -> list[str]:
     if p.rounds is not None:
         first = _round(p.rounds.first, "1")
         small = f"{_kernel(p.rounds.kernel, 'last')}, {p.small_size} px {_MODES[p.rounds.mode]}"
         second = _round(p.rounds.second, "2")
         # The last line of a round is its JPEG.
         last = [small, second[-1]] if p.rounds.jpeg_last else [second[-1], small]
-        lines += [*first, *second[:-1], *last]
-    elif p.small_size is not None:
-        noise, factor = p.noise_sigma * 255, image_size / p.small_size
-        lines.append(_gaussian("blur", p.sigma_x, p.sigma_y, p.theta))
-        lines.append(f"down {factor:.1f} ({p.small_size} px)")
-        lines.append(f"noise {noise:.1f}, JPEG {p.jpeg_quality}")
-    if p.shift is not None and p.shift.any():
-        lines.append("shift {:+.0f} {:+.0f} {:+.0f}".format(*(p.shift * 255)))
-    if p.gray is not None and p.gray:
-        lines.append("gray")
-    if p.jitter is not None:
-        lines += _jitter(p.jitter)
-    if p.strokes is not None:
-        count = int((p.strokes.width >= 0).sum())
-        lines.append(f"{count} stroke{'s' * (count != 1)}")
-    return lines
+        return [*first, *second[:-1], *last]
+    if p.small_size is not None:
+        return [
+            _gaussian("blur", p.sigma_x, p.sigma_y, p.theta),
+            f"down {image_size / p.small_size:.1f} ({p.small_size} px)",
+            f"noise {p.noise_sigma * 255:.1f}, JPEG {p.jpeg_quality}",
+        ]
+    return []
 
 
 def _plain(value: Any) -> Any:
@@ -87,15 +89,3 @@ def _round(drawn: RoundParameters, label: str) -> list[str]:
         f"{label}: {drawn.side} px {_MODES[drawn.mode]}, {noise}{gray}",
         f"{label}: JPEG {drawn.jpeg_quality}",
     ]
-
-
-def _jitter(drawn: Jitter) -> list[str]:
-    """The adjustments that change something, two a line, in their order."""
-    values = (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue)
-    neutral = (1.0, 1.0, 1.0, 0.0)
-    words = [
-        f"{_ADJUSTMENTS[kind]} {values[kind]:{'+.2f' if kind == 3 else '.2f'}}"
-        for kind in drawn.order
-        if values[kind] != neutral[kind]
-    ]
-    return [", ".join(words[i : i + 2]) for i in range(0, len(words), 2)]

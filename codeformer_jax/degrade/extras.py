@@ -1,20 +1,19 @@
-"""Corruptions that a recipe may add to its degradation: motion blur, colours, painted strokes.
+"""Built-in corruptions of a recipe: motion blur, colour changes and painted strokes.
 
-Each is a section of the recipe with the ranges that `draw_*` draws from and a counterpart with what
-was drawn for one image (or for a batch: leading [b]). All values that change nothing are exact: an
-image that a corruption passes by keeps its pixels.
+A corruption that leaves an image alone draws values that keep every pixel exactly.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.degrade.ranges import number, probability, read, whole, within
+from codeformer_jax.degrade.corruptions import CORRUPTIONS, Corruption
+from codeformer_jax.degrade.ranges import number, probability, whole, within
 from codeformer_jax.ops import jitter
+from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.masks import random_stroke, stroke_masks
 from codeformer_jax.ops.motion import motion_path, path_kernel
 
@@ -23,184 +22,166 @@ MAX_STROKES = 8
 MAX_CORNERS = 16
 
 
-@struct.dataclass
-class MotionBlur:
-    """Blur along a random path, before anything else.
+@CORRUPTIONS.register("motion_blur")
+class MotionBlur(Corruption):
+    """Blur along a random path, before the degradation.
 
-    probability: []; length: [2] pixels of the path, which is shrunk to fit 41x41.
+    `length` is the length of the path in pixels; longer paths are shrunk to fit 41x41.
     """
 
-    probability: Any
-    length: Any
+    settings: ClassVar = {
+        "probability": (probability, 0.3),
+        "length": (within(0.0, 1000.0), (5.0, 40.0)),
+    }
+    place = "before"
+    stream = 17
 
-    @classmethod
-    def from_config(cls, given: Any) -> "MotionBlur":
-        checks = {"probability": probability, "length": within(0.0, 1000.0)}
-        defaults = {"probability": 0.3, "length": (5.0, 40.0)}
-        return cls(**read("motion_blur", given, checks, defaults))
+    def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> dict[str, Array]:
+        """Returns 'length' in pixels, 0 without motion, and 'kernel' [41, 41]."""
+        keys = jax.random.split(key, 3)
+        chosen = jax.random.uniform(keys[0]) < ranges["probability"]
+        length = jnp.where(chosen, _uniform(keys[1], ranges["length"]), 0.0)
+        kernel = path_kernel(motion_path(keys[2], length), size=MOTION_KERNEL_SIZE)
+        return {"length": length, "kernel": kernel}
 
+    def apply(self, images: Float[Array, "b s s 3"], drawn: Any) -> Float[Array, "b s s 3"]:
+        return filter2d(images, drawn["kernel"])
 
-@struct.dataclass
-class Motion:
-    """length: float32, 0 without motion; kernel: [41, 41], then the identity."""
-
-    length: Any
-    kernel: Any
-
-
-def draw_motion(key: Key[Array, ""], ranges: MotionBlur) -> Motion:
-    keys = jax.random.split(key, 3)
-    chosen = jax.random.uniform(keys[0]) < ranges.probability
-    length = jax.random.uniform(keys[1], (), jnp.float32, ranges.length[0], ranges.length[1])
-    length = jnp.where(chosen, length, 0.0)
-    return Motion(
-        length=length,
-        kernel=path_kernel(motion_path(keys[2], length), size=MOTION_KERNEL_SIZE),
-    )
+    def words(self, drawn: Any) -> list[str]:
+        return [f"motion {drawn['length']:.0f} px"] if drawn["length"] > 0 else []
 
 
-@struct.dataclass
-class ColourShift:
-    """A constant added to each channel: probability []; shift: [] levels of 255, either way."""
+@CORRUPTIONS.register("colour_shift")
+class ColourShift(Corruption):
+    """A constant added to each channel; `shift` is its largest size in levels of 255."""
 
-    probability: Any
-    shift: Any
+    settings: ClassVar = {"probability": (probability, 0.3), "shift": (number(0.0, 255.0), 20.0)}
+    stream = 18
 
-    @classmethod
-    def from_config(cls, given: Any) -> "ColourShift":
-        checks = {"probability": probability, "shift": number(0.0, 255.0)}
-        return cls(**read("colour_shift", given, checks, {"probability": 0.3, "shift": 20.0}))
+    def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> Float[Array, "3"]:
+        """Returns the constants in [0, 1] units; 0 leaves the image alone."""
+        chance, values = jax.random.split(key)
+        chosen = jax.random.uniform(chance) < ranges["probability"]
+        shift = jax.random.uniform(values, (3,), jnp.float32, -1.0, 1.0) * ranges["shift"] / 255.0
+        return jnp.where(chosen, shift, 0.0)
 
+    def apply(self, images: Float[Array, "b s s 3"], drawn: Any) -> Float[Array, "b s s 3"]:
+        return jnp.clip(images + drawn[:, None, None, :], 0.0, 1.0)
 
-def draw_shift(key: Key[Array, ""], ranges: ColourShift) -> Float[Array, "3"]:
-    """What is added to the channels, in [0, 1] units; 0 where the image is passed by."""
-    chance, values = jax.random.split(key)
-    chosen = jax.random.uniform(chance) < ranges.probability
-    shift = jax.random.uniform(values, (3,), jnp.float32, -1.0, 1.0) * ranges.shift / 255.0
-    return jnp.where(chosen, shift, 0.0)
-
-
-@struct.dataclass
-class ColourJitter:
-    """Brightness, contrast, saturation and hue in random order; probability [], the rest [2]."""
-
-    probability: Any
-    brightness: Any
-    contrast: Any
-    saturation: Any
-    hue: Any
-
-    @classmethod
-    def from_config(cls, given: Any) -> "ColourJitter":
-        factor = within(0.0, 100.0)
-        checks = {"probability": probability, "brightness": factor, "contrast": factor}
-        checks |= {"saturation": factor, "hue": within(-0.5, 0.5)}
-        defaults = {"probability": 0.3, "brightness": (0.5, 1.5), "contrast": (0.5, 1.5)}
-        defaults |= {"saturation": (0.0, 1.5), "hue": (-0.1, 0.1)}
-        return cls(**read("colour_jitter", given, checks, defaults))
+    def words(self, drawn: Any) -> list[str]:
+        return ["shift {:+.0f} {:+.0f} {:+.0f}".format(*(drawn * 255))] if drawn.any() else []
 
 
-@struct.dataclass
-class Jitter:
-    """Arguments of `ops.jitter.colour_jitter`; 1, 1, 1, 0 where the image is passed by."""
+@CORRUPTIONS.register("gray")
+class Gray(Corruption):
+    """Gray image with a given probability, the section's only value."""
 
-    brightness: Any
-    contrast: Any
-    saturation: Any
-    hue: Any
-    order: Any
+    stream = 19
 
+    def read(self, name: str, given: Any) -> Array:
+        return probability(name, given)
 
-def draw_jitter(key: Key[Array, ""], ranges: ColourJitter) -> Jitter:
-    keys = jax.random.split(key, 6)
-    chosen = jax.random.uniform(keys[0]) < ranges.probability
+    def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> Array:
+        return jax.random.uniform(key) < ranges
 
-    def uniform(index: int, bounds: Array, neutral: float) -> Array:
-        value = jax.random.uniform(keys[index], (), jnp.float32, bounds[0], bounds[1])
-        return jnp.where(chosen, value, neutral)
+    def apply(self, images: Float[Array, "b s s 3"], drawn: Any) -> Float[Array, "b s s 3"]:
+        return jnp.where(drawn[:, None, None, None], jitter.to_gray(images), images)
 
-    return Jitter(
-        brightness=uniform(1, ranges.brightness, 1.0),
-        contrast=uniform(2, ranges.contrast, 1.0),
-        saturation=uniform(3, ranges.saturation, 1.0),
-        hue=uniform(4, ranges.hue, 0.0),
-        order=jax.random.permutation(keys[5], jnp.arange(4, dtype=jnp.int32)),
-    )
+    def words(self, drawn: Any) -> list[str]:
+        return ["gray"] if drawn else []
 
 
-@struct.dataclass
-class Mask:
-    """Brush strokes painted white, last; pixels and degrees, all [2].
+@CORRUPTIONS.register("colour_jitter")
+class ColourJitter(Corruption):
+    """Brightness, contrast, saturation and hue changed in random order."""
 
-    `strokes` (1..8) and `corners` of each (2..16) are whole numbers drawn from low to high; each
-    piece between two corners has a `length`, and leaves the stroke's heading by `turn`.
+    settings: ClassVar = {
+        "probability": (probability, 0.3),
+        "brightness": (within(0.0, 100.0), (0.5, 1.5)),
+        "contrast": (within(0.0, 100.0), (0.5, 1.5)),
+        "saturation": (within(0.0, 100.0), (0.0, 1.5)),
+        "hue": (within(-0.5, 0.5), (-0.1, 0.1)),
+    }
+    stream = 20
+
+    def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> dict[str, Array]:
+        """Returns the arguments of `ops.jitter.colour_jitter`; 1, 1, 1, 0 change nothing."""
+        keys = jax.random.split(key, 6)
+        chosen = jax.random.uniform(keys[0]) < ranges["probability"]
+
+        def uniform(index: int, name: str, neutral: float) -> Array:
+            return jnp.where(chosen, _uniform(keys[index], ranges[name]), neutral)
+
+        return {
+            "brightness": uniform(1, "brightness", 1.0),
+            "contrast": uniform(2, "contrast", 1.0),
+            "saturation": uniform(3, "saturation", 1.0),
+            "hue": uniform(4, "hue", 0.0),
+            "order": jax.random.permutation(keys[5], jnp.arange(4, dtype=jnp.int32)),
+        }
+
+    def apply(self, images: Float[Array, "b s s 3"], drawn: Any) -> Float[Array, "b s s 3"]:
+        return jitter.colour_jitter(images, **drawn)
+
+    def words(self, drawn: Any) -> list[str]:
+        """Returns the adjustments that change something in their order, two a line."""
+        names = ("brightness", "contrast", "saturation", "hue")
+        neutral = (1.0, 1.0, 1.0, 0.0)
+        words = [
+            f"{names[kind]} {drawn[names[kind]]:{'+.2f' if kind == 3 else '.2f'}}"
+            for kind in drawn["order"]
+            if drawn[names[kind]] != neutral[kind]
+        ]
+        return [", ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
+
+
+@CORRUPTIONS.register("mask")
+class Mask(Corruption):
+    """Brush strokes painted white, after everything else.
+
+    `strokes` and `corners` per stroke are integers drawn from low to high. `width` and `length` of
+    a piece between two corners are in pixels; `turn` is the angle in degrees, at most, between a
+    piece and the stroke's heading.
     """
 
-    strokes: Any
-    corners: Any
-    width: Any
-    length: Any
-    turn: Any
+    settings: ClassVar = {
+        "strokes": (whole(1, MAX_STROKES), (1, 4)),
+        "corners": (whole(2, MAX_CORNERS), (4, 12)),
+        "width": (within(0.0, 1e4), (24.0, 80.0)),
+        "length": (within(0.0, 1e4), (20.0, 160.0)),
+        "turn": (within(0.0, 180.0), (48.0, 96.0)),
+    }
+    place = "last"
+    stream = 21
 
-    @classmethod
-    def from_config(cls, given: Any) -> "Mask":
-        checks = {"strokes": whole(1, MAX_STROKES), "corners": whole(2, MAX_CORNERS)}
-        checks |= {"width": within(0.0, 1e4), "length": within(0.0, 1e4)}
-        checks |= {"turn": within(0.0, 180.0)}
-        defaults = {"strokes": (1, 4), "corners": (4, 12), "width": (24.0, 80.0)}
-        defaults |= {"length": (20.0, 160.0), "turn": (48.0, 96.0)}
-        return cls(**read("mask", given, checks, defaults))
+    def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> dict[str, Array]:
+        """Returns 'points' [8, 16, 2], corners (x, y) in pixels, and 'width' [8], -1 if unused."""
+        keys = jax.random.split(key, 4)
+        strokes = _integers(keys[0], (), ranges["strokes"])
+        corners = _integers(keys[1], (MAX_STROKES,), ranges["corners"])
+        width = _uniform(keys[2], ranges["width"], (MAX_STROKES,))
+        length, turn = ranges["length"], ranges["turn"] * np.float32(np.pi / 180)
+        points = jax.vmap(
+            lambda key, count: random_stroke(key, count, length, turn, image_size, MAX_CORNERS)
+        )(jax.random.split(keys[3], MAX_STROKES), corners)
+        used = jnp.arange(MAX_STROKES, dtype=jnp.float32) < strokes
+        return {"points": points, "width": jnp.where(used, width, -1.0)}
 
+    def apply(self, images: Float[Array, "b s s 3"], drawn: Any) -> Float[Array, "b s s 3"]:
+        mask = stroke_masks(drawn["points"], drawn["width"], images.shape[1:3])
+        return jnp.where(mask > 0, 1.0, images)
 
-@struct.dataclass
-class Strokes:
-    """points: [8, 16, 2] corners (x, y) in pixels; width: [8], -1 of strokes that are not there."""
-
-    points: Any
-    width: Any
-
-
-def draw_strokes(key: Key[Array, ""], ranges: Mask, size: int) -> Strokes:
-    keys = jax.random.split(key, 4)
-    strokes = _whole(keys[0], (), ranges.strokes)
-    corners = _whole(keys[1], (MAX_STROKES,), ranges.corners)
-    width = jax.random.uniform(
-        keys[2], (MAX_STROKES,), jnp.float32, ranges.width[0], ranges.width[1]
-    )
-    turn = ranges.turn * np.float32(np.pi / 180)
-    points = jax.vmap(
-        lambda key, number: random_stroke(key, number, ranges.length, turn, size, MAX_CORNERS)
-    )(jax.random.split(keys[3], MAX_STROKES), corners)
-    there = jnp.arange(MAX_STROKES, dtype=jnp.float32) < strokes
-    return Strokes(points=points, width=jnp.where(there, width, -1.0))
+    def words(self, drawn: Any) -> list[str]:
+        count = int((drawn["width"] >= 0).sum())
+        return [f"{count} stroke{'s' * (count != 1)}"]
 
 
-def paint(images: Float[Array, "b h w 3"], strokes: Strokes) -> Float[Array, "b h w 3"]:
-    """The strokes in white on the images."""
-    mask = stroke_masks(strokes.points, strokes.width, images.shape[1:3])
-    return jnp.where(mask > 0, 1.0, images)
+def _uniform(key: Key[Array, ""], bounds: Array, shape: tuple[int, ...] = ()) -> Array:
+    return jax.random.uniform(key, shape, jnp.float32, bounds[0], bounds[1])
 
 
-def recolour(
-    images: Float[Array, "b h w 3"],
-    shift: Float[Array, "b 3"] | None,
-    gray: Array | None,
-    drawn: Jitter | None,
-) -> Float[Array, "b h w 3"]:
-    """Shift, then gray, then jitter; those that are None cost nothing."""
-    if shift is not None:
-        images = jnp.clip(images + shift[:, None, None, :], 0.0, 1.0)
-    if gray is not None:
-        images = jnp.where(gray[:, None, None, None], jitter.to_gray(images), images)
-    if drawn is not None:
-        images = jitter.colour_jitter(
-            images, drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, drawn.order
-        )
-    return images
-
-
-def _whole(key: Key[Array, ""], shape: tuple[int, ...], bounds: Array) -> Array:
-    """Whole numbers from low to high, both included, as float32."""
+def _integers(key: Key[Array, ""], shape: tuple[int, ...], bounds: Array) -> Array:
+    """Integers from low to high, both included, as float32."""
     value = jax.random.uniform(key, shape, jnp.float32, bounds[0], bounds[1] + 1.0)
-    # The largest of uniform numbers may be rounded up to the open end.
+    # The largest uniform numbers may be rounded up to the open end.
     return jnp.minimum(jnp.floor(value), bounds[1])

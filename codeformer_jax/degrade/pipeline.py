@@ -1,16 +1,15 @@
-"""From clean images to degraded ones, as a recipe says: ranges, draws and the corruptions in order.
+"""Degradation of clean images by a recipe: ranges, draws, and corruptions in order.
 
-`x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv 2206.11253), is what
-the kind 'blind' does; 'second_order' puts two rounds in its place and 'clean' nothing. To each a
-recipe may add motion blur before it and colours and painted strokes after it.
+The kind 'blind' is `x -> round8(((x * k_sigma) down r + n_delta)_JPEG_q up r)`, CodeFormer (arXiv
+2206.11253); 'second_order' puts two rounds in its place and 'clean' nothing. A recipe may add
+registered corruptions before and after it, see `corruptions`.
 
 Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Everything runs on the device with static
-shapes. Blur widths are in pixels of the image given and r divides its side, at any size: nothing is
-scaled to 512 px behind the caller's back. One key per image: what becomes of an image depends on
-its key and pixels only.
+shapes. Blur widths are in pixels of the given image and r divides its side, at any size. Each image
+has its own key: its degradation depends only on its key and pixels.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,17 +20,12 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from codeformer_jax.degrade import blind
-from codeformer_jax.degrade.extras import (
-    ColourJitter,
-    ColourShift,
-    Mask,
-    MotionBlur,
-    draw_jitter,
-    draw_motion,
-    draw_shift,
-    draw_strokes,
-    paint,
-    recolour,
+from codeformer_jax.degrade.corruptions import (
+    CORRUPTIONS,
+    apply_corruptions,
+    draw_corruptions,
+    in_place,
+    read_corruptions,
 )
 from codeformer_jax.degrade.ranges import probability, within
 from codeformer_jax.degrade.recipes import RECIPES
@@ -41,7 +35,6 @@ from codeformer_jax.degrade.second_order import (
     apply_rounds,
     draw_rounds,
 )
-from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.checks import AnyArray, as_images, as_keys
 from codeformer_jax.ops.devices import on_each_device
 from codeformer_jax.ops.random import standard_normal, threefry_keys
@@ -50,45 +43,46 @@ from codeformer_jax.ops.rounding import Gradient, to_8_bits
 KERNEL_SIZE = blind.KERNEL_SIZE
 # Reflected borders need images larger than half a kernel.
 MINIMUM_IMAGE_SIZE = KERNEL_SIZE // 2 + 1
-# r may exceed the side of a small image; one pixel is then left.
+# One pixel is left if r exceeds the side of a small image.
 MINIMUM_SMALL_SIZE = 1
 
 KINDS = ("blind", "second_order", "clean")
 
-# Of each range of the blind kind.
+# Checks of the blind kind's ranges.
 _CHECKS = {
     "blur_sigma": within(0.01, 1000.0),
     "downsample": within(1.0, 10000.0),
     "noise": within(0.0, 255.0),
     "jpeg_quality": within(1.0, 100.0),
 }
-_EXTRAS = {
-    "motion_blur": MotionBlur.from_config,
-    "colour_shift": ColourShift.from_config,
-    "gray": functools.partial(probability, "gray"),
-    "colour_jitter": ColourJitter.from_config,
-    "mask": Mask.from_config,
+# Stream of an image's key, clear of those that `split` makes of the same key: 0 to 6 in `draw`.
+# The built-in corruptions use 17 to 21.
+_SECOND_ORDER = 16
+# Corruptions with names of their own in a test set's manifest, where they are null if off.
+_MANIFEST_NAMES = {
+    "motion_blur": "motion",
+    "colour_shift": "shift",
+    "gray": "gray",
+    "colour_jitter": "jitter",
+    "mask": "strokes",
 }
-# Streams of an image's key beyond the two of `degrade`, and of `draw`'s beyond its first seven.
-# `split` and `fold_in` of one key may agree, so these stay clear of what is split.
-_SECOND_ORDER, _MOTION, _SHIFT, _GRAY, _JITTER, _MASK = range(16, 22)
 
 
 @struct.dataclass
 class Recipe:
-    """Ranges that parameters are drawn from, as traced arrays: other numbers do not recompile.
+    """Ranges from which parameters are drawn, as traced arrays: other numbers do not recompile.
 
-    Build one with `Recipe.create`, which checks the values, `from_config` or `named`. What is None
-    is off and not computed.
+    Build one with `create`, `from_config` or `named`, which check the values. A field that is None
+    is off and costs nothing.
 
     Attributes:
-      blur_sigma: [2] low and high standard deviation of the blur, in pixels.
-      anisotropic: [] probability of two different widths at an angle instead of a round blur.
-      downsample: [2] low and high factor r.
-      noise: [2] low and high standard deviation, in levels of 255.
-      jpeg_quality: [2] low and high quality; the drawn value is truncated to an integer.
-      second_order: `SecondOrder`, in place of all above but `downsample`.
-      motion_blur, colour_shift, colour_jitter, mask: see `extras`; gray: [] probability.
+        blur_sigma: [2] lowest and highest standard deviation of the blur in pixels.
+        anisotropic: [] probability of two different widths at an angle instead of a round blur.
+        downsample: [2] lowest and highest factor r.
+        noise: [2] lowest and highest standard deviation in levels of 255.
+        jpeg_quality: [2] lowest and highest quality; the drawn value is truncated to an integer.
+        second_order: `SecondOrder`, which replaces all of the above but `downsample`.
+        corruptions: {name: ranges}; see `corruptions.CORRUPTIONS`.
     """
 
     blur_sigma: Any = None
@@ -97,11 +91,7 @@ class Recipe:
     noise: Any = None
     jpeg_quality: Any = None
     second_order: Any = None
-    motion_blur: Any = None
-    colour_shift: Any = None
-    gray: Any = None
-    colour_jitter: Any = None
-    mask: Any = None
+    corruptions: Any = struct.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -112,14 +102,21 @@ class Recipe:
         noise: Sequence[float | int],
         jpeg_quality: Sequence[float | int],
         anisotropic: float | int = 0.5,
-        **extras: Any,
+        **corruptions: Any,
     ) -> "Recipe":
-        """A blind recipe from (low, high) pairs; low == high fixes a value.
+        """Returns a recipe of kind 'blind'; low == high fixes a value.
 
-        `extras` are sections 'motion_blur', 'colour_shift', 'colour_jitter' and 'mask', in which
-        what is left out has a default, and the probability 'gray'.
+        Args:
+            blur_sigma: (low, high) in pixels.
+            downsample: (low, high) factor.
+            noise: (low, high) in levels of 255.
+            jpeg_quality: (low, high) from 1 to 100.
+            anisotropic: probability of an elliptical blur.
+            **corruptions: sections of registered corruptions, such as 'motion_blur', 'mask' or the
+                probability 'gray'; a setting that a section lacks gets its default.
 
-        Raises ValueError where a pair is not two ordered numbers within what makes sense.
+        Raises:
+            ValueError: for an unknown corruption, or a value out of range.
         """
         given = {
             "blur_sigma": blur_sigma,
@@ -129,33 +126,35 @@ class Recipe:
         }
         ranges = {name: _CHECKS[name](name, value) for name, value in given.items()}
         ranges["anisotropic"] = probability("anisotropic", anisotropic)
-        return cls(**ranges, **_read_extras(extras))
+        return cls(**ranges, corruptions=read_corruptions(corruptions))
 
     @classmethod
     def named(cls, name: str) -> "Recipe":
-        """One of `RECIPES`. Raises ValueError for another name."""
+        """Returns one of `RECIPES`; raises ValueError for another name."""
         if name not in RECIPES:
             raise ValueError(f"no recipe is named {name!r}; expected one of {', '.join(RECIPES)}")
         return cls.from_config(RECIPES[name])
 
     @classmethod
     def from_config(cls, config: Any) -> "Recipe":
-        """A recipe from a dict or ConfigDict; `kind`, of `KINDS`, is 'blind' where it is absent.
+        """Returns a recipe from a dict or ConfigDict.
 
-        'blind' takes the arguments of `create`. 'second_order' takes `downsample` and the sections
-        of `SecondOrder.from_config`. Either, and 'clean', takes the extras of `create`. None is
-        taken as absent.
+        Args:
+            config: `kind`, one of `KINDS`, is 'blind' by default. 'blind' takes the arguments of
+                `create`; 'second_order' takes `downsample` and the sections of
+                `SecondOrder.from_config`. Every kind takes sections of registered corruptions.
+                None counts as absent.
 
-        Raises ValueError that lists missing and unknown names.
+        Raises:
+            ValueError: for missing or unknown names, or a value out of range.
         """
         values = {name: value for name, value in config.items() if value is not None}
         kind = values.pop("kind", "blind")
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}: expected one of {', '.join(KINDS)}.")
         needed = {"blind": set(_CHECKS), "second_order": {"downsample"}, "clean": set()}[kind]
-        optional = set(_EXTRAS) | {"blind": {"anisotropic"}, "second_order": set(SECTIONS)}.get(
-            kind, set()
-        )
+        optional = {"blind": {"anisotropic"}, "second_order": set(SECTIONS)}.get(kind, set())
+        optional = optional | set(CORRUPTIONS)
         missing, unknown = sorted(needed - set(values)), sorted(set(values) - needed - optional)
         if missing or unknown:
             raise ValueError(
@@ -164,7 +163,8 @@ class Recipe:
             )
         if kind == "blind":
             return cls.create(**values)
-        recipe = cls(**_read_extras({k: v for k, v in values.items() if k in _EXTRAS}))
+        sections = {name: value for name, value in values.items() if name in CORRUPTIONS}
+        recipe = cls(corruptions=read_corruptions(sections))
         if kind == "clean":
             return recipe
         return recipe.replace(
@@ -175,17 +175,16 @@ class Recipe:
 
 @struct.dataclass
 class Parameters:
-    """What was drawn for each image: scalars, or arrays [b] for a batch; None where it is off.
+    """Values drawn for each image: scalars, or arrays [b] for a batch; None if off.
 
     Attributes:
-      sigma_x, sigma_y: float32, blur widths in pixels along and across `theta`.
-      theta: float32, radians.
-      small_size: int32, side of the downsampled image.
-      noise_sigma: float32, standard deviation in [0, 1] units.
-      jpeg_quality: int32, 1..100.
-      rounds: `SecondOrderParameters`.
-      motion: `extras.Motion`; strokes: `extras.Strokes`; jitter: `extras.Jitter`.
-      shift: float32 [3], what is added to the channels; gray: bool.
+        sigma_x, sigma_y: float32, blur widths in pixels along and across `theta`.
+        theta: float32, radians.
+        small_size: int32, side of the downsampled image.
+        noise_sigma: float32, standard deviation in [0, 1] units.
+        jpeg_quality: int32, 1 to 100.
+        rounds: `SecondOrderParameters`.
+        corruptions: {name: drawn values}, see `Corruption.draw`.
     """
 
     sigma_x: Any = None
@@ -195,22 +194,35 @@ class Parameters:
     noise_sigma: Any = None
     jpeg_quality: Any = None
     rounds: Any = None
-    motion: Any = None
-    shift: Any = None
-    gray: Any = None
-    jitter: Any = None
-    strokes: Any = None
+    corruptions: Any = struct.field(default_factory=dict)
+
+
+def manifest_fields(values: Recipe | Parameters) -> dict[str, Any]:
+    """Returns a recipe or parameters as a flat dict, the form in which a manifest stores them.
+
+    A test set is identified by the hash of its manifest, so this form must not change.
+    """
+    fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    corruptions = dict.fromkeys(_MANIFEST_NAMES) | fields.pop("corruptions")
+    if isinstance(values, Parameters):
+        corruptions = {_MANIFEST_NAMES.get(n, n): value for n, value in corruptions.items()}
+    return fields | corruptions
 
 
 def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
-    """Scalar parameters for one image of side `image_size`; map over keys for a batch.
+    """Returns the parameters of one image as scalars; map over keys for a batch.
 
-    Isotropic and anisotropic blur are drawn as `recipe.anisotropic` says; both widths, the angle in
-    [-pi, pi), r, delta and q are uniform. The small side is int(image_size / r), at least
+    Blur is isotropic or, with probability `recipe.anisotropic`, anisotropic. Both widths, the angle
+    in [-pi, pi), r, delta and q are uniform. The small side is int(image_size / r), at least
     MINIMUM_SMALL_SIZE.
 
+    Args:
+        key: typed key.
+        recipe: ranges to draw from.
+        image_size: side of the image in pixels.
+
     Raises:
-      ValueError: image_size below MINIMUM_IMAGE_SIZE.
+        ValueError: for an image_size below MINIMUM_IMAGE_SIZE.
     """
     _check_size(image_size)
     key = threefry_keys(key)
@@ -219,7 +231,7 @@ def draw(key: Key[Array, ""], recipe: Recipe, image_size: int) -> Parameters:
     def uniform(index: int, bounds: Array) -> Array:
         return jax.random.uniform(keys[index], (), jnp.float32, bounds[0], bounds[1])
 
-    drawn = _draw_extras(key, recipe, image_size)
+    drawn = Parameters(corruptions=draw_corruptions(key, recipe.corruptions, image_size))
     if recipe.downsample is None:
         return drawn
     side = (image_size / uniform(4, recipe.downsample)).astype(jnp.int32)
@@ -248,22 +260,22 @@ def apply(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
-    """Degrade a batch with given parameters and noise.
+    """Degrades a batch with given parameters and noise.
 
     Args:
-      images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
-      parameters: arrays [b].
-      noise: standard normal [b, s, s, 3], of which an image uses its top-left `small_size` square.
-        Of the second order [b, c, c, 6], c = 1.5 s rounded up: a round takes three of the channels
-        and the corner that it needs. Of the clean kind None.
-      gradient: of the roundings, 'zero' or 'straight_through' (see `ops.jpeg`).
+        images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
+        parameters: arrays [b], as `draw` returns them under `jax.vmap`.
+        noise: standard normal deviates. Kind 'blind' takes [b, s, s, 3], of which an image uses its
+            top-left `small_size` square. 'second_order' takes [b, c, c, 6] with c = 1.5 s rounded
+            up, three channels per round. 'clean' takes None.
+        gradient: gradient of the roundings, 'zero' or 'straight_through' (see `ops.rounding`).
 
     Returns:
-      Same shape, multiples of 1/255 in [0, 1].
+        [b, s, s, 3], multiples of 1/255 in [0, 1].
 
     Raises:
-      ValueError: images that are not a batch of square RGB pictures, or too small.
-      TypeError: images that are not float32.
+        ValueError: for images that are not a batch of square RGB images, or too small.
+        TypeError: for images that are not float32.
     """
     images = _as_squares(images)
     noise = None if noise is None else jnp.asarray(noise)
@@ -277,11 +289,22 @@ def degrade(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b s s 3"]:
-    """Degrade a batch [b, s, s, 3] with parameters and noise drawn from one key per image.
+    """Degrades a batch with parameters and noise drawn from one key per image.
 
-    See `apply` for ranges and errors. Keys are typed, of any implementation. The result for an
-    image depends on neither the others nor its place; a batch of another size is compiled anew,
-    which may move a few pixels by a rounding.
+    The result for an image does not depend on the other images. A batch of another size is compiled
+    separately, which may move a few pixels by a rounding.
+
+    Args:
+        images: [b, s, s, 3] float32 in [0, 1], s at least MINIMUM_IMAGE_SIZE.
+        keys: typed keys [b] of any implementation.
+        recipe: ranges to draw from.
+        gradient: gradient of the roundings, see `apply`.
+
+    Returns:
+        [b, s, s, 3], multiples of 1/255 in [0, 1].
+
+    Raises:
+        ValueError, TypeError: see `apply`.
     """
     images = _as_squares(images)
     size = images.shape[1]
@@ -301,7 +324,7 @@ def _drawn(keys: Array, canvas: int, channels: int = 3) -> Array:
 def _corrupt(
     images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
 ) -> Array:
-    """`noise(source, canvas, channels)` is that of a batch."""
+    """Degrades a batch; `noise(source, canvas, channels)` returns standard normal deviates."""
 
     def corrupt(images: Array, p: Parameters, source: Any) -> Array:
         return _corrupt_batch(images, p, source, noise, gradient)
@@ -312,36 +335,16 @@ def _corrupt(
 def _corrupt_batch(
     images: Array, p: Parameters, source: Any, noise: Callable[..., Array], gradient: Gradient
 ) -> Array:
-    in_8_bits = p.rounds is None and p.small_size is not None
-    if p.motion is not None:
-        images = filter2d(images, p.motion.kernel)
+    images = apply_corruptions("before", images, p.corruptions)
     if p.rounds is not None:
         images = apply_rounds(images, p.rounds, p.small_size, source, noise, gradient)
     elif p.small_size is not None:
         images = blind.corrupt(images, p, source, noise, gradient)
-    if not in_8_bits or not p.shift is p.gray is p.jitter is None:
-        images = to_8_bits(recolour(images, p.shift, p.gray, p.jitter), gradient=gradient)
-    return images if p.strokes is None else paint(images, p.strokes)
-
-
-def _read_extras(given: dict[str, Any]) -> dict[str, Any]:
-    if unknown := sorted(set(given) - set(_EXTRAS)):
-        raise TypeError(f"unknown corruptions {unknown}: expected some of {sorted(_EXTRAS)}")
-    return {name: _EXTRAS[name](value) for name, value in given.items()}
-
-
-def _draw_extras(key: Key[Array, ""], recipe: Recipe, size: int) -> Parameters:
-    def drawn(stream: int, function: Any, ranges: Any, *more: Any) -> Any:
-        key_ = jax.random.fold_in(key, stream)
-        return None if ranges is None else function(key_, ranges, *more)
-
-    return Parameters(
-        motion=drawn(_MOTION, draw_motion, recipe.motion_blur),
-        shift=drawn(_SHIFT, draw_shift, recipe.colour_shift),
-        gray=drawn(_GRAY, lambda key, p: jax.random.uniform(key) < p, recipe.gray),
-        jitter=drawn(_JITTER, draw_jitter, recipe.colour_jitter),
-        strokes=drawn(_MASK, draw_strokes, recipe.mask, size),
-    )
+    in_8_bits = p.rounds is None and p.small_size is not None
+    if not in_8_bits or in_place("after", p.corruptions):
+        images = apply_corruptions("after", images, p.corruptions)
+        images = to_8_bits(images, gradient=gradient)
+    return apply_corruptions("last", images, p.corruptions)
 
 
 def _check_size(size: int) -> None:

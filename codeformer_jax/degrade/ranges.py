@@ -1,4 +1,4 @@
-"""Checked numbers of a recipe: ranges, probabilities and shares, as float32 arrays."""
+"""Checks of a recipe's numbers: ranges, probabilities and shares, as float32 arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-# (name, value) -> array; raises ValueError with what was expected.
+# (name, value) -> array; raises ValueError for a value out of range.
 Check = Callable[[str, Any], Array]
 
 
 def within(low: float | int, high: float | int) -> Check:
-    """(a, b) with low <= a <= b <= high, as [2]."""
+    """Returns a check of (a, b) with low <= a <= b <= high, an array [2]."""
 
     def check(name: str, value: Any) -> Array:
         pair = _numbers(value)
@@ -27,7 +27,7 @@ def within(low: float | int, high: float | int) -> Check:
 
 
 def whole(low: int, high: int) -> Check:
-    """As `within`, of whole numbers."""
+    """Returns a check like `within`, for integers."""
 
     def check(name: str, value: Any) -> Array:
         pair = within(low, high)(name, value)
@@ -39,7 +39,7 @@ def whole(low: int, high: int) -> Check:
 
 
 def number(low: float | int, high: float | int) -> Check:
-    """One number from low to high, as []."""
+    """Returns a check of one number from low to high, an array []."""
 
     def check(name: str, value: Any) -> Array:
         given = _numbers(value)
@@ -51,7 +51,7 @@ def number(low: float | int, high: float | int) -> Check:
 
 
 def probability(name: str, value: Any) -> Array:
-    """A probability, as []."""
+    """Checks a probability; returns an array []."""
     given = _numbers(value)
     if given.shape != () or not 0.0 <= given <= 1.0:
         raise ValueError(f"{name} is {value!r}: expected a probability in [0, 1].")
@@ -59,7 +59,7 @@ def probability(name: str, value: Any) -> Array:
 
 
 def shares(*kinds: str) -> Check:
-    """A probability for each of `kinds`, summing to 1, as [len(kinds)]."""
+    """Returns a check of shares of `kinds`, probabilities that sum to 1, an array [len(kinds)]."""
 
     def check(name: str, value: Any) -> Array:
         given = _numbers(value)
@@ -77,9 +77,16 @@ def shares(*kinds: str) -> Check:
 def read(
     section: str, given: Any, checks: Mapping[str, Check], defaults: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """A config's section as arrays; what it leaves out is taken from `defaults`.
+    """Returns a config's section as {name: array}.
 
-    Raises ValueError that lists unknown names, or says what is wrong with a value.
+    Args:
+        section: name of the section, for error messages.
+        given: section of a config.
+        checks: check of every setting that the section may have.
+        defaults: values of settings that the section lacks.
+
+    Raises:
+        ValueError: for an unknown setting or a value out of range.
     """
     if not hasattr(given, "items"):
         raise ValueError(f"{section} is {given!r}: expected a section with {sorted(checks)}.")
@@ -94,4 +101,4 @@ def _numbers(value: Any) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
-        return np.full((0, 0, 0), np.nan)  # Of no shape that any check accepts.
+        return np.full((0, 0, 0), np.nan)  # No check accepts this shape.

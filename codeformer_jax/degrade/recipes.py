@@ -1,8 +1,8 @@
-"""Named recipes, as a config's section would give them; pixels and factors are for 512 px.
+"""Named recipes, in the form of a config's section; pixels and factors are for 512 px.
 
-`large` and `small` are those of stages II and III, `celeba-test` that of the paper's test set
-(CodeFormer, section 4.1), `inpainting` and `colorization` those that the published network was
-fine-tuned with. `motion` and the strokes' sizes are this project's, `second_order` Real-ESRGAN's.
+`large` and `small` are the ranges of stages II and III, `celeba-test` those of the paper's test set
+(CodeFormer, section 4.1). The published network was fine-tuned with `inpainting` and
+`colorization`. `motion` and the strokes' sizes are this project's; `second_order` is Real-ESRGAN's.
 """
 
 _LARGE = {

@@ -1,10 +1,10 @@
-"""Degradation of the second order: blur, resize, noise and JPEG twice, and halos of sharpening.
+"""Second-order degradation: blur, resize, noise and JPEG twice, with sharpening halos.
 
-Real-ESRGAN (Wang et al., arXiv 2107.10833, sections 3 and 4.1); its numbers are the defaults.
-Layout: [b, s, s, 3] RGB in [0, 1], float32, square; the image between the stages is the top-left
-corner of a canvas, 1.5 times as large in the first round and as large as the image in the second:
-that bounds how far a round may enlarge. What the paper leaves at a quarter of the side is brought
-back to the image's own side, since restoration, unlike super-resolution, keeps it.
+Real-ESRGAN (Wang et al., arXiv 2107.10833, sections 3 and 4.1), whose numbers are the defaults.
+Layout: [b, s, s, 3] RGB in [0, 1], float32, square. Between the stages an image is the top-left
+corner of a canvas, 1.5 times as large in the first round and as large as the image in the second;
+this bounds how far a round may enlarge. The paper ends at a quarter of the side. Here the result is
+resized to the image's own side, which restoration keeps.
 """
 
 from collections.abc import Callable
@@ -78,15 +78,20 @@ class Round:
     """Ranges of one round.
 
     Attributes:
-      blur: [] probability of any blur; sinc: [] that it is a sinc filter.
-      kernel_radius: [2] whole; the kernel has 2 radius + 1 taps a side.
-      shapes: [3] shares of Gaussian, generalized Gaussian and plateau kernels.
-      anisotropic: [] probability of two widths at an angle; blur_sigma: [2] pixels.
-      beta_generalized, beta_plateau: [2] exponents of the shapes.
-      resize: [3] shares of enlarging, shrinking and keeping; scale: [2] smallest and largest.
-      gaussian: [] probability of Gaussian noise, otherwise Poisson.
-      noise: [2] levels of 255; poisson: [2] strength, see `ops.noise`; gray_noise: [].
-      jpeg_quality: [2].
+        blur: [] probability of any blur.
+        sinc: [] probability that the blur is a sinc filter.
+        kernel_radius: [2] integers; the kernel has 2 radius + 1 taps a side.
+        shapes: [3] shares of Gaussian, generalized Gaussian and plateau kernels.
+        anisotropic: [] probability of two widths at an angle.
+        blur_sigma: [2] pixels.
+        beta_generalized, beta_plateau: [2] exponents of the shapes.
+        resize: [3] shares of enlarging, shrinking and keeping.
+        scale: [2] smallest and largest factor.
+        gaussian: [] probability of Gaussian noise instead of Poisson noise.
+        noise: [2] levels of 255.
+        poisson: [2] strength, see `ops.noise`.
+        gray_noise: [] probability of the same noise in all channels.
+        jpeg_quality: [2].
     """
 
     blur: Any
@@ -108,8 +113,13 @@ class Round:
 
 @struct.dataclass
 class SecondOrder:
-    """Ranges of both rounds; final_sinc, jpeg_last: [] probabilities of a last sinc filter and of
-    compressing after it rather than before."""
+    """Ranges of both rounds.
+
+    Attributes:
+        first, second: `Round`.
+        final_sinc: [] probability of a last sinc filter.
+        jpeg_last: [] probability of compressing after that filter instead of before it.
+    """
 
     first: Any
     second: Any
@@ -118,7 +128,7 @@ class SecondOrder:
 
     @classmethod
     def from_config(cls, given: dict[str, Any]) -> "SecondOrder":
-        """From sections 'first' and 'second' and two probabilities, each of which has a default."""
+        """Returns ranges from sections 'first' and 'second' and two probabilities, all optional."""
         return cls(
             first=Round(**read("first", given.get("first", {}), _CHECKS, _FIRST)),
             second=Round(**read("second", given.get("second", {}), _CHECKS, _SECOND)),
@@ -132,7 +142,7 @@ SECTIONS = ("first", "second", "final_sinc", "jpeg_last")
 
 @struct.dataclass
 class Kernel:
-    """shape: int32, one of IDENTITY to SINC; widths in pixels, theta and cutoff in radians."""
+    """Kernel: `shape` from IDENTITY to SINC, widths in pixels, theta and cutoff in radians."""
 
     shape: Any
     sigma_x: Any
@@ -145,7 +155,7 @@ class Kernel:
 
 @struct.dataclass
 class RoundParameters:
-    """What one round draws; of noise_sigma and poisson one is 0."""
+    """Values drawn for one round; either noise_sigma or poisson is 0."""
 
     kernel: Any
     side: Any
@@ -158,7 +168,7 @@ class RoundParameters:
 
 @struct.dataclass
 class SecondOrderParameters:
-    """Two rounds, the last sinc filter and resizing, and whether JPEG comes after those."""
+    """Values drawn for both rounds, the last sinc filter and the last resizing."""
 
     first: Any
     second: Any
@@ -168,14 +178,22 @@ class SecondOrderParameters:
 
 
 def first_canvas(size: int) -> int:
-    """Side of the first round's canvas for images of side `size`."""
+    """Returns the side of the first round's canvas for images of side `size`."""
     return int(np.ceil(LARGEST_ENLARGEMENT * size))
 
 
 def draw_rounds(
     key: Key[Array, ""], ranges: SecondOrder, size: int, small_size: Array
 ) -> SecondOrderParameters:
-    """For one image of side `size` that ends at `small_size`, around which round two varies."""
+    """Returns the parameters of one image.
+
+    Args:
+        key: threefry key.
+        ranges: ranges to draw from.
+        size: side of the image.
+        small_size: final side before the image is enlarged again; sides of round two vary around
+        it.
+    """
     keys = jax.random.split(key, 6)
     whole = jnp.asarray(size, jnp.float32)
     small = small_size.astype(jnp.float32)
@@ -198,9 +216,15 @@ def apply_rounds(
     noise: Callable[[Array, int, int], Array],
     gradient: Gradient,
 ) -> Float[Array, "b s s 3"]:
-    """Both rounds on a batch, back at its own size; values in [0, 1], not rounded.
+    """Returns images after both rounds, resized to their own side and not rounded.
 
-    `noise(source, canvas, 6)` is standard normal, three channels for each round.
+    Args:
+        images: [b, s, s, 3] in [0, 1].
+        parameters: arrays [b].
+        small_size: final sides [b], see `draw_rounds`.
+        source: keys or stored deviates, the first argument of `noise`.
+        noise: function (source, canvas, 6) -> standard normal deviates, three channels per round.
+        gradient: gradient of the roundings, see `ops.rounding`.
     """
 
     def together(*batch):
@@ -209,7 +233,7 @@ def apply_rounds(
     def one(example):
         return together(*jax.tree.map(lambda x: x[None], example))[0]
 
-    # As the blind kind: one picture after the other stays in the cache of a CPU.
+    # One image after the other fits the cache of a CPU.
     return jax.lax.platform_dependent(
         images,
         parameters,
@@ -297,7 +321,7 @@ def _draw_kernel(key: Key[Array, ""], ranges: Round) -> Kernel:
 
 
 def _draw_sinc(key: Key[Array, ""], radii: Array, lowest: float) -> Kernel:
-    """A sinc filter; kernels of 13 taps and more may cut off as low as `lowest`."""
+    """Draws a sinc filter; kernels of 13 taps or more may cut off as low as `lowest`."""
     keys = jax.random.split(key)
     radius = jnp.floor(jax.random.uniform(keys[0], (), jnp.float32, radii[0], radii[1] + 1.0))
     floor = jnp.where(radius < 6, np.pi / 3, lowest)
@@ -317,7 +341,7 @@ def _uniform(key: Key[Array, ""], bounds: Array) -> Array:
 
 
 def _choose(key: Key[Array, ""], probabilities: Array) -> Array:
-    """int32 index drawn with these probabilities."""
+    """Returns an int32 index drawn with these probabilities."""
     above = jax.random.uniform(key) >= jnp.cumsum(probabilities)[:-1]
     return jnp.sum(above).astype(jnp.int32)
 
@@ -351,7 +375,7 @@ def _resize_and_add_noise(images: Array, side: Array, p: RoundParameters, normal
         noise = gaussian_noise(normal, p.noise_sigma, p.gray_noise)
         return noise + poisson_noise(images, normal, p.poisson, p.gray_noise)
 
-    # Besides saving work, a branch keeps XLA from counting photons anew for each user of a pixel.
+    # A branch also keeps XLA from counting photons again for each operation that reads a pixel.
     noise = jax.lax.cond(
         jnp.any(p.poisson > 0), both, lambda: gaussian_noise(normal, p.noise_sigma, p.gray_noise)
     )

@@ -2,5 +2,7 @@
 
 from codeformer_jax.evaluate.evaluation import Evaluation, Pictures
 from codeformer_jax.evaluate.evaluator import evaluate
+from codeformer_jax.evaluate.report import write_report
+from codeformer_jax.evaluate.table import plain_text
 
-__all__ = ["Evaluation", "Pictures", "evaluate"]
+__all__ = ["Evaluation", "Pictures", "evaluate", "plain_text", "write_report"]

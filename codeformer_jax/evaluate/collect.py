@@ -1,4 +1,4 @@
-"""Gathers measured batches on the host: all scores, but the pictures of a few images only."""
+"""Host side of an evaluation: keeps the scores of all images and the pictures of a few."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,16 +6,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from codeformer_jax.evaluate.evaluation import METRICS, Evaluation, Pictures
+from codeformer_jax.evaluate.evaluation import Evaluation, Pictures
+from codeformer_jax.metrics import METRICS
 
 _WORST, _FIRST, _BEST = 8, 8, 4
 
 
 class Collector:
-    """Takes batches of `measure` in order and ends in an `Evaluation`."""
+    """Takes batches of `measure` in order and ends in an `Evaluation`.
 
-    def __init__(self, rows: Sequence[str], codebook_size: int):
+    Args:
+        rows: names of the rows, see `Evaluation.scores`.
+        metrics: names of the metrics that `measure` computes.
+        codebook_size: number of codes K; None for a network without codes.
+    """
+
+    def __init__(self, rows: Sequence[str], metrics: Sequence[str], codebook_size: int | None):
         self._rows = tuple(rows)
+        self._metrics = [name for name in metrics if METRICS[name].of_pictures]
+        per_image = (name for name in self._metrics if METRICS[name].reduce is None)
+        self._ranking = next(per_image, None)
         self._codebook_size = codebook_size
         self._names: list[str] = []
         self._indices: list[int] = []
@@ -28,9 +38,15 @@ class Collector:
         return len(self._names)
 
     def add(self, names: Sequence[str], indices: np.ndarray, measured: Mapping[str, Any]):
-        """Takes a batch's first `len(names)` images; the others are padding.
+        """Adds a batch.
 
-        Raises ValueError where the network's output is not finite.
+        Args:
+            names: names of the images [n].
+            indices: places of the images in the source [b].
+            measured: result of `measure` for b >= n images, of which the last are padding.
+
+        Raises:
+            ValueError: the network's output is not finite.
         """
         valid = len(names)
         result = jax.tree.map(np.asarray, dict(measured))
@@ -41,58 +57,57 @@ class Collector:
                 "weights are broken or training diverged; evaluate an earlier checkpoint"
             )
         scores = {name: s[:, :valid].astype(np.float64) for name, s in result["scores"].items()}
-        self._keep_pictures(len(self), scores["psnr"], result["pictures"][:, :valid])
+        self._keep_pictures(scores, result["pictures"][:, :valid])
         self._names += names
         self._indices += [int(index) for index in indices[:valid]]
         self._scores.append(scores)
+        codes = result["code_scores"].items()
+        self._codes.append({name: values[:valid].astype(np.float64) for name, values in codes})
         taught = "target_codes" in result
         if taught:
             self._count("teacher", result["target_codes"][:valid])
-        self._count("predicted" if taught else "network", result["codes"][:valid])
-        if taught:
-            codes = {"accuracy": "code_accuracy", "cross_entropy": "code_cross_entropy"}
-            self._codes.append({k: result[v][:valid].astype(np.float64) for k, v in codes.items()})
+        if self._codebook_size is not None:
+            self._count("predicted" if taught else "network", result["codes"][:valid])
 
     def finish(self, settings: Mapping[str, Any]) -> Evaluation:
-        """The evaluation of everything added so far."""
+        """Returns the evaluation of everything added so far."""
         scores = {
-            row: {
-                name: np.concatenate([batch[name][i] for batch in self._scores])
-                for name in METRICS
-                if name in self._scores[0]
-            }
+            row: {name: self._of_set(name, i) for name in self._metrics}
             for i, row in enumerate(self._rows)
-        }
-        codes = {
-            name: np.concatenate([batch[name] for batch in self._codes])
-            for name in (self._codes[0] if self._codes else ())
         }
         return Evaluation(
             names=tuple(self._names),
             indices=tuple(self._indices),
             scores=scores,
-            codes=codes,
+            codes={name: np.concatenate([c[name] for c in self._codes]) for name in self._codes[0]},
             code_counts=dict(self._counts),
             settings=dict(settings),
             pictures=self._pictures(),
         )
 
+    def _of_set(self, name: str, row: int) -> np.ndarray:
+        values = np.concatenate([batch[name][row] for batch in self._scores])
+        reduce = METRICS[name].reduce
+        return values if reduce is None else np.asarray(reduce(values), np.float64)
+
     def _count(self, whose: str, codes: np.ndarray):
         counts = np.bincount(codes.reshape(-1), minlength=self._codebook_size)
         self._counts[whose] = self._counts.get(whose, 0) + counts
 
-    def _keep_pictures(self, start: int, psnr: np.ndarray, pictures: np.ndarray):
-        merit = psnr[0]
-        if "input" in self._rows:
-            last = max(i for i, row in enumerate(self._rows) if row.startswith("w="))
-            merit = psnr[last] - psnr[0]
+    def _keep_pictures(self, scores: Mapping[str, np.ndarray], pictures: np.ndarray):
+        merit = np.zeros(pictures.shape[1])
+        if self._ranking is not None:
+            values = scores[self._ranking]
+            start = values[0] if "input" in self._rows else 0.0
+            last = max(i for i, row in enumerate(self._rows) if row != "teacher")
+            merit = METRICS[self._ranking].gain(values[last], start)
         for i in range(pictures.shape[1]):
-            self._kept[start + i] = (float(merit[i]), pictures[:, i].copy())
+            self._kept[len(self) + i] = (float(merit[i]), pictures[:, i].copy())
         chosen = {image for group in self._groups().values() for image in group}
         self._kept = {image: kept for image, kept in self._kept.items() if image in chosen}
 
     def _groups(self) -> dict[str, list[int]]:
-        """Which images of those kept to show; the choice among all images never needs the rest."""
+        """Images of each group; an image that left every group never returns to one."""
         by_merit = sorted(self._kept, key=lambda image: (self._kept[image][0], image))
         return {
             "worst": by_merit[:_WORST],

@@ -1,28 +1,31 @@
-"""Runs a network over a set of images and scores what it makes of them.
+"""Evaluation of a network on a set of images.
 
-An image's degradation is the one stored beside it or, by the seed and its place in the source,
-the same in any batch, so that anyone can reproduce the scores of a single image.
+An image's degradation is either stored beside it or drawn from the seed and its place in the
+source. It is the same in any batch, so the scores of a single image can be reproduced.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from codeformer_jax.convert import networks_of_role, role_of
+from codeformer_jax.convert.networks import module_fields
 from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.evaluate.values import json_values
-from codeformer_jax.nn import VQGAN, VQVAE, Autoencoder, CodeFormer
+from codeformer_jax.metrics import choose
 from codeformer_jax.ops.random import make_key
 
 Variables = Mapping[str, Any]
+
+# Roles of networks (`convert.Network`) whose pictures can be compared with the truth.
+EVALUATED_ROLES = ("restorer", "autoencoder")
 
 
 def evaluate(
@@ -30,61 +33,88 @@ def evaluate(
     variables: Variables,
     images_source: Source,
     *,
-    teacher: tuple[VQGAN, Variables] | None = None,
+    teacher: tuple[Any, Variables] | None = None,
     recipe: Any = None,
     seed: int = 0,
     weights: Sequence[int | float] = (0.0, 0.5, 1.0),
     adain: bool = True,
     batch_size: int = 8,
     lpips: tuple[Any, Variables] | None = None,
+    metrics: Sequence[str] | None = None,
     limit: int | None = None,
     progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores a CodeFormer's restorations, or an autoencoder's reconstructions, of clean images.
+    """Scores a network's restorations or reconstructions of clean images.
 
     Args:
-        module, variables: a `CodeFormer`, or a `VQGAN` or `VQVAE`, whose inputs are not degraded.
-        images_source: clean images, see `Source`; where elements also have `degraded`, of the same
-            shape, these are restored as they are: give no recipe.
-        teacher: the VQGAN whose codes of the clean images are the truth, and its variables.
-        recipe: a `codeformer_jax.degrade.Recipe`, or what else `degrade_fn` takes.
-        seed: of the degradation.
-        weights: fidelity weights w; the gain at the largest decides which images are worst.
+        module: a 'restorer', or an 'autoencoder', whose inputs stay clean; see `convert.Network`.
+        variables: variables of the module.
+        images_source: clean images. Elements that have `degraded` are restored from it.
+        teacher: autoencoder whose codes of the clean images are the truth, and its variables.
+        recipe: a `degrade.Recipe`, or what else `degrade_fn` takes; None for degraded elements.
+        seed: seed of the degradation.
+        weights: fidelity weights w; the largest decides which images are worst.
         adain: see `CodeFormer`.
-        batch_size: images per call; it changes speed and memory only.
-        lpips: an `nn.LPIPS` and its variables, for one more column.
-        limit: evaluate the first so many images only.
+        batch_size: images per call; changes speed and memory only.
+        lpips: an `nn.LPIPS` and its variables.
+        metrics: names from `metrics.METRICS`; None for all whose needs are given.
+        limit: largest number of images.
         progress: show a bar on stderr.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
 
     Raises:
-        TypeError: a module of another kind.
-        ValueError: no images, images of different sizes or of one the network does not divide, a
-            recipe too many or too few, a teacher with other codes, an option out of range, or
-            output that is not finite.
+        TypeError: a module of another role.
+        ValueError: no images, images that do not fit the network or each other, a recipe or metric
+            that does not fit, a teacher with other codes, a bad option, or non-finite output.
     """
-    weights = sorted(float(w) for w in weights) if isinstance(module, CodeFormer) else []
+    restores = role_of(module) == "restorer"
+    weights = sorted(float(w) for w in weights) if restores else []
     _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
-    teacher, lpips = teacher or (None, None), lpips or (None, None)
-    arguments = {
-        "networks": Networks(module, teacher[0], lpips[0]),
-        "variables": (variables, teacher[1], lpips[1]),
+    codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
+    metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
+    arguments = _networks(module, variables, teacher, lpips) | {
+        "restores": restores,
+        "metrics": metrics,
         "weights": np.array(weights, np.float32),
         "key": make_key(seed),
         "recipe": recipe,
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    collector = Collector(_rows(weights, teacher[0] is not None), module.codebook_size)
+    collector = Collector(_rows(weights, teacher is not None), metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
-    settings = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
-    if weights:
-        drawn = {} if recipe is None else {"seed": seed, "degradation": json_values(recipe)}
-        settings |= {"weights": weights, "adain": adain, **drawn}
-    return collector.finish(settings | _hyperparameters(network=module, teacher=teacher[0]))
+    found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
+    return collector.finish(found | _settings(arguments, weights, seed))
+
+
+def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
+    """Names from `metrics.INPUTS` that an evaluation has."""
+    found = {"codes": codes, "logits": codes and restores}
+    found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
+    return ["pictures", "truth", *(name for name, there in found.items() if there)]
+
+
+def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> dict[str, Any]:
+    teacher, lpips = teacher or (None, None), lpips or (None, None)
+    return {
+        "networks": Networks(module, teacher[0], lpips[0]),
+        "variables": (variables, teacher[1], lpips[1]),
+    }
+
+
+def _settings(arguments: Mapping[str, Any], weights: list[float], seed: int) -> dict[str, Any]:
+    """Everything that the scores depend on, except for the images, as JSON values."""
+    settings = {"weights": weights, "adain": arguments["adain"]} if weights else {}
+    if weights and arguments["recipe"] is not None:
+        settings |= {"seed": seed, "degradation": json_values(arguments["recipe"])}
+    networks = arguments["networks"]
+    for name, module in (("network", networks.module), ("teacher", networks.teacher)):
+        if module is not None:
+            settings[name] = {"class": type(module).__name__, **module_fields(module)}
+    return settings
 
 
 class _Batch(NamedTuple):
@@ -125,7 +155,7 @@ def _run(
     return list(pending[0].images.shape[1:3])
 
 
-def _batches(source: Source, number: int, batch_size: int, module: Autoencoder) -> Iterator[_Batch]:
+def _batches(source: Source, number: int, batch_size: int, module: Any) -> Iterator[_Batch]:
     """Batches of one size; the last is padded with copies of its last image."""
     shape, elements = None, []
     for index in range(number):
@@ -146,7 +176,9 @@ def _stacked(elements: list[Element], batch_size: int) -> _Batch:
     padded = elements + elements[-1:] * (batch_size - len(elements))
     degraded = [element["degraded"] for element in padded if "degraded" in element]
     if degraded and len(degraded) < len(padded):
-        raise ValueError(f"of {names} some have a degraded image and some have none")
+        raise ValueError(
+            f"{names}: some have a degraded image and some do not; give it for all or for none"
+        )
     return _Batch(
         np.stack([element["image"] for element in padded]),
         np.stack(degraded) if degraded else None,
@@ -161,7 +193,7 @@ def _rows(weights: Sequence[float], has_teacher: bool) -> list[str]:
     return ["input", *(f"w={w:g}" for w in weights), *(["teacher"] if has_teacher else [])]
 
 
-def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: Autoencoder):
+def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, module: Any):
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected uint8 [h, w, 3] (RGB)")
     size = f"'{name}' has {image.shape[0]}x{image.shape[1]} px"
@@ -169,9 +201,10 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
         raise ValueError(
             f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
         )
-    if any(side % module.downsampling for side in image.shape[:2]):
+    factor = getattr(module, "downsampling", 1)
+    if any(side % factor for side in image.shape[:2]):
         raise ValueError(
-            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
+            f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
 
@@ -183,23 +216,28 @@ def _check_counts(**counts: int | None):
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):
-    restores = isinstance(arguments["networks"].module, CodeFormer)
     given = arguments["recipe"] is not None
     if given and batch.degraded is not None:
-        raise ValueError("these images are degraded already; give no recipe, or clean images alone")
-    if restores and not given and batch.degraded is None:
-        raise ValueError("give the recipe by which the images are degraded before restoration")
-
-
-def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weights: Sequence[float]):
-    if not isinstance(module, VQGAN | VQVAE):
-        raise TypeError(
-            f"cannot evaluate a {type(module).__name__}; expected CodeFormer, VQGAN or VQVAE"
+        raise ValueError(
+            "recipe: these images are degraded already; leave it out, or give clean images"
         )
-    if not isinstance(module, CodeFormer):
+    if arguments["restores"] and not given and batch.degraded is None:
+        raise ValueError(
+            "recipe: a restorer needs degraded images; give the recipe that degrades them"
+        )
+
+
+def _check_networks(module: Any, teacher: tuple[Any, Variables] | None, weights: Sequence[float]):
+    role = role_of(module)
+    if role not in EVALUATED_ROLES:
+        raise TypeError(
+            f"cannot evaluate a {type(module).__name__}; expected one of "
+            f"{', '.join(networks_of_role(*EVALUATED_ROLES))}"
+        )
+    if role == "autoencoder":
         if teacher is not None:
             raise ValueError(
-                "an autoencoder's own codes are the truth; give a teacher to CodeFormer only"
+                "teacher: an autoencoder's own codes are the truth; give it to a restorer only"
             )
         return
     sane = all(math.isfinite(w) and w >= 0 for w in weights)
@@ -212,16 +250,3 @@ def _check_networks(module: Any, teacher: tuple[VQGAN, Variables] | None, weight
                 f"the teacher has {name}={theirs}, the network {ours}, so that their codes cannot "
                 "be compared; give the VQGAN that this network was trained with"
             )
-
-
-def _hyperparameters(**modules: Autoencoder | None) -> dict[str, Any]:
-    return {name: _fields(module) for name, module in modules.items() if module is not None}
-
-
-def _fields(module: Autoencoder) -> dict[str, Any]:
-    """The network's class and fields as JSON values."""
-    names = [field.name for field in dataclasses.fields(module)]
-    fields = {name: getattr(module, name) for name in names if name not in ("parent", "name")}
-    fields["dtype"] = jnp.dtype(fields["dtype"]).name
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-    return {"class": type(module).__name__, **values}

@@ -1,4 +1,4 @@
-"""A labelled picture of what recipes make of images: the clean one, draws, drawn parameters."""
+"""Gallery of degradations: one picture with clean images, draws and their parameters."""
 
 import contextlib
 import importlib.util
@@ -19,6 +19,7 @@ from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
 from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.plugins import import_plugins
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN = 8
@@ -36,24 +37,24 @@ def write_gallery(
     force: bool = False,
     progress: bool | None = False,
 ) -> tuple[int, int]:
-    """Writes a row for each recipe and image: the clean image and `draws` degradations of it.
+    """Writes a picture with a row for each recipe and image: the clean image and its degradations.
 
     Args:
         target: image file to write.
-        inputs: image files, of which the middle square is taken; none stands for a synthetic face.
+        inputs: image files, cropped to their centred square; none: a synthetic face.
         recipes: see `find_recipe`.
-        draws: degradations of each image.
-        seed: of draws and of the synthetic face.
-        size: side of the images that are degraded, in pixels.
-        cell: side at which each is shown; by default `size`.
-        force: replace a `target` that exists.
-        progress: a progress bar; None shows it on terminals only.
+        draws: number of degradations of each image.
+        seed: seed of the draws and of the synthetic face.
+        size: side of the degraded images in pixels.
+        cell: side in pixels at which each image is shown; default `size`.
+        force: replace an existing `target`.
+        progress: show a progress bar; None: on terminals only.
 
     Returns:
         Height and width of the picture.
 
     Raises:
-        FileExistsError: `target` exists and `force` is not given.
+        FileExistsError: `target` exists and `force` is False.
         ValueError: an unknown recipe, an unreadable image or a number out of range.
     """
     cell = size if cell is None else cell
@@ -86,11 +87,15 @@ def write_gallery(
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by name, or of a config: 'large', 'configs/X.py', 'configs/X.py:ARGUMENT@small'.
+    """Returns a recipe by its name or from a config.
 
-    Of a config's `degradation` that is the section behind '@', by default `eval.recipe`.
+    Args:
+        name: one of `degrade.RECIPES`, or 'configs/X.py', with ':ARGUMENT' for a config that takes
+            one and '@SECTION' for a section of its `degradation`; default its `eval.recipe`.
 
-    Raises ValueError for an unknown name, and OSError for a file that cannot be read.
+    Raises:
+        ValueError: an unknown name or section.
+        OSError: the config cannot be read.
     """
     if name in RECIPES:
         return Recipe.named(name)
@@ -102,6 +107,7 @@ def find_recipe(name: str) -> Recipe:
             "as configs/codeformer_stage3.py@small"
         )
     config = _load_config(path, argument)
+    import_plugins(config)
     sections = config.get("degradation") or {}
     section = section or config.eval.recipe
     if section not in sections:
@@ -121,7 +127,7 @@ def _load_config(path: str, argument: str) -> Any:
 
 @contextlib.contextmanager
 def _folder_on_path() -> Iterator[None]:
-    """Configs import one another from the current folder, as `python train.py` lets them."""
+    """Lets configs import one another from the current folder, as in `python train.py`."""
     sys.path.insert(0, "")
     try:
         yield
@@ -139,7 +145,7 @@ def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray
 def _degraded(
     image: UInt8[np.ndarray, "s s 3"], recipe: Recipe, keys: jax.Array, bar: tqdm.tqdm
 ) -> tuple[list[np.ndarray], list[list[str]]]:
-    """Returns pictures, and lines on what was drawn for each; moves the bar by one for each."""
+    """Returns pictures and the lines that describe each draw; advances the bar by one for each."""
     pictures, captions = [], []
     for key in keys:
         degraded, parameters = degrade_picture(jnp.asarray(image), key, recipe)
@@ -152,7 +158,7 @@ def _degraded(
 def _row(
     title: str, pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], cell: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The pictures beside each other under a title, each over its lines."""
+    """Pictures side by side under a title, each above its lines."""
     font = ImageFont.load_default(max(9, min(16, cell // 16)))
     heading = ImageFont.load_default(max(11, min(20, cell // 12)))
     line, head = int(font.size * 1.35), int(heading.size * 1.7)
@@ -173,7 +179,7 @@ def _row(
 
 
 def _wrapped(lines: Sequence[str], font: Any, width: int) -> list[str]:
-    """The lines, those that are too wide broken between words."""
+    """Lines, of which those that are too wide are broken between words."""
     result = []
     for text in lines:
         words = text.split()

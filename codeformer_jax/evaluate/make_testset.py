@@ -1,7 +1,7 @@
-"""Makes test sets: every picture is degraded once, by a key that only its name and the seed fix.
+"""Making of test sets: each picture is degraded once, with a key from its name and the seed.
 
-Always one picture at a time, in float32 on the CPU: what becomes of a picture depends neither on
-the others nor on an accelerator.
+Pictures are degraded one at a time, in float32 on the CPU, so that the result depends neither on
+the other pictures nor on an accelerator.
 """
 
 import concurrent.futures
@@ -49,7 +49,7 @@ from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.workers import usable_cores
 
-_THREADS = 4  # Files are read, encoded and written while others are degraded.
+_THREADS = 4  # Read, encode and write files while others are degraded.
 
 # (picture [s, s, 3], name) -> degraded picture, key data, parameters.
 _Pair = Callable[[np.ndarray, str], tuple[np.ndarray, np.ndarray, Parameters]]
@@ -66,13 +66,13 @@ def make_testset(
     force: bool = False,
     progress: bool | None = False,
 ) -> StoredPairs:
-    """Writes a test set, see `evaluate.testset`, of clean pictures.
+    """Writes a test set of clean pictures; see `evaluate.testset` for its files.
 
-    A picture's name in the set is its path below the folder given, or its file name, with the
-    ending .png and in Unicode form C. What is drawn follows from that name and the seed, so that
-    pictures which are added or taken away change no other pair. Pictures are cropped to their
-    centred square and resized, as for training; one that cannot be read, or whose shorter side is
-    below half of `size`, is an error: a test set never shrinks silently.
+    A picture's name in the set is its path below the given folder, or its file name, with the
+    ending .png and in Unicode form C. Its degradation is drawn from that name and the seed, so that
+    adding or removing pictures changes no other pair. Pictures are cropped to their centred square
+    and resized, as for training. A test set never shrinks silently: a picture that cannot be read,
+    or whose shorter side is below half of `size`, raises an error.
 
     Args:
         inputs: folders, searched at any depth, and files.
@@ -80,12 +80,15 @@ def make_testset(
         recipe: one of `degrade.RECIPES`.
         seed: 0..2**32-1.
         size: side of the pictures in pixels.
-        limit: take only the first so many pictures, by name.
-        force: replace a test set that stands at `output`.
-        progress: a progress bar; None shows it on terminals only.
+        limit: largest number of pictures, in order of their names.
+        force: replace a test set at `output`.
+        progress: show a progress bar; None: on terminals only.
+
+    Returns:
+        The test set.
 
     Raises:
-        FileExistsError: `output` exists and `force` is off, or it holds something else.
+        FileExistsError: `output` exists and `force` is False, or it holds other files.
         ValueError: an option out of range, no pictures, two of one name, or unreadable ones.
         OSError: `output` cannot be written.
     """
@@ -114,7 +117,13 @@ def make_testset(
 
 
 def name_key(seed: int, name: str) -> Key[Array, ""]:
-    """The key of the picture of this name: `fold_in` twice, as 32 bits would let names collide."""
+    """Returns the key of a picture.
+
+    Args:
+        seed: seed of the test set, 0..2**32-1.
+        name: name of the picture in the set. `fold_in` takes the two halves of its 64-bit hash,
+            since names would collide in 32 bits.
+    """
     high, low = map(np.uint32, divmod(name_hash(name), 2**32))
     key = make_key(np.uint32(seed))
     return jax.random.fold_in(jax.random.fold_in(key, high), low)
@@ -124,23 +133,32 @@ def name_key(seed: int, name: str) -> Key[Array, ""]:
 def degrade_picture(
     picture: UInt8[Array, "s s 3"], key: Key[Array, ""], recipe: Recipe
 ) -> tuple[UInt8[Array, "s s 3"], Parameters]:
-    """What `degrade` makes of one picture, in 8 bits, and the parameters that it draws."""
+    """Degrades one picture.
+
+    Args:
+        picture: clean picture.
+        key: key of the picture.
+        recipe: recipe of the degradation.
+
+    Returns:
+        The degraded picture in 8 bits, and the parameters that were drawn for it.
+    """
     clean = picture[None].astype(jnp.float32) / 255
     degraded = degrade(clean, key[None], recipe)[0]
-    # As `degrade` itself splits its keys; the compiler leaves one of the two draws.
+    # The same split as inside `degrade`; the compiler merges the two draws.
     parameters = draw(jax.random.split(key)[0], recipe, picture.shape[0])
     return jnp.round(degraded * 255).astype(jnp.uint8), parameters
 
 
 def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
-    """`degrade_picture` compiled for the CPU, and the recipe's ranges as JSON values."""
+    """Compiles `degrade_picture` for the CPU; returns it and the recipe's ranges as JSON values."""
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
         if process.no_devices(error):
             raise
         raise ValueError(
-            "test sets are made on the CPU, which JAX was told to leave out; add it, such as "
+            "JAX_PLATFORMS leaves out the CPU, on which test sets are made; add it, such as "
             "JAX_PLATFORMS=cuda,cpu"
         ) from error
     with jax.default_device(cpu):
@@ -149,7 +167,7 @@ def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
         compiled = degrade_picture.lower(shape, name_key(seed, ""), ranges).compile()
 
     def pair(picture: np.ndarray, name: str):
-        with jax.default_device(cpu):  # It holds for one thread only.
+        with jax.default_device(cpu):  # Applies to one thread only.
             key = name_key(seed, name)
             degraded, parameters = compiled(jnp.asarray(picture), key, ranges)
             return np.asarray(degraded), np.asarray(jax.random.key_data(key)), parameters
@@ -164,7 +182,7 @@ def _write_pairs(
     size: int,
     progress: bool | None,
 ) -> list[dict[str, Any]]:
-    """Writes both halves of every pair below `folder`; the manifest's entries, in order."""
+    """Writes both halves of every pair below `folder`; returns the manifest's entries, in order."""
     unreadable: dict[str, str] = {}
 
     def make(item: tuple[str, pathlib.Path]) -> dict[str, Any]:
@@ -174,7 +192,7 @@ def _write_pairs(
         except UnreadableImage as error:
             unreadable[os.fspath(file)] = error.reason
         if unreadable:
-            return {}  # Nothing will come of it; the others are read to name all the bad ones.
+            return {}  # The set fails; the remaining files are read to list all bad ones.
         truth = resize_image(pixels, size)
         degraded, key, parameters = pair(truth, name)
         entry = {"name": name, "key": key.tolist(), "parameters": json_values(parameters)}
@@ -196,13 +214,13 @@ def _write_pairs(
             )
         )
     finally:
-        threads.shutdown(cancel_futures=True)  # Or Ctrl-C would wait for all the others.
+        threads.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits for all files.
     _refuse(unreadable)
     return pairs
 
 
 def _manifest_text(manifest: Mapping[str, Any]) -> str:
-    """JSON with a line for each pair: a recipe may draw whole kernels."""
+    """JSON with one line per pair: a recipe may draw whole kernels."""
     rest = {name: value for name, value in manifest.items() if name != "pairs"}
     pairs = ",\n".join(json.dumps(pair, sort_keys=True) for pair in manifest["pairs"])
     opened = json.dumps(rest, indent=1, sort_keys=True).removesuffix("\n}")
@@ -222,7 +240,7 @@ def _check_output(output: pathlib.Path, inputs: Sequence[pathlib.Path], force: b
     for given in (path.resolve() for path in inputs):
         if place == given or place in given.parents or given in place.parents:
             raise ValueError(
-                f"'{output}' and the pictures in '{given}' lie within each other; give an output "
+                f"'{output}' and the pictures in '{given}' are inside each other; give an output "
                 "folder elsewhere, so that results and originals do not mix"
             )
     if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
@@ -242,7 +260,7 @@ def _check_output(output: pathlib.Path, inputs: Sequence[pathlib.Path], force: b
 def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]:
     """{name in the set: file}, sorted by name.
 
-    Raises ValueError where two files would get one name, also on a file system that tells no case.
+    Raises ValueError if two files would get one name, also where a file system ignores case.
     """
     files: dict[str, pathlib.Path] = {}
     folded: dict[str, pathlib.Path] = {}
@@ -250,14 +268,12 @@ def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]
         inside = [(n, given / n) for n in image_names(given)] if given.is_dir() else None
         for relative, file in inside or [(given.name, given)]:
             stem = os.path.splitext(relative)[0] if has_picture_suffix(relative) else relative
-            name = f"{stem}.png"
-            name = unicodedata.normalize("NFC", name)
+            name = unicodedata.normalize("NFC", f"{stem}.png")
             other = folded.setdefault(name.casefold(), file)
             if other is not file:
                 raise ValueError(
                     f"'{other}' and '{file}' would both be '{name}' in the test set (endings and "
-                    "upper or lower case do not tell them apart); rename one, or give the folder "
-                    "above both"
+                    "case do not distinguish them); rename one, or give the folder above both"
                 )
             files[name] = file
     if not files:
@@ -266,7 +282,7 @@ def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]
 
 
 def _check_headers(files: Mapping[str, pathlib.Path], size: int):
-    """Refuses files that are no pictures, and pictures too small for `size`: those in one line."""
+    """Raises ValueError for files that are not pictures and for pictures too small for `size`."""
 
     def side_or_reason(file: pathlib.Path) -> int | str:
         try:
@@ -287,11 +303,11 @@ def _check_headers(files: Mapping[str, pathlib.Path], size: int):
 def _too_small(small: Sequence[int], sides: Sequence[int], size: int) -> str:
     least, most = min(small), max(small)
     measured = f"{least} px" if least == most else f"{least} to {most} px"
-    smaller = f"Give --size {least}, or take" if least >= MINIMUM_IMAGE_SIZE else "Take"
+    smaller = f"Give --size {least}, or remove" if least >= MINIMUM_IMAGE_SIZE else "Remove"
     return (
         f"{len(small)} of {len(sides)} pictures are too small for --size {size}, which takes a "
-        f"shorter side of at least {size // 2} px, and theirs is {measured}. {smaller} the small "
-        "ones away, so that a test set does not shrink silently"
+        f"shorter side of at least {size // 2} px; theirs is {measured}. {smaller} the small ones, "
+        "since a test set does not shrink silently"
     )
 
 
@@ -300,14 +316,14 @@ def _refuse(unreadable: Mapping[str, str], too_small: str = ""):
     if unreadable:
         faults.append(
             f"cannot use {len(unreadable)} of the pictures, and a test set must not shrink "
-            "silently; repair them or take them away:" + listing(unreadable)
+            "silently; repair or remove them:" + listing(unreadable)
         )
     if faults:
         raise ValueError("\n".join(faults))
 
 
 def _versions() -> dict[str, str]:
-    """What may make a difference in single levels or in a file's bytes."""
+    """Versions that may change single levels or the bytes of a file."""
     return {
         "codeformer_jax": __version__,
         "jax": jax.__version__,

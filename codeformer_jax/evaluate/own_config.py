@@ -1,4 +1,4 @@
-"""The config that a run wrote into its workdir, as the default of `eval.py --config`."""
+"""Default of `eval.py --config`: the config that a run wrote into its workdir."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,24 +13,24 @@ from codeformer_jax.checkpoints.workdir import read_config
 def own_config(
     workdir: str | Path, base: ml_collections.ConfigDict | None = None
 ) -> ml_collections.ConfigDict:
-    """Returns the config of the run in `workdir`, ready to be overridden on the command line.
+    """Returns the config of a run, ready for overrides on the command line.
 
-    JSON has neither tuples nor the types of values that are not set, which overrides need.
+    Overrides need tuples and the types of unset values, which JSON does not have.
 
     Args:
         workdir: folder of a training run.
-        base: a config of this version. It types the values that are not set, and gives those of
-            `eval` that the run's own version did not have.
+        base: config of this version, for the types of unset values and for settings of `eval` that
+            the run's version did not have.
 
     Raises:
-        FileNotFoundError: `workdir` does not exist, is a model file, or is no workdir.
-        ValueError: its config is damaged.
+        FileNotFoundError: `workdir` does not exist, is a model file, or is not a workdir.
+        ValueError: the run's config is damaged.
     """
     workdir = Path(workdir)
     if workdir.is_file():
         raise FileNotFoundError(
             f"--config is required for {workdir}: a model file has no config of its own; give the "
-            "one that its network was trained with, such as --config=configs/codeformer_stage3.py"
+            "config of its training, such as --config=configs/codeformer_stage3.py"
         )
     if not workdir.exists():
         raise FileNotFoundError(f"{workdir} does not exist: expected a model file or a workdir")
@@ -38,6 +38,8 @@ def own_config(
     config = _typed(read_config(workdir).to_dict(), base)
     missing = {k: base.eval.get_ref(k) for k in base.get("eval", ()) if k not in config.eval}
     config.eval.update(missing)
+    if "plugins" in base and "plugins" not in config:
+        config.plugins = base.plugins
     return config.lock()
 
 

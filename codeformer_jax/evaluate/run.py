@@ -1,4 +1,4 @@
-"""Evaluation of what a training workdir or a model file holds, as a config says."""
+"""Evaluation of the network of a workdir or model file, by a config."""
 
 import dataclasses
 import json
@@ -11,41 +11,46 @@ from codeformer_jax.checkpoints.perceptual import load_lpips
 from codeformer_jax.checkpoints.settings import COMPUTATION
 from codeformer_jax.checkpoints.teachers import find_teacher
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert import role_of
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.evaluate.evaluation import METRICS_FILE, Evaluation
-from codeformer_jax.evaluate.evaluator import evaluate
+from codeformer_jax.evaluate.evaluation import Evaluation
+from codeformer_jax.evaluate.evaluator import EVALUATED_ROLES, evaluate
+from codeformer_jax.evaluate.report import METRICS_FILE
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.system import paths
+from codeformer_jax.system import paths, plugins
 from codeformer_jax.tasks import common, settings
 
-# Settings of these sections describe the network, but for those that are of its training alone.
+# Sections whose settings describe the network, except for those of its training.
 _NETWORK = ("model", "codeformer")
 _TRAINING = ("beta", "beta_on", "ema_decay", "fusion_zero_init")
-EVALUATED = ("codeformer", "vqgan", "taming_vqgan", "vqvae")
 
 
 def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Evaluation:
-    """Scores the averaged network of `workdir` (or a model file) on held-out images.
+    """Scores the averaged network of a workdir or model file on held-out images.
 
-    The images are the pairs of the test set `config.eval.testset`, whose files are verified first
-    and which stands in the evaluation's settings; or those of the source `config.eval.path`, or
-    else the held-out part of `config.data`, degraded by the recipe `config.eval.recipe` of
-    `config.degradation`.
+    The images are the pairs of the test set `config.eval.testset`, which is verified first; or
+    those of the source `config.eval.path`; or else the held-out part of `config.data`, degraded by
+    the recipe `config.eval.recipe` of `config.degradation`.
+
+    Args:
+        config: config of the network's run, or one that agrees with it.
+        workdir: folder of a training run, or a model file.
 
     Raises:
-        FileNotFoundError: where checkpoint, weights or images are missing.
-        DamagedTestSet: where a file of the test set is not what its manifest says.
-        ValueError: for a value out of its range, or networks and images that do not fit together.
+        FileNotFoundError: checkpoint, weights or images are missing.
+        DamagedTestSet: a file of the test set differs from its manifest.
+        ValueError: a value out of range, or networks and images that do not fit together.
     """
     config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
+    plugins.import_plugins(config)
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
     _check_fits(trained, config, pairs, workdir)
     teacher, recipe = None, None
-    if trained.network == "codeformer":
+    if role_of(trained.module) == "restorer":
         if "degradation" not in config:
             raise ValueError(
                 f"{workdir} holds a CodeFormer, but the config of task {config.task!r} says "
@@ -67,6 +72,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             adain=config.eval.adain,
             batch_size=config.eval.batch_size,
             lpips=_lpips(config.eval.lpips),
+            metrics=config.eval.get("metrics"),
             limit=config.eval.limit,
         )
     if pairs is None:
@@ -79,15 +85,15 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
 def report_folder(
     workdir: str | Path, output: str | Path | None = None, *, force: bool = False
 ) -> Path:
-    """Returns the folder that takes the report of an evaluation.
+    """Returns the folder to which an evaluation is written.
 
     Args:
         workdir: folder of a training run, or a model file.
         output: the folder; by default `eval` in the workdir or beside the model file.
-        force: whether a report that it holds may be replaced.
+        force: whether to replace a report in the folder.
 
     Raises:
-        FileExistsError: it holds a report, and `force` is not given.
+        FileExistsError: the folder holds a report and `force` is False.
     """
     workdir = Path(workdir)
     folder = Path(output or (workdir if workdir.is_dir() else workdir.parent) / "eval")
@@ -105,11 +111,11 @@ def _check_fits(
     pairs: StoredPairs | None,
     workdir: str | Path,
 ) -> None:
-    """Raises ValueError where the network is not one for the config and the test set."""
-    if trained.network not in EVALUATED:
+    """Raises ValueError if the network does not fit the config or the test set."""
+    if role_of(trained.module) not in EVALUATED_ROLES:
         raise ValueError(
             f"{workdir} holds a {trained.network}, which makes no pictures to compare with the "
-            "truth; what a prior costs in bits per dimension stands in its metrics.jsonl (eval/...)"
+            "truth; a prior's bits per dimension are in its metrics.jsonl (eval/...)"
         )
     if trained.config is not None:
         _check_same_network(trained.config, config, workdir)
@@ -129,7 +135,7 @@ def _check_fits(
 def _check_same_network(
     own: ml_collections.ConfigDict, given: ml_collections.ConfigDict, workdir: str | Path
 ) -> None:
-    """Raises ValueError where both configs have a setting of the network and it differs."""
+    """Raises ValueError if a setting of the network is in both configs and differs."""
     own, given = json.loads(own.to_json()), json.loads(given.to_json())
     differences = [
         f"{section}.{name}={value} (the run: {own[section][name]})"
@@ -148,7 +154,7 @@ def _check_same_network(
 def _find_teacher(
     config: ml_collections.ConfigDict, trained: Trained, workdir: str | Path
 ) -> tuple[Any, Any] | None:
-    """The teacher that the config names, or the one in the workdir if that is the run's own."""
+    """Returns the teacher that the config names, or the run's own in the workdir."""
     own = trained.config is not None and trained.config.get("teacher") == config.teacher
     kept = load_teacher(workdir)
     if config.teacher and not (own and kept):
@@ -157,13 +163,13 @@ def _find_teacher(
 
 
 def _computed_as(config: ml_collections.ConfigDict, module: Any) -> Any:
-    """The module with the config's settings of how it is computed, such as the dtype."""
+    """Returns the module with the config's settings of its computation, such as the dtype."""
     fields = common.network_fields(config.model)
     return module.clone(**{k: fields[k] for k in COMPUTATION if k in fields and hasattr(module, k)})
 
 
 def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
-    root = config.eval.get("testset")  # Configs of older runs know nothing of it.
+    root = config.eval.get("testset")  # Configs of older runs do not have it.
     if not root:
         return None
     if config.eval.path:
@@ -175,7 +181,7 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
 
 
 def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:
-    """Returns module and variables of converted weights, of either network."""
+    """Returns module and variables of converted weights with either backbone."""
     if not path:
         return None
     variables = load_lpips(path)

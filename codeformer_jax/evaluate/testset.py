@@ -1,11 +1,11 @@
-"""A test set on disk: pairs of degraded (LQ) and true (GT) pictures that nobody draws anew.
+"""Test set on disk: stored pairs of degraded (LQ) and true (GT) pictures.
 
     lq/NAME.png, gt/NAME.png    8-bit RGB, all of one size
     manifest.json               recipe, seed, what was drawn for each pair, SHA-256 of each file
 
-The SHA-256 of the manifest's content is the set's identity: scores under the same hash were taken
-on the same files. It leaves out `made_with` alone, so that other versions of the libraries which
-happen to make the same files make the same set.
+The SHA-256 of the manifest's content identifies the set: scores with the same hash were taken on
+the same files. It leaves out only `made_with`, so that other versions of the libraries which make
+the same files make the same set.
 """
 
 import concurrent.futures
@@ -32,18 +32,18 @@ _LISTED = 20
 
 
 class DamagedTestSet(ValueError):
-    """A test set whose files are not those that its manifest lists; the message names them."""
+    """A test set whose files differ from its manifest; the message names them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredPairs:
-    """A test set as a `Source` whose elements also have `degraded`: uint8 [size, size, 3].
+    """Test set as a `Source` whose elements also have `degraded`: uint8 [size, size, 3].
 
     Open one with `open_testset`, which verifies it.
 
     Attributes:
-        root: its folder.
-        manifest: what `manifest.json` holds.
+        root: folder of the set.
+        manifest: content of `manifest.json`.
     """
 
     root: pathlib.Path
@@ -77,7 +77,7 @@ class StoredPairs:
         return self.manifest["sha256"]
 
     def summary(self) -> dict[str, Any]:
-        """What belongs beside every score taken on this set, as JSON values."""
+        """Returns the facts that belong beside every score on this set, as JSON values."""
         return {
             "sha256": self.sha256,
             "recipe": self.manifest["recipe"]["name"],
@@ -100,11 +100,11 @@ def open_testset(root: str | os.PathLike, *, progress: bool | None = False) -> S
     """Opens a test set after comparing every file with its SHA-256.
 
     Args:
-        root: a folder made by `codeformer-jax testset`.
-        progress: a progress bar; None shows it on terminals only.
+        root: folder made by `codeformer-jax testset`.
+        progress: show a progress bar; None: on terminals only.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no manifest in it.
+        FileNotFoundError: the folder or its manifest does not exist.
         DamagedTestSet: the manifest was changed, or files are missing, additional or altered.
     """
     root = pathlib.Path(root)
@@ -113,7 +113,7 @@ def open_testset(root: str | os.PathLike, *, progress: bool | None = False) -> S
     found = set(_files(root)) - {MANIFEST}
     problems = dict.fromkeys(listed.keys() - found, "missing")
     problems |= dict.fromkeys(found - listed.keys(), "not in the manifest")
-    # Only names that were found below the folder are opened, whatever the manifest says.
+    # Opens only names that were found below the folder, whatever the manifest lists.
     there = sorted(listed.keys() & found)
     disable = None if progress is None else not progress
     threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
@@ -122,32 +122,32 @@ def open_testset(root: str | os.PathLike, *, progress: bool | None = False) -> S
         shown = tqdm.tqdm(hashes, desc="verify", total=len(there), unit="file", disable=disable)
         for name, sha256 in zip(there, shown, strict=True):
             if sha256 != listed[name]:
-                problems[name] = "altered: its SHA-256 is another"
+                problems[name] = "altered: its SHA-256 differs"
     finally:
-        threads.shutdown(cancel_futures=True)  # Or Ctrl-C would wait for all the others.
+        threads.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits for all files.
     if problems:
         raise DamagedTestSet(
             f"'{root}' is not the test set that its manifest describes; get it again from where "
-            "it came, or make it anew:" + listing(problems)
+            "it came, or make it again:" + listing(problems)
         )
     return StoredPairs(root, manifest)
 
 
 def content_hash(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's content: of its JSON with sorted names and without white space."""
+    """Returns the SHA-256 of a manifest's content as JSON with sorted names and no white space."""
     content = {name: value for name, value in manifest.items() if name not in _NOT_HASHED}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Returns the SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listing(problems: Mapping[str, str]) -> str:
-    """Lines 'name: problem' for the end of a message, the first ones of many."""
+    """Returns lines 'name: problem' for the end of a message; of many, the first."""
     lines = [f"\n  {name}: {problem}" for name, problem in sorted(problems.items())[:_LISTED]]
     more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     return "".join(lines) + more
@@ -158,7 +158,7 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         what = f"it has no {MANIFEST}" if root.exists() else "there is no such folder"
         raise FileNotFoundError(
-            f"'{root}' is no test set: {what}; give a folder made by `codeformer-jax testset`"
+            f"'{root}' is not a test set: {what}; give a folder made by `codeformer-jax testset`"
         )
     try:
         manifest = json.loads(path.read_bytes())
@@ -166,25 +166,25 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
         raise DamagedTestSet(f"'{path}' is not JSON ({error}); get the set again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DamagedTestSet(
-            f"'{path}' is no manifest of a test set: its format is not '{FORMAT}'; give a "
+            f"'{path}' is not the manifest of a test set: its format is not '{FORMAT}'; give a "
             "folder made by `codeformer-jax testset` of this version"
         )
     sha256 = content_hash(manifest)
     if manifest.get("sha256") != sha256:
         raise DamagedTestSet(
-            f"'{path}' was changed: it says SHA-256 {manifest.get('sha256')}, but its content has "
+            f"'{path}' was changed: its sha256 is {manifest.get('sha256')}, but its content has "
             f"{sha256}; get the set again from where it came"
         )
     if not _is_complete(manifest):
         raise DamagedTestSet(
-            f"'{path}' lacks something that every manifest has (seed, size, recipe, pairs with "
-            "name, lq and gt, each name once); get the set again from where it came"
+            f"'{path}' is incomplete: expected seed, size, recipe, and pairs with "
+            "name, lq and gt, each name once; get the set again from where it came"
         )
     return manifest
 
 
 def _is_complete(manifest: Mapping[str, Any]) -> bool:
-    """Whether all that is read of a manifest is there: anyone can write one with a fitting hash."""
+    """Whether a manifest has every field that is read; a hash can be computed for any content."""
     kinds = {"seed": int, "size": int, "recipe": dict, "pairs": list}
     if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
         return False
@@ -201,7 +201,7 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
 
 
 def _files(root: pathlib.Path) -> Iterator[str]:
-    """Every file below `root`, hidden ones too, as a relative name with slashes."""
+    """Every file below `root`, including hidden ones, as a relative name with slashes."""
 
     def fail(error: OSError):
         raise error

@@ -1,4 +1,4 @@
-"""What scores depend on, as JSON values."""
+"""Settings as JSON values."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from codeformer_jax.degrade import Parameters, Recipe, manifest_fields
+
 
 def json_values(tree: Any) -> Any:
-    """Dataclasses, mappings, sequences and arrays as dicts, lists and numbers.
+    """Returns dataclasses, mappings, sequences and arrays as dicts, lists and numbers.
 
     A float32 becomes the shortest number that is read back as the same float32.
     """
+    if isinstance(tree, Recipe | Parameters):
+        tree = manifest_fields(tree)
     if dataclasses.is_dataclass(tree):
         tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
     if isinstance(tree, Mapping):
@@ -23,5 +27,5 @@ def json_values(tree: Any) -> Any:
     array = np.asarray(tree)
     if array.ndim:
         return [json_values(value) for value in array]
-    # By way of text: a float64 of the same value would show digits that a float32 does not hold.
+    # Through text: a float64 of the same value would show digits that a float32 does not have.
     return float(str(array)) if np.issubdtype(array.dtype, np.floating) else array.item()

@@ -1,4 +1,4 @@
-"""Image and code metrics: pure functions, one number per image; callers reduce."""
+"""Metrics of images and codes: pure functions with one number per image, and their registry."""
 
 from codeformer_jax.metrics.code_usage import (
     CodebookUsage,
@@ -13,11 +13,15 @@ from codeformer_jax.metrics.likelihood import (
     log_likelihood,
     site_bits_per_dim,
 )
+from codeformer_jax.metrics.registry import METRICS, Metric, choose
 
 __all__ = [
+    "METRICS",
     "PSNR_CEILING",
     "CodebookUsage",
+    "Metric",
     "bits_per_dim",
+    "choose",
     "code_accuracy",
     "code_cross_entropy",
     "codebook_usage",

@@ -1,4 +1,4 @@
-"""How well codes are predicted and how evenly a codebook is used."""
+"""Accuracy of predicted codes, and use of a codebook."""
 
 import flax.struct
 import jax
@@ -10,12 +10,12 @@ from codeformer_jax.nn.quantizer import code_perplexity
 
 @flax.struct.dataclass
 class CodebookUsage:
-    """How a codebook of K codes is used; scalars.
+    """Use of a codebook of K codes; scalars.
 
     Attributes:
-        perplexity: exp of the entropy of code use, 1 (one code) to K (all alike).
+        perplexity: exp of the entropy of code use, 1 (one code) to K (even use).
         used: codes that occur.
-        dead: codes that do not.
+        dead: codes that do not occur.
         commonest_share: share of the commonest code, 0..1: the accuracy of always guessing it.
     """
 
@@ -26,7 +26,7 @@ class CodebookUsage:
 
 
 def codebook_usage(counts: Float[Array, "k"]) -> CodebookUsage:
-    """Usage statistics of how often each code occurred, [K]; all zero counts give perplexity 1."""
+    """Returns statistics of the counts of each code [K]; counts of zero give perplexity 1."""
     used = jnp.sum(counts > 0)
     return CodebookUsage(
         perplexity=code_perplexity(counts),
@@ -37,14 +37,30 @@ def codebook_usage(counts: Float[Array, "k"]) -> CodebookUsage:
 
 
 def code_accuracy(predicted: Int[Array, "b n"], targets: Int[Array, "b n"]) -> Float[Array, "b"]:
-    """Share of each image's sites whose code is predicted, 0..1."""
+    """Returns the share of each image's codes that are predicted.
+
+    Args:
+        predicted: predicted codes.
+        targets: true codes.
+
+    Returns:
+        Accuracy of each image, 0..1.
+    """
     return jnp.mean((predicted == targets).astype(jnp.float32), axis=1)
 
 
 def code_cross_entropy(
     logits: Float[Array, "b n k"], targets: Int[Array, "b n"]
 ) -> Float[Array, "b"]:
-    """Cross entropy of each image's codes in nats per site (a uniform guess scores log K)."""
+    """Returns the mean cross entropy of each image's codes.
+
+    Args:
+        logits: logits of the K codes at each site.
+        targets: true codes.
+
+    Returns:
+        Nats per code; log K for a uniform guess.
+    """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     chosen = jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)
     return -jnp.mean(chosen[..., 0], axis=1)

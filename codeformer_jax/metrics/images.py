@@ -1,6 +1,6 @@
 """Distances of image batches [b, h, w, 3], RGB floats in [0, 1], one number per image.
 
-Each raises ValueError or TypeError for arrays of another form, saying what to pass.
+Each raises ValueError for wrong shapes and TypeError for wrong types.
 """
 
 import dm_pix
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from codeformer_jax.ops.checks import AnyArray, as_images, as_pair
 
-# dB. Equal images have no finite PSNR, and one infinity would hide every other image in a mean;
-# different 8-bit images of up to 220 x 220 px always stay below it.
+# dB. Equal images have an infinite PSNR, which would make a mean infinite. Different 8-bit images
+# of up to 220 x 220 px always stay below this.
 PSNR_CEILING = 100.0
 
 _SSIM_WINDOW = 11
@@ -21,16 +21,33 @@ _LUMA_OFFSET = 16.0
 
 
 def psnr(images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
-    """Peak signal-to-noise ratio over all channels in dB, -10 log10(mse), at most PSNR_CEILING."""
+    """Returns the peak signal-to-noise ratio over all channels, -10 log10(mse).
+
+    Args:
+        images: images under test [b, h, w, c].
+        targets: true images of the same shape.
+
+    Returns:
+        PSNR of each image in dB, at most PSNR_CEILING.
+    """
     images, targets = _pair(images, targets)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jnp.minimum(dm_pix.psnr(images, targets), PSNR_CEILING)
 
 
 def psnr_y(images: AnyArray, targets: AnyArray, border: int = 0) -> Float[Array, "b"]:
-    """PSNR in dB of the BT.601 luma (16..235 of 255), without `border` pixels at each side.
+    """Returns the PSNR of the BT.601 luma (16..235 of 255).
 
-    Raises ValueError where the border leaves nothing.
+    Args:
+        images: images under test [b, h, w, 3].
+        targets: true images of the same shape.
+        border: pixels to leave out at each side.
+
+    Returns:
+        PSNR of each image in dB, at most PSNR_CEILING.
+
+    Raises:
+        ValueError: the border leaves no pixels.
     """
     images, targets = _pair(images, targets, channels=3)
     height, width = images.shape[1:3]
@@ -41,9 +58,16 @@ def psnr_y(images: AnyArray, targets: AnyArray, border: int = 0) -> Float[Array,
 
 
 def ssim(images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
-    """Structural similarity (Wang et al. 2004), mean over channels and 11x11 Gaussian windows.
+    """Returns the structural similarity (Wang et al. 2004), 1 for equal images.
 
-    Windows lie inside the image; 1 for equal images. Raises ValueError below 11 px.
+    It is the mean over channels and 11x11 Gaussian windows that lie inside the image.
+
+    Args:
+        images: images under test [b, h, w, c].
+        targets: true images of the same shape.
+
+    Raises:
+        ValueError: images with a side below 11 px.
     """
     images, targets = _pair(images, targets)
     if min(images.shape[1:3]) < _SSIM_WINDOW:
@@ -56,7 +80,7 @@ def ssim(images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
 
 
 def _pair(images, targets, channels=None) -> tuple[Array, Array]:
-    """The two as JAX arrays; raises ValueError or TypeError where they are no such batches."""
+    """Both as JAX arrays; raises ValueError or TypeError if they are not batches of images."""
     given = {"images": images, "targets": targets}
     for name, array in given.items():
         as_images(array, name, low=0, channels=channels, dtype=array.dtype)

@@ -1,6 +1,6 @@
-"""What maps of codes or pixels cost under a distribution, in bits per dimension.
+"""Likelihood of maps of codes or pixels in bits per dimension.
 
-A dimension is one value of a map: of a map of codes a site, of an RGB picture a channel of a pixel.
+A dimension is one value of a map: a site of a map of codes, a channel of a pixel of an RGB picture.
 """
 
 import math
@@ -9,13 +9,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Shares of a place's own statistics against those of all places; the best one counts.
+# Weights of a place's own statistics in the mixture with those of all places.
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0 - 1e-3)
 _UNIFORM = 0.01
 
 
 def log_likelihood(logits: Float[Array, "*s k"], values: Int[Array, "*s"]) -> Float[Array, "*s"]:
-    """log softmax(logits)[value] of every value, nats, float32."""
+    """Returns log softmax(logits)[value] of every value.
+
+    Args:
+        logits: logits of K values.
+        values: values in 0..K - 1.
+
+    Returns:
+        Nats, float32.
+    """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.take_along_axis(log_probabilities, values[..., None], axis=-1)[..., 0]
 
@@ -23,27 +31,46 @@ def log_likelihood(logits: Float[Array, "*s k"], values: Int[Array, "*s"]) -> Fl
 def bits_per_dim(
     logits: Float[Array, "b h w c k"], values: Int[Array, "b h w c"]
 ) -> Float[Array, "b"]:
-    """Mean of -log2 softmax(logits)[value] over each map's values; log2 K for a uniform guess."""
+    """Returns the mean of -log2 softmax(logits)[value] over each map's values.
+
+    Args:
+        logits: logits of K values at each place and channel.
+        values: values in 0..K - 1.
+
+    Returns:
+        Bits per dimension of each map; log2 K for a uniform guess.
+    """
     return -jnp.mean(log_likelihood(logits, values), axis=(1, 2, 3)) / math.log(2)
 
 
 def count_values(
     counts: Float[Array, "h w c k"], values: Int[Array, "b h w c"]
 ) -> Float[Array, "h w c k"]:
-    """`counts` of every value at every place, with those of a batch of maps added."""
+    """Returns `counts` with the values of a batch of maps added.
+
+    Args:
+        counts: how often each of K values occurs at each place and channel.
+        values: values in 0..K - 1.
+    """
     return counts.at[(*_places(values), values)].add(1.0)
 
 
 def site_bits_per_dim(
     counts: Float[Array, "h w c k"], values: Int[Array, "b h w c"]
 ) -> Float[Array, "b"]:
-    """Bits per dimension where every value is drawn by itself, from its own place's frequencies.
+    """Returns the bits per dimension of a model without context: each place has its frequencies.
 
-    The best that a model without context can do. A place's frequencies are mixed with those of all
-    places of the channel and a little of the uniform distribution, so that no value costs
-    infinitely much. Of several mixtures the one that suits `values` best is taken: it is chosen in
-    hindsight, in favour of this baseline. Maps that were counted many times weigh no more than
-    ones that were counted once.
+    A place's frequencies are mixed with those of all places of the channel and a little of the
+    uniform distribution, so that no value costs infinitely many bits. The mixture that suits
+    `values` best is chosen in hindsight, in favour of this baseline.
+
+    Args:
+        counts: how often each of K values occurs at each place and channel; only the frequencies
+            matter.
+        values: values in 0..K - 1.
+
+    Returns:
+        Bits per dimension of each map.
     """
     places = _places(values)
     own = _shares(counts)[(*places, values)]

@@ -1,4 +1,4 @@
-"""Linen modules: hyperparameters are fields, outputs are frozen dataclasses."""
+"""Linen modules with hyperparameters as fields and frozen dataclasses as outputs."""
 
 from codeformer_jax.nn.codeformer import (
     CodeFormer,
@@ -6,12 +6,18 @@ from codeformer_jax.nn.codeformer import (
     CodePrediction,
     resize_positions,
 )
-from codeformer_jax.nn.cpu.transposed_dense import turn_kernels, with_turned_kernels
+from codeformer_jax.nn.cpu.transposed_dense import transpose_kernels, with_transposed_kernels
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
+from codeformer_jax.nn.gumbel import GumbelQuantizer
 from codeformer_jax.nn.perceptual import LPIPS, fit_lpips
 from codeformer_jax.nn.pixelcnn import PixelCNN
-from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer
+from codeformer_jax.nn.quantizer import (
+    QUANTIZERS,
+    Quantized,
+    Quantizer,
+    VectorQuantizer,
+)
 from codeformer_jax.nn.taming import TamingVQGAN
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
 from codeformer_jax.nn.vqvae import VQVAE
@@ -22,6 +28,7 @@ Autoencoder = VQGAN | VQVAE
 __all__ = [
     "GPT",
     "LPIPS",
+    "QUANTIZERS",
     "VQGAN",
     "VQVAE",
     "Autoencoder",
@@ -33,11 +40,12 @@ __all__ = [
     "PatchDiscriminator",
     "PixelCNN",
     "Quantized",
+    "Quantizer",
     "TamingVQGAN",
     "VQGANOutput",
     "VectorQuantizer",
     "fit_lpips",
     "resize_positions",
-    "turn_kernels",
-    "with_turned_kernels",
+    "transpose_kernels",
+    "with_transposed_kernels",
 ]

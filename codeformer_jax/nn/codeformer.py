@@ -22,7 +22,7 @@ _LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 @flax.struct.dataclass
 class CodeFormerOutput:
-    """Restoration of images [b, h, w, 3] and the codes it was made from.
+    """Restoration of images [b, h, w, 3] and the codes behind it.
 
     Attributes:
         image: restored images [b, h, w, 3], trained to [-1, 1] but not clipped.
@@ -39,12 +39,12 @@ class CodeFormerOutput:
 
 @flax.struct.dataclass
 class CodePrediction:
-    """What a degraded image says of its restoration: all of it but the choice of codes.
+    """Network output for degraded images, up to the choice of codes.
 
     Attributes:
         logits: scores of the codes at every site, row-major, [b, n, K].
         latents: encoder output [b, h / f, w / f, d].
-        features: side -> encoder features of the sides where they are fused.
+        features: {side: encoder features} of the sides where they are fused.
     """
 
     logits: Float[Array, "b n k"]
@@ -53,14 +53,19 @@ class CodePrediction:
 
     @property
     def indices(self) -> Int[Array, "b n"]:
-        """The likeliest code at every site."""
+        """Most likely code at every site, [b, n]."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
 
 def adaptive_instance_norm(
     content: Float[Array, "b h w c"], style: Float[Array, "b h2 w2 c"]
 ) -> Float[Array, "b h w c"]:
-    """Gives `content` the per-channel mean and (unbiased, + 1e-5) deviation of `style`."""
+    """Returns `content` with the per-channel mean and deviation of `style`.
+
+    Args:
+        content: [b, h, w, c].
+        style: [b, h2, w2, c]; the deviation is unbiased, with 1e-5 added to the variance.
+    """
 
     def statistics(x):
         variance = jnp.var(x, axis=(1, 2), ddof=1, keepdims=True)
@@ -72,14 +77,19 @@ def adaptive_instance_norm(
 
 
 def resize_positions(positions: Float[Array, "n d"], shape: tuple[int, int]) -> Float[Array, "m d"]:
-    """Interpolates the embeddings of a square map, row-major, to a map of `shape` (bicubic)."""
+    """Interpolates the embeddings of a square map to another shape (bicubic).
+
+    Args:
+        positions: [n, d], row-major, n a square number.
+        shape: rows and columns of the new map.
+    """
     side, width = math.isqrt(positions.shape[0]), positions.shape[1]
     grid = positions.reshape(side, side, width)
     return jax.image.resize(grid, (*shape, width), "bicubic").reshape(-1, width)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention whose queries and keys, but not values, carry the positions."""
+    """Multi-head attention in which queries and keys, but not values, carry the positions."""
 
     n_head: int
     dtype: DTypeLike = jnp.float32
@@ -125,8 +135,9 @@ class TransformerLayer(nn.Module):
 class Fusion(nn.Module):
     """Controllable feature transformation (section 3.3, eq. 8-9): d + w (d * scale + shift).
 
-    `zero_init` starts scale and shift at zero, so that training starts from the unfused network;
-    the published code starts them at random.
+    Attributes:
+        zero_init: starts scale and shift at zero, so that training starts from the unfused network;
+            the published code starts them at random.
     """
 
     norm_groups: int = 32
@@ -154,26 +165,23 @@ class Fusion(nn.Module):
 class CodeFormer(VQGAN):
     """Blind face restoration: codes from a transformer over the degraded image's latents.
 
-    `w` is the fidelity weight, 0 (codes only: quality) to 1 (features of the input: fidelity);
-    a traced scalar or one per image, so that a sweep does not recompile. `adain` gives the
-    quantized latents the statistics of the input's latents (used at inference). Token positions
-    are interpolated where the images are not of `image_size`.
+    The fidelity weight `w` goes from 0 (codes only: quality) to 1 (features of the input:
+    fidelity). Token positions are interpolated if the images are not of `image_size`.
 
     Attributes:
         dim_embd: width of the transformer.
-        n_head: its heads.
-        n_layers: its layers; the MLP is twice as wide as the tokens.
+        n_head: heads of the transformer.
+        n_layers: layers of the transformer; the MLP is twice as wide as the tokens.
         connect_list: sides of the feature maps (at `image_size`) where features are fused.
         fusion_zero_init: see `Fusion`.
-        stop_gradients: treats codes and encoder features as constants of the restored image, so
-            that losses on it train the fusion blocks alone, as stage III does. Without it they
-            also reach the codebook and, through the features that `w` fuses and the statistics
-            that `adain` takes over, the encoder and the images. The choice of codes never has a
-            gradient; that of its scores is in `logits`.
-        keep_gray: whether `restore` keeps the result of a black-and-white picture gray. No layer
-            reads it; an argument of `restore` overrides it.
-        keep_known: whether `restore` replaces only white-painted pixels and copies the others from
-            the input. No layer reads it either.
+        stop_gradients: treats codes and encoder features as constants, so that losses on the
+            restored image train the fusion blocks alone, as in stage III. Otherwise they also
+            reach the codebook and, through fused features and `adain`, the encoder and the images.
+            The choice of codes never has a gradient; train it through `logits`.
+        keep_gray: whether the `restore` command keeps black-and-white pictures gray. No layer reads
+            it; an option of the command overrides it.
+        keep_known: whether the `restore` command replaces only white-painted pixels and copies the
+            others from the input. No layer reads it.
         Others: see `VQGAN`; the quantizer must be 'nearest'.
     """
 
@@ -234,10 +242,12 @@ class CodeFormer(VQGAN):
 
         Args:
             images: float32 [b, h, w, 3] in [-1, 1].
-            w, adain: see the class.
+            w: fidelity weight in [0, 1], a scalar or [b]. It is traced: a sweep does not recompile.
+            adain: whether quantized latents get the statistics of the input's latents, as the
+                published inference does.
 
         Raises:
-            ValueError, TypeError: for images of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         prediction = self.predict(images)
         indices = prediction.indices
@@ -249,7 +259,7 @@ class CodeFormer(VQGAN):
         )
 
     def predict(self, images: AnyArray) -> CodePrediction:
-        """Returns what `restore` needs of degraded images, `method='predict'`; see `__call__`."""
+        """Returns the prediction that `restore` needs; `method='predict'`, see `__call__`."""
         images = as_input(images, self.downsampling, self.dtype)
         latents, features = self.encoder(images)
         fused = {side: features[side] for side in self.connect_list}
@@ -263,7 +273,13 @@ class CodeFormer(VQGAN):
         w: ArrayLike,
         adain: bool = False,
     ) -> Float[Array, "b h w 3"]:
-        """Images from chosen codes, one at every site; `method='restore'`."""
+        """Returns images from chosen codes; `method='restore'`.
+
+        Args:
+            prediction: return value of `predict`.
+            indices: codes [b, n], such as `prediction.indices`.
+            w, adain: see `__call__`.
+        """
         return self.finish(self.fuse(prediction, indices, w=w, adain=adain))
 
     def fuse(
@@ -274,9 +290,13 @@ class CodeFormer(VQGAN):
         w: ArrayLike,
         adain: bool = False,
     ) -> Float[Array, "b h w c"]:
-        """`restore` up to the largest side that is fused; `method='fuse'`.
+        """Returns features after the largest side that is fused; `method='fuse'`.
 
-        The rest, `finish`, has no fusion block. Where no side is fused it is the smallest level.
+        `finish` holds the rest of `restore`, without fusion blocks. If no side is fused, the cut is
+        at the smallest level.
+
+        Args:
+            prediction, indices, w, adain: see `restore`.
         """
         latents, features = prediction.latents, prediction.features
         quantized = self.quantize.lookup(indices).reshape(latents.shape)
@@ -295,7 +315,7 @@ class CodeFormer(VQGAN):
         return self.generator.up_to(self._last_fused, quantized, fuse_level)
 
     def finish(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of what `fuse` returned; `method='finish'`."""
+        """Returns images from the features of `fuse`; `method='finish'`."""
         return self.generator.beyond(self._last_fused, features)
 
     @property
@@ -303,7 +323,7 @@ class CodeFormer(VQGAN):
         return max(self.connect_list, default=min(self.level_sides))
 
     def predict_codes(self, latents: Float[Array, "b h w d"]) -> Float[Array, "b n k"]:
-        """Scores of the codes at every site of the latents, row-major, [b, h * w, K]."""
+        """Returns scores of the codes at every site of the latents, row-major, [b, h * w, K]."""
         b, h, w, d = latents.shape
         positions = self._positions(h, w).astype(self.dtype)
         tokens = self.feat_emb(latents.reshape(b, h * w, d))

@@ -13,12 +13,13 @@ class PatchDiscriminator(nn.Module):
     """Scores overlapping patches: images [b, h, w, 3] in [-1, 1] -> logits [b, h', w', 1].
 
     4x4 convolutions: `n_layers` of stride 2, one of stride 1, one to a single channel; LeakyReLU
-    0.2, BatchNorm after all but the first and the last, weights from N(0, 0.02). Statistics live
-    in the collection 'batch_stats' (Flax keeps the biased variance, PyTorch the unbiased one).
+    0.2, BatchNorm after all but the first and the last, weights from N(0, 0.02). The collection
+    'batch_stats' holds the statistics (Flax keeps the biased variance, PyTorch the unbiased one).
 
     Attributes:
-        ndf: width of the first layer; doubled by each layer up to eight times.
+        ndf: width of the first layer; each layer doubles it, up to eight times.
         n_layers: number of strided layers.
+        dtype: dtype of the computation; logits are float32.
     """
 
     ndf: int = 64
@@ -33,7 +34,7 @@ class PatchDiscriminator(nn.Module):
         super().__post_init__()
 
     def min_size(self) -> int:
-        """The smallest image side, in pixels, that gives at least one logit."""
+        """Returns the smallest image side in pixels that gives at least one logit."""
         side = 1
         for stride in [1, 1] + [2] * self.n_layers:
             side = (side - 1) * stride + 4 - 2
@@ -41,10 +42,14 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: AnyArray, *, train: bool) -> Float[Array, "b h2 w2 1"]:
-        """Scores images, float32 [b, h, w, c] in [-1, 1].
+        """Returns the logits of overlapping patches.
+
+        Args:
+            images: float32 [b, h, w, c] in [-1, 1].
+            train: normalises by the batch and updates 'batch_stats' if that is mutable.
 
         Raises:
-            ValueError, TypeError: for images of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         images = as_images(images, channels=None, dtype=self.dtype)
         if min(images.shape[1:3]) < self.min_size():
@@ -54,7 +59,7 @@ class PatchDiscriminator(nn.Module):
             )
         widths = [self.ndf * min(2**i, 8) for i in range(self.n_layers + 1)]
         x = images
-        # Numbers in the names count convolution, norm and activation, as PyTorch's Sequential does.
+        # Names count convolution, norm and activation, as PyTorch's Sequential does.
         for i, width in enumerate(widths):
             index = 0 if i == 0 else 3 * i - 1
             stride = 2 if i < self.n_layers else 1

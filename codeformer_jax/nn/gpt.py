@@ -1,6 +1,6 @@
 """Causal transformer over code sequences: the prior of VQGAN (arXiv 2012.09841, section 3.2).
 
-A sequence is `condition_length` condition tokens, then the codes of a map row by row; both share
+A sequence is `condition_length` condition tokens, then the codes of a map row by row. Both share
 one vocabulary. Position t predicts token t + 1.
 """
 
@@ -28,12 +28,12 @@ DropoutKeys = Key[Array, "b"] | None
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the tokens so far, an ordinary pytree of arrays (or their shapes).
+    """Keys and values of the tokens so far, a pytree of arrays (or of their shapes).
 
     Attributes:
-        layers: per layer keys and values [b * heads, capacity, d / heads]; what lies behind
-            `length` is not read. With an axis of its own for a batch of one XLA's CPU compiler
-            copies them eight times for every token.
+        layers: keys and values [b * heads, capacity, d / heads] of each layer; entries after
+            `length` are not read. Batch and heads share an axis, since with a separate axis of size
+            one XLA's CPU compiler copies the cache eight times per token.
         length: number of tokens, int32.
     """
 
@@ -44,9 +44,13 @@ class Cache:
 def dropout(
     x: Float[Array, "b *s"], rate: float, keys: DropoutKeys, index: int
 ) -> Float[Array, "b *s"]:
-    """Zeroes elements with probability `rate`, by one key per row; None: leaves `x` as it is.
+    """Zeroes elements and scales the others by 1 / (1 - rate).
 
-    `index` tells the places of one network apart.
+    Args:
+        x: [b, ...].
+        rate: probability of a zero.
+        keys: one key per row; None returns `x`.
+        index: number of this place in the network, which separates its draws from others.
     """
     if keys is None or rate == 0.0:
         return x
@@ -58,9 +62,9 @@ def dropout(
 
 
 class CausalAttention(nn.Module):
-    """Multi-head attention of each token to those before and to itself.
+    """Multi-head attention of each token to itself and earlier tokens.
 
-    The first `n_unmasked` tokens see each other. Where `past` is given, one token at `position` is
+    The first `n_unmasked` tokens attend to each other. With `past`, one token at `position` is
     added to its keys and values.
     """
 
@@ -116,7 +120,7 @@ def _split_heads(x: Float[Array, "b n d"], heads: int) -> Float[Array, "bh n e"]
 def _attention_weights(
     queries: Float[Array, "bh q e"], keys: Float[Array, "bh k e"], mask: Bool[Array, "#q k"]
 ) -> Float[Array, "bh q k"]:
-    """softmax(q k^T / sqrt(e)) over the keys that the mask leaves, in float32."""
+    """Returns softmax(q k^T / sqrt(e)) over the unmasked keys, in float32."""
     scores = jnp.einsum("hqd,hkd->hqk", queries, keys, preferred_element_type=jnp.float32)
     scores = scores / jnp.sqrt(jnp.float32(queries.shape[-1]))
     return jax.nn.softmax(jnp.where(mask[None], scores, _MASKED), axis=-1)
@@ -158,23 +162,23 @@ class GPT(nn.Module):
     The defaults are the published prior of faces; ImageNet's has 48 layers, 24 heads, width 1536.
 
     Attributes:
-        vocab_size: number of tokens: codes, and conditions, which share their embeddings.
-        block_size: longest sequence that has positions.
+        vocab_size: number of tokens; codes and conditions share their embeddings.
+        block_size: length of the longest sequence.
         n_layer, n_head, n_embd: layers, heads, width.
-        dropout: rate of dropout, where keys are given: of embeddings, attention and both branches.
-        condition: what comes before the codes: 'start' (token 0), 'class' (its number), or 'codes'
-            (`condition_length` of them, of another map).
-        classes: classes are 0..classes - 1; of 'class' only.
-        condition_length: condition tokens; 1 but for 'codes'.
-        n_unmasked: that many first tokens see each other, later ones too, as some published priors
-            let their conditions do; a prior that samples has no more than `condition_length`.
-        map_size: rows and columns of the maps of codes in training; larger ones are sampled
-            through a window of this size.
+        dropout: dropout rate of embeddings, attention and both branches, if keys are given.
+        condition: tokens before the codes: 'start' (token 0), 'class' (the class number) or
+            'codes' (`condition_length` codes of another map).
+        classes: number of classes with condition 'class', else 0.
+        condition_length: number of condition tokens; 1 except with 'codes'.
+        n_unmasked: number of first tokens that also attend to later ones among them, as the
+            conditions of some published priors do; at most `condition_length` for sampling.
+        map_size: rows and columns of the training maps; larger maps are sampled through a window
+            of this size.
         dtype: dtype of the computation; parameters, softmax, norms and logits are float32.
-        remat: what the backward pass computes again, see `remat.rematted`.
+        remat: activations that the backward pass recomputes, see `remat.rematted`.
 
     Raises:
-        ValueError: at construction, for sizes that do not fit together, naming them.
+        ValueError: at construction, for sizes that do not fit together.
     """
 
     vocab_size: int = 1024
@@ -234,11 +238,16 @@ class GPT(nn.Module):
 
     @property
     def sequence_length(self) -> int:
-        """Tokens that the network sees of a map: the last code is predicted only."""
+        """Number of input tokens for a map; the last code is only predicted."""
         return self.condition_length + self.map_size[0] * self.map_size[1] - 1
 
     def empty_cache(self, batch: int, capacity: int) -> Cache:
-        """A cache of no tokens, with room for `capacity`."""
+        """Returns a cache without tokens.
+
+        Args:
+            batch: number of sequences.
+            capacity: largest number of tokens.
+        """
         shape = (batch * self.n_head, capacity, self.n_embd // self.n_head)
         past = (jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         return Cache(layers=(past,) * self.n_layer, length=jnp.zeros((), jnp.int32))
@@ -265,14 +274,14 @@ class GPT(nn.Module):
     def __call__(
         self, tokens: AnyArray, *, dropout_keys: DropoutKeys = None
     ) -> Float[Array, "b n k"]:
-        """Returns logits of the token behind each one.
+        """Returns the logits of the token after each one.
 
         Args:
             tokens: integers [b, n].
-            dropout_keys: one typed key per row, [b]; None computes without dropout.
+            dropout_keys: one typed key per row, [b]; None disables dropout.
 
         Raises:
-            ValueError, TypeError: for tokens of another form, saying what to pass.
+            ValueError, TypeError: for tokens of another form; the message says what to pass.
         """
         tokens = as_integers(tokens, "tokens", ("batch", "length"))
         x, _ = self._forward(tokens, dropout_keys)
@@ -285,9 +294,12 @@ class GPT(nn.Module):
         *,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b n k"]:
-        """Returns logits of every code, given condition [b, m] and codes [b, n] before.
+        """Returns logits of every code given condition and earlier codes; `method='code_logits'`.
 
-        `method='code_logits'`; see `__call__`.
+        Args:
+            condition: integers [b, m].
+            codes: integers [b, n].
+            dropout_keys: see `__call__`.
         """
         condition = as_integers(condition, "condition", ("batch", "length"))
         codes = as_integers(codes, "codes", ("batch", "length"))
@@ -297,12 +309,12 @@ class GPT(nn.Module):
     def prefill(
         self, tokens: Int[Array, "b n"], length: Int[Array, ""], capacity: int
     ) -> tuple[Float[Array, "b k"], Cache]:
-        """Logits behind the first `length` tokens, and their cache; `method='prefill'`.
+        """Returns the logits after the first `length` tokens, and their cache; `method='prefill'`.
 
         Args:
-            tokens: those from `length` on may be anything.
+            tokens: integers [b, n]; tokens from `length` on are ignored.
             length: 1 to n; traced.
-            capacity: tokens that the cache has room for, n at least.
+            capacity: capacity of the cache, at least n.
         """
         x, pasts = self._forward(tokens, None)
         room = ((0, 0), (0, capacity - tokens.shape[1]), (0, 0))
@@ -311,7 +323,12 @@ class GPT(nn.Module):
         return self._logits(last)[:, 0], Cache(layers=layers, length=length)
 
     def step(self, token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
-        """Logits behind one more token, and the cache with it; `method='step'`."""
+        """Returns the logits after one more token, and the cache with it; `method='step'`.
+
+        Args:
+            token: next token of each sequence, [b].
+            cache: cache of the tokens before.
+        """
         position = jax.lax.dynamic_slice_in_dim(self.pos_emb, cache.length, 1, axis=1)
         x = (self.tok_emb[token][:, None] + position).astype(self.dtype)
         layers = []

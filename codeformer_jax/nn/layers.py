@@ -1,7 +1,7 @@
 """Convolution, normalisation, residual and attention blocks of the VQGAN family.
 
-Arrays are NHWC. Parameters are float32; `dtype` is the dtype of the computation, while the
-statistics of norms, the softmax and the logits of heads stay in float32.
+Arrays are NHWC. Parameters are float32 and `dtype` is the dtype of the computation. The statistics
+of norms, the softmax and the logits of heads stay in float32.
 """
 
 import functools
@@ -19,7 +19,7 @@ from codeformer_jax.nn.cpu.doubling import doubling_convolve
 
 
 def fan_in_uniform(fan_in: int):
-    """Initializer U(-b, b) with b = 1 / sqrt(fan_in): PyTorch's default for kernel and bias."""
+    """Returns the initializer U(-b, b) with b = 1 / sqrt(fan_in), PyTorch's default."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -31,8 +31,9 @@ def fan_in_uniform(fan_in: int):
 class Conv(nn.Module):
     """Square convolution [b, h, w, c] -> [b, h', w', features] with PyTorch's initial weights.
 
-    `padding` is in pixels, the default keeps h and w at stride 1. `zero_init` starts kernel and
-    bias at zero, so that a block that adds this output starts as the identity.
+    Attributes:
+        padding: ((top, bottom), (left, right)) in pixels; None keeps h and w at stride 1.
+        zero_init: starts kernel and bias at zero, so that a residual block starts as the identity.
     """
 
     features: int
@@ -78,10 +79,13 @@ def sum_dtype(dtype: DTypeLike) -> DTypeLike:
 def wide_dot_general(
     x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None
 ) -> Array:
-    """`jax.lax.dot_general` whose result keeps the float32 that the products are summed in.
+    """Returns `jax.lax.dot_general` without rounding the float32 sums to the inputs' dtype.
 
-    For the logits of a head: rounded to bfloat16, the two likeliest ones are often equal. Gradients
-    are those of a result in the inputs' dtype, whose products an accelerator computes faster.
+    Logits of a head need this: in bfloat16 the two largest are often equal. Gradients are those of
+    a result in the inputs' dtype, whose products an accelerator computes faster.
+
+    Args:
+        x, kernel, dimension_numbers, precision: see `jax.lax.dot_general`.
     """
     return _wide_product(x, kernel, dimension_numbers, precision)
 
@@ -105,7 +109,7 @@ def _wide_jvp(dimension_numbers, precision, primals, tangents):
 
 
 def swish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """x * sigmoid(x), through tanh, which XLA vectorises better on the CPU."""
+    """Returns x * sigmoid(x), computed by tanh, which XLA vectorises better on CPUs."""
     return x * (0.5 * jnp.tanh(0.5 * x) + 0.5)
 
 
@@ -129,14 +133,14 @@ class GroupNorm(nn.Module):
         return (centred * gain[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
 
     def _group_mean(self, x: Float[Array, "b c"]) -> Float[Array, "b c"]:
-        """Replaces every channel's value with the mean over its group."""
+        """Replaces every channel's value by the mean of its group."""
         b, c = x.shape
         means = x.reshape(b, self.groups, c // self.groups).mean(axis=-1)
         return jnp.repeat(means, c // self.groups, axis=-1)
 
 
 class ResBlock(nn.Module):
-    """norm, swish, conv, twice, plus the input (through a 1x1 conv where widths differ)."""
+    """norm, swish, conv, twice, plus the input (through a 1x1 conv if widths differ)."""
 
     features: int
     norm_groups: int = 32
@@ -154,7 +158,7 @@ class ResBlock(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Flax's, with PyTorch's eps and in every dtype also under strict promotion."""
+    """Flax's LayerNorm with PyTorch's epsilon, for any dtype under strict promotion."""
 
     epsilon: float = 1e-5
 
@@ -168,8 +172,12 @@ def attend(
     keys: Float[Array, "b n heads d"],
     values: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """softmax(q k^T / sqrt(d)) v of every head, the softmax in float32."""
-    # JAX's own function asks for the promotion of bfloat16 with float32, which strict mode refuses.
+    """Returns softmax(q k^T / sqrt(d)) v for every head, with the softmax in float32.
+
+    Args:
+        queries, keys, values: [b, n, heads, d].
+    """
+    # JAX's function promotes bfloat16 with float32, which strict mode refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(queries, keys, values)
 

@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class _LinearHead(nn.Module):
-    """1x1 convolution to one channel; the submodule's name is that of the converted weights."""
+    """1x1 convolution to one channel; the submodule's name is the converted weights'."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
@@ -40,14 +40,14 @@ class _Features(VGG):
 
 
 class _AlexNet(nn.Module):
-    """AlexNet's activations behind each convolution; images [b, h, w, 3] in [0, 1]."""
+    """AlexNet's activations after each convolution; images [b, h, w, 3] in [0, 1]."""
 
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "..."]]:
         x, activations = _to_imagenet(2 * images - 1), {}
-        # Width, side of the kernel, stride and padding; the first two see pooled maps behind them.
+        # Width, side of the kernel, stride and padding; pooling follows the first two layers.
         layers = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
         for i, (width, side, stride, padding) in enumerate(layers, start=1):
             if i in (2, 3):
@@ -69,13 +69,13 @@ _FEATURES = {
 class LPIPS(lpips_j.lpips.LPIPS):
     """Perceptual distance of two image batches [b, h, w, 3] in [-1, 1] -> [b].
 
-    The network of `lpips` 0.1: unlike lpips-j's own class it downloads nothing, so its weights come
+    The network of `lpips` 0.1. Unlike lpips-j's own class it downloads nothing; its weights come
     from `from_torch('lpips', ...)`.
 
     Attributes:
         net: 'vgg' (VGG16, usual as a loss) or 'alex' (AlexNet, usual as a metric).
-        normalize_twice: maps the images from [-1, 1] to ImageNet statistics before the network
-            does so again, as the published CodeFormer training does.
+        normalize_twice: normalises the images to ImageNet statistics before the network does so
+            again, as the published CodeFormer training does.
         dtype: of the convolutions; features are compared in float32.
 
     Raises:
@@ -99,10 +99,13 @@ class LPIPS(lpips_j.lpips.LPIPS):
         self.lins = [_LinearHead() for _ in self.feature_names]
 
     def __call__(self, images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
-        """Measures distances of images and targets, float32 [b, h, w, 3] in [-1, 1].
+        """Returns the distances [b] of images and targets.
+
+        Args:
+            images, targets: float32 [b, h, w, 3] in [-1, 1].
 
         Raises:
-            ValueError, TypeError: for images of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         images = as_images(images, dtype=self.dtype)
         targets = as_images(targets, "targets", dtype=self.dtype)
@@ -114,7 +117,15 @@ class LPIPS(lpips_j.lpips.LPIPS):
 
 
 def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
-    """Returns `module` with the `net` that these variables belong to."""
+    """Returns `module` with the `net` of these variables.
+
+    Args:
+        module: any LPIPS.
+        variables: variables of 'vgg' or 'alex'.
+
+    Raises:
+        ValueError: for variables of neither network.
+    """
     net = next((name for name in _FEATURES if name in variables["params"]), None)
     if net is None:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Gated PixelCNN over maps of codes or pixels (arXiv 1606.05328).
 
 Values are ordered by row, column and, at one site, channel (R, G, B). Two stacks keep the order:
-the vertical one sees all rows above, the horizontal one the sites to the left; together they see
-every earlier value, which a single stack does not (the blind spot). Masks over space are kernels
-without the taps that would look ahead, masks over channels are zeros between groups of features.
+the vertical one sees all rows above, the horizontal one the sites to the left. Together they see
+every earlier value, which a single stack does not (the blind spot). Spatial masks are kernels
+without the taps that would look ahead; channel masks are zeros between groups of features.
 
 Parameter tree: embed, gated_{i}/*, head_hidden, head_out.
 """
@@ -19,17 +19,18 @@ from codeformer_jax.nn.cpu.conv_gradients import convolve
 from codeformer_jax.nn.layers import wide_dot_general
 from codeformer_jax.ops.checks import AnyArray, as_integers
 
-# Variance of a kernel's start times its fan-in: a gate halves what it lets through.
+# Variance of initial weights times fan-in; a gate halves its input.
 _GAIN = 2.0
 
-# Of each layer an array: rows [b, r, w, c] or sites [b, s, c] that came in, or contexts.
+# One array per layer: input rows [b, r, w, c], input sites [b, s, c], or contexts.
 Cache = tuple[Float[Array, "..."], ...]
 
 
 class MaskedDense(nn.Module):
-    """x W + b over the last axis, where a group of features sees itself and those before it.
+    """x W + b over the last axis, where a group of features sees itself and earlier groups.
 
-    `wide` keeps the result in the float32 that it is summed in, whatever `dtype` is.
+    Attributes:
+        wide: keeps the float32 sums as the result, whatever `dtype` is.
     """
 
     features: int
@@ -49,15 +50,15 @@ class MaskedDense(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """A layer of both stacks (figure 2) in pieces, for whole maps as for a row or a site of one.
+    """Layer of both stacks (figure 2) in pieces, for whole maps and for single rows or sites.
 
     Attributes:
-        inputs: features that come in, from the map or from the layer before, for either stack.
-        features: p, those of either stack that go out.
+        inputs: input features of either stack.
+        features: output features p of either stack.
         half: taps to each side of a site and above it.
         groups: channels of a site.
-        classes: that condition both gates; 0 is none.
-        first: mask A and no residual, because what comes in is the map itself.
+        classes: number of classes that condition both gates; 0 is none.
+        first: uses mask A and no residual, because the input is the map itself.
     """
 
     inputs: int
@@ -75,7 +76,7 @@ class GatedLayer(nn.Module):
         self.vertical = self.param("vertical", _masked_init(np.ones(shape)), shape, jnp.float32)
         here = channel_mask(self.groups, self.inputs, self.features, own=not self.first)
         here = np.concatenate([here, here], axis=1)
-        # Of one row, from `half` sites to the left up to the site itself.
+        # Mask of one row, from `half` sites to the left up to the site itself.
         self.mask = np.stack([*[np.ones_like(here)] * half, here])
         self.horizontal = self.param(
             "horizontal", _masked_init(self.mask), self.mask.shape, jnp.float32
@@ -91,25 +92,25 @@ class GatedLayer(nn.Module):
         self.out = MaskedDense(self.features, self.groups, self.dtype)
 
     def vertical_map(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """What the vertical gates get from a map; row i sees rows up to i, or i - 1 if `first`."""
+        """Returns the vertical gates of a map; row i sees rows up to i, or i - 1 if `first`."""
         padding = ((self.half, 0), (self.half, self.half))
         y = convolve(x.astype(self.dtype), self.vertical.astype(self.dtype), 1, padding)
         return y[:, : x.shape[1]]
 
     def vertical_row(self, rows: Float[Array, "b r w c"]) -> Float[Array, "b w d"]:
-        """The same for one row, from the rows that its kernel covers."""
+        """Returns the vertical gates of one row from the rows that its kernel covers."""
         padding = ((0, 0), (self.half, self.half))
         y = convolve(rows.astype(self.dtype), self.vertical.astype(self.dtype), 1, padding)
         return y[:, 0]
 
     def horizontal_map(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """What the horizontal gates get from the same row of a map."""
+        """Returns the horizontal gates of a map from sites of the same row."""
         kernel = _masked(self.horizontal, self.mask)[None]
         padding = ((0, 0), (self.half, 0))
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), 1, padding)
 
     def horizontal_site(self, sites: Float[Array, "b s c"]) -> Float[Array, "b d"]:
-        """The same for one site, from the half + 1 sites that end with it."""
+        """Returns the horizontal gates of one site from the half + 1 sites that end with it."""
         kernel = _masked(self.horizontal, self.mask).astype(self.dtype)
         flat = sites.astype(self.dtype).reshape(sites.shape[0], -1)
         return jnp.matmul(flat, kernel.reshape(-1, kernel.shape[-1]))
@@ -117,7 +118,12 @@ class GatedLayer(nn.Module):
     def open_vertical(
         self, gates: Float[Array, "b *s d"], labels: Int[Array, "b"] | None
     ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s d"]]:
-        """The vertical stack's output, and what it gives to the horizontal gates."""
+        """Returns the vertical stack's output, and its contribution to the horizontal gates.
+
+        Args:
+            gates: vertical gates [b, ..., 2 p].
+            labels: classes [b], or None.
+        """
         context = jnp.matmul(gates, self.link.astype(self.dtype))
         biases = [self.vertical_bias, self.horizontal_bias]
         gates, context = gates + _over(biases[0], gates), context + _over(biases[1], context)
@@ -134,29 +140,35 @@ class GatedLayer(nn.Module):
         context: Float[Array, "b *s d"],
         x: Float[Array, "b *s c"],
     ) -> Float[Array, "b *s e"]:
-        """The horizontal stack's output; `x` is what came in."""
+        """Returns the horizontal stack's output.
+
+        Args:
+            gates: horizontal gates [b, ..., 2 p].
+            context: contribution of the vertical stack [b, ..., 2 p].
+            x: input of the layer, for the residual.
+        """
         y = self.out(gate(gates + context))
         return y if self.first else x + y
 
 
 class PixelCNN(nn.Module):
-    """Logits of every value of a map given those before it: maps [b, h, w, c] of 0..levels - 1.
+    """Logits of every value of a map given earlier values; maps [b, h, w, c] of 0..levels - 1.
 
     Attributes:
-        map_size: side of the maps in training; others work.
-        channels: c, values at a site: 1 of a map of codes, 3 of an RGB picture.
+        map_size: side of the training maps; other sizes work.
+        channels: c, values per site: 1 for maps of codes, 3 for RGB images.
         levels: K, the codebook's size or 256.
-        ordinal: the values are intensities: what comes in is the value itself, not its embedding.
+        ordinal: values are intensities, and the network sees them instead of embeddings.
         embed_dim: features of a value's embedding.
         layers: gated layers.
         features: width p of either stack; a multiple of `channels`.
         first_kernel, kernel: odd sides of the (masked) square kernels.
         head_features: width of the hidden layer before the logits; a multiple of `channels`.
-        classes: classes that condition every layer; 0 is none.
+        classes: number of classes that condition every layer; 0 is none.
         dtype: dtype of the computation; parameters and logits are float32.
 
     Raises:
-        ValueError: at construction, for sizes that cannot be, naming them.
+        ValueError: at construction, for sizes out of range.
     """
 
     map_size: int = 16
@@ -212,14 +224,14 @@ class PixelCNN(nn.Module):
     def __call__(
         self, values: AnyArray, labels: AnyArray | None = None
     ) -> Float[Array, "b h w c k"]:
-        """Returns logits of every value.
+        """Returns the logits of every value.
 
         Args:
             values: integers [b, h, w, c].
-            labels: integers [b], where the network has classes.
+            labels: integers [b] if the network has classes, else None.
 
         Raises:
-            ValueError, TypeError: for values or labels of another form, saying what to pass.
+            ValueError, TypeError: for arrays of another form; the message says what to pass.
         """
         values = as_integers(values, "values", ("batch", "height", "width", "channels"))
         if labels is not None:
@@ -227,7 +239,7 @@ class PixelCNN(nn.Module):
         return self.logits(self.embedded(values), labels)
 
     def embedded(self, values: Int[Array, "*s c"]) -> Float[Array, "*s d"]:
-        """What the layers get of values; outside a map they get zeros."""
+        """Returns the layers' input for values; outside a map the input is zero."""
         if self.ordinal:
             x = values.astype(jnp.float32) * (2 / (self.levels - 1)) - 1
             x = jnp.stack([x, jnp.ones_like(x)], axis=-1)
@@ -240,7 +252,12 @@ class PixelCNN(nn.Module):
     def logits(
         self, x: Float[Array, "b h w d"], labels: Int[Array, "b"] | None = None
     ) -> Float[Array, "b h w c k"]:
-        """Logits of a map whose values have been embedded; `method='logits'`."""
+        """Returns the logits of a map of embedded values; `method='logits'`.
+
+        Args:
+            x: return value of `embedded`.
+            labels: see `__call__`.
+        """
         self.check_labels(labels)
         vertical = horizontal = x
         for layer in self.gated:
@@ -251,12 +268,12 @@ class PixelCNN(nn.Module):
         return self.head(horizontal)
 
     def head(self, x: Float[Array, "*s d"]) -> Float[Array, "*s c k"]:
-        """Logits of the horizontal stack's features."""
+        """Returns logits from the horizontal stack's features."""
         x = self.head_out(nn.relu(self.head_hidden(nn.relu(x))))
         return x.reshape(*x.shape[:-1], self.channels, self.levels)
 
     def check_labels(self, labels: Int[Array, "b"] | None) -> None:
-        """Raises ValueError where labels are given and not expected, or the other way round."""
+        """Raises ValueError if labels are missing, or given to a network without classes."""
         if (labels is None) == bool(self.classes):
             given = "none were given" if labels is None else "labels were given"
             raise ValueError(
@@ -265,14 +282,19 @@ class PixelCNN(nn.Module):
             )
 
     def empty_rows(self, batch: int, width: int) -> Cache:
-        """Of each layer the rows above a map that its vertical stack needs: zeros."""
+        """Returns zeros in place of the rows above a map, for each layer's vertical stack.
+
+        Args:
+            batch: number of maps.
+            width: columns of a map.
+        """
         return tuple(
             jnp.zeros((batch, layer.half, width, layer.inputs), self._dtype_in(index))
             for index, layer in enumerate(self.gated)
         )
 
     def empty_sites(self, batch: int) -> Cache:
-        """Of each layer the sites left of a row that its horizontal stack needs: zeros."""
+        """Returns zeros in place of the sites left of a row, for each layer's horizontal stack."""
         return tuple(
             jnp.zeros((batch, layer.half, layer.inputs), self._dtype_in(index))
             for index, layer in enumerate(self.gated)
@@ -282,15 +304,15 @@ class PixelCNN(nn.Module):
         return jnp.float32 if index == 0 else self.dtype
 
     def next_row(self, rows: Cache, labels: Int[Array, "b"] | None) -> tuple[Cache, Cache]:
-        """The vertical stack's part of a row, before any of its values is known.
+        """Computes the vertical stack for a row, before any of its values is known.
 
         Args:
-            rows: of each layer the last rows that came in, [b, r, w, c].
-            labels: as of `__call__`.
+            rows: last input rows [b, r, w, c] of each layer.
+            labels: see `__call__`.
 
         Returns:
-            The rows for the next call, but for the first layer's, which lack this row's values;
-            and what each layer's horizontal gates get at every site.
+            Rows for the next call, where the first layer still lacks this row's values, and each
+            layer's context for the horizontal gates of every site.
         """
         kept, contexts, vertical = [rows[0]], [], None
         for layer, window in zip(self.gated, rows, strict=True):
@@ -307,16 +329,16 @@ class PixelCNN(nn.Module):
         contexts: Cache,
         values: Int[Array, "b c"],
     ) -> tuple[Cache, Float[Array, "b c k"]]:
-        """Logits of one site, given its values in the channels before.
+        """Returns the logits of one site, given its values in earlier channels.
 
         Args:
-            sites: of each layer what came in at the last sites of this row, [b, s, c].
-            contexts: of each layer what `next_row` says of this site, [b, d].
-            values: of this site; those that are not known yet play no part.
+            sites: last input sites [b, s, c] of this row, for each layer.
+            contexts: contexts of this site [b, d], for each layer; see `next_row`.
+            values: values of this site; those not known yet have no effect.
 
         Returns:
-            The sites for the next call, right where all channels but the last are known and but
-            for the first layer's, which have `values` in them; and the logits.
+            Sites for the next call, valid once all channels but the last are known and with
+            `values` in the first layer, and the logits.
         """
         x, kept = self.embedded(values), []
         for layer, left, context in zip(self.gated, sites, contexts, strict=True):
@@ -327,10 +349,12 @@ class PixelCNN(nn.Module):
 
 
 def channel_mask(groups: int, inputs: int, outputs: int, *, own: bool) -> np.ndarray:
-    """1 where an output feature may see an input feature of its own site, [inputs, outputs].
+    """Returns a mask [inputs, outputs] that is 1 where an output may see an input of its own site.
 
-    Features lie in `groups` equal runs, one for each channel. A group sees those before it and,
-    with `own` (mask B; without it mask A), itself.
+    Args:
+        groups: number of equal runs of features, one for each channel.
+        inputs, outputs: number of features.
+        own: whether a group sees itself (mask B) or only earlier groups (mask A).
     """
     inside = np.arange(inputs)[:, None] * groups // inputs
     outside = np.arange(outputs)[None, :] * groups // outputs
@@ -338,7 +362,7 @@ def channel_mask(groups: int, inputs: int, outputs: int, *, own: bool) -> np.nda
 
 
 def gate(x: Float[Array, "*s d"]) -> Float[Array, "*s c"]:
-    """tanh of the first half of the features times the sigmoid of the second (eq. 2)."""
+    """Returns tanh of the first half of the features times sigmoid of the second (eq. 2)."""
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.tanh(a) * jax.nn.sigmoid(b)
 
@@ -348,7 +372,7 @@ def _masked(kernel: jax.Array, mask: np.ndarray) -> jax.Array:
 
 
 def _masked_init(mask: np.ndarray):
-    """Normal weights whose variance counts the inputs that are not masked, of each output."""
+    """Returns a normal initializer whose variance counts the unmasked inputs of each output."""
     seen = np.maximum(mask.reshape(-1, mask.shape[-1]).sum(axis=0), 1)
     scale = np.sqrt(_GAIN / seen).astype(np.float32)
 
@@ -360,5 +384,5 @@ def _masked_init(mask: np.ndarray):
 
 
 def _over(vector: Float[Array, "d"] | Int[Array, "d"], x: jax.Array) -> jax.Array:
-    """A vector of the last axis of `x`, with `x`'s rank and dtype."""
+    """Reshapes a vector over the last axis of `x` to its rank and dtype."""
     return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

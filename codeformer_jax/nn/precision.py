@@ -1,8 +1,7 @@
-"""Precision of matrix products and convolutions, by one setting for all of a function's.
+"""Precision of matrix products and convolutions, set for all of a function at once.
 
-float32 is what goes in and comes out of a product; how it is computed is the platform's choice:
-TensorFloat-32 on NVIDIA GPUs from Ampere on, bfloat16 on TPUs, float32 on CPUs. 'highest' is
-float32 on all of them.
+Inputs and outputs of a product are float32. The platform chooses how to compute it: TensorFloat-32
+on NVIDIA GPUs from Ampere on, bfloat16 on TPUs, float32 on CPUs. 'highest' is float32 everywhere.
 """
 
 import contextlib
@@ -16,15 +15,15 @@ PRECISIONS = ("default", "high", "highest")
 
 
 def check_precision(name: str) -> None:
-    """Raises ValueError where there is no such precision."""
+    """Raises ValueError for a name that is not in `PRECISIONS`."""
     if name not in PRECISIONS:
         raise ValueError(f"model.precision is {name!r}; expected one of {', '.join(PRECISIONS)}")
 
 
 def products_in(precision: str) -> contextlib.AbstractContextManager:
-    """Returns a context in which this thread traces products and convolutions of a precision.
+    """Returns a context in which this thread traces products and convolutions with a precision.
 
-    Those that ask for a precision themselves keep it. 'default' changes nothing, so that
+    Products that set their own precision keep it. 'default' changes nothing, so that
     JAX_DEFAULT_MATMUL_PRECISION holds.
 
     Args:
@@ -40,11 +39,11 @@ def products_in(precision: str) -> contextlib.AbstractContextManager:
 
 
 def with_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `function` whose products have a precision, in whichever thread it is traced.
+    """Returns `function` with a precision for its products, whichever thread traces it.
 
     Args:
         precision: see `products_in`.
-        function: of arrays.
+        function: function of arrays.
     """
     check_precision(precision)
 

@@ -1,28 +1,60 @@
-"""Vector quantizers: nearest codebook row (VQ-VAE, arXiv 1711.00937) and Gumbel softmax.
+"""Quantizers: their registry, and the nearest codebook row (VQ-VAE, arXiv 1711.00937).
 
-Both map latents [b, h, w, d] to rows of a codebook [K, d] and let gradients through: the nearest
-neighbour with the straight-through estimator, Gumbel by its relaxation.
+`QUANTIZERS` names the quantizers of a VQGAN. A module of your own, named in `config.plugins`, adds
+one like this; `config.model.quantizer = "sign"` then chooses it:
+
+    import jax
+    import jax.numpy as jnp
+
+    from codeformer_jax.nn import QUANTIZERS, Quantized, Quantizer
+    from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+
+
+    @QUANTIZERS.register("sign")
+    class SignQuantizer(Quantizer):
+        bits: int
+
+        @classmethod
+        def from_model(cls, model):
+            return cls(bits=model.emb_dim)
+
+        def __call__(self, latents):
+            b, h, w, d = latents.shape
+            codes = jnp.where(latents > 0, 1.0, -1.0)
+            indices = jnp.matmul((latents > 0).astype(jnp.int32), 2 ** jnp.arange(d))
+            counts = count_codes(indices, 2**self.bits)
+            return Quantized(
+                latents=latents + jax.lax.stop_gradient(codes - latents),
+                indices=indices.reshape(b, h * w),
+                loss=0.25 * jnp.mean((latents - codes) ** 2),
+                perplexity=code_perplexity(counts),
+                code_counts=counts,
+                mean_distance=jnp.zeros(()),
+            )
+
+        def lookup(self, indices):
+            bits = jnp.stack([indices >> bit & 1 for bit in range(self.bits)], axis=-1)
+            return jnp.where(bits == 1, 1.0, -1.0)
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from codeformer_jax.nn.layers import Conv
-from codeformer_jax.ops.checks import AnyArray, as_features, as_keys
+from codeformer_jax.ops.checks import AnyArray, as_features
+from codeformer_jax.system.registry import Registry
 
-_LATENT_AXES = ("batch", "height", "width", "features")
+LATENT_AXES = ("batch", "height", "width", "features")
 CODEBOOK_STARTS = ("uniform", "latents")
 
 
 @flax.struct.dataclass
 class Quantized:
-    """What a quantizer makes of latents [b, h, w, d].
+    """Output of a quantizer for latents [b, h, w, d].
 
     Attributes:
         latents: quantized latents [b, h, w, d]; gradients pass to the input.
@@ -43,19 +75,64 @@ class Quantized:
     logits: Float[Array, "b h w k"] | None = None
 
 
+class Quantizer(nn.Module):
+    """Base class of quantizers, which `QUANTIZERS` registers by name.
+
+    A subclass implements `__call__` and `lookup`, and `from_model` where its fields are others than
+    the two of the default. Its parameters lie under 'quantize' of a VQGAN's. The collection
+    'codebook' is reserved for `VectorQuantizer`'s moving average; state of another kind needs a
+    collection with another name.
+
+    Attributes:
+        draws_noise: whether `__call__` also takes `keys`, one per image or None, and a
+            `temperature`, a scalar or None.
+    """
+
+    draws_noise: ClassVar[bool] = False
+
+    @classmethod
+    def from_model(cls, model: Any) -> "Quantizer":
+        """Returns the quantizer of a `VQGAN` with these fields."""
+        return cls(model.codebook_size, model.emb_dim)
+
+    def __call__(self, latents: Float[Array, "b h w d"]) -> Quantized:
+        """Quantizes latents, float32 [b, h, w, d]; indices lie in [0, model.codebook_size)."""
+        raise NotImplementedError
+
+    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Returns the quantized latents for codes."""
+        raise NotImplementedError
+
+    def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]) -> None:
+        """Updates a codebook that gradients do not train; a no-op by default.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
+        """
+
+
+QUANTIZERS: Registry[type[Quantizer]] = Registry("config.model.quantizer")
+
+
 def check_codebook_init(name: str) -> None:
-    """Raises ValueError where a codebook has no such start."""
+    """Raises ValueError for a name that is not in `CODEBOOK_STARTS`."""
     if name not in CODEBOOK_STARTS:
         raise ValueError(f"codebook_init is {name!r}; expected 'latents' or 'uniform'")
 
 
 def count_codes(indices: Int[Array, "..."], codebook_size: int) -> Float[Array, "k"]:
-    """How often each of the `codebook_size` codes occurs, [K] float32."""
+    """Returns how often each code occurs, [K] float32.
+
+    Args:
+        indices: codes of any shape in [0, K).
+        codebook_size: K.
+    """
     return jnp.zeros(codebook_size, jnp.float32).at[indices.reshape(-1)].add(1.0)
 
 
 def code_perplexity(counts: Float[Array, "k"]) -> Float[Array, ""]:
-    """exp(entropy) of code use: 1 when one code is used, K when all are used equally."""
+    """Returns exp(entropy) of code use: 1 if one code is used, K if all are used equally."""
     p = counts / jnp.maximum(counts.sum(), 1.0)
     return jnp.exp(-jnp.sum(p * jnp.log(p + 1e-10)))
 
@@ -63,7 +140,12 @@ def code_perplexity(counts: Float[Array, "k"]) -> Float[Array, ""]:
 def squared_distances(
     latents: Float[Array, "n d"], codebook: Float[Array, "k d"]
 ) -> Float[Array, "n k"]:
-    """||z - e||^2 of every latent and code in full float32, whatever the matmul default is."""
+    """Returns ||z - e||^2 for every latent and code in float32, whatever the matmul default is.
+
+    Args:
+        latents: z, [n, d].
+        codebook: e, [K, d].
+    """
     products = jnp.matmul(latents, codebook.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.sum(latents**2, axis=1)[:, None] + jnp.sum(codebook**2, axis=1)[None, :]
     return norms - 2 * products
@@ -72,15 +154,15 @@ def squared_distances(
 def codes_from_latents(
     key: Key[Array, ""], latents: Float[Array, "b h w d"], size: int
 ) -> Float[Array, "k d"]:
-    """Draws a codebook's start from latents, so that most of its codes are used from the beginning.
+    """Draws initial codes from latents, so that most codes are used from the beginning.
 
     Args:
-        key: of the draw.
-        latents: encoder outputs of real images.
+        key: threefry key.
+        latents: encoder outputs of real images [b, h, w, d].
         size: number of codes K.
 
     Returns:
-        K latents drawn without replacement; where there are fewer, repeats with some noise.
+        K latents drawn without replacement; noisy repeats if there are fewer.
     """
     flat = latents.reshape(-1, latents.shape[-1])
     draw, jitter = jax.random.split(key)
@@ -90,15 +172,16 @@ def codes_from_latents(
     return order + noise * jax.random.normal(jitter, order.shape, order.dtype)
 
 
-class VectorQuantizer(nn.Module):
+@QUANTIZERS.register("nearest")
+class VectorQuantizer(Quantizer):
     """Nearest codebook row with straight-through gradients (VQ-VAE, eq. 1-3).
 
     loss = ||sg(z) - e||^2 + beta ||z - sg(e)||^2, both as means over all elements.
 
-    Two settings decide whether the codes get used. `codebook_init='latents'` starts them from the
-    latents that `init` is given, so give it real data. A moving average with `restart_below`
-    replaces codes that nothing chooses. Such a codebook is not a parameter but the collection
-    'codebook', and moves where a training step makes that mutable and gives the rng 'codes'::
+    Two settings decide how many codes are used. `codebook_init='latents'` draws the first codes
+    from the latents that `init` gets, so pass real data. A moving average with `restart_below`
+    replaces unused codes. Such a codebook is not a parameter but the collection 'codebook'. A
+    training step updates it by making the collection mutable and passing the rng 'codes'::
 
         quantizer = VectorQuantizer(64, 8, codebook_init="latents", ema_decay=0.95,
                                     restart_below=0.1)
@@ -111,19 +194,18 @@ class VectorQuantizer(nn.Module):
     Attributes:
         codebook_size: K.
         embedding_dim: d.
-        beta: weight of the commitment term, or of the codebook term where `beta_on` says so.
-        beta_on: 'commitment' as in the paper; 'codebook' as the published CodeFormer and Taming
-            training has it.
-        ema_decay: None trains the codebook by its loss. Else it is a moving average of the
-            latents assigned to each code (VQ-VAE, appendix A.1), kept in the collection
-            'codebook', updated whenever that is mutable, and only the commitment term remains.
+        beta: weight of the commitment term, or of the codebook term; see `beta_on`.
+        beta_on: 'commitment' as in the paper, or 'codebook' as in the published CodeFormer and
+            Taming training.
+        ema_decay: None trains the codebook by its loss. Otherwise it is a moving average of the
+            latents assigned to each code (VQ-VAE, appendix A.1) and only the commitment term
+            remains.
         ema_epsilon: Laplace smoothing of the counts.
         restart_below: with a moving average, a code whose average count per batch falls below
             this is replaced by a latent of the batch, drawn with the rng 'codes'; 0 is off.
-            Without one the module does nothing about it: see `tasks.restart`.
-        codebook_init: 'uniform' starts the codes from U(+-1/K) as published, far from the latents
-            of most encoders, where few of them are ever chosen; 'latents' from the latents that
-            `init` is given, see `codes_from_latents`.
+            Without a moving average `tasks.restart` does this instead.
+        codebook_init: 'uniform' draws codes from U(+-1/K) as published, far from most encoders'
+            latents, so that few of them are ever used; 'latents' see `codes_from_latents`.
     """
 
     codebook_size: int
@@ -134,6 +216,19 @@ class VectorQuantizer(nn.Module):
     ema_epsilon: float = 1e-5
     restart_below: float = 0.0
     codebook_init: str = "uniform"
+
+    @classmethod
+    def from_model(cls, model: Any) -> "VectorQuantizer":
+        """Returns the quantizer of a `VQGAN` or `VQVAE` with these fields."""
+        return cls(
+            model.codebook_size,
+            model.emb_dim,
+            model.beta,
+            model.beta_on,
+            model.ema_decay,
+            restart_below=model.restart_below,
+            codebook_init=model.codebook_init,
+        )
 
     def __post_init__(self):
         check_codebook_init(self.codebook_init)
@@ -160,24 +255,24 @@ class VectorQuantizer(nn.Module):
             self.ema_sums = self.variable("codebook", "sums", lambda: self.ema_embedding.value)
 
     def codebook(self) -> Float[Array, "k d"]:
-        """The codebook [K, d]."""
+        """Returns the codebook [K, d]."""
         if self.ema_decay is None:
             return self.get_variable("params", "embedding")
         return self.ema_embedding.value
 
     def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Codebook rows of `indices`."""
+        """Returns codebook rows for `indices`."""
         return self.codebook()[indices]
 
     def __call__(self, latents: AnyArray) -> Quantized:
         """Quantizes latents, float32 [b, h, w, d].
 
         Raises:
-            ValueError, TypeError: for latents of another form, saying what to pass.
+            ValueError, TypeError: for latents of another form; the message says what to pass.
         """
-        latents = as_features(
-            latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float)
-        ).astype(jnp.float32)
+        latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float)).astype(
+            jnp.float32
+        )
         b, h, w, d = latents.shape
         flat = latents.reshape(-1, d)
         if self.is_initializing() and self.codebook_init == "latents":
@@ -214,7 +309,12 @@ class VectorQuantizer(nn.Module):
         return commitment + self.beta * codebook
 
     def update(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
-        """One step of the moving average by latents and their codes; no-op where there is none."""
+        """Updates the moving average by one batch; a no-op without one.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
+        """
         if self.ema_decay is not None:
             flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
             counts = count_codes(indices, self.codebook_size)
@@ -234,93 +334,3 @@ class VectorQuantizer(nn.Module):
         smoothing = total / (total + self.codebook_size * self.ema_epsilon)
         self.ema_sums.value, self.ema_counts.value = sums, counts
         self.ema_embedding.value = sums / ((counts + self.ema_epsilon) * smoothing)[:, None]
-
-
-def check_gumbel(network: Any) -> None:
-    """Raises ValueError where a network's settings of the Gumbel quantizer are out of range."""
-    for name in ("temperature", "temperature_final"):
-        if not getattr(network, name) > 0:
-            raise ValueError(f"{name} is {getattr(network, name)}; expected a positive number")
-    for name in ("kl_weight", "temperature_steps"):
-        if not getattr(network, name) >= 0:
-            raise ValueError(f"{name} is {getattr(network, name)}; expected 0 or more")
-
-
-class GumbelQuantizer(nn.Module):
-    """Codes drawn by Gumbel softmax from 1x1-conv logits (DALL-E style, as VQGAN offers it).
-
-    Noise is drawn only where keys, one per image, or an rng named 'gumbel' to be split into such
-    are given; without them the codes are the argmax.
-    The loss is kl_weight * KL(softmax(logits) || uniform), summed over codes, averaged over sites.
-
-    Attributes:
-        codebook_size: K.
-        embedding_dim: d.
-        straight_through: with noise, one-hot forward and soft gradient. False, as published, gives
-            the generator soft mixtures in training and hard codes without noise.
-        temperature: of the softmax, where the call gives none; a smaller one is closer to one-hot.
-        kl_weight: weight of the KL term.
-    """
-
-    codebook_size: int
-    embedding_dim: int
-    straight_through: bool = True
-    temperature: float = 1.0
-    kl_weight: float = 5e-4
-
-    def setup(self):
-        self.proj = Conv(self.codebook_size, kernel_size=1)
-        self.embed = self.param(
-            "embed",
-            nn.initializers.normal(1.0),
-            (self.codebook_size, self.embedding_dim),
-            jnp.float32,
-        )
-
-    def codebook(self) -> Float[Array, "k d"]:
-        """The codebook [K, d]."""
-        return self.embed
-
-    def lookup(self, indices: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Codebook rows of `indices`."""
-        return self.embed[indices]
-
-    def __call__(
-        self,
-        latents: AnyArray,
-        keys: AnyArray | None = None,
-        temperature: ArrayLike | None = None,
-    ) -> Quantized:
-        """Quantizes latents, float32 [b, h, w, c], with noise where there are keys [b] for it.
-
-        Raises:
-            ValueError, TypeError: for latents or keys of another form, saying what to pass.
-        """
-        latents = as_features(latents, "latents", _LATENT_AXES, dtype=jnp.result_type(float))
-        logits = self.proj(latents.astype(jnp.float32))
-        b, h, w, k = logits.shape
-        hard, noisy = True, logits
-        if keys is None and self.has_rng("gumbel"):
-            keys = jax.random.split(self.make_rng("gumbel"), b)
-        if keys is not None:
-            hard = self.straight_through
-            draw = lambda key: jax.random.gumbel(key, (h, w, k), jnp.float32)  # noqa: E731
-            noisy = logits + jax.vmap(draw)(as_keys(keys, b))
-        temperature = self.temperature if temperature is None else temperature
-        soft = jax.nn.softmax(noisy / temperature, axis=-1)
-        indices = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
-        weights = soft
-        if hard:
-            weights = soft + jax.lax.stop_gradient(jax.nn.one_hot(indices, k) - soft)
-        probabilities = jax.nn.softmax(logits, axis=-1)
-        kl = jnp.sum(probabilities * jnp.log(probabilities * k + 1e-10), axis=-1).mean()
-        counts = count_codes(indices, k)
-        return Quantized(
-            latents=jnp.matmul(weights, self.embed, precision=jax.lax.Precision.HIGHEST),
-            indices=indices.reshape(b, h * w),
-            loss=self.kl_weight * kl,
-            perplexity=code_perplexity(counts),
-            code_counts=counts,
-            mean_distance=jnp.zeros((), jnp.float32),
-            logits=logits,
-        )

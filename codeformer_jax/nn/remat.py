@@ -1,9 +1,9 @@
-"""Rematerialisation: activations that the backward pass computes again instead of keeping them."""
+"""Rematerialisation: the backward pass recomputes activations instead of keeping them."""
 
 import flax.linen as nn
 import jax
 
-# Short names, and those of `jax.checkpoint_policies` that take no arguments.
+# Short names, and the names of `jax.checkpoint_policies` without arguments.
 _POLICIES = {
     "full": "nothing_saveable",
     "dots": "dots_saveable",
@@ -21,18 +21,18 @@ POLICIES = tuple(_POLICIES)
 
 
 def check_policy(name: str | None) -> None:
-    """Raises ValueError where there is no such policy; None is no rematerialisation."""
+    """Raises ValueError for an unknown policy; None means no rematerialisation."""
     if name is not None and name not in POLICIES:
         raise ValueError(f"remat is {name!r}; expected None or one of {', '.join(POLICIES)}")
 
 
 def rematted(block: type[nn.Module], name: str | None) -> type[nn.Module]:
-    """`block` with the same parameters and values, whose gradient keeps what the policy says.
+    """Returns `block` with the same parameters and values, whose gradient recomputes activations.
 
     Args:
-        block: a module class whose call takes arrays only.
-        name: None (as it is), 'full' (a block's input alone is kept), 'dots' (what its
-            convolutions and matrix products give is kept besides), or another of `POLICIES`.
+        block: module class whose call takes arrays only.
+        name: None returns `block` itself, 'full' keeps only a block's input, 'dots' also keeps the
+            results of convolutions and matrix products; or another of `POLICIES`.
 
     Raises:
         ValueError: for another name.
@@ -44,15 +44,14 @@ def rematted(block: type[nn.Module], name: str | None) -> type[nn.Module]:
 
 
 def compiler_options(name: str | None, platform: str) -> dict[str, str]:
-    """For `jax.jit` of a gradient through rematted blocks, so that they are computed again.
+    """Returns options of `jax.jit` for a gradient through rematted blocks.
 
-    XLA's CPU compiler removes the barriers around them before it looks for what is computed twice,
-    and would keep the first result after all. Where XLA_FLAGS disable passes, these options take
-    the place of that setting.
+    XLA's CPU compiler removes the barriers around them before it eliminates common subexpressions,
+    and would keep the first result after all. These options replace passes disabled in XLA_FLAGS.
 
     Args:
-        name: as of `rematted`.
-        platform: as of `jax.Device.platform`.
+        name: policy, see `rematted`.
+        platform: `jax.Device.platform`.
     """
     if name is None or platform != "cpu":
         return {}

@@ -1,7 +1,7 @@
-"""VQGAN as "Taming Transformers" lays it out (arXiv 2012.09841, appendix A).
+"""VQGAN in the layout of "Taming Transformers" (arXiv 2012.09841, appendix A).
 
-Blocks lie in levels, `encoder/down_{i}` and `decoder/up_{i}` with level 0 the image's own size, and
-1x1 convolutions stand before and behind the codebook.
+Blocks are grouped in levels, `encoder/down_{i}` and `decoder/up_{i}`, where level 0 has the image's
+own size. 1x1 convolutions precede and follow the codebook.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,15 @@ from codeformer_jax.nn.layers import (
     Upsample,
     swish,
 )
+from codeformer_jax.nn.quantizer import QUANTIZERS
 from codeformer_jax.nn.remat import rematted
 from codeformer_jax.nn.vqgan import VQGAN
 
 
 class Level(nn.Module):
-    """Residual blocks of one width, each with an attention block behind it where asked for.
+    """Residual blocks of one width, each followed by attention if `attention` is set.
 
-    Then `resample`, where it is not None: 'down' or 'up'.
+    `resample`, None, 'down' or 'up', comes last.
     """
 
     width: int
@@ -79,7 +80,7 @@ class Middle(nn.Module):
 
 
 class Backbone(nn.Module):
-    """What encoder and decoder share: widths, attention per level, the head."""
+    """Common parts of encoder and decoder: widths, attention per level, head."""
 
     image_size: int
     nf: int
@@ -131,7 +132,7 @@ class Encoder(Backbone):
 
 
 class Decoder(Backbone):
-    """latents [b, h / f, w / f, z] -> images [b, h, w, features]; one block more in each level."""
+    """latents [b, h / f, w / f, z] -> images [b, h, w, features]; one more block per level."""
 
     def setup(self):
         self._setup_ends(self.nf * self.ch_mult[-1])
@@ -150,12 +151,12 @@ class Decoder(Backbone):
 class TamingVQGAN(VQGAN):
     """The autoencoder of "Taming Transformers"; images [b, h, w, 3] in [-1, 1].
 
-    Called like `VQGAN`, and returns the same. `latents` of the output are those that the quantizer
-    sees, behind `quant_conv`. The defaults are the published f16-1024; its `beta` weighted the
-    codebook term: `beta_on='codebook'` (legacy), against the paper's 'commitment'.
+    Arguments and outputs are those of `VQGAN`; `latents` are the quantizer's input, after
+    `quant_conv`. The defaults are the published f16-1024, whose training put `beta` on the codebook
+    term (`beta_on='codebook'`) instead of the paper's commitment term.
 
     Attributes:
-        z_channels: width of encoder output and decoder input; `emb_dim` is that of a code.
+        z_channels: width of encoder output and decoder input; `emb_dim` is the length of a code.
         Others: see `VQGAN`. Gumbel f8: ch_mult (1, 1, 2, 4), attn_resolutions (32,), 8192 codes.
     """
 
@@ -175,7 +176,7 @@ class TamingVQGAN(VQGAN):
         self.decoder = Decoder(features=3, **backbone)
         self.quant_conv = Conv(self.emb_dim, kernel_size=1, dtype=self.dtype)
         self.post_quant_conv = Conv(self.z_channels, kernel_size=1, dtype=self.dtype)
-        self.quantize = self._make_quantizer()
+        self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
         return self.quant_conv(self.encoder(images)).astype(jnp.float32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
+from codeformer_jax.nn.gumbel import check_gumbel
 from codeformer_jax.nn.layers import (
     AttentionBlock,
     Conv,
@@ -20,7 +21,7 @@ from codeformer_jax.nn.layers import (
     ResBlock,
     Upsample,
 )
-from codeformer_jax.nn.quantizer import GumbelQuantizer, Quantized, VectorQuantizer, check_gumbel
+from codeformer_jax.nn.quantizer import QUANTIZERS, Quantized
 from codeformer_jax.nn.remat import check_policy, rematted
 from codeformer_jax.ops import checks
 from codeformer_jax.ops.checks import AnyArray
@@ -28,15 +29,15 @@ from codeformer_jax.ops.checks import AnyArray
 
 @flax.struct.dataclass
 class VQGANOutput:
-    """Reconstruction of images [b, h, w, 3] and what was measured on the way.
+    """Reconstruction of images [b, h, w, 3] with intermediate values.
 
     Attributes:
         image: reconstruction [b, h, w, 3], trained to [-1, 1] but not clipped.
         latents: encoder output before quantization [b, h / f, w / f, d].
         indices: codes, row-major, [b, (h / f) * (w / f)].
-        codebook_loss: scalar, see the quantizer.
+        codebook_loss: scalar loss of the quantizer.
         perplexity: scalar, see `code_perplexity`.
-        quantized: everything the quantizer returned.
+        quantized: output of the quantizer.
     """
 
     image: Float[Array, "b h w 3"]
@@ -50,8 +51,8 @@ class VQGANOutput:
 class Encoder(nn.Module):
     """images [b, h, w, 3] -> (latents [b, h / f, w / f, emb_dim], {side: features of that level}).
 
-    `side` counts in pixels of an image of `image_size`; the features are those after the level's
-    last residual block, before its attention.
+    `side` is the side of the level for an image of `image_size`. Its features are taken after the
+    level's last residual block, before its attention.
     """
 
     image_size: int
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """quantized latents [b, h / f, w / f, emb_dim] -> images [b, h, w, 3].
 
-    `up_to` and `beyond` are its two parts, cut where features of a side may be changed last.
+    `up_to` and `beyond` are its two parts, cut after the last features that a caller changes.
     """
 
     image_size: int
@@ -148,9 +149,12 @@ class Generator(nn.Module):
         latents: Float[Array, "b h w d"],
         fuse: Callable[[int, Float[Array, "b h3 w3 c"]], Float[Array, "b h3 w3 c"]],
     ) -> Float[Array, "b h2 w2 c"]:
-        """Features after the first residual block of the level of `side`.
+        """Returns the features after the first residual block of the level of `side`.
 
-        `fuse(side, x)` may change them, and those of every level before.
+        Args:
+            side: side of a level for an image of `image_size`.
+            latents: quantized latents [b, h, w, d].
+            fuse: function (side, features) -> features, applied at this and every earlier level.
         """
         x = latents
         for index, block in enumerate(self.blocks[: self._tap(side)]):
@@ -160,11 +164,16 @@ class Generator(nn.Module):
         return x
 
     def beyond(self, side: int, features: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of the features that `up_to` returned."""
+        """Returns images from the features of `up_to`.
+
+        Args:
+            side: the argument of `up_to`.
+            features: the result of `up_to`.
+        """
         return self._images(features, self.blocks[self._tap(side) :])
 
     def _tap(self, side):
-        """Number of blocks up to the features of a side."""
+        """Returns the number of blocks up to the features of a side."""
         return 1 + next(index for index, tapped in self.taps.items() if tapped == side)
 
     def _images(self, x, blocks):
@@ -176,31 +185,29 @@ class Generator(nn.Module):
 class VQGAN(nn.Module):
     """Encoder, quantizer and generator; images [b, h, w, 3] in [-1, 1].
 
-    The codebook's moving average is updated where the collection 'codebook' is mutable, Gumbel
-    noise is drawn where an rng 'gumbel' or `noise_keys`, one per image, are given; otherwise the
-    network is deterministic.
-    Images may have any sides that the downsampling factor divides; `image_size` is the size to
-    which `attn_resolutions` refers.
+    A codebook that is a moving average is updated if the collection 'codebook' is mutable. Gumbel
+    noise needs `noise_keys`, one per image, or an rng 'gumbel'; otherwise the network is
+    deterministic. Images may have any sides that the downsampling factor divides.
 
     Attributes:
-        image_size: side of the training images in pixels.
+        image_size: side of the training images in pixels, to which `attn_resolutions` refers.
         nf: width of the first level.
-        ch_mult: width of each level in units of `nf`; one level less than that many halvings.
+        ch_mult: width of each level in units of `nf`; n levels halve the image n - 1 times.
         res_blocks: residual blocks per level.
         attn_resolutions: sides of the feature maps that get attention after each residual block.
         codebook_size: number of codes K.
         emb_dim: length of a code d.
         norm_groups: groups of every GroupNorm.
-        quantizer: 'nearest' or 'gumbel'.
+        quantizer: 'nearest', 'gumbel' or another name in `quantizer.QUANTIZERS`.
         beta, beta_on, ema_decay, restart_below, codebook_init: see `VectorQuantizer`.
         straight_through, kl_weight, temperature: see `GumbelQuantizer`.
-        temperature_final, temperature_steps: the temperature falls to the former over that many
-            steps of training, see `temperature_at`; 0 steps keep it.
+        temperature_final: Gumbel temperature at the end of `temperature_steps`.
+        temperature_steps: training steps over which the temperature falls; 0 keeps it.
         dtype: dtype of the computation; parameters, codebook distances and norms are float32.
-        remat: what the backward pass computes again, see `remat.rematted`; no value changes.
+        remat: activations that the backward pass recomputes, see `remat.rematted`.
 
     Raises:
-        ValueError: at construction, for sizes that do not divide, naming them.
+        ValueError: at construction, for sizes that do not divide.
     """
 
     image_size: int = 512
@@ -238,6 +245,11 @@ class VQGAN(nn.Module):
         return 2 ** (len(self.ch_mult) - 1)
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether the quantizer takes `noise_keys` and a `temperature`."""
+        return QUANTIZERS[self.quantizer].draws_noise
+
+    @property
     def level_sides(self) -> tuple[int, ...]:
         """Sides of the feature maps of an image of `image_size`, largest first."""
         return tuple(self.image_size // 2**i for i in range(len(self.ch_mult)))
@@ -261,9 +273,8 @@ class VQGAN(nn.Module):
                 )
         check_sides("attn_resolutions", self.attn_resolutions, self.level_sides)
         check_policy(self.remat)
-        if self.quantizer not in ("nearest", "gumbel"):
-            raise ValueError(f"quantizer is {self.quantizer!r}; expected 'nearest' or 'gumbel'")
         check_gumbel(self)
+        QUANTIZERS[self.quantizer]
 
     def temperature_at(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Returns the Gumbel temperature of a training step: a cosine down to the final one."""
@@ -276,10 +287,10 @@ class VQGAN(nn.Module):
     def setup(self):
         self.encoder = Encoder(emb_dim=self.emb_dim, **self._backbone())
         self.generator = Generator(**self._backbone())
-        self.quantize = self._make_quantizer()
+        self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _backbone(self) -> dict[str, Any]:
-        """The fields that encoder and generator share."""
+        """Returns the fields that encoder and generator share."""
         return {
             "image_size": self.image_size,
             "nf": self.nf,
@@ -291,31 +302,12 @@ class VQGAN(nn.Module):
             "remat": self.remat,
         }
 
-    def _make_quantizer(self) -> VectorQuantizer | GumbelQuantizer:
-        if self.quantizer == "nearest":
-            return VectorQuantizer(
-                self.codebook_size,
-                self.emb_dim,
-                self.beta,
-                self.beta_on,
-                self.ema_decay,
-                restart_below=self.restart_below,
-                codebook_init=self.codebook_init,
-            )
-        return GumbelQuantizer(
-            self.codebook_size,
-            self.emb_dim,
-            straight_through=self.straight_through,
-            kl_weight=self.kl_weight,
-            temperature=self.temperature,
-        )
-
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
-        """What the quantizer is given."""
+        """Returns the quantizer's input."""
         return self.encoder(images)[0]
 
     def _generate(self, quantized: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 3"]:
-        """Images of quantized latents."""
+        """Returns images from quantized latents."""
         return self.generator(quantized)
 
     def __call__(
@@ -330,14 +322,14 @@ class VQGAN(nn.Module):
         Args:
             images: float32 [b, h, w, 3] in [-1, 1].
             noise_keys: one typed key per image, [b], for Gumbel noise.
-            temperature: of the Gumbel softmax; the field's value unless given.
+            temperature: temperature of the Gumbel softmax; None uses the field.
 
         Raises:
-            ValueError, TypeError: for images or keys of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         images = as_input(images, self.downsampling, self.dtype)
         latents = self._latents(images)
-        if self.quantizer == "gumbel":
+        if self.draws_noise:
             quantized = self.quantize(latents, noise_keys, temperature)
         else:
             quantized = self.quantize(latents)
@@ -356,25 +348,33 @@ class VQGAN(nn.Module):
         return self.quantize(self._latents(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
-        """Moves the codebook's average towards a batch that was encoded before.
+        """Updates a codebook's moving average by a batch that was encoded before.
 
-        `method='update_codebook'`, with the collection 'codebook' mutable; a batch that was
-        encoded in slices is counted as one.
+        `method='update_codebook'`, with the collection 'codebook' mutable. Slices of a batch that
+        were encoded separately count as one update.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
         """
         self.quantize.update(latents, indices)
 
     def decode(self, indices: AnyArray) -> Float[Array, "b h2 w2 3"]:
-        """Returns images of maps of codes, integers [b, h, w]; `method='decode'`."""
+        """Returns images from maps of codes, integers [b, h, w]; `method='decode'`."""
         indices = checks.as_integers(indices, "indices", ("batch", "height", "width"))
         return self._generate(self.quantize.lookup(indices))
 
 
 def as_input(images: AnyArray, downsampling: int, dtype: DTypeLike) -> Float[Array, "b h w 3"]:
-    """Returns images as a network takes them; see `checks.as_images`.
+    """Returns images as a JAX array that a network accepts; see `checks.as_images`.
+
+    Args:
+        images: floating point [b, h, w, 3] in [-1, 1].
+        downsampling: factor that must divide both sides.
+        dtype: dtype of the computation.
 
     Raises:
-        ValueError, TypeError: for images of another form, or sides that are no multiples of the
-            downsampling.
+        ValueError, TypeError: for images of another form or size.
     """
     images = checks.as_images(images, dtype=dtype)
     if images.shape[1] % downsampling or images.shape[2] % downsampling:
@@ -390,7 +390,7 @@ def _blocks(remat: str | None) -> tuple[type[nn.Module], type[nn.Module]]:
 
 
 def check_sides(name: str, given: Sequence[int], sides: Sequence[int]):
-    """Raises ValueError where a given side is not the side of a feature map."""
+    """Raises ValueError for sides in setting `name` that no feature map has."""
     unknown = [side for side in given if side not in sides]
     if unknown:
         raise ValueError(

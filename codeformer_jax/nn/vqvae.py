@@ -1,4 +1,4 @@
-"""VQ-VAE: convolutional encoder, codebook, transposed counterpart (arXiv 1711.00937, section 4.1).
+"""VQ-VAE: convolutional encoder, codebook and decoder (arXiv 1711.00937, section 4.1).
 
 Parameter tree: encoder/*, quantize/*, decoder/*.
 """
@@ -30,7 +30,7 @@ class TransposedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-        # Of the 4x4 taps 2x2 meet each output pixel.
+        # 2x2 of the 4x4 taps meet at each output pixel.
         init = fan_in_uniform(4 * x.shape[-1])
         kernel = self.param("kernel", init, (4, 4, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", init, (self.features,), jnp.float32)
@@ -96,7 +96,7 @@ class VQVAEDecoder(nn.Module):
 class VQVAE(nn.Module):
     """Encoder, codebook and decoder; images [b, h, w, 3] in [-1, 1] of any sides that 4 divides.
 
-    The codebook's moving average is updated where the collection 'codebook' is mutable.
+    A codebook that is a moving average is updated if the collection 'codebook' is mutable.
 
     Attributes:
         image_size: side of the training images in pixels.
@@ -156,7 +156,7 @@ class VQVAE(nn.Module):
         """Reconstructs images, float32 [b, h, w, 3] in [-1, 1].
 
         Raises:
-            ValueError, TypeError: for images of another form, saying what to pass.
+            ValueError, TypeError: for images of another form; the message says what to pass.
         """
         images = as_input(images, DOWNSAMPLING, self.dtype)
         latents = self.encoder(images)
@@ -176,10 +176,15 @@ class VQVAE(nn.Module):
         return self.quantize(self.encoder(images))
 
     def update_codebook(self, latents: Float[Array, "b h w d"], indices: Int[Array, "b n"]):
-        """Moves the codebook's average towards a batch; `method='update_codebook'`, see `VQGAN`."""
+        """Updates a codebook's moving average; `method='update_codebook'`, see `VQGAN`.
+
+        Args:
+            latents: encoder outputs [b, h, w, d].
+            indices: their codes [b, h * w].
+        """
         self.quantize.update(latents, indices)
 
     def decode(self, indices: AnyArray) -> Float[Array, "b h2 w2 3"]:
-        """Returns images of maps of codes, integers [b, h, w]; `method='decode'`."""
+        """Returns images from maps of codes, integers [b, h, w]; `method='decode'`."""
         indices = checks.as_integers(indices, "indices", ("batch", "height", "width"))
         return self.decoder(self.quantize.lookup(indices))

@@ -1,7 +1,7 @@
-"""Gaussian kernels, one per image, and the filter that applies them as cv2.filter2D does.
+"""Per-image Gaussian kernels, and the filter that applies them like cv2.filter2D.
 
-Layout: images [b, h, w, c], kernels [b, k, k]. Any value range; float32. Sigmas in pixels, angles
-in radians. The border is reflect-101 (the edge pixel is not repeated).
+Layout: images [b, h, w, c] in any value range, kernels [b, k, k]; float32. Sigmas are in pixels,
+angles in radians. The border is reflect-101: the edge pixel is not repeated.
 """
 
 from typing import Literal, get_args
@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 Method = Literal["auto", "matmul", "fft"]
 
-# Two cores of a CPU: 16 images of 64 px take 3 ms by matrices and 6.5 ms by FFT (357 ms as a
-# depthwise convolution); at 128 px 10 and 20 ms; at 256 px the order is reversed.
+# On two CPU cores, 16 images of 64 px take 3 ms by matrices, 6.5 ms by FFT and 357 ms as a
+# depthwise convolution. At 128 px matrices take 10 ms and the FFT 20 ms; at 256 px the FFT is
+# faster.
 _LARGEST_SIDE_BY_MATMUL = 128
 
 
@@ -26,13 +27,17 @@ def gaussian_kernels(
     *,
     size: int = 41,
 ) -> Float[Array, "b size size"]:
-    """Gaussian kernels that sum to 1: standard deviations along two axes turned by `theta`.
+    """Returns Gaussian kernels that sum to 1.
 
     Args:
-      sigma_x: > 0, in pixels, along the direction (cos theta, sin theta), x to the right, y down.
-      sigma_y: > 0, in pixels, across it; equal to sigma_x for an isotropic kernel.
-      theta: radians.
-      size: side of the kernel, odd.
+        sigma_x: standard deviation in pixels, above 0, along the direction (cos theta, sin theta),
+            with x to the right and y down.
+        sigma_y: standard deviation in pixels, above 0, across that direction.
+        theta: angle in radians.
+        size: side of the kernels, odd.
+
+    Raises:
+        ValueError: for an even size.
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"Kernel size is {size}: expected an odd number of pixels.")
@@ -52,18 +57,18 @@ def filter2d(
     method: Method = "auto",
     symmetric: bool = False,
 ) -> Float[Array, "b h w c"]:
-    """Correlate every image with its own kernel; same size out, reflect-101 at the border.
+    """Returns every image correlated with its own kernel, with reflect-101 borders.
 
     Args:
-      images: h and w must exceed half the kernel (20 for 41).
-      kernels: k odd.
-      method: 'matmul' (three small matrix products; best up to 128 px on a CPU), 'fft', or 'auto'.
-        They agree within 5e-6 of the value range.
-      symmetric: promises kernels equal to themselves turned by 180 degrees (every Gaussian), which
-        saves a quarter of the work of 'matmul' and a sixth of that of 'fft'.
+        images: [b, h, w, c]; h and w must exceed half the kernel (20 for 41).
+        kernels: [b, k, k], k odd.
+        method: 'matmul' (three small matrix products, fastest up to 128 px on a CPU), 'fft' or
+            'auto'. They agree within 5e-6 of the value range.
+        symmetric: whether every kernel equals itself rotated by 180 degrees, as Gaussians do. This
+            saves a quarter of the work of 'matmul' and a sixth of that of 'fft'.
 
     Raises:
-      ValueError: even kernel, or images too small to be reflected.
+        ValueError: for an even kernel, or images too small to be reflected.
     """
     height, width = images.shape[1:3]
     size = kernels.shape[1]
@@ -86,9 +91,9 @@ def _filter_by_fft(images: Array, kernels: Array, symmetric: bool) -> Array:
     height, width = images.shape[1:3]
     half = kernels.shape[1] // 2
     shape = tuple(_fast_length(side + 2 * half) for side in (height, width))
-    # Reflected as far as the fast length: zeros behind the border would be one more copy. The end
-    # of the signal wraps around into rows and columns that are cut off below. Reading through an
-    # index takes half the time of `jnp.pad`.
+    # The reflection fills the fast length, since padding with zeros would cost another copy. The
+    # end of the signal wraps around into rows and columns that are cut off below. A gather takes
+    # half the time of `jnp.pad`.
     rows, columns = (
         _reflected(side, half, length - side - half)
         for side, length in zip((height, width), shape, strict=True)
@@ -108,18 +113,18 @@ def _filter_by_fft(images: Array, kernels: Array, symmetric: bool) -> Array:
 
 
 def _reflected(side: int, before: int, after: int) -> np.ndarray:
-    """Index of the pixel that reflect-101 puts at each place of a row with its margins.
+    """Returns the index of the pixel at each place of a reflect-101 row with its margins.
 
-    Beyond a second reflection, which only rows that are cut off reach, the edge pixel.
+    Beyond a second reflection, which only reaches rows that are cut off, it is the edge pixel.
     """
     index = np.abs(np.arange(-before, side + after))
     return np.clip(np.where(index < side, index, 2 * (side - 1) - index), 0, side - 1)
 
 
 def _real_spectrum(kernels: Array, shape: tuple[int, int]) -> Array:
-    """What `rfft2` gives of kernels centred on the origin that are even: sums of cosines.
+    """Returns `rfft2` of even kernels centred on the origin, which is a sum of cosines.
 
-    cos(a + b) as two small matrix products, in half the time of the transform.
+    cos(a + b) takes two small matrix products, in half the time of the transform.
     """
     taps = np.arange(kernels.shape[1]) - kernels.shape[1] // 2
     down = 2 * np.pi * np.outer(np.fft.fftfreq(shape[0]), taps)
@@ -130,12 +135,12 @@ def _real_spectrum(kernels: Array, shape: tuple[int, int]) -> Array:
 
 
 def _filter_by_matmul(images: Array, kernels: Array, symmetric: bool) -> Array:
-    """Filter in the cosine basis of the reflected image.
+    """Filters in the cosine basis of the reflected image.
 
     A reflect-101 image is even with period 2(n-1), so it is a sum of cosines cos(w y) cos(v x).
     Correlation with a tap at (a, c) turns cos(w y) into cos(w y) cos(w a) - sin(w y) sin(w a), so
-    the kernel acts on each coefficient through its four cosine and sine sums; the two mixed ones
-    vanish for a kernel that is symmetric under a half turn.
+    the kernel acts on each coefficient through its four cosine and sine sums. The two mixed sums
+    vanish for a kernel that equals itself rotated by 180 degrees.
     """
     rows = _Basis(images.shape[1], kernels.shape[1])
     columns = _Basis(images.shape[2], kernels.shape[1])
@@ -175,7 +180,7 @@ def _product(pattern: str, *operands) -> Array:
 
 
 def _fast_length(length: int) -> int:
-    """Smallest length of at least `length` with no prime factor above 7: what FFTs are quick at."""
+    """Returns the smallest length >= `length` without prime factors above 7, which FFTs favour."""
     while True:
         rest = length
         for prime in (2, 3, 5, 7):

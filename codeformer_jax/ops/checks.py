@@ -1,6 +1,6 @@
-"""Checks of arrays that a caller passes: every error says what was given and what to pass instead.
+"""Checks of array arguments; every error says what was given and what to pass instead.
 
-NumPy and JAX arrays are both accepted; the functions return JAX arrays.
+NumPy and JAX arrays are both accepted. The functions return JAX arrays.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from jaxtyping import Array, Key, Shaped
 
 from codeformer_jax.ops.random import threefry_keys
 
-# Array arguments of public functions: docstrings give dtype and shape, the checks enforce them.
+# Array argument of a public function; its docstring gives dtype and shape, a check enforces them.
 AnyArray = Shaped[Array | np.ndarray, "..."]
 
-# Lowest value of images -> how 8-bit levels become such images.
+# Lowest value of the range -> expression that converts 8-bit levels to it.
 _FROM_LEVELS = {-1: '.astype("float32") / 127.5 - 1', 0: '.astype("float32") / 255'}
 _IMAGE_AXES = ("batch", "height", "width")
 
@@ -34,14 +34,14 @@ def as_images(
 
     Args:
         images: floating point [batch, height, width, channels].
-        name: what an error calls them.
-        low: lowest value of the range, -1 or 0; the highest is 1. The values are not looked at.
-        channels: number of channels; None takes any.
-        dtype: of the computation. float64 is taken only where that is float64.
+        name: name of the argument in error messages.
+        low: lowest value of the range, -1 or 0; the highest is 1. Values are not checked.
+        channels: number of channels; None accepts any.
+        dtype: dtype of the computation; float64 images require float64.
 
     Raises:
         ValueError: for another number of axes or channels.
-        TypeError: for integers, or float64.
+        TypeError: for integers, or float64 that was not asked for.
     """
     given, shape = _describe(images)
     axes = (*_IMAGE_AXES, "channels" if channels is None else str(channels))
@@ -65,14 +65,14 @@ def as_features(
     """Returns floating-point values as a JAX array.
 
     Args:
-        values: floating point, one axis for each of `axes`.
-        name: what an error calls them.
-        axes: names of the axes; the first is that of the batch.
-        dtype: of the computation. float64 is taken only where that is float64.
+        values: floating point, with one axis for each of `axes`.
+        name: name of the argument in error messages.
+        axes: names of the axes, the batch first.
+        dtype: dtype of the computation; float64 values require float64.
 
     Raises:
         ValueError: for another number of axes.
-        TypeError: for integers, or float64.
+        TypeError: for integers, or float64 that was not asked for.
     """
     given, _ = _describe(values)
     _check_axes(values, name, axes)
@@ -83,12 +83,12 @@ def as_features(
 
 
 def as_integers(values: Any, name: str, axes: Sequence[str]) -> Array:
-    """Returns integers such as codes as a JAX array, int32 unless JAX has 64 bits switched on.
+    """Returns integers such as codes as a JAX array, int32 unless JAX has 64 bits enabled.
 
     Args:
-        values: integers, one axis for each of `axes`.
-        name: what an error calls them.
-        axes: names of the axes; the first is that of the batch.
+        values: integers, with one axis for each of `axes`.
+        name: name of the argument in error messages.
+        axes: names of the axes, the batch first.
 
     Raises:
         ValueError: for another number of axes.
@@ -102,15 +102,15 @@ def as_integers(values: Any, name: str, axes: Sequence[str]) -> Array:
 
 
 def as_keys(keys: Any, batch: int, what: str = "image") -> Key[Array, "b"]:
-    """Returns one random key for each of a batch, as threefry's; see `ops.random`.
+    """Returns one threefry key for each element of a batch; see `ops.random`.
 
     Args:
         keys: typed keys [batch] of any implementation.
-        batch: how many there have to be.
-        what: what an error calls an element of the batch.
+        batch: expected number of keys.
+        what: name of an element in error messages.
 
     Raises:
-        TypeError: for old-style keys, or what is no key.
+        TypeError: for old-style keys, or an array that holds no keys.
         ValueError: for another number of keys.
     """
     make = f"jax.random.split(jax.random.key(seed), {batch})"
@@ -127,10 +127,13 @@ def as_keys(keys: Any, batch: int, what: str = "image") -> Key[Array, "b"]:
 
 
 def as_pair(**arrays: Any) -> tuple[Array, Array]:
-    """Returns two floating-point arrays of one shape, given by name, as JAX arrays.
+    """Returns two floating-point arrays of one shape as JAX arrays.
+
+    Args:
+        **arrays: two arrays by the names that error messages use.
 
     Raises:
-        ValueError: for two shapes.
+        ValueError: for different shapes.
         TypeError: for integers, whose differences would wrap around.
     """
     (first, a), (second, b) = arrays.items()
@@ -147,7 +150,7 @@ def as_pair(**arrays: Any) -> tuple[Array, Array]:
 
 
 def _describe(array: Any) -> tuple[str, tuple[int, ...]]:
-    """dtype and shape in words, and the shape."""
+    """Returns dtype and shape in words, and the shape."""
     if not hasattr(array, "dtype"):
         raise TypeError(f"expected a NumPy or JAX array; got a {type(array).__name__}")
     return f"{array.dtype} {list(array.shape)}", tuple(array.shape)

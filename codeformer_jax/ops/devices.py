@@ -1,6 +1,6 @@
 """Placement of computations and arrays on the devices of a mesh.
 
-Both functions use the mesh in use (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while a
+Both functions use the current mesh (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` while a
 program is traced) if its axes are automatic; otherwise they have no effect. They name no axis: a
 batch is sharded over all of them.
 """
@@ -13,14 +13,14 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 
 def on_each_device(function: Callable[..., Any], *batch: Any) -> Any:
-    """Returns `function(*batch)`, computed by each device from its own images alone.
+    """Returns `function(*batch)`, where each device computes its own images alone.
 
-    The compiler finds no way to split some operations over a batch (transforms, loops over its
-    images, reads through an index) and sends the whole batch to every device instead. Where the
-    devices do not divide the batch, the compiler decides.
+    The compiler cannot split some operations over a batch (transforms, loops over images, gathers)
+    and sends the whole batch to every device instead. If the number of devices does not divide the
+    batch, the compiler decides.
 
     Args:
-        function: of a batch of any size; no image's result depends on another image.
+        function: function of a batch of any size, in which images do not depend on each other.
         *batch: trees of arrays [b, ...].
     """
     mesh = _mesh()
@@ -32,16 +32,16 @@ def on_each_device(function: Callable[..., Any], *batch: Any) -> Any:
 
 
 def on_all_devices(tree: Any) -> Any:
-    """Returns the arrays of `tree`, each whole on every device.
+    """Returns the arrays of `tree`, each replicated on every device.
 
-    For parameters before their use and for gradients after their sum: the sharding of neither then
-    spreads to the activations between them.
+    Parameters before their use and gradients after their sum are replicated, so that the sharding
+    of neither spreads to the activations between them.
     """
     return tree if _mesh() is None else jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def _mesh() -> AbstractMesh | None:
-    """Returns the mesh in use if it has several devices and automatic axes."""
+    """Returns the current mesh if it has several devices and automatic axes."""
     mesh = jax.sharding.get_abstract_mesh()
     automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
     return mesh if mesh.size > 1 and automatic else None

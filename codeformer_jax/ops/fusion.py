@@ -1,12 +1,11 @@
-"""Where XLA's CPU compiler needs another program than those of accelerators.
+"""Programs that XLA's CPU compiler needs in place of those for accelerators.
 
-`materialized`: it has to write an array down instead of computing it again. It fuses an elementwise
-chain into every operation that reads it, once for each, whatever the chain costs, and drops
-`jax.lax.optimization_barrier` before it does. So noise that a JPEG's three planes and their edges
-read was drawn a dozen times.
+`materialized` computes an array once. The CPU compiler fuses an elementwise chain into every
+operation that reads it, whatever the chain costs, and drops `jax.lax.optimization_barrier` before
+it does so. Noise that a JPEG's three planes and their edges read was drawn a dozen times.
 
-`update_where`: to choose elementwise between an old and a new value it copies the old one, which
-other operations read too. An optimizer took three times as long.
+`update_where` avoids a copy. To choose elementwise between an old and a new value, the CPU compiler
+copies an old one that other operations also read; an optimizer took three times as long.
 """
 
 from collections.abc import Callable
@@ -21,29 +20,31 @@ Tree = TypeVar("Tree")
 
 
 def materialized(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-    """`x`, computed once however many operations read it; on accelerators nothing at all."""
+    """Returns `x`, computed once for all operations that read it; a no-op on accelerators."""
     return jax.lax.platform_dependent(x, cpu=_written_down, default=lambda x: x)
 
 
 def _written_down(x: Array) -> Array:
-    # The one thing that nothing is fused across: a call that must not be inlined.
+    # Only a call that must not be inlined stops fusion.
     with set_xla_metadata(inlineable="false"):
         return _identity(x)
 
 
 @jax.jit
 def _identity(x: Array) -> Array:
-    # The product keeps JAX from dropping a function that returns its argument.
+    # JAX drops a function that only returns its argument.
     return x * x.dtype.type(1)
 
 
 def update_where(condition: Bool[Array, ""], update: Callable[[Tree], Tree], tree: Tree) -> Tree:
-    """`update(tree)` where the condition holds, else `tree`; on a CPU by a branch.
+    """Returns `update(tree)` if the condition holds, else `tree`.
 
-    An accelerator's program would wait for the host at a branch, so there it chooses elementwise.
+    A CPU branches. An accelerator would wait for the host at a branch, so it chooses elementwise.
 
     Args:
-        update: keeps the tree's structure, shapes and dtypes.
+        condition: scalar, traced.
+        update: function that keeps the tree's structure, shapes and dtypes.
+        tree: arrays.
     """
 
     def branch(tree: Tree) -> Tree:

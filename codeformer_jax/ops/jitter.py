@@ -1,7 +1,7 @@
-"""Changes of brightness, contrast, saturation and hue, as photographs of one face differ in them.
+"""Random changes of brightness, contrast, saturation and hue.
 
-Layout: [b, h, w, 3] RGB in [0, 1], float32; one number per image; results are clipped to [0, 1].
-The four adjustments are those of torchvision's `ColorJitter` on floating-point images.
+Layout: [b, h, w, 3] RGB in [0, 1], float32; one factor per image; results are clipped to [0, 1].
+The four adjustments equal those of torchvision's `ColorJitter` on floating-point images.
 """
 
 import jax.numpy as jnp
@@ -15,27 +15,37 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def luma(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 1"]:
-    """Weighted mean of the colours, 0.299 R + 0.587 G + 0.114 B."""
+    """Returns 0.299 R + 0.587 G + 0.114 B."""
     red, green, blue = (LUMA[i] * images[..., i : i + 1] for i in range(3))
     return red + green + blue
 
 
 def to_gray(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """The luma in all three channels."""
+    """Returns the luma in all three channels."""
     return jnp.broadcast_to(luma(images), images.shape)
 
 
 def adjust_brightness(
     images: Float[Array, "b h w 3"], factor: Float[Array, "b"]
 ) -> Float[Array, "b h w 3"]:
-    """`factor` times every value: 0 is black, 1 changes nothing."""
+    """Multiplies every value: 0 is black, 1 changes nothing.
+
+    Args:
+        images: [b, h, w, 3] in [0, 1].
+        factor: from 0, one per image.
+    """
     return _blend(images, jnp.zeros_like(images), factor)
 
 
 def adjust_contrast(
     images: Float[Array, "b h w 3"], factor: Float[Array, "b"]
 ) -> Float[Array, "b h w 3"]:
-    """`factor` times every difference from the mean luma: 0 is one gray, 1 changes nothing."""
+    """Scales every difference from the mean luma: 0 is uniform gray, 1 changes nothing.
+
+    Args:
+        images: [b, h, w, 3] in [0, 1].
+        factor: from 0, one per image.
+    """
     mean = jnp.mean(luma(images), axis=(1, 2, 3), keepdims=True)
     return _blend(images, jnp.broadcast_to(mean, images.shape), factor)
 
@@ -43,19 +53,29 @@ def adjust_contrast(
 def adjust_saturation(
     images: Float[Array, "b h w 3"], factor: Float[Array, "b"]
 ) -> Float[Array, "b h w 3"]:
-    """`factor` times every difference from the pixel's luma: 0 is gray, 1 changes nothing."""
+    """Scales every difference from the pixel's luma: 0 is gray, 1 changes nothing.
+
+    Args:
+        images: [b, h, w, 3] in [0, 1].
+        factor: from 0, one per image.
+    """
     return _blend(images, to_gray(images), factor)
 
 
 def adjust_hue(
     images: Float[Array, "b h w 3"], shift: Float[Array, "b"]
 ) -> Float[Array, "b h w 3"]:
-    """The hue (of HSV) turned by `shift` of a full turn, in [-0.5, 0.5]; 0 changes nothing."""
+    """Rotates the hue (of HSV).
+
+    Args:
+        images: [b, h, w, 3] in [0, 1].
+        shift: fraction of a full turn in [-0.5, 0.5], one per image; 0 changes nothing.
+    """
     value = jnp.max(images, axis=-1)
     chroma = value - jnp.min(images, axis=-1)
     red, green, blue = (images[..., i] for i in range(3))
     scale = jnp.where(chroma > 0, chroma, 1.0)
-    # In sixths of a turn: distance from the primary that is largest.
+    # Hue in sixths of a turn.
     sixths = jnp.where(
         red == value,
         (green - blue) / scale,
@@ -79,16 +99,17 @@ def colour_jitter(
     hue: Float[Array, "b"],
     order: Int[Array, "b 4"],
 ) -> Float[Array, "b h w 3"]:
-    """The four adjustments, each image's in its own order.
+    """Returns images after the four adjustments, each image in its own order.
 
     Args:
-      brightness, contrast, saturation: factors from 0; 1 changes nothing.
-      hue: share of a turn, in [-0.5, 0.5]; 0 changes nothing.
-      order: a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE.
+        images: [b, h, w, 3] in [0, 1].
+        brightness, contrast, saturation: factors from 0; 1 changes nothing.
+        hue: fraction of a turn in [-0.5, 0.5]; 0 changes nothing.
+        order: permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE for each image.
     """
     for place in range(4):
         kind = order[:, place]
-        # All but the hue are one blend, so that every place costs one blend and one turn.
+        # All but the hue are one blend, so every place costs one blend and one rotation.
         mean = jnp.mean(luma(images), axis=(1, 2, 3), keepdims=True)
         target = jnp.where(_each(kind == SATURATION), to_gray(images), 0.0)
         target = jnp.where(_each(kind == CONTRAST), mean, target)

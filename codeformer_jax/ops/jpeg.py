@@ -1,10 +1,10 @@
-"""What a JPEG file does to an image: libjpeg's encoder and decoder, 4:2:0 chroma, on the device.
+"""JPEG coding and decoding on the device: libjpeg with 4:2:0 chroma.
 
 Layout: [b, h, w, 3] RGB in [0, 1], float32. As in `resize`, an image may be the top-left corner of
-a canvas, with traced height and width. The entropy coding is lossless and is left out. Colours,
-subsampling, padding and chroma interpolation equal libjpeg's to the bit. Its 32-bit integer DCT is
-done in float32 with the same constants and the same roundings between passes; sums beyond 2**24
-lose their last bits, which may move a pixel by one level, rarely.
+a canvas, with traced height and width. The entropy coding is lossless and left out. Colours,
+subsampling, padding and chroma interpolation equal libjpeg's to the bit. libjpeg's 32-bit integer
+DCT is computed in float32 with the same constants and the same roundings between passes; sums
+beyond 2**24 lose their last bits, which rarely moves a pixel by one level.
 """
 
 import jax
@@ -58,7 +58,11 @@ _UNIT = 2 * _BLOCK
 
 
 def quantization_tables(quality: Int[Array, "b"]) -> Float[Array, "b 2 8 8"]:
-    """libjpeg's luma and chroma tables at `quality` (clipped to 1..100), whole numbers 1..255."""
+    """Returns libjpeg's luma and chroma tables, integers 1..255.
+
+    Args:
+        quality: clipped to 1..100.
+    """
     quality = jnp.clip(quality.astype(jnp.int32), 1, 100)
     scale = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)[:, None, None, None]
     base = np.array([_LUMA, _CHROMA], np.int32)[None]
@@ -73,18 +77,18 @@ def jpeg(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "b h w 3"]:
-    """Encode every image at its own quality and decode it again.
+    """Returns every image after JPEG coding at its own quality.
+
+    Source: ITU-T T.81 and T.871, with libjpeg's choices.
 
     Args:
-      images: in [0, 1]; rounded to 8 bits (halves to even) and clipped first.
-      quality: 1..100; values outside are clipped, as libjpeg does.
-      height, width: valid size of each image on its canvas, 1 to h and w; by default the whole.
-      gradient: 'zero', or 'straight_through', which takes every rounding as the identity.
+        images: [b, h, w, 3] in [0, 1]; rounded to 8 bits (halves to even) and clipped first.
+        quality: 1..100; clipped, as libjpeg does.
+        height, width: valid size of each image on its canvas; None is the whole canvas.
+        gradient: 'zero', or 'straight_through' to treat every rounding as the identity.
 
     Returns:
-      Multiples of 1/255 in [0, 1]. Beyond height and width the values mean nothing.
-
-    Source: ITU-T T.81 and T.871; libjpeg's choices where those leave one.
+        Multiples of 1/255 in [0, 1]; undefined beyond height and width.
     """
     batch, canvas_height, canvas_width, _ = images.shape
     height = jnp.full((batch,), canvas_height) if height is None else height
@@ -97,8 +101,8 @@ def jpeg(
     tables = quantization_tables(quality)
     luma = _code_blocks(ycbcr[:, :1], tables[:, :1], gradient)
     chroma_height, chroma_width = (height + 1) // 2, (width + 1) // 2
-    # libjpeg pads columns before subsampling but rows after it, each chroma row being the mean of
-    # two true rows (or of the last one twice).
+    # libjpeg pads columns before subsampling but rows after it: each chroma row is the mean of two
+    # valid rows, or of the last one twice.
     chroma = _extend(_subsample(ycbcr[:, 1:], gradient), chroma_height, axis=2)
     chroma = _code_blocks(chroma, tables[:, 1:], gradient)
     chroma = _extend(_extend(chroma, chroma_height, axis=2), chroma_width, axis=3)
@@ -109,24 +113,24 @@ def jpeg(
 
 
 def _extend(x: Array, valid: Array, axis: int) -> Array:
-    """Repeat entry `valid - 1` along `axis` over all that follow it."""
+    """Repeats entry `valid - 1` along `axis` over all entries that follow it."""
     last = (valid - 1).astype(jnp.int32)[:, None]
     index = jnp.minimum(jnp.arange(x.shape[axis], dtype=jnp.int32)[None], last)
-    # One gather: a choice between x and its last entry would have XLA compute x twice.
+    # A choice between x and its last entry would make XLA compute x twice.
     shape = [1] * x.ndim
     shape[0], shape[axis] = index.shape
     return jnp.take_along_axis(x, index.reshape(shape), axis=axis, mode="clip")
 
 
 def _rows(planes: Array, matrix: np.ndarray) -> Array:
-    """`block @ matrix.T` on every 8x8 block of planes [..., h, w]: along the rows."""
+    """Returns `block @ matrix.T` for every 8x8 block of planes [..., h, w]."""
     blocks = planes.reshape(*planes.shape[:-1], -1, _BLOCK)
     blocks = jnp.einsum("...j,vj->...v", blocks, matrix, precision=Precision.HIGHEST)
     return blocks.reshape(planes.shape)
 
 
 def _columns(planes: Array, matrix: np.ndarray) -> Array:
-    """`matrix @ block` on every 8x8 block of planes [..., h, w]: along the columns."""
+    """Returns `matrix @ block` for every 8x8 block of planes [..., h, w]."""
     *outer, height, width = planes.shape
     blocks = planes.reshape(*outer, height // _BLOCK, _BLOCK, width)
     blocks = jnp.einsum("ui,...iw->...uw", matrix, blocks, precision=Precision.HIGHEST)
@@ -134,10 +138,10 @@ def _columns(planes: Array, matrix: np.ndarray) -> Array:
 
 
 def _code_blocks(planes: Array, table: Array, gradient: Gradient) -> Array:
-    """Quantize planes [b, c, h, w] of 0..255 in the DCT domain with tables [b, 1, 8, 8].
+    """Quantizes planes [b, c, h, w] of 0..255 in the DCT domain with tables [b, 1, 8, 8].
 
-    Each of the four passes rounds as libjpeg's does (2 extra bits between passes, coefficients in
-    eighths): many coefficients then lie exactly between two steps, and must go the same way.
+    Each of the four passes rounds as libjpeg does (2 extra bits between passes, coefficients in
+    eighths). Many coefficients then lie exactly between two steps and must be rounded the same way.
     """
 
     def shifted(x: Array, bits: int) -> Array:
@@ -151,7 +155,7 @@ def _code_blocks(planes: Array, table: Array, gradient: Gradient) -> Array:
 
 
 def _subsample(planes: Array, gradient: Gradient) -> Array:
-    """Means of 2x2 pixels, rounded down and up alternately along the row so as not to drift."""
+    """Returns means of 2x2 pixels, rounded down and up alternately along a row to avoid drift."""
     batch, channels, height, width = planes.shape
     sums = planes.reshape(batch, channels, height // 2, 2, width // 2, 2).sum(axis=(3, 5))
     bias = 1.0 + jnp.arange(width // 2, dtype=jnp.float32) % 2.0
@@ -159,10 +163,10 @@ def _subsample(planes: Array, gradient: Gradient) -> Array:
 
 
 def _upsample(planes: Array, width: Array, gradient: Gradient) -> Array:
-    """Twice the size by libjpeg's triangle filter: 3/4 the nearer and 1/4 the farther sample.
+    """Doubles planes by libjpeg's triangle filter: 3/4 of the nearer and 1/4 of the farther sample.
 
-    `planes` [b, c, h, w] repeat their edges beyond their valid `width`; where that is at most 2
-    libjpeg only repeats samples.
+    `planes` [b, c, h, w] repeat their edges beyond the valid `width`. If that is at most 2, libjpeg
+    repeats samples instead.
     """
     batch, channels, height, columns = planes.shape
     smooth = (width > 2)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Kernels of Real-ESRGAN: generalised Gaussians, plateaus and sinc filters, one per image.
+"""Real-ESRGAN's kernels, one per image: generalised Gaussians, plateaus and sinc filters.
 
 Layout: [b, size, size] float32, each summing to 1. A kernel of radius r fills the middle 2 r + 1
 taps of each side and is 0 beyond. Source: arXiv 2107.10833, sections 3.1 and 3.5.
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# Enough points for arguments up to 60: the trapezoid rule on a whole period converges
+# Enough points for arguments up to 60: over a whole period the trapezoid rule converges
 # geometrically once there are more points than oscillations.
 _ANGLES = (np.arange(96) + 0.5) * np.pi / 96
 
@@ -23,10 +23,21 @@ def shaped_kernels(
     *,
     size: int,
 ) -> Float[Array, "b size size"]:
-    """exp(-d^beta / 2), or 1 / (1 + d^beta) where `plateau`, of the elliptic distance d.
+    """Returns kernels exp(-d^beta / 2), or 1 / (1 + d^beta) for plateaus.
 
-    d = x' S^-1 x with standard deviations `sigma_x` along (cos theta, sin theta) and `sigma_y`
-    across; beta = 1 without plateau is the Gaussian.
+    d = x' S^-1 x is the elliptic distance; beta = 1 without plateau is the Gaussian.
+
+    Args:
+        sigma_x: standard deviation in pixels along (cos theta, sin theta).
+        sigma_y: standard deviation in pixels across that direction.
+        theta: angle in radians.
+        beta: exponent, above 0.
+        plateau: whether a kernel has the plateau shape.
+        radius: half side of the non-zero taps, up to size // 2.
+        size: side of the kernels, odd.
+
+    Raises:
+        ValueError: for an even size.
     """
     x, y = _axes(size)
     cos, sin = jnp.cos(theta)[:, None, None], jnp.sin(theta)[:, None, None]
@@ -40,9 +51,17 @@ def shaped_kernels(
 def sinc_kernels(
     cutoff: Float[Array, "b"], radius: Int[Array, "b"], *, size: int
 ) -> Float[Array, "b size size"]:
-    """The round low-pass w / (2 pi r) J1(w r) with `cutoff` w in radians per pixel, up to pi.
+    """Returns circular low-pass kernels w / (2 pi r) J1(w r).
 
-    What it cuts off comes back as rings: the halos of sharpened and recompressed pictures.
+    The frequencies that they cut off return as rings: the halos of sharpened, recompressed images.
+
+    Args:
+        cutoff: w in radians per pixel, up to pi.
+        radius: half side of the non-zero taps, up to size // 2.
+        size: side of the kernels, odd.
+
+    Raises:
+        ValueError: for an even size.
     """
     x, y = _axes(size)
     distance = np.sqrt(x**2 + y**2)
@@ -53,14 +72,14 @@ def sinc_kernels(
 
 
 def identity_kernels(batch: int, size: int) -> Float[Array, "batch size size"]:
-    """Kernels that change nothing."""
+    """Returns `batch` kernels of odd side `size` that change nothing."""
     x, y = _axes(size)
     middle = ((x == 0) & (y == 0)).astype(np.float32)
     return jnp.broadcast_to(middle, (batch, size, size))
 
 
 def bessel_j1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Bessel function of the first kind of order 1, for |x| up to 60, within 2e-6."""
+    """Returns the Bessel function J1 for |x| up to 60, within 2e-6."""
     angles = _ANGLES.reshape((1,) * x.ndim + (-1,)).astype(np.float32)
     return jnp.mean(jnp.cos(angles - x[..., None] * np.sin(angles)), axis=-1)
 

@@ -1,7 +1,7 @@
-"""Masks of brush strokes, and the stroke that they are made of.
+"""Random brush strokes and their masks.
 
 Layout: masks [b, h, w, 1] of 0 and 1, float32; points (x, y) in pixels, x to the right, y down,
-pixel centres at whole numbers. A stroke is a chain of straight pieces with round joints and ends.
+pixel centres at integers. A stroke is a chain of straight segments with round joints and ends.
 """
 
 import jax
@@ -17,13 +17,19 @@ def random_stroke(
     size: int,
     capacity: int,
 ) -> Float[Array, "{capacity} 2"]:
-    """Corners of one stroke that zigzags over a square picture of side `size`.
+    """Returns the corners of one stroke that zigzags over a square image.
 
-    From a uniform place and in a uniform heading, each piece leaves the heading by an angle drawn
-    from `turn` (radians), to either side in turn, for a length drawn from `length` (pixels).
-    Corners are kept within the picture; beyond `vertices` (a whole number up to `capacity`) the
-    last one is repeated. Free-form masks of Yu et al. (arXiv 1806.03589, algorithm 1), which the
-    heading frees from their upright direction.
+    Start and heading are uniform. Each segment leaves the heading by an angle to alternating sides.
+    Source: free-form masks of Yu et al. (arXiv 1806.03589, algorithm 1), with a random heading in
+    place of their upright one.
+
+    Args:
+        key: threefry key.
+        vertices: number of corners, an integer up to `capacity`; the last one is repeated.
+        length: [2] lowest and highest length of a segment in pixels.
+        turn: [2] lowest and highest angle in radians.
+        size: side of the image, within which corners are clipped.
+        capacity: static number of corners.
     """
     keys = jax.random.split(key, 4)
     start = jax.random.uniform(keys[0], (2,), maxval=size - 1)
@@ -48,18 +54,18 @@ def stroke_masks(
     width: Float[Array, "b strokes"],
     height_width: tuple[int, int],
 ) -> Float[Array, "b h w 1"]:
-    """1 where a pixel's centre lies within half a width of a stroke, 0 elsewhere.
+    """Returns masks that are 1 where a pixel's centre lies within half a width of a stroke.
 
     Args:
-      points: corners of the strokes in order; a stroke that repeats its last corner ends there.
-      width: in pixels; a stroke of negative width paints nothing.
-      height_width: sides of the mask.
+        points: corners of the strokes in order; a stroke that repeats its last corner ends there.
+        width: width in pixels; a negative width paints nothing.
+        height_width: sides of the masks.
     """
     y = jnp.arange(height_width[0], dtype=jnp.float32)[None, :, None]
     x = jnp.arange(height_width[1], dtype=jnp.float32)[None, None, :]
     radius = jnp.where(width < 0, -1.0, (width / 2) ** 2)
 
-    # Stroke after stroke: all pieces of all strokes at once would need their number of masks.
+    # A loop over strokes: all segments at once would need one mask for each.
     def paint(painted: Array, stroke: tuple[Array, Array]) -> tuple[Array, None]:
         corners, limit = stroke
         for piece in range(points.shape[2] - 1):
@@ -74,7 +80,7 @@ def stroke_masks(
 
 
 def _squared_distance(x: Array, y: Array, start: Array, end: Array) -> Array:
-    """[b, h, w], of every pixel from the pieces between corners [b, 2]."""
+    """Returns squared distances [b, h, w] of pixels from segments between corners [b, 2]."""
     start, step = start[:, None, None, :], (end - start)[:, None, None, :]
     square = jnp.maximum(jnp.sum(step**2, axis=-1), 1e-12)
     across, down = x - start[..., 0], y - start[..., 1]

@@ -1,9 +1,9 @@
-"""Kernels of motion blur: the path of a shaking camera during one exposure.
+"""Motion blur kernels: the path of a shaking camera during one exposure.
 
 Layout: paths [steps, 2] of (x, y) in pixels, kernels [size, size] that sum to 1; float32.
 Model: Boracchi and Foi, "Modeling the Performance of Image Restoration from Motion Blur" (IEEE
-Transactions on Image Processing, 2012): a particle of constant speed whose direction trembles, is
-pulled back towards the start and now and then is thrown round. The constants are this project's.
+Transactions on Image Processing, 2012). A particle of constant speed changes direction at random,
+is pulled back towards the start and sometimes reverses. The constants are this project's.
 """
 
 import jax
@@ -12,14 +12,19 @@ from jax.lax import Precision
 from jaxtyping import Array, Float, Key
 
 STEPS = 128
-# Upper ends of what is drawn uniformly from 0 for each path.
+# Upper ends of uniform draws from 0, one for each path.
 TREMOR = 3.0  # Radians that the direction wanders over the whole path.
 PULL = 8.0  # Radians per path, at a distance of the whole length.
 JERKS = 1.0  # Expected number of abrupt turns.
 
 
 def motion_path(key: Key[Array, ""], length: Float[Array, ""]) -> Float[Array, "steps 2"]:
-    """A random path of this length in pixels, its mean at (0, 0)."""
+    """Returns a random path with its mean at (0, 0).
+
+    Args:
+        key: threefry key.
+        length: length of the path in pixels.
+    """
     keys = jax.random.split(key, 5)
     tremor, pull, jerks = jax.random.uniform(keys[0], (3,)) * jnp.asarray([TREMOR, PULL, JERKS])
     angle = jax.random.uniform(keys[1], (), maxval=2 * jnp.pi)
@@ -45,10 +50,14 @@ def motion_path(key: Key[Array, ""], length: Float[Array, ""]) -> Float[Array, "
 
 
 def path_kernel(path: Float[Array, "steps 2"], *, size: int = 41) -> Float[Array, "size size"]:
-    """The share of the exposure that the path spends at each pixel, bilinearly dealt out.
+    """Returns the fraction of the exposure that the path spends at each pixel, bilinearly spread.
 
-    A path that reaches beyond the kernel is shrunk until it fits. A path in one point is the
-    identity.
+    Args:
+        path: [steps, 2]; shrunk until it fits the kernel. A path in one point is the identity.
+        size: side of the kernel, odd.
+
+    Raises:
+        ValueError: for an even size.
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"Kernel size is {size}: expected an odd number of pixels.")

@@ -1,11 +1,11 @@
-"""Random keys, and random numbers that belong to a place in a picture.
+"""Random keys, and random numbers that belong to a place in an image.
 
-Keys are threefry's, whatever `jax_default_prng_impl` says: under `jax.vmap` the other
-implementations draw for a whole batch at once, so that an image's draw depends on the batch.
+Keys are threefry keys, whatever `jax_default_prng_impl` says. Under `jax.vmap` other
+implementations draw for a whole batch at once, so an image's draw would depend on the batch.
 
-Layout of numbers: [b, h, w, c] float32, one key per picture. The number at (y, x, c) follows from
-the key and that place alone, so a picture gets the same ones on any canvas; `jax.random.normal`
-deals them out by the size of the whole array, and takes three times as long for a batch on a CPU.
+Layout of numbers: [b, h, w, c] float32, one key per image. The number at (y, x, c) follows from the
+key and that place alone, so an image gets the same numbers on any canvas. `jax.random.normal`
+depends on the size of the whole array, and takes three times as long for a batch on a CPU.
 """
 
 import math
@@ -27,10 +27,9 @@ def make_key(seed: ArrayLike) -> Key[Array, ""]:
 
 
 def threefry_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
-    """Returns keys of any implementation as threefry's; those of threefry come back unchanged.
+    """Returns keys of any implementation as threefry keys; threefry keys stay unchanged.
 
-    A key follows from the one in its place alone, so that what each draws does not depend on the
-    others, also under `jax.vmap`.
+    Each result follows from its own key alone, also under `jax.vmap`.
     """
     if str(jax.random.key_impl(keys)) == THREEFRY:
         return keys
@@ -44,9 +43,9 @@ def threefry_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
 
 
 def rbg_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
-    """Returns threefry keys as those of 'rbg', whose draws of large arrays are faster on TPUs.
+    """Returns threefry keys as 'rbg' keys, which draw large arrays faster on TPUs.
 
-    For draws that may depend on the batch, the platform and the version of XLA.
+    Use them only for draws that may depend on the batch, the platform and the version of XLA.
     """
     words = jax.random.key_data(keys)
     return jax.random.wrap_key_data(jnp.concatenate([words, words], axis=-1), impl="rbg")
@@ -55,16 +54,21 @@ def rbg_keys(keys: Key[Array, "*b"]) -> Key[Array, "*b"]:
 def standard_normal(
     keys: Key[Array, "b"], height: int, width: int, channels: int
 ) -> Float[Array, "b {height} {width} {channels}"]:
-    """Returns normal deviates of mean 0, deviation 1, within +-5.5; for their places see above."""
+    """Returns standard normal deviates within +-5.5, each from its key and place.
+
+    Args:
+        keys: one typed key per image.
+        height, width, channels: shape of an image.
+    """
     bits = jax.vmap(lambda key: _bits(key, height, width * channels))(threefry_keys(keys))
-    # The middles of 2**24 equal parts of (-1, 1): symmetric, and never an end.
+    # The centres of 2**24 equal parts of (-1, 1) are symmetric and exclude the ends.
     uniform = (bits >> 8).astype(jnp.float32) * 2.0**-23 + (2.0**-24 - 1.0)
     normal = math.sqrt(2) * jax.lax.erf_inv(uniform)
     return materialized(normal.reshape(-1, height, width, channels))
 
 
 def _bits(key: Key[Array, ""], rows: int, columns: int) -> Array:
-    """uint32 [rows, columns]; a block of the cipher makes two of them, one above the other."""
+    """Returns uint32 [rows, columns]; a block of the cipher makes two, one above the other."""
     pairs = -(-rows // 2)
     shape = (pairs, columns)
     pair = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)

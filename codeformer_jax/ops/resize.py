@@ -1,9 +1,9 @@
-"""Bilinear resizing as OpenCV does it, to sizes that are only known at run time.
+"""OpenCV's bilinear resizing to sizes that are known only at run time.
 
-Layout: [b, h, w, c], any value range, float32. An image of traced size lives in the top-left corner
-of a *canvas* of static size; its `height` and `width` are traced integers, one per image, and what
-the canvas holds elsewhere is ignored. Pixel centres are at half-integers, coordinates are clamped
-at the borders, and nothing is antialiased: cv2.resize with INTER_LINEAR.
+Layout: [b, h, w, c], any value range, float32. An image of traced size lies in the top-left corner
+of a *canvas* of static size. Its `height` and `width` are traced integers, one per image; the rest
+of the canvas is ignored. Pixel centres are at half-integers, coordinates are clamped at the borders
+and nothing is antialiased: cv2.resize with INTER_LINEAR.
 """
 
 from typing import Literal, get_args
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 Method = Literal["auto", "matmul", "gather"]
 
-# Two cores of a CPU: 16 images of 64 px take 1.2 ms by matrices and 2.8 ms by gathers; at 128 px
-# they are level; at 512 px matrices take six times as long.
+# On two CPU cores, 16 images of 64 px take 1.2 ms by matrices and 2.8 ms by gathers. At 128 px both
+# take the same time; at 512 px matrices take six times as long.
 _LARGEST_SIDE_BY_MATMUL = 96
 
 
@@ -30,21 +30,21 @@ def resize_bilinear(
     canvas: tuple[int, int] | None = None,
     method: Method = "auto",
 ) -> Float[Array, "b out_h out_w c"]:
-    """Resize the valid corner of every canvas to its own target size.
+    """Resizes the valid corner of every canvas to its own target size.
 
     Args:
-      images: canvases; the image is `[i, :source_height[i], :source_width[i]]`.
-      source_height, source_width: 1 to h and w.
-      target_height, target_width: 1 to the sides of the output canvas.
-      canvas: static (height, width) of the output; the input's by default.
-      method: 'matmul' (two products with hat-function weights; best up to about 96 px on a CPU),
-        'gather', or 'auto'.
+        images: canvases; image i is `[i, :source_height[i], :source_width[i]]`.
+        source_height, source_width: 1 to h and w.
+        target_height, target_width: 1 to the sides of the output canvas.
+        canvas: static (height, width) of the output; None is the input's.
+        method: 'matmul' (two products with hat-function weights, fastest up to about 96 px on a
+            CPU), 'gather' or 'auto'.
 
     Returns:
-      Canvases with the resized images in the corner; beyond it the edge pixels go on.
+        Canvases with the resized images in the corner; edge pixels are repeated beyond it.
 
     Raises:
-      ValueError: unknown method, empty canvas.
+        ValueError: for an unknown method or an empty canvas.
     """
     canvas = images.shape[1:3] if canvas is None else canvas
     if len(canvas) != 2 or min(canvas) < 1:
@@ -63,9 +63,9 @@ def resize_bilinear(
 
 
 def _positions(source: Array, target: Array, length: int) -> tuple[Array, Array]:
-    """Index of the pixel before each of `length` output centres, and the distance past its centre.
+    """Returns the index of the pixel before each output centre, and the distance past its centre.
 
-    Whole-number arithmetic: (i + 0.5) * source / target - 0.5 in float32 would be off by up to 3e-5
+    Integers are exact: (i + 0.5) * source / target - 0.5 in float32 would be off by up to 3e-5
     pixels at 512 px, and could step to the wrong pixel.
     """
     source, target = source.astype(jnp.int32), target.astype(jnp.int32)
@@ -78,17 +78,17 @@ def _positions(source: Array, target: Array, length: int) -> tuple[Array, Array]
 
 
 def _hat(index: Array, fraction: Array, length: int) -> Array:
-    """Rows of a matrix [output, input] with 1 - fraction at `index` and fraction after it."""
+    """Returns rows [output, input] with 1 - fraction at `index` and fraction after it."""
     pixel = jnp.arange(length, dtype=jnp.int32)[None, :]
     before = jnp.where(pixel == index[:, None], 1.0 - fraction[:, None], 0.0)
     return before + jnp.where(pixel == index[:, None] + 1, fraction[:, None], 0.0)
 
 
 def _interpolate(image: Array, rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Array:
-    """Rows by gathers of whole rows; columns on the smaller picture, before or after those."""
+    """Gathers whole rows; columns are resized on the smaller image, before or after that."""
     if columns[0].size > image.shape[1]:
-        # By a matrix: gathers of single pixels cost four times as much, and XLA would compute
-        # whatever made the picture anew for each of them.
+        # Gathers of single pixels cost four times as much as a matrix, and XLA would recompute the
+        # image's whole expression for each of them.
         weights = _hat(*columns, image.shape[1])
         image = jnp.einsum("xj,yjc->yxc", weights, image, precision=Precision.HIGHEST)
         return _interpolate_axis(image, *rows, axis=0)

@@ -1,6 +1,6 @@
 """Rounding with a choice of gradient.
 
-Layout: any shape, elementwise. Range: any; values are kept in float32.
+Layout: any shape, elementwise. Range: any; float32.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Gradient = Literal["zero", "straight_through"]
 
 
 def half_up(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Nearest integer, halves towards plus infinity, as libjpeg's shifts with a bias do."""
+    """Returns the nearest integer, halves towards plus infinity, like libjpeg's biased shifts."""
     return jnp.floor(x + 0.5)
 
 
 def half_away(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Nearest integer, halves away from zero, as libjpeg quantizes coefficients."""
+    """Returns the nearest integer, halves away from zero, as libjpeg quantizes coefficients."""
     return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
@@ -29,10 +29,15 @@ def rounded(
     *,
     gradient: Gradient = "zero",
 ) -> Float[Array, "..."]:
-    """`function(x)`, whose derivative is 0 ('zero') or taken to be 1 ('straight_through').
+    """Returns `function(x)` with gradient 0, or the gradient of x.
 
-    `function` moves x by at most 1, so that both forms give the same values bit for bit.
-    Raises ValueError for another `gradient`. Straight-through: Bengio et al., arXiv 1308.3432.
+    Args:
+        x: values.
+        function: rounding that moves x by at most 1, so that both gradients give the same values.
+        gradient: 'zero', or 'straight_through' (Bengio et al., arXiv 1308.3432).
+
+    Raises:
+        ValueError: for another `gradient`.
     """
     if gradient not in get_args(Gradient):
         raise ValueError(f"gradient is {gradient!r}: expected one of {get_args(Gradient)}.")
@@ -41,5 +46,10 @@ def rounded(
 
 
 def to_8_bits(images: Float[Array, "..."], *, gradient: Gradient = "zero") -> Float[Array, "..."]:
-    """Images in [0, 1] to the nearest multiple of 1/255, clipped to [0, 1]; halves to even."""
+    """Rounds images to the nearest multiple of 1/255 (halves to even), clipped to [0, 1].
+
+    Args:
+        images: values around [0, 1].
+        gradient: see `rounded`.
+    """
     return jnp.clip(rounded(images * 255.0, gradient=gradient), 0.0, 255.0) / 255.0

@@ -8,19 +8,23 @@ from collections.abc import Sequence
 
 import fsspec
 
-from codeformer_jax.prepare.build_plan import Plan
+from codeformer_jax.prepare.build_plan import Plan, Settings
 from codeformer_jax.prepare.shards import build_shard
 from codeformer_jax.prepare.staging import PrepareError, Staging
 
 
 def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str]) -> None:
-    """Builds all shards of the plan; `beam_args` are options such as '--runner=DataflowRunner'.
+    """Builds all shards of a plan.
 
-    Workers need this package and must see the sources and the staging folder under the same paths.
+    Args:
+        staging: the build; workers need this package and must see the sources and this folder under
+            the same paths.
+        plan: its shards.
+        beam_args: options of the pipeline, such as '--runner=DataflowRunner'.
 
     Raises:
-      PrepareError: Apache Beam is not installed.
-      OSError: a shard failed; Beam has tried it as often as its runner does.
+        PrepareError: Apache Beam is not installed.
+        OSError: a shard failed; Beam has tried it as often as its runner does.
     """
     try:
         import apache_beam as beam  # noqa: PLC0415
@@ -35,15 +39,15 @@ def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str])
         with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
             _ = (
                 pipeline
-                | beam.Create(range(len(plan.sizes)))
+                | beam.Create(list(enumerate(plan.shards)))
                 | beam.Reshuffle()  # Otherwise one worker gets them all.
-                | beam.Map(_build, root=root)
+                | beam.Map(_build, root=root, settings=plan.settings)
             )
-    except RuntimeError as error:  # Runners wrap whatever failed in their workers.
+    except RuntimeError as error:  # Runners wrap what fails in their workers.
         raise OSError(f"the Beam pipeline failed: {error}") from error
-    # What is known of a bucket here is older than what the workers wrote there.
+    # The workers have written to a bucket whose listing may be cached here.
     fsspec.core.url_to_fs(root)[0].invalidate_cache()
 
 
-def _build(shard: int, root: str) -> None:
-    build_shard(root, shard)
+def _build(shard: tuple[int, Sequence[str]], root: str, settings: Settings) -> None:
+    build_shard(root, settings, *shard)

@@ -2,20 +2,21 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
+from tqdm import tqdm
 
-from codeformer_jax.prepare.build_plan import Plan, Settings, make_plan
+from codeformer_jax.prepare.build_plan import Settings, make_plan
 from codeformer_jax.prepare.examine import FORMATS
 from codeformer_jax.prepare.publish import check_out, finish, publish
+from codeformer_jax.prepare.shards import build_shard
 from codeformer_jax.prepare.staging import PrepareError, Staging, is_remote
-from codeformer_jax.prepare.workers import build_shards
+from codeformer_jax.prepare.workers import run
 
 StrPath = str | os.PathLike
 
@@ -25,10 +26,10 @@ class Summary:
     """A dataset that was published.
 
     Attributes:
-      out: its folder.
-      splits: number of pictures of each split.
-      rejected: number of files left out, of each kind.
-      fingerprint: SHA-256 of all names and pixels.
+        out: its folder.
+        splits: number of pictures of each split.
+        rejected: number of files left out, of each kind.
+        fingerprint: SHA-256 of all names and pixels.
     """
 
     out: epath.Path
@@ -60,35 +61,33 @@ def prepare(
     restart: bool = False,
     beam_args: Sequence[str] | None = None,
 ) -> Summary:
-    """Checks the images below the folders `sources` and writes them as the TFDS dataset `out`.
+    """Writes the images below some folders as a TFDS dataset and describes it.
 
     Each becomes a record `{'image': [size, size, 3], 'name'}`: upright, RGB, its centred square
     resized with antialiasing. The names are paths below the source, after the source's own folder
-    where there are several. Files that cannot be used, and pictures that occur twice, are left out
-    and listed in `rejected.jsonl`. The same files and options give the same bytes. Nothing appears
-    at `out` before all is done; until then it grows in `OUT.partial`, where the same call goes on
-    after an interruption. Folders and `out` may lie in buckets (`gs://`, `s3://`).
+    where there are several. `rejected.jsonl` lists files that cannot be used and pictures that
+    occur twice. The same files and options give the same bytes. The dataset grows in `OUT.partial`,
+    where the same call resumes after an interruption. Paths may be buckets (`gs://`, `s3://`).
 
     Args:
-      sources: folders, searched at any depth as `ImageFolder` does.
-      out: folder to make.
-      size: side of the pictures in pixels.
-      file_format: 'png' or 'webp' (lossless) or 'jpeg' (quality 95).
-      min_size: smallest accepted shorter side of a file in pixels; None is half of `size`.
-      validation_fraction: share of the names in 'validation', 0..1. A hash of the name below its
-        source decides, as for `ImageFolder`, so that adding files never moves one.
-      max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`.
-      max_rejected: images that may be left out; None is one in a hundred, and at least 10.
-      workers: processes; 0 works in this one, None uses all cores.
-      force: replace an `out` that is a dataset.
-      restart: forget an unfinished build.
-      beam_args: options of an Apache Beam pipeline to build the shards by, instead of processes.
+        sources: folders, searched at any depth as `ImageFolder` does.
+        out: folder to make.
+        size: side of the pictures in pixels.
+        file_format: 'png' or 'webp' (lossless) or 'jpeg' (quality 95).
+        min_size: smallest accepted shorter side of a file in pixels; None is half of `size`.
+        validation_fraction: share of the names in 'validation', 0..1, as for `ImageFolder`.
+        max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`.
+        max_rejected: images that may be left out; None is one in a hundred, and at least 10.
+        workers: processes; 0 works in this one, None uses all cores.
+        force: replace an `out` that is a dataset.
+        restart: discard an unfinished build.
+        beam_args: options of an Apache Beam pipeline that builds the shards, instead of processes.
 
     Raises:
-      PrepareError: an option out of range, no images, too many left out (`TooManyRejected`), an
-        unfinished build of other options or files, or folders that must not be mixed.
-      FileExistsError: `out` exists.
-      OSError: a folder cannot be read or written, or the disk is full. What is done is kept.
+        PrepareError: an option out of range, no images, too many left out (`TooManyRejected`), an
+            unfinished build of other options or files, or folders that must not be mixed.
+        FileExistsError: `out` exists.
+        OSError: a folder cannot be read or written, or the disk is full. What is done is kept.
     """
     out = epath.Path(_absolute(out))
     settings = Settings(
@@ -102,81 +101,79 @@ def prepare(
     _check_options(settings, max_rejected, workers)
     _check_apart(settings.sources, out)
     check_out(out, force)
-    options = (max_rejected, workers, beam_args)
-    return _locked_build(settings, Staging.of(out), options, force=force, restart=restart)
+    staging = Staging.of(out)
+    with _kept_or_removed(staging, force, restart):
+        made = _build(staging, settings, max_rejected, workers, beam_args)
+        publish(staging, force)
+    return Summary(out, made["splits"], made["rejected"], made["fingerprint"])
 
 
-def _locked_build(
-    settings: Settings, staging: Staging, options: tuple[Any, ...], *, force: bool, restart: bool
-) -> Summary:
-    """Plans, builds and publishes, alone; leaves no staging folder where nothing was begun."""
-    staging.make()
-    published = False
+@contextlib.contextmanager
+def _kept_or_removed(staging: Staging, force: bool, restart: bool) -> Iterator[None]:
+    """Holds the staging folder; removes it after a publication, or where there is no plan yet."""
     with staging.locked():
+        check_out(staging.out, force)  # Again: a dataset may have been put back there.
+        published = False
         try:
-            if restart:
+            if restart or staging.published:  # Published by a command that could not tidy up.
                 staging.clear()
-                check_out(staging.out, force)  # A dataset may have come back there.
-            summary = _build(staging, make_plan(settings, staging), *options)
-            publish(staging, force)
+            yield
             published = True
             staging.remove()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_outlook(staging, published, restart)) from None
-        except FileExistsError:  # It says all.
-            raise
-        except OSError as error:
+        except (KeyboardInterrupt, OSError) as error:
+            if isinstance(error, FileExistsError):  # Its message is complete.
+                raise
+            published = published or staging.published
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(_outlook(staging, published, restart)) from None
             if not (published or staging.plan.exists()):
                 raise
             raise OSError(f"{error}\n{_outlook(staging, published, restart)}") from error
         finally:
+            staging.remove_temporary()
             if not staging.plan.exists():
-                with contextlib.suppress(OSError):  # It would hide what went wrong before.
+                with contextlib.suppress(OSError):  # It would hide the first error.
                     staging.remove()
-    return summary
 
 
 def _outlook(staging: Staging, published: bool, restart: bool) -> str:
-    """What there is after an interruption or an error, and what the user can do."""
-    if published or (staging.finished.exists() and not staging.dataset.exists()):
+    """Returns what there is after an interruption or an error, and what the user can do."""
+    if published:
         return (
-            f"'{staging.out}' is published and complete; what is left of '{staging.root}' is no "
-            "longer needed: remove it"
+            f"'{staging.out}' is published and complete; '{staging.root}' is no longer needed: "
+            "remove it"
         )
     if not staging.plan.exists():
-        return "nothing is kept; the same command begins anew"
-    lines = [
+        return "nothing is kept; the same command starts over"
+    again = ", without --restart," if restart else ""
+    return (
         f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
-        "error, and give the same command again to go on"
-    ]
-    if restart:
-        lines.append("leave out --restart, which would begin anew")
-    if staging.replaced.exists() and not staging.out.exists():
-        lines.append(f"the dataset to replace is in '{staging.replaced}' until then")
-    return "; ".join(lines)
+        f"error, and give the same command again{again} to resume"
+    )
 
 
 def _build(
     staging: Staging,
-    plan: Plan,
+    settings: Settings,
     max_rejected: int | None,
     workers: int | None,
     beam_args: Sequence[str] | None,
-) -> Summary:
-    if staging.finished.exists() and not staging.dataset.exists():
-        # It was published, and only the tidying up was interrupted.
-        staging.clear()
-        plan = make_plan(plan.settings, staging)
-    if not staging.finished.exists():
-        if beam_args is None:
-            build_shards(staging, plan, workers)
-        else:
-            from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
+) -> dict[str, Any]:
+    plan = make_plan(settings, staging)
+    if beam_args is not None:
+        from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
 
-            build_shards_by_beam(staging, plan, beam_args)
-        finish(staging, plan, max_rejected, workers)
-    made = json.loads(staging.finished.read_text())
-    return Summary(staging.out, made["splits"], made["rejected"], made["fingerprint"])
+        build_shards_by_beam(staging, plan, beam_args)
+        return finish(staging, plan, max_rejected, workers)
+    root, jobs = os.fspath(staging.root), []
+    for shard, names in enumerate(plan.shards):
+        if not staging.notes(shard).exists():
+            jobs.append((len(names), (root, settings, shard, names)))
+    done = plan.number - sum(images for images, _ in jobs)
+    # `disable=None`: no bar if stderr is not a terminal.
+    with tqdm(total=plan.number, initial=done, unit=" images", disable=None) as bar:
+        run(build_shard, jobs, workers, bar)
+    return finish(staging, plan, max_rejected, workers)
 
 
 def _absolute(path: StrPath) -> str:

@@ -1,4 +1,4 @@
-"""Pictures that occur more than once, found over all shards with 8 bytes of memory for each.
+"""Pictures that occur more than once, found over all shards.
 
 Duplicates are exact: the same pixels after orientation, conversion, crop and resizing, whatever the
 file's format, name and metadata.
@@ -24,38 +24,35 @@ class Duplicate:
 
 
 def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, Duplicate]]:
-    """{shard: {name: Duplicate}} of the records to leave out, of shards that are all done.
+    """Returns {shard: {name: Duplicate}} of the records to leave out.
 
-    Of equal pictures one of the train split stays, if any is in it, and of these that with the
-    smallest name: a file that is added moves no picture from train to validation.
+    Among equal pictures one of the train split stays, if any is in it, and among these the one with
+    the smallest name: a file that is added moves no picture from train to validation.
+
+    Args:
+        staging: the build, whose shards are all done.
+        plan: its shards.
     """
-    starts = np.empty(sum(plan.sizes), np.uint64)
-    count = 0
-    for _, _, _, digest in _records(staging, plan):
-        starts[count] = _start(digest)
-        count += 1
-    values, counts = np.unique(starts[:count], return_counts=True)
+    # Two passes, since 8 bytes for each picture fit into memory and all digests may not.
+    starts = np.fromiter((_start(digest) for *_, digest in _records(staging, plan)), np.uint64)
+    values, counts = np.unique(starts, return_counts=True)
     repeated = set(values[counts > 1].tolist())
-    if not repeated:
-        return {}
-    groups: dict[str, list[tuple[str, int, int]]] = collections.defaultdict(list)
-    for shard, position, name, digest in _records(staging, plan):
+    groups: dict[str, list[tuple[bool, str, int, int]]] = collections.defaultdict(list)
+    for shard, position, name, digest in _records(staging, plan) if repeated else ():
         if _start(digest) in repeated:
-            groups[digest].append((name, shard, position))
+            held = shard < plan.validation_shards
+            groups[digest].append((held, name, shard, position))
     found: dict[int, dict[str, Duplicate]] = collections.defaultdict(dict)
     for members in groups.values():
-        (_, kept, _, _), *others = sorted(
-            (shard < plan.validation_shards, name, shard, position)
-            for name, shard, position in members
-        )
+        (_, kept, _, _), *others = sorted(members)
         for _, name, shard, position in others:
             found[shard][name] = Duplicate(position, kept)
     return dict(found)
 
 
 def _records(staging: Staging, plan: Plan) -> Iterator[tuple[int, int, str, str]]:
-    """(shard, position in it, name, digest) of every record."""
-    for shard in range(len(plan.sizes)):
+    """Yields shard, position in it, name and digest of every record."""
+    for shard in range(len(plan.shards)):
         records = (note for note in read_notes(staging, shard) if "sha256" in note)
         for position, note in enumerate(records):
             yield shard, position, note["name"], note["sha256"]

@@ -1,4 +1,4 @@
-"""One file: the picture that goes into the dataset and its encoded bytes, or why it does not."""
+"""One file: the picture that goes into the dataset, and its encoded bytes."""
 
 import errno
 import io
@@ -14,48 +14,36 @@ from codeformer_jax.data.images import UnreadableImage, read_image, resize_image
 
 FORMATS = ("png", "webp", "jpeg")
 
-# Of the disk, the network or this machine, and so over tomorrow perhaps. Anything else is the
-# file's own: what stands in a damaged header can make the system answer almost anything.
+# Failures of the disk, the network or this machine, which may be over tomorrow. Anything else is
+# the file's own: what a damaged header says can make the system answer almost anything.
 _PASSING = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENXIO,
-    errno.ENODEV,
-    errno.EBUSY,
-    errno.EAGAIN,
-    errno.ENOMEM,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.EPIPE,
-    errno.ENOTCONN,  # What a mounted bucket answers when its process is gone.
-    errno.ETIMEDOUT,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETRESET,
-    errno.ENETUNREACH,
+    *(errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOMEM),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EPIPE, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH),
 }
 
 
 class TooSmall(ValueError):
-    """A picture whose shorter side is below the least accepted one."""
+    """A picture whose shorter side is below the smallest accepted one."""
 
 
 def examine(
     path: str | os.PathLike, size: int, min_size: int, max_megapixels: float | None = None
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """The centred square of a file's upright RGB picture, antialiased to [size, size, 3].
+    """Returns the centred square of a file's upright RGB picture, antialiased to [size, size, 3].
+
+    Args:
+        path: the file.
+        size: side of the result in pixels.
+        min_size: smallest accepted shorter side in pixels.
+        max_megapixels: see `read_image`.
 
     Raises:
-      UnreadableImage: not an image, damaged, unreadable, or a decompression bomb.
-      TooSmall: the shorter side is below `min_size` pixels.
-      OSError: the disk, the network or this machine (its memory) failed, not the file; it names
-        the file.
+        UnreadableImage: not an image, damaged, unreadable, or a decompression bomb.
+        TooSmall: the shorter side is below `min_size`.
+        OSError: the disk, the network or this machine (its memory) failed, not the file; it names
+            the file.
     """
     try:
         pixels = read_image(path, max_megapixels).pixels
@@ -77,7 +65,12 @@ def examine(
 
 
 def encode(pixels: UInt8[np.ndarray, "h w 3"], file_format: str) -> bytes:
-    """The picture as a file: 'png' and 'webp' without loss, 'jpeg' at quality 95 (4:4:4)."""
+    """Returns a picture as a file.
+
+    Args:
+        pixels: the picture.
+        file_format: 'png' and 'webp' (lossless) or 'jpeg' (quality 95, 4:4:4).
+    """
     if file_format == "png":
         return _png(pixels)
     options = {
@@ -90,10 +83,10 @@ def encode(pixels: UInt8[np.ndarray, "h w 3"], file_format: str) -> bytes:
 
 
 def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """A PNG of differences between rows (filter 2), stored and not deflated.
+    """Returns a PNG of differences between rows (filter 2), stored and not deflated.
 
     The record around it is compressed by zstd: together as small as an ordinary PNG and several
-    times as fast to read. Pillow lets nobody choose the filter.
+    times as fast to read. Pillow does not offer the filter.
     """
     height, width = pixels.shape[:2]
     rows = np.empty((height, 1 + 3 * width), np.uint8)

@@ -19,38 +19,36 @@ from etils import epath
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.workers import exclusive
 
-SPLITS = ("train", "validation")
-
 
 class PrepareError(ValueError):
-    """A dataset cannot be prepared as asked; the message says why and what to do."""
+    """A dataset that cannot be prepared as asked; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Staging:
-    """Names of the files in the folder of an unpublished build."""
+    """The folder of an unpublished build, `OUT.partial`."""
 
     root: epath.Path
 
     @classmethod
     def of(cls, out: str | os.PathLike) -> "Staging":
-        """The staging folder of the dataset `out`: beside it, so that a rename publishes."""
+        """Returns the staging folder of a dataset: beside it, so that a rename publishes."""
         out = epath.Path(out)
         return cls(out.with_name(out.name + ".partial"))
 
     @property
     def out(self) -> epath.Path:
-        """Where the dataset will be."""
+        """The place of the dataset."""
         return self.root.with_name(self.root.name.removesuffix(".partial"))
 
     @property
     def lock(self) -> epath.Path:
-        """There from the first to the last moment, in buckets too: by it the folder is ours."""
+        """A file that marks the folder as a build's; it is the first one there and the last."""
         return self.root / "lock"
 
     @property
     def replaced(self) -> epath.Path:
-        """A dataset that was at `out`, until another one is there."""
+        """The dataset that was at `out`, between the two renames that publish."""
         return self.root / "replaced"
 
     @property
@@ -65,25 +63,27 @@ class Staging:
     def dataset(self) -> epath.Path:
         return self.root / "dataset"
 
-    @property
-    def finished(self) -> epath.Path:
-        return self.root / "finished.json"
-
-    @property
-    def others(self) -> epath.Path:
-        return self.root / "names" / "others.jsonl"
-
-    def names(self, shard: int) -> epath.Path:
-        return self.root / "names" / f"{shard:05d}.jsonl"
-
     def records(self, shard: int) -> epath.Path:
         return self.root / "shards" / f"{shard:05d}.array_record"
 
     def notes(self, shard: int) -> epath.Path:
         return self.root / "shards" / f"{shard:05d}.jsonl"
 
-    def make(self) -> None:
-        """Makes the folder; raises PrepareError on a folder of somebody else's."""
+    @property
+    def published(self) -> bool:
+        """Whether the dataset has left this folder, which was not removed yet."""
+        return self.plan.exists() and not is_remote(self.root) and not self.dataset.exists()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and keeps a second build of the same dataset away.
+
+        A dataset that a killed build has moved aside goes back to its place. Nothing is locked in
+        buckets.
+
+        Raises:
+            PrepareError: another process holds the lock, or the folder is not a build's.
+        """
         empty = self.root.is_dir() and not any(self.root.iterdir())
         if self.root.exists() and not (empty or self.lock.exists()):
             raise PrepareError(
@@ -93,41 +93,6 @@ class Staging:
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.lock.exists():
             self.lock.write_text("")
-
-    def clear(self) -> None:
-        """Begins anew; a dataset aside, in whose place no other one has come, goes back there."""
-        self._empty()
-        for folder in ("names", "shards"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
-
-    def remove(self) -> None:
-        """Removes the folder; what an interruption leaves of it stops no later build."""
-        self._empty()
-        self.lock.unlink(missing_ok=True)
-        if not is_remote(self.root):
-            # Unless another build has begun there, now that the lock is gone.
-            with contextlib.suppress(OSError):
-                os.rmdir(self.root)
-
-    def _empty(self) -> None:
-        """Removes all but the lock, the plan first: without it nothing else is used again."""
-        if self.replaced.exists() and not self.out.exists():
-            os.rename(self.replaced, self.out)
-        self.plan.unlink(missing_ok=True)
-        # A folder of a bucket is there while it holds something.
-        for path in self.root.iterdir() if self.root.exists() else ():
-            if path.name != self.lock.name:
-                path.rmtree()
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps a second build of the same dataset away; the system lifts it when we end.
-
-        Nothing is locked in buckets.
-
-        Raises:
-          PrepareError: another process holds the lock.
-        """
         if is_remote(self.root):
             yield
             return
@@ -138,32 +103,60 @@ class Staging:
                 raise PrepareError(
                     f"another process is writing '{self.root}'; wait until it is done, or end it"
                 ) from None
-            for left in pathlib.Path(self.root).rglob(".*.tmp"):
-                left.unlink()
+            if self.replaced.exists() and not self.out.exists():
+                os.rename(self.replaced, self.out)
+            self.remove_temporary()
             yield
+
+    def remove_temporary(self) -> None:
+        """Removes the files that killed processes were writing."""
+        for left in () if is_remote(self.root) else pathlib.Path(self.root).rglob(".*.tmp"):
+            left.unlink()
+
+    def clear(self) -> None:
+        """Removes everything that was built."""
+        self._empty()
+        for folder in ("shards", self.dataset.name):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        self._empty()
+        self.lock.unlink(missing_ok=True)
+        if not is_remote(self.root):
+            # Another build may have begun there, now that the lock is gone.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.root)
+
+    def _empty(self) -> None:
+        """Removes all but the lock, the plan first: without it nothing else is used again."""
+        self.plan.unlink(missing_ok=True)
+        # A folder of a bucket exists only while it holds something.
+        for path in self.root.iterdir() if self.root.exists() else ():
+            if path.name != self.lock.name:
+                path.rmtree()
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is the address of a bucket, such as `gs://faces/train`."""
+    """Returns whether a path is the address of a bucket, such as `gs://faces/train`."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def new_file(target: epath.Path) -> Iterator[str]:
     """Yields a local path to write to; `target` appears whole, or not at all on an exception."""
-    if not is_remote(target):
-        with atomic_path(target) as temporary:
-            yield os.fspath(temporary)
+    if is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            yield os.path.join(folder, target.name)
+            epath.Path(folder, target.name).copy(target, overwrite=True)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = os.path.join(folder, target.name)
-        yield temporary
-        epath.Path(temporary).copy(target, overwrite=True)
+    with atomic_path(target) as temporary:
+        yield os.fspath(temporary)
 
 
 @contextlib.contextmanager
 def local_file(path: epath.Path) -> Iterator[str]:
-    """Yields a local path with the contents of `path`: itself, or a copy for the while."""
+    """Yields a local path with the contents of `path`: itself, or a temporary copy."""
     if not is_remote(path):
         yield os.fspath(path)
         return
@@ -182,19 +175,12 @@ def move(source: epath.Path, target: epath.Path) -> None:
         os.rename(source, target)
 
 
-def file_size(path: epath.Path) -> int:
-    """The size of a file in bytes."""
-    # Of a local file not by epath, which fails where its owner has no name.
-    return path.stat().length if is_remote(path) else os.path.getsize(path)
-
-
 def read_lines(path: epath.Path) -> Iterator[Any]:
-    """The values of a file with one JSON value per line."""
+    """Yields the values of a file with one JSON value per line."""
     with path.open("r") as file:
-        for line in file:
-            yield json.loads(line)
+        yield from map(json.loads, file)
 
 
 def to_line(value: Any) -> str:
-    """One line of JSON, always the same for the same value; ASCII, so any file name passes."""
+    """Returns one line of JSON, always the same for the same value; ASCII for any file name."""
     return json.dumps(value, sort_keys=True) + "\n"

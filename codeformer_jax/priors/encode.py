@@ -1,11 +1,10 @@
 """Codes of a whole dataset by a stage-I network, both orientations, for stages II and III to read.
 
-`data.codes` has the format.
+`data.precomputed_codes` has the format.
 """
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,24 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
-from jaxtyping import Array, Int, Int32, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.convert import code_fingerprint
-from codeformer_jax.data.code_staging import Staging
-from codeformer_jax.data.examples import Source, listing_digest
+from codeformer_jax.data.examples import Element, Source, listing_digest
 from codeformer_jax.data.pipeline import evaluation_batches
-from codeformer_jax.data.precomputed_codes import (
-    DESCRIPTION_FILE,
-    Description,
-    records_per_shard,
-    write_shard,
-)
+from codeformer_jax.data.precomputed_codes import DESCRIPTION_FILE, Description, write_codes
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.nn import Autoencoder
 from codeformer_jax.nn.precision import with_precision
 from codeformer_jax.system import parallel
-from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.tasks.common import from_uint8, precision_of
 
 Encode = Callable[[UInt8[np.ndarray, "b h w 3"]], Int[Array, "b 2 n"]]
 
-# As in the configs of stages II and III: with a model file nothing else says what they train on.
+# As in the configs of stages II and III, for model files, which have no data settings.
 DATA_DEFAULTS = {"heldout_fraction": 0.01, "max_unreadable": 100, "workers": 0}
 _PER_DEVICE = 8
 
@@ -66,6 +59,9 @@ def encode_dataset(
             a model file 0.01 and 0.
         batch_size, mesh, force: see `encode_source`.
 
+    Returns:
+        The description that was written.
+
     Raises:
         FileNotFoundError: checkpoint or images are missing.
         ValueError: settings that do not fit together, or images that cannot be read.
@@ -74,15 +70,20 @@ def encode_dataset(
     check_target(target, force)
     trained = load_trained(checkpoint)
     module, variables = teacher_of(trained, checkpoint)
+    if trained.config is None and data is None:
+        raise ValueError("a model file does not say what it was trained on: give --data SOURCE")
+    own = {} if trained.config is None else trained.config.data.to_dict()
     given = {"path": data, "heldout_fraction": heldout_fraction, "workers": workers}
-    given["image_size"] = size or module.image_size
-    settings = _data_settings(trained.config, given)
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"image_size": size or module.image_size, "cache": False}
+    settings = ml_collections.ConfigDict(DATA_DEFAULTS | own | given)
+    path, fraction = settings.get("path"), settings.heldout_fraction
     return encode_source(
         open_source(settings, "train"),
         target,
         module,
         variables,
-        described=_describe(settings),
+        described=f"{path}, heldout_fraction={fraction}" if path else "synthetic faces",
         workers=settings.workers,
         batch_size=batch_size,
         mesh=mesh,
@@ -106,13 +107,12 @@ def encode_source(
 ) -> Description:
     """Writes the codes of a source's images, as they are and mirrored, with a bar on stderr.
 
-    `target` appears when it is complete. Finished shards lie beside it until then: the same call
-    after an interruption goes on from them, if the source lists the same images.
+    `target` appears when it is complete. An interrupted call leaves nothing and starts again.
 
     Args:
         source: square images of one size.
         target: folder to write.
-        module, variables: an autoencoder, its codebook a parameter: `train.start.teacher_of`.
+        module, variables: an autoencoder, its codebook a parameter; see `teachers.teacher_of`.
         described: the source in words, for messages.
         workers: processes that read; 0 reads in threads.
         batch_size: pictures at once over all devices, each in both orientations; None is 8 for
@@ -121,36 +121,34 @@ def encode_source(
         force: replace the codes in `target`.
         precision: of products and convolutions; see `nn.precision`.
 
+    Returns:
+        The description that was written.
+
     Raises:
         FileExistsError: `target` exists, and is not a folder of codes or `force` is off.
         ValueError: no images, or sizes that do not divide.
-        BlockingIOError: another process writes to `target`.
         OSError: `target` cannot be written.
     """
-    target = Path(target)
     check_target(target, force)
     devices = parallel.make_mesh(mesh)
-    batch_size = _batch_size(batch_size, devices.size)
-    description = _plan(source, described, module, variables)
-    with Staging.locked(target) as staging:
-        check_target(target, force)  # Again: a killed command may have left it aside.
-        missing = staging.begin(description)
-        if missing:
-            part = _Missing(source, list(missing.values()))
-            loader = evaluation_batches(part, batch_size=batch_size, workers=workers)
-            encode = make_encode(module, variables, devices, precision)
-            with contextlib.closing(loader), _progress(len(source), len(part)) as bar:
-                records = _records(loader, encode, description, bar)
-                for shard, examples in missing.items():
-                    with atomic_path(staging.codes / shard) as path:
-                        write_shard(path, itertools.islice(records, len(examples)))
-        check_target(target, force)  # Encoding takes long.
-        staging.publish()
+    batch_size = _PER_DEVICE * devices.size if batch_size is None else batch_size
+    if batch_size < 1 or batch_size % devices.size:
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over {devices.size} devices; give a multiple "
+            "of them, or take fewer with --mesh"
+        )
+    description = _describe(source, described, module, variables)
+    loader = evaluation_batches(_InOrder(source), batch_size=batch_size, workers=workers)
+    encode = make_encode(module, variables, devices, precision)
+    bar = tqdm.tqdm(desc="encode", unit="image", total=len(source), dynamic_ncols=True)
+    with contextlib.closing(loader), bar, atomic_directory(target, replace=force) as folder:
+        description = write_codes(folder, description, _encoded(loader, encode, bar))
+        check_target(target, force)  # Again: encoding takes long.
     return description
 
 
 def check_target(target: str | Path, force: bool) -> None:
-    """Raises FileExistsError unless codes may be written to `target`."""
+    """Raises FileExistsError unless `target` is free, or holds codes that `force` replaces."""
     target = Path(target)
     if not target.exists():
         return
@@ -166,14 +164,19 @@ def check_target(target: str | Path, force: bool) -> None:
 def make_encode(
     module: Autoencoder, variables: Any, mesh: jax.sharding.Mesh, precision: str = "default"
 ) -> Encode:
-    """The compiled function images -> codes [b, 2, n], as they are and mirrored, over the mesh.
+    """Returns the compiled function images -> codes [b, 2, n], as they are and mirrored.
 
-    It returns before the devices have finished; b must be a multiple of their number.
+    It returns before the devices have finished.
+
+    Args:
+        module, variables: the network, of which encoder and codebook are used.
+        mesh: devices that share a batch; b must be a multiple of their number.
+        precision: of products and convolutions; see `nn.precision`.
     """
 
     def encode(params, images):
         real = from_uint8(images)
-        # Beside each other and not one behind the other, so that no picture changes its device.
+        # Both orientations side by side, so that no picture changes its device.
         both = jnp.stack([real, real[:, :, ::-1]], axis=1)
         quantized = module.apply(
             {"params": params}, both.reshape(-1, *real.shape[1:]), method="encode"
@@ -188,60 +191,33 @@ def make_encode(
     return lambda images: compiled(params, images)
 
 
-class _Missing:
-    """The examples of some shards, in a row, as a source; all but the last have the same number."""
+class _InOrder:
+    """The examples of a source in its order, also of a mixture, which is no longer one."""
 
-    def __init__(self, source: Source, shards: Sequence[range]):
-        self._source, self._shards = source, tuple(shards)
+    def __init__(self, source: Source):
+        self._source = source
 
     def __len__(self) -> int:
-        return sum(map(len, self._shards))
+        return len(self._source)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        shard, place = divmod(index, len(self._shards[0]))
-        return self._source[self._shards[shard][place]]
+    def __getitem__(self, index: int) -> Element:
+        return self._source[index]
 
 
 def _encoded(
-    batches: Iterable[dict[str, np.ndarray]], encode: Encode
-) -> Iterator[tuple[str, Int32[np.ndarray, "2 n"]]]:
-    waiting = None
-    for batch in itertools.chain(batches, [None]):
-        # The devices work on this batch while the host writes the last and reads the next.
-        under_way = None if batch is None else (batch["name"], encode(batch["image"]))
-        if waiting is not None:
-            names, codes = waiting
-            yield from zip(map(str, names), np.asarray(codes), strict=True)
-        waiting = under_way
+    batches: Iterable[dict[str, np.ndarray]], encode: Encode, bar: tqdm.tqdm
+) -> Iterator[Int[np.ndarray, "_ 2 n"]]:
+    """Yields the codes of each batch, one batch behind the devices."""
+    dispatched = []
+    for batch in batches:
+        dispatched.append(encode(batch["image"]))
+        if len(dispatched) > 1:
+            yield np.asarray(dispatched.pop(0))
+        bar.update(int(batch["valid"].sum()))
+    yield from map(np.asarray, dispatched)
 
 
-def _records(
-    batches: Iterable[dict[str, np.ndarray]],
-    encode: Encode,
-    description: Description,
-    bar: tqdm.tqdm,
-) -> Iterator[bytes]:
-    for name, codes in _encoded(batches, encode):
-        bar.update()
-        yield description.pack(codes, name)
-
-
-def _progress(number: int, missing: int) -> tqdm.tqdm:
-    options = {"total": number, "initial": number - missing, "dynamic_ncols": True}
-    return tqdm.tqdm(desc="encode", unit="image", **options)
-
-
-def _batch_size(given: int | None, devices: int) -> int:
-    size = _PER_DEVICE * devices if given is None else given
-    if size < 1 or size % devices:
-        raise ValueError(
-            f"batch_size={size} does not divide over {devices} devices; give a multiple of them, "
-            "or take fewer with --mesh"
-        )
-    return size
-
-
-def _plan(source: Source, described: str, module: Autoencoder, variables: Any) -> Description:
+def _describe(source: Source, described: str, module: Autoencoder, variables: Any) -> Description:
     if not len(source):
         raise ValueError(f"no images to encode in '{described}'")
     size = source[0]["image"].shape[0]
@@ -258,20 +234,4 @@ def _plan(source: Source, described: str, module: Autoencoder, variables: Any) -
         grid=(size // module.downsampling,) * 2,
         codebook_size=module.codebook_size,
         number=len(source),
-        shard_records=records_per_shard(len(source)),
     )
-
-
-def _data_settings(
-    run: ml_collections.ConfigDict | None, given: dict[str, Any]
-) -> ml_collections.ConfigDict:
-    if run is None and given["path"] is None:
-        raise ValueError("a model file does not say what it was trained on: give --data SOURCE")
-    settings = {**DATA_DEFAULTS, **({} if run is None else run.data.to_dict())}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    return ml_collections.ConfigDict(settings | {"cache": False})
-
-
-def _describe(settings: ml_collections.ConfigDict) -> str:
-    path = settings.get("path")
-    return f"{path}, heldout_fraction={settings.heldout_fraction}" if path else "synthetic faces"

@@ -1,4 +1,4 @@
-"""Files of `codeformer-jax sample`: named and checked beforehand, written when all is drawn."""
+"""Files of `codeformer-jax sample`, checked before sampling and written after it."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import numpy as np
 
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data.images import SUFFIXES, write_image
-from codeformer_jax.priors.pictures import Order
-from codeformer_jax.priors.prior import Pictures, Prior, Values
+from codeformer_jax.priors.kinds import SamplePlan, Values
+from codeformer_jax.priors.prior import Pictures, Prior
 from codeformer_jax.priors.sheet import Picture
 from codeformer_jax.system.atomic import atomic_directory, atomic_path
 
@@ -21,15 +21,29 @@ _SINGLE = re.compile(r"\d{4,}\.png")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files of a call: the sheet, the codes, and the folder of single pictures, or None."""
+    """Files of one call; the folder of single pictures is None if there are none."""
 
     sheet: Path
     codes: Path
     folder: Path | None
 
 
-def plan_outputs(sheet: Path, each: bool, force: bool) -> Outputs:
-    """Names of what will be written; raises where that cannot be, or is there already."""
+def plan_outputs(sheet: str | os.PathLike, each: bool, force: bool) -> Outputs:
+    """Names the files to write and checks that they can be written.
+
+    Args:
+        sheet: file of the sheet; the other names follow from it.
+        each: whether single pictures are written.
+        force: whether existing files may be replaced.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if the sheet's suffix is not an image format's.
+        OSError: if something exists and may not be replaced.
+    """
+    sheet = Path(sheet)
     if sheet.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write '{sheet}': expected a name ending in {', '.join(SUFFIXES)}")
     outputs = Outputs(sheet, sheet.with_suffix(".npz"), sheet.with_suffix("") if each else None)
@@ -41,48 +55,55 @@ def plan_outputs(sheet: Path, each: bool, force: bool) -> Outputs:
     for path in filter(None, (outputs.sheet, outputs.codes, outputs.folder)):
         if os.path.lexists(path) and not force:
             raise FileExistsError(f"{path}: exists; pass --force to replace it")
-    for folder in sheet.parents:
-        if os.path.lexists(folder):
-            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-                what = "may not be written to" if folder.is_dir() else "is a file"
-                raise OSError(f"cannot write '{sheet}': '{folder}' {what}; give another -o")
-            break
     return outputs
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises unless a folder holds single pictures of such a call and nothing else."""
+    """Raises FileExistsError if a folder holds anything but single pictures of such a call."""
     foreign = None if folder.is_dir() else folder
     if foreign is None:
         foreign = next((p for p in folder.iterdir() if not _SINGLE.fullmatch(p.name)), None)
     if foreign is not None:
         raise FileExistsError(
             f"the folder '{folder}' of the single pictures would replace '{foreign}', which is "
-            "none of them; give another -o, or --no-each"
+            "another file; give another -o, or --no-each"
         )
 
 
 def make_folder(folder: Path) -> None:
+    """Makes a folder and its parents; raises OSError if it cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"cannot make the folder '{folder}': {error.strerror}; give another -o"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(f"cannot write into the folder '{folder}'; give another -o")
 
 
 def describe(
-    prior: Prior, order: Order, values: Values, given: dict[str, Any]
+    prior: Prior, plan: SamplePlan, values: Values, inputs: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """What another program needs to decode the maps, or to draw them again."""
+    """Collects what another program needs to decode the maps, or to sample them again.
+
+    Args:
+        prior: the prior.
+        plan: of the call.
+        values: the sampled maps.
+        inputs: names of the files that were read.
+
+    Returns:
+        Arrays of the .npz file.
+    """
     settings = {
-        **{name: value if value is None else str(value) for name, value in given.items()},
+        **{name: value if value is None else str(value) for name, value in inputs.items()},
         "network": prior.network,
         "step": prior.step,
-        "seed": order.seed,
-        "temperature": float(order.how.temperature),
-        "top_k": order.how.top_k,
-        "top_p": order.how.top_p,
+        "seed": plan.seed,
+        "temperature": float(plan.sampler.temperature),
+        "top_k": plan.sampler.top_k,
+        "top_p": plan.sampler.top_p,
         "levels": prior.levels,
         "downsampling": prior.downsampling,
     }
@@ -90,11 +111,11 @@ def describe(
         settings["autoencoder"] = code_fingerprint(prior.stage1.module, prior.stage1.variables)
     arrays = {
         "codes": values.astype(np.int32),
-        "index": np.arange(order.number),
-        "classes": None if order.classes is None else np.array(order.classes, np.int32),
-        "condition": order.condition,
-        "given": order.given,
-        "keep": order.keep,
+        "index": np.arange(plan.number),
+        "classes": None if plan.classes is None else np.array(plan.classes, np.int32),
+        "condition": plan.condition,
+        "given": plan.known,
+        "keep": plan.known_mask,
         "settings": np.array(json.dumps(settings)),
     }
     return {name: array for name, array in arrays.items() if array is not None}
@@ -107,6 +128,15 @@ def write_outputs(
     stored: dict[str, np.ndarray],
     force: bool,
 ) -> None:
+    """Writes the single pictures, the codes and last the sheet, each whole or not at all.
+
+    Args:
+        outputs: the names.
+        sheet: picture of all samples.
+        pictures: the samples.
+        stored: see `describe`.
+        force: whether existing files are replaced.
+    """
     if outputs.folder is not None:
         with atomic_directory(outputs.folder, replace=force) as folder:
             for index, picture in enumerate(pictures):

@@ -1,4 +1,4 @@
-"""A trained prior with the autoencoder whose maps it knows, checked to belong together."""
+"""A trained prior together with the autoencoder of its codes."""
 
 import functools
 import json
@@ -11,57 +11,54 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
-from codeformer_jax.checkpoints.teachers import AUTOENCODERS, teacher_of
-from codeformer_jax.checkpoints.trained import Trained, load_trained
-from codeformer_jax.nn import GPT, Autoencoder, PixelCNN
+from codeformer_jax.checkpoints.teachers import teacher_of
+from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.convert import networks_of_role
+from codeformer_jax.nn import Autoencoder
+from codeformer_jax.priors.kinds import PRIORS, PriorKind, Values
 from codeformer_jax.tasks.common import from_uint8, precision_of, to_unit
-from codeformer_jax.train.start import load_teacher
 
-PRIORS = ("taming_gpt", "pixelcnn")
-# Pixels that go through an autoencoder at once: four pictures of 256x256.
+# Pixels per call of an autoencoder: four pictures of 256x256.
 _PIXELS_AT_ONCE = 4 * 256 * 256
 
-Values = Int32[np.ndarray, "_ rows columns"] | Int32[np.ndarray, "_ rows columns c"]
 Pictures = UInt8[np.ndarray, "_ h w 3"]
 
 
 @dataclass(frozen=True)
 class Stage1:
-    """An autoencoder with its variables, the codebook a parameter."""
+    """An autoencoder with its variables; the codebook is a parameter."""
 
     module: Autoencoder
     variables: Any
 
     def encode(self, pictures: Pictures) -> Int32[np.ndarray, "_ rows columns"]:
-        """Codes of pictures whose sides the downsampling divides."""
+        """Returns the codes of pictures; their sides must be multiples of the downsampling."""
         rows, columns = (side // self.module.downsampling for side in pictures.shape[1:3])
-        codes = _in_parts(
-            functools.partial(_encode, self.module, self.variables), pictures, pictures[0].size // 3
-        )
-        return codes.reshape(-1, rows, columns)
+        encode = functools.partial(_encode, self.module, self.variables)
+        return _in_parts(encode, pictures, pictures[0].size // 3).reshape(-1, rows, columns)
 
     def decode(self, codes: Int32[np.ndarray, "_ rows columns"]) -> Pictures:
-        """Pictures of maps."""
+        """Returns the pictures of maps of codes."""
         pixels = codes[0].size * self.module.downsampling**2
         return _in_parts(functools.partial(_decode, self.module, self.variables), codes, pixels)
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A GPT or a PixelCNN, ready to draw pictures.
+    """A trained prior, ready to sample pictures.
 
     Attributes:
-        network: 'taming_gpt' or 'pixelcnn'.
+        network: name of the network, such as 'taming_gpt' or 'pixelcnn'.
         module, variables: the network.
-        stage1: what decodes its codes; None where its values are pixels.
-        condition_stage1: what encodes its condition; None where that is not codes.
+        stage1: autoencoder that decodes its codes; None if its values are pixels.
+        condition_stage1: autoencoder that encodes its condition; None if that is not codes.
         step: of the checkpoint; None for a model file.
-        heldout_bits: per value of held-out maps, where the checkpoint has them.
+        heldout_bits: bits per value on held-out maps, if the checkpoint has them.
         precision: of products and convolutions; see `nn.precision`.
     """
 
     network: str
-    module: GPT | PixelCNN
+    module: Any
     variables: Any
     stage1: Stage1 | None
     condition_stage1: Stage1 | None = None
@@ -70,9 +67,14 @@ class Prior:
     precision: str = "default"
 
     @property
+    def kind(self) -> PriorKind:
+        """How the network is sampled and scored."""
+        return PRIORS[self.network](self.module)
+
+    @property
     def levels(self) -> int:
-        """How many values a site may have."""
-        return self.stage1.module.codebook_size if self.stage1 else self.module.levels
+        """Number of values that a site may have."""
+        return self.stage1.module.codebook_size if self.stage1 else self.kind.tokens
 
     @property
     def downsampling(self) -> int:
@@ -82,21 +84,14 @@ class Prior:
     @property
     def map_size(self) -> tuple[int, int]:
         """Rows and columns of the maps in training."""
-        return map_size_of(self.module)
-
-    @property
-    def condition(self) -> str:
-        """'start' (none), 'class' or 'codes'."""
-        if isinstance(self.module, PixelCNN):
-            return "class" if self.module.classes else "start"
-        return self.module.condition
+        return self.kind.map_size
 
     def values_of(self, pictures: Pictures) -> Values:
-        """Maps of pictures: their codes, or their pixels."""
+        """Returns the codes of pictures, or their pixels, as maps."""
         return self.stage1.encode(pictures) if self.stage1 else pictures.astype(np.int32)
 
     def pictures_of(self, values: Values) -> Pictures:
-        """What maps show."""
+        """Returns the pictures of maps."""
         return self.stage1.decode(values) if self.stage1 else values.astype(np.uint8)
 
 
@@ -107,52 +102,49 @@ def load_prior(
     condition_teacher: str | Path | None = None,
     which: str | int = "latest",
 ) -> Prior:
-    """The prior of a workdir or a model file.
+    """Loads a prior and its autoencoder.
 
     Args:
-        path: workdir, whose autoencoder lies beside its checkpoints, or model file.
-        teacher: workdir or model file of the autoencoder; needed with a model file.
-        condition_teacher: the one that encodes a condition of codes; None is `teacher`.
+        path: workdir, which keeps the autoencoder as well, or model file.
+        teacher: workdir or model file of the autoencoder; required with a model file.
+        condition_teacher: autoencoder that encodes a condition of codes; default `teacher`.
         which: checkpoint of a workdir: 'latest', 'best' or a step.
 
+    Returns:
+        The prior.
+
     Raises:
-        FileNotFoundError: where something given does not exist.
-        ValueError: another network, no autoencoder, or one that is not the prior's.
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the network is not a prior, or the autoencoder is missing or another one.
     """
     path = Path(path)
     trained = load_trained(path, which)
     if trained.network not in PRIORS:
         raise ValueError(
-            f"{path} holds a {trained.network}, which is no prior; give the workdir of a run of "
+            f"{path} holds a {trained.network}, which is not a prior; give the workdir of a run of "
             "configs/gpt_faces.py or configs/pixelcnn_faces.py, or a model file of such a network"
         )
-    module = trained.module
-    stage1 = _find_stage1(trained, path, teacher)
+    kind = PRIORS[trained.network](trained.module)
+    stage1 = _find_stage1(trained, kind, path, teacher)
     if stage1 is not None:
-        _check_codebook(module, stage1.module, condition_teacher is not None)
-        _check_downsampling(trained, stage1.module)
+        _check_codebook(kind, stage1.module, condition_teacher is not None)
+        _check_downsampling(trained, kind, stage1.module)
     return Prior(
         network=trained.network,
-        module=module,
+        module=trained.module,
         variables=trained.variables,
         stage1=stage1,
-        condition_stage1=_condition_stage1(module, stage1, condition_teacher),
+        condition_stage1=_condition_stage1(kind, stage1, condition_teacher),
         step=trained.step,
         heldout_bits=_heldout_bits(path, trained.step),
         precision=precision_of(trained.config),
     )
 
 
-def map_size_of(module: GPT | PixelCNN) -> tuple[int, int]:
-    """Rows and columns of the maps in training."""
-    if isinstance(module, PixelCNN):
-        return module.map_size, module.map_size
-    return tuple(module.map_size)
-
-
-def _find_stage1(trained: Trained, path: Path, given: str | Path | None) -> Stage1 | None:
-    module = trained.module
-    if isinstance(module, PixelCNN) and module.ordinal:
+def _find_stage1(
+    trained: Trained, kind: PriorKind, path: Path, given: str | Path | None
+) -> Stage1 | None:
+    if kind.pixels:
         if given is not None:
             raise ValueError(f"{path} is a prior of pixels, not of codes: leave --teacher out")
         return None
@@ -161,64 +153,63 @@ def _find_stage1(trained: Trained, path: Path, given: str | Path | None) -> Stag
     found = load_teacher(path)
     if found is None:
         raise ValueError(
-            f"{path} holds a {trained.network} without the autoencoder whose codes it draws: give "
-            "that one's workdir or model file as --teacher"
+            f"{path} holds a {trained.network} without the autoencoder of its codes: give that "
+            "one's workdir or model file as --teacher"
         )
     return Stage1(*found)
 
 
 def _load_stage1(path: str | Path, option: str) -> Stage1:
-    trained = load_trained(path)
-    if trained.network not in AUTOENCODERS:
+    trained, known = load_trained(path), networks_of_role("autoencoder")
+    if trained.network not in known:
         raise ValueError(
             f"{option} {path} holds a {trained.network}; expected an autoencoder: "
-            + ", ".join(AUTOENCODERS)
+            + ", ".join(known)
         )
     return Stage1(*teacher_of(trained, path))
 
 
 def _condition_stage1(
-    module: GPT | PixelCNN, stage1: Stage1 | None, given: str | Path | None
+    kind: PriorKind, stage1: Stage1 | None, given: str | Path | None
 ) -> Stage1 | None:
-    if isinstance(module, PixelCNN) or module.condition != "codes":
+    if kind.condition != "codes":
         if given is not None:
             raise ValueError(
-                "--condition-teacher is for a prior whose condition is codes, and this one's is "
+                "--condition-teacher is for priors with a condition of codes, which this one has "
                 "not: leave it out"
             )
         return None
     found = stage1 if given is None else _load_stage1(given, "--condition-teacher")
-    if found.module.codebook_size > module.vocab_size:
+    if found.module.codebook_size > kind.tokens:
         raise ValueError(
             f"the condition's autoencoder has {found.module.codebook_size} codes and this prior "
-            f"knows {module.vocab_size} tokens; give the autoencoder of its condition as "
-            "--condition-teacher"
+            f"{kind.tokens} tokens; give the autoencoder of its condition as --condition-teacher"
         )
     return found
 
 
-def _check_codebook(module: GPT | PixelCNN, stage1: Autoencoder, conditioned: bool) -> None:
-    """Raises ValueError where the prior's codes are not so many as the autoencoder's."""
-    codes, tokens = stage1.codebook_size, getattr(module, "vocab_size", None) or module.levels
-    # Conditions share the vocabulary: it may be longer where they are what fills it.
-    filled = isinstance(module, GPT) and (module.classes == tokens or conditioned)
-    if codes == tokens or (codes < tokens and filled):
+def _check_codebook(kind: PriorKind, stage1: Autoencoder, own_condition: bool) -> None:
+    """Raises ValueError if the autoencoder has another number of codes than the prior."""
+    codes = stage1.codebook_size
+    if kind.has_codes(codes, own_condition):
         return
     remedy = "it was trained on another autoencoder; give that one as --teacher"
-    if isinstance(module, GPT) and module.condition == "codes" and codes < tokens:
+    if kind.condition == "codes" and codes < kind.tokens:
         remedy = "give the autoencoder of its condition as --condition-teacher"
-    raise ValueError(f"the autoencoder has {codes} codes and this prior draws {tokens}: {remedy}")
+    raise ValueError(
+        f"the autoencoder has {codes} codes and this prior samples {kind.tokens}: {remedy}"
+    )
 
 
-def _check_downsampling(trained: Trained, stage1: Autoencoder) -> None:
-    """Raises ValueError where the autoencoder's maps are not those of the prior."""
-    rows, columns = map_size_of(trained.module)
-    # A run says of which pictures its maps are; with model files it is the autoencoder's size.
+def _check_downsampling(trained: Trained, kind: PriorKind, stage1: Autoencoder) -> None:
+    """Raises ValueError if the autoencoder makes maps of another size than the prior's."""
+    rows, columns = kind.map_size
+    # A run knows the size of its pictures; with model files it is the autoencoder's.
     side = trained.config.data.image_size if trained.config else stage1.image_size
     sites = side // stage1.downsampling
     if (rows, columns) != (sites, sites):
         raise ValueError(
-            f"this prior draws maps of {rows}x{columns} codes, but {side} px are {sites}x{sites} "
+            f"this prior samples maps of {rows}x{columns} codes, but {side} px are {sites}x{sites} "
             f"codes of the autoencoder, which has {stage1.downsampling} px per code: give the one "
             "that the prior was trained on as --teacher (or, if it is, convert it with "
             f"--set image_size={rows * stage1.downsampling})"
@@ -234,7 +225,7 @@ def _heldout_bits(path: Path, step: int | None) -> float | None:
 
 
 def _in_parts(function: Any, arrays: np.ndarray, pixels: int) -> np.ndarray:
-    """`function` of arrays [n, ...], a few at a time; the last ones are filled up with copies."""
+    """Calls `function` on parts of arrays [n, ...]; the last part is filled up with copies."""
     part = max(1, min(len(arrays), _PIXELS_AT_ONCE // pixels))
     results = []
     for start in range(0, len(arrays), part):

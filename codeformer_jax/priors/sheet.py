@@ -1,4 +1,4 @@
-"""One picture of many: samples in rows under a title, their classes beside them."""
+"""Contact sheet: samples in rows under a title, with their classes beside them."""
 
 import itertools
 import math
@@ -24,12 +24,16 @@ def make_sheet(
     classes: Sequence[int] | None = None,
     references: Sequence[tuple[str, Picture]] = (),
 ) -> Picture:
-    """The samples, in rows.
+    """Draws the samples in rows.
 
     Args:
-        title: above all.
-        classes: of each sample, equal ones in a row: each class begins a row, with its label.
-        references: pictures with captions that stand above the samples.
+        samples: pictures of one size.
+        title: text above the samples.
+        classes: one per sample, equal ones next to each other; each class begins a labelled row.
+        references: (caption, picture) shown above the samples.
+
+    Returns:
+        The sheet.
     """
     groups = _groups(samples, classes)
     columns = _columns(samples, [len(group) for _, group in groups])
@@ -74,7 +78,7 @@ def _groups(samples: Pictures, classes: Sequence[int] | None) -> list[tuple[str,
 
 
 def _columns(samples: Pictures, sizes: Sequence[int]) -> int:
-    """A row for each class where there are several; else a sheet about as wide as high."""
+    """Returns the columns: a row for each of several classes; otherwise a square sheet."""
     height, width = samples.shape[1:3]
     square = math.ceil(math.sqrt(len(samples) * height / width))
     return min(max(sizes), max(square, 1) if len(sizes) == 1 else max(square, 8))

@@ -1,19 +1,34 @@
 """Aligned faces in, restored faces out: host-side image handling around one compiled function."""
 
-from codeformer_jax.restore.errors import RestoreError
-from codeformer_jax.restore.files import Failure, RestoreSummary, restore_files
-from codeformer_jax.restore.restorer import RestoredBatch, Restorer
-from codeformer_jax.restore.samples import Samples, sample_batch
-from codeformer_jax.restore.score import Scorer
+import importlib
+from typing import Any
+
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 
 __all__ = [
     "Failure",
     "RestoreError",
+    "RestoreOptions",
     "RestoreSummary",
     "RestoredBatch",
     "Restorer",
-    "Samples",
     "Scorer",
     "restore_files",
     "sample_batch",
 ]
+# Loaded on first use: the command line reads the options without waiting for JAX.
+_FILES = {
+    "Failure": "jobs",
+    "RestoreSummary": "summary",
+    "RestoredBatch": "restorer",
+    "Restorer": "restorer",
+    "Scorer": "scorer",
+    "restore_files": "files",
+    "sample_batch": "samples",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)

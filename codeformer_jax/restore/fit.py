@@ -1,7 +1,7 @@
-"""Pictures of any size <-> the square of the network, on the host.
+"""Pictures of any size fitted into the network's square and back, on the host.
 
-Pixels are uint8 0..255 or float32 0..1. Enlarging is bilinear, as the degraded pictures of training
-were enlarged; shrinking is antialiased.
+Pixels are uint8 0..255 or float32 0..1. Enlarging is bilinear, like that of degraded training
+images; shrinking is antialiased.
 """
 
 import dataclasses
@@ -10,31 +10,32 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from codeformer_jax.restore.errors import RestoreError
+from codeformer_jax.restore.restore_options import RestoreError
 
 Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 
-# Mean variance of the channels' differences, in levels of 255 squared, up to which a picture is
-# black and white: lossy files and scans do not keep the channels equal.
+# Largest mean variance of the channels' differences, in levels of 255 squared, of a black-and-white
+# picture: lossy files and scans do not keep the channels equal.
 GRAY_VARIANCE = 10.0
 _CODING = 2
-# Remark on a picture for a network that fills in what is painted.
+NOT_SQUARE = "it was not square and was extended by its edges (aligned faces are square)"
 NOT_PAINTED = "no pixel is white, so nothing was filled in and the picture came back as it was"
 
-# ITU-R BT.601, as JPEG and Pillow's conversion to 'L' weigh colours.
+# ITU-R BT.601, as in JPEG and Pillow's conversion to 'L'.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A picture in the network's square: it fills `height` x `width` pixels from (`top`, `left`).
+    """A picture in the network's square.
 
     Attributes:
-        pixels: the square; beyond the picture its edges are continued.
-        tint: levels of 255 that each channel of a gray result lies above its brightness; None
-            leaves the result's colours as they are.
-        known: pixels that the result takes from the picture; None takes none.
-        notes: remarks for people on what reading and fitting have changed.
+        pixels: the square; the picture's edges extend to its borders.
+        top, left, height, width: position of the picture in the square.
+        tint: levels of 255 by which each channel of a gray result exceeds its brightness; None
+            leaves the result's colours.
+        known: mask of the pixels that the result takes from the picture; None takes none.
+        notes: remarks on what reading and fitting changed.
     """
 
     pixels: Pixels
@@ -51,17 +52,19 @@ class Fitted:
         """Whether the result has no colour at all."""
         return self.tint == (0, 0, 0) and self.known is None
 
-    @property
-    def padded(self) -> bool:
-        """Whether the picture was not square and got borders."""
-        return self.pixels.shape[:2] != (self.height, self.width)
-
 
 def as_image(image: object, name: str = "image") -> np.ndarray:
-    """The image as a NumPy array: uint8 0..255 or floats 0..1, [h, w] or [h, w, 3].
+    """Checks an image and returns it as a NumPy array.
+
+    Args:
+        image: uint8 0..255 or floats 0..1, [h, w] or [h, w, 3].
+        name: for messages.
+
+    Returns:
+        The array.
 
     Raises:
-        RestoreError: another dtype, shape or range, naming what was given.
+        RestoreError: if it has another dtype, shape or range.
     """
     pixels = np.asarray(image)
     given = f"{name} is {pixels.dtype} {list(pixels.shape)}"
@@ -88,17 +91,20 @@ def as_image(image: object, name: str = "image") -> np.ndarray:
 def fit(
     image: np.ndarray, size: int, *, keep_gray: bool = True, keep_known: bool = False
 ) -> Fitted:
-    """Resizes a picture [h, w] or [h, w, 3] to [size, size, 3].
+    """Resizes a picture to [size, size, 3].
 
-    The longer side becomes `size`; a picture that is not square keeps its proportions and is
-    continued to the square by its edges, equally on both sides.
+    The longer side becomes `size`. A picture that is not square keeps its proportions, and its
+    edges extend to the square, equally on both sides.
 
     Args:
-        image: uint8 0..255 or floats 0..1.
+        image: uint8 0..255 or floats 0..1, [h, w] or [h, w, 3].
         size: side of the network's images.
-        keep_gray: a black-and-white picture (see `tint_of`) gets a black-and-white result.
-        keep_known: pure white pixels are painted, and the result takes all others from the picture.
-            After resizing, a pixel to which a painted one contributes counts as painted.
+        keep_gray: give a black-and-white picture (see `tint_of`) a black-and-white result.
+        keep_known: treat pure white pixels as painted and take all others from the picture. After
+            resizing, a pixel to which a painted one contributes counts as painted.
+
+    Returns:
+        The fitted picture.
     """
     pixels = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
     if pixels.dtype != np.uint8:
@@ -110,10 +116,10 @@ def fit(
     pixels = _resize(pixels, height, width)
     top, left = (size - height) // 2, (size - width) // 2
     borders = ((top, size - height - top), (left, size - width - left))
-    known, notes = None, ()
+    known, notes = None, () if height == width else (NOT_SQUARE,)
     if painted is not None:
         known = np.pad(~_resize_mask(painted, height, width), borders, mode="edge")
-        notes = () if painted.any() else (NOT_PAINTED,)
+        notes += () if painted.any() else (NOT_PAINTED,)
     return Fitted(
         np.pad(pixels, (*borders, (0, 0)), mode="edge"),
         top=top,
@@ -127,12 +133,11 @@ def fit(
 
 
 def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
-    """Returns how far the channels of a black-and-white picture lie above its brightness.
+    """Returns the tint of a black-and-white picture: its channels minus its brightness.
 
-    A picture is black and white where the variances of R - G, G - B and B - R over all pixels are
-    `GRAY_VARIANCE` on average or less: the published measure. A cast that is the same everywhere
-    does not count as colour; it is the tint that is returned. One of up to two levels, which coding
-    leaves behind, counts as none.
+    A picture is black and white if the variances of R - G, G - B and B - R over all pixels are at
+    most `GRAY_VARIANCE` on average: the published measure. A uniform cast is a tint, not a colour.
+    Up to two levels, which lossy coding leaves behind, count as no tint.
 
     Returns:
         Whole levels of 255 for R, G and B; None for a picture in colour.
@@ -148,10 +153,14 @@ def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
 
 
 def unfit(restored: np.ndarray, fitted: Fitted) -> np.ndarray:
-    """Cuts the borders off a restored square, and keeps what the picture says is kept.
+    """Cuts the borders off a restored square; applies the tint and the known pixels.
 
-    A black-and-white picture gives [h, w, 3] in gray with the picture's tint, and known pixels are
-    those of the picture.
+    Args:
+        restored: the network's result, [size, size, 3].
+        fitted: the picture that it was made from.
+
+    Returns:
+        The result [height, width, 3] in the same dtype.
     """
     rows = slice(fitted.top, fitted.top + fitted.height)
     columns = slice(fitted.left, fitted.left + fitted.width)
@@ -165,7 +174,7 @@ def unfit(restored: np.ndarray, fitted: Fitted) -> np.ndarray:
 
 
 def as_dtype(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Pixels (uint8 0..255 or floats 0..1) in another of these dtypes."""
+    """Converts pixels between uint8 0..255 and floats 0..1."""
     if pixels.dtype == dtype:
         return pixels
     if dtype == np.uint8:
@@ -188,12 +197,12 @@ def _is_white(pixels: Pixels) -> Bool[np.ndarray, "h w"]:
 
 
 def _resize_mask(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> np.ndarray:
-    """Where the resized picture has a share of the pixels in the mask, as `_resize` mixes them."""
+    """Returns where pixels of the mask contribute to the picture that `_resize` makes."""
     if mask.shape == (height, width):
         return mask
     shares = Image.fromarray(mask.astype(np.float32))
     shares = np.asarray(shares.resize((width, height), _method(mask.shape, height, width)))
-    # Less than half a level of 255; Lanczos has negative shares, too.
+    # Below half a level of 255; Lanczos also has negative weights.
     return np.abs(shares) > 1 / 512
 
 

@@ -1,11 +1,9 @@
-"""Which picture is restored into which file, settled before anything is loaded or written."""
+"""Pairs of pictures and result files, settled before anything is loaded or written."""
 
 import dataclasses
-import functools
-import math
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from codeformer_jax.data.folder import describe_others
 from codeformer_jax.data.images import (
@@ -16,15 +14,14 @@ from codeformer_jax.data.images import (
     image_size,
     is_picture,
 )
-from codeformer_jax.restore.errors import RestoreError
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 
-FORMATS = ("png", "jpg", "webp")
 _LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """An input that was not restored, and why."""
+    """An input that was not restored, and the reason."""
 
     path: pathlib.Path
     reason: str
@@ -32,13 +29,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One picture to restore and the files that come of it.
+    """One picture and the files made from it.
 
     Attributes:
         source: the picture.
-        results: restorations of it.
-        maps: heat maps of the results, one each, or none.
-        name: path below the output folder without suffixes, by which samples are drawn.
+        results: restorations, one for each sample.
+        maps: heat maps of the results; empty without a prior.
+        name: path below the output folder without suffixes, from which samples are seeded.
     """
 
     source: pathlib.Path
@@ -47,177 +44,90 @@ class Job:
     name: str
 
     @property
-    def target(self) -> pathlib.Path:
-        """The first result."""
-        return self.results[0]
-
-    @property
     def files(self) -> tuple[pathlib.Path, ...]:
-        """All that is written of it."""
+        """Results and heat maps."""
         return self.results + self.maps
 
 
 @dataclasses.dataclass(frozen=True)
-class FileOptions:
-    """Which files are read and written.
-
-    Attributes:
-        force: existing targets are written over.
-        skip_existing: existing targets are left alone, and the others restored.
-        recursive: folders are searched with their sub-folders.
-        suffix: put behind the stem, such as '_restored'.
-        file_format: 'png', 'jpg' or 'webp'.
-        limit: at most so many pictures.
-        max_megapixels: largest picture that is read; see `read_image`.
-
-    Raises:
-        RestoreError: at construction, for values that cannot be meant.
-    """
-
-    force: bool = False
-    skip_existing: bool = False
-    recursive: bool = True
-    suffix: str = ""
-    file_format: str = "png"
-    limit: int | None = None
-    max_megapixels: float | None = None
-
-    def __post_init__(self):
-        if self.file_format not in FORMATS:
-            raise RestoreError(
-                f"format is '{self.file_format}'; expected one of {', '.join(FORMATS)}"
-            )
-        if os.path.basename(self.suffix) != self.suffix:
-            raise RestoreError(f"suffix is '{self.suffix}'; it must not hold a path separator")
-        if self.limit is not None and self.limit < 1:
-            raise RestoreError(f"limit is {self.limit}; expected at least 1")
-        if self.max_megapixels is not None and not 0 < self.max_megapixels < math.inf:
-            raise RestoreError(
-                f"max megapixels is {self.max_megapixels}; expected more than 0, and finite"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that a call will do.
+    """Everything that a restoration of files will do.
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
-        skipped: files that exist already and are left alone.
-        unreadable: folders that could not be listed, and their pictures that nothing here reads.
-        others: files of the folders that are not pictures.
         folder: of the results.
-        options: those of the call.
+        skipped: existing files that are kept.
+        unreadable: inputs that cannot be read.
+        others: files in the folders that are not pictures.
     """
 
     jobs: tuple[Job, ...]
-    skipped: tuple[pathlib.Path, ...]
-    unreadable: tuple[Failure, ...]
-    others: tuple[pathlib.Path, ...]
     folder: pathlib.Path
-    options: FileOptions
-
-    @functools.cached_property
-    def kept(self) -> frozenset[pathlib.Path]:
-        """`skipped`, to look paths up in."""
-        return frozenset(self.skipped)
+    skipped: tuple[pathlib.Path, ...] = ()
+    unreadable: tuple[Failure, ...] = ()
+    others: tuple[pathlib.Path, ...] = ()
 
 
 def plan_files(
     inputs: Sequence[str | os.PathLike],
     output_dir: str | os.PathLike,
-    options: FileOptions,
+    options: RestoreOptions,
     *,
-    samples: int = 0,
     scores: bool = False,
 ) -> Plan:
     """Pairs pictures with the files to write; decodes and writes no picture.
 
-    A file goes to `output_dir/STEM + suffix.FORMAT`; a folder's pictures (by their suffix or
-    content; names that do not start with a dot) go there under the same sub-folders, also linked
-    ones. An output folder inside an input folder is not searched.
+    A file goes to `output_dir/STEM + suffix.FORMAT`, samples to `STEM + suffix_1.FORMAT` and so on,
+    heat maps to the result's stem with `_score.png`. Pictures in a folder keep their sub-folders.
+    Links are followed; names that start with a dot, and the output folder, are not searched.
 
     Args:
         inputs: files and folders.
         output_dir: folder of the results; it need not exist.
-        options: see there.
-        samples: so many results of each picture, STEM + suffix + '_1', '_2', ...; 0 is one as it
-            is called above.
-        scores: a heat map of each result, its name with '_score' behind it and '.png'.
+        options: those about files and samples are used.
+        scores: whether there is a heat map for each result.
+
+    Returns:
+        The plan.
 
     Raises:
-        RestoreError: no picture found; targets that exist (without `force` and `skip_existing`),
-            collide, or are inputs; an output folder that is a file or an input folder.
+        RestoreError: if no picture is found; if results exist (without `force` and
+            `skip_existing`), collide or are inputs; if the output folder is a file or an input.
     """
     output_dir = pathlib.Path(output_dir)
     _check_output(output_dir, inputs)
-
     unreadable: list[Failure] = []
     others: list[pathlib.Path] = []
-    endings = [f"{options.suffix}_{number}" for number in range(1, samples + 1)]
+    numbers = range(1, options.samples + 1) if options.samples else ()
+    endings = [f"{options.suffix}_{number}" for number in numbers] or [options.suffix]
     jobs: dict[Job, None] = {}
     for source, relative in _find(inputs, output_dir, options, unreadable, others):
         name = relative.with_suffix("") if has_picture_suffix(relative) else relative
-        stems = [f"{name}{ending}" for ending in endings or [options.suffix]]
+        stems = [f"{name}{ending}" for ending in endings]
         results = tuple(output_dir / f"{stem}.{options.file_format}" for stem in stems)
-        maps = tuple(output_dir / f"{stem}_score.png" for stem in stems)
-        jobs[Job(source, results, maps if scores else (), name.as_posix())] = None
+        maps = tuple(output_dir / f"{stem}_score.png" for stem in stems) if scores else ()
+        jobs[Job(source, results, maps, name.as_posix())] = None
     if not jobs:
-        raise RestoreError(_nothing_found(inputs, unreadable, others))
-    _check_targets(jobs)
+        given = ", ".join(f"'{os.fspath(path)}'" for path in inputs) or "nothing"
+        found = [describe_others(others)] if others else []
+        found += [f"{failure.path}: {failure.reason}" for failure in unreadable[:1]]
+        raise RestoreError(
+            f"no image found in {'; '.join([given, *found])}; expected image files, or folders "
+            f"with some ({', '.join(READ_SUFFIXES)})"
+        )
+    _check_collisions(jobs)
     existing = {path: None for job in jobs for path in job.files if os.path.lexists(path)}
-    skip = options.skip_existing
-    done = {job for job in jobs if skip and existing.keys() >= set(job.files)}
-    chosen = [job for job in jobs if job not in done][: options.limit]
-    kept = () if options.force or skip else [path for job in chosen for path in job.files]
-    _check_existing(existing, kept)
-    if skip and samples:
-        _check_scored(existing, chosen)
-    return Plan(
-        jobs=tuple(chosen),
-        skipped=tuple(existing) if skip else (),
-        unreadable=tuple(unreadable),
-        others=tuple(others),
-        folder=output_dir,
-        options=options,
-    )
+    if options.skip_existing:
+        chosen = [job for job in jobs if not existing.keys() >= set(job.files)]
+    else:
+        chosen = list(jobs)
+    chosen = chosen[: options.limit]
+    _check_existing(chosen, existing, options)
+    skipped = tuple(existing) if options.skip_existing else ()
+    return Plan(tuple(chosen), output_dir, skipped, tuple(unreadable), tuple(others))
 
 
-def _nothing_found(
-    inputs: Sequence[str | os.PathLike],
-    unreadable: Sequence[Failure],
-    others: Sequence[pathlib.Path],
-) -> str:
-    listing = f"; {describe_others(others)}" if others else ""
-    listing += f"; {unreadable[0].path}: {unreadable[0].reason}" if unreadable else ""
-    return (
-        f"no image found in {', '.join(map(_quoted, inputs)) or 'nothing'}{listing}; expected "
-        f"image files, or folders with some ({', '.join(READ_SUFFIXES)})"
-    )
-
-
-def _check_scored(existing: Collection[pathlib.Path], jobs: Sequence[Job]):
-    """Raises where a drawn result exists without its score: its codes may have been others."""
-    pairs = [pair for job in jobs for pair in zip(job.results, job.maps, strict=False)]
-    if alone := [path for path, score in pairs if path in existing and score not in existing]:
-        raise RestoreError(
-            f"{len(alone)} results exist without a score:{_listing(alone)}\nOther settings would "
-            "draw other codes: --force makes them anew, or give another folder as -o"
-        )
-
-
-def _check_existing(existing: Collection[pathlib.Path], kept: Sequence[pathlib.Path]):
-    """Raises where folders stand in the place of results, or some of `kept` exist."""
-    if folders := [path for path in existing if path.is_dir()]:
-        raise RestoreError(f"a folder stands where a result must go:{_listing(folders)}")
-    if clashes := [path for path in kept if path in existing]:
-        raise RestoreError(
-            f"{len(clashes)} of {len(kept)} results exist already:{_listing(clashes)}\n"
-            "--force writes over them, --skip-existing restores the others only"
-        )
-
-
-def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]):
+def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]) -> None:
     for path in (output_dir, *output_dir.parents):
         if os.path.lexists(path) and not path.is_dir():
             raise RestoreError(
@@ -226,69 +136,101 @@ def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike])
     for path in map(pathlib.Path, inputs):
         if path.is_dir() and path.resolve() == output_dir.resolve():
             raise RestoreError(
-                f"the output folder '{output_dir}' is an input folder; give another output folder, "
-                "so that results and inputs do not mix"
+                f"the output folder '{output_dir}' is an input folder; give another output folder"
             )
 
 
-def _check_targets(jobs: Iterable[Job]):
+def _check_collisions(jobs: Iterable[Job]) -> None:
+    """Raises RestoreError if two pictures have the same result, or a result is an input."""
     sources = {job.source.resolve(): job.source for job in jobs}
     by_target: dict[pathlib.Path, Job] = {}
     for job in jobs:
         for path in job.files:
-            other = by_target.setdefault(path.resolve(), job)
+            target = path.resolve()
+            other = by_target.setdefault(target, job)
             if other.source.resolve() != job.source.resolve():
                 raise RestoreError(
                     f"'{other.source}' and '{job.source}' would both be written to '{path}'; "
                     "rename one, or restore them into different output folders"
                 )
-            if path.resolve() in sources:
+            if target in sources:
                 raise RestoreError(
-                    f"the result of '{job.source}' would replace the input "
-                    f"'{sources[path.resolve()]}'; give another output folder or a suffix"
+                    f"the result of '{job.source}' would replace the input '{sources[target]}'; "
+                    "give another output folder or a suffix"
                 )
+
+
+def _check_existing(
+    jobs: Sequence[Job], existing: dict[pathlib.Path, None], options: RestoreOptions
+) -> None:
+    """Raises RestoreError if existing files stand in the way of results."""
+    if folders := [path for path in existing if path.is_dir()]:
+        raise RestoreError(f"a folder has the name of a result:{_listing(folders)}")
+    files = [path for job in jobs for path in job.files]
+    clashes = [path for path in files if path in existing]
+    if clashes and not (options.force or options.skip_existing):
+        raise RestoreError(
+            f"{len(clashes)} of {len(files)} results exist already:{_listing(clashes)}\n"
+            "--force overwrites them, --skip-existing restores the others only"
+        )
+    if options.skip_existing and options.samples:
+        # The codes of an existing sample are unknown: it may have been made with another seed.
+        pairs = [pair for job in jobs for pair in zip(job.results, job.maps, strict=False)]
+        alone = [path for path, heat in pairs if path in existing and heat not in existing]
+        if alone:
+            raise RestoreError(
+                f"{len(alone)} samples exist without a score:{_listing(alone)}\n"
+                "--force replaces them; or give another output folder"
+            )
+
+
+def _listing(paths: Sequence[pathlib.Path]) -> str:
+    more = f"\n  and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    return "".join(f"\n  {path}" for path in paths[:_LISTED]) + more
 
 
 def _find(
     inputs: Iterable[str | os.PathLike],
     output_dir: pathlib.Path,
-    options: FileOptions,
+    options: RestoreOptions,
     unreadable: list[Failure],
     others: list[pathlib.Path],
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yields (file, its path below the output folder)."""
+    """Yields (picture, its path below the output folder); appends the rest to the lists."""
 
-    def report(error: OSError):
+    def report(error: OSError) -> None:
         unreadable.append(Failure(pathlib.Path(error.filename), error.strerror or str(error)))
+
+    def readable(path: pathlib.Path) -> bool:
+        # Settled before results are named: cameras write IMG.HEIC beside IMG.JPG.
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            try:
+                image_size(path, options.max_megapixels)
+            except UnreadableImage as error:
+                unreadable.append(Failure(path, error.reason))
+                return False
+        return True
 
     for given in map(pathlib.Path, inputs):
         if not os.path.lexists(given):
             unreadable.append(Failure(given, "no such file or folder"))
-            continue
-        if not given.is_dir():
-            if (reason := _unread(given, options.max_megapixels)) is not None:
-                unreadable.append(Failure(given, reason))
-            else:
+        elif not given.is_dir():
+            if readable(given):
                 yield given, pathlib.Path(given.name)
-            continue
-        seen = {os.path.realpath(output_dir), os.path.realpath(given)}
-        for folder, folders, names in os.walk(given, onerror=report, followlinks=True):
-            here = pathlib.Path(folder)
-            folders[:] = _unseen(here, folders if options.recursive else (), seen)
-            for name in sorted(names):
-                path = here / name
-                if name.startswith("."):
-                    continue
-                if not is_picture(path):
-                    others.append(path)
-                elif (reason := _unread(path, options.max_megapixels)) is not None:
-                    unreadable.append(Failure(path, reason))
-                else:
-                    yield path, path.relative_to(given)
+        else:
+            seen = {os.path.realpath(output_dir), os.path.realpath(given)}
+            for folder, folders, names in os.walk(given, onerror=report, followlinks=True):
+                here = pathlib.Path(folder)
+                folders[:] = _unseen(here, folders if options.recursive else (), seen)
+                for path in (here / name for name in sorted(names) if not name.startswith(".")):
+                    if not is_picture(path):
+                        others.append(path)
+                    elif readable(path):
+                        yield path, path.relative_to(given)
 
 
 def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[str]:
-    """Sub-folders to search, each once however many links lead to it; adds them to `seen`."""
+    """Returns the sub-folders to search, each once however many links lead to it."""
     chosen = []
     for name in sorted(folders):
         target = os.path.realpath(here / name)
@@ -296,26 +238,3 @@ def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[
             seen.add(target)
             chosen.append(name)
     return chosen
-
-
-def _unread(path: pathlib.Path, max_megapixels: float | None) -> str | None:
-    """Returns why a file cannot be read whose suffix says that nothing here reads it.
-
-    Such files are told apart before targets are: cameras write IMG.HEIC beside IMG.JPG.
-    """
-    if path.suffix.lower() not in UNREAD_SUFFIXES:
-        return None
-    try:
-        image_size(path, max_megapixels)
-    except UnreadableImage as error:
-        return error.reason
-    return None
-
-
-def _quoted(path: str | os.PathLike) -> str:
-    return f"'{os.fspath(path)}'"
-
-
-def _listing(paths: Sequence[pathlib.Path]) -> str:
-    more = f"\n  and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
-    return "".join(f"\n  {path}" for path in paths[:_LISTED]) + more

@@ -1,4 +1,4 @@
-"""A CodeFormer network as a function of pictures."""
+"""A restoration network as a function of pictures."""
 
 import dataclasses
 import functools
@@ -13,21 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from codeformer_jax.convert import load_model
-from codeformer_jax.nn import CodeFormer
+from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
-from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
+from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
+
+NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
 
 
 @dataclasses.dataclass(frozen=True)
 class RestoredBatch:
-    """Restored images [b, s, s, 3] in the dtype and range given, and which of them are usable.
+    """Restored images of one batch.
 
     Attributes:
-        images: uint8 0..255 or float32 0..1.
-        finite: False where the network gave infinities or NaN; such an image has no meaning.
-        indices: the codes they were made from, row-major, where they were asked for.
+        images: uint8 0..255 or float32 0..1, like the pictures.
+        finite: False for an image with infinities or NaN.
+        indices: the codes, row-major, if they were asked for.
     """
 
     images: UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]
@@ -38,20 +39,24 @@ class RestoredBatch:
 class Restorer:
     """Restores aligned faces with one compiled function per batch size.
 
-    Attributes:
-        module: the network.
-        variables: its variables, on the device.
-        batch_size: images that go through the network at once; the last batch is filled up with
-            copies, so that it needs no compilation of its own.
+    Args:
+        module, variables: the network.
+        batch_size: images per batch; default 1 on a CPU, 8 on an accelerator. The last batch is
+            filled up with copies, so that it needs no compilation of its own.
         precision: of products and convolutions; see `nn.precision`.
-        keep_gray: whether black-and-white pictures get black-and-white results.
-        keep_known: whether only pure white pixels are filled in and all others stay.
-        adain: whether AdaIN is on where a call does not say.
+        keep_gray: give black-and-white pictures black-and-white results; default the network's
+            setting, see `CodeFormer`.
+        keep_known: fill in pure white pixels only and keep all others; default the network's.
+        adain: default of `adain` in calls.
+
+    Raises:
+        RestoreError: if the batch size is below 1.
+        ValueError: if the precision is unknown.
     """
 
     def __init__(
         self,
-        module: CodeFormer,
+        module: Any,
         variables: Mapping[str, Any],
         *,
         batch_size: int | None = None,
@@ -60,23 +65,16 @@ class Restorer:
         keep_known: bool | None = None,
         adain: bool = True,
     ):
-        """Puts the variables on the device.
-
-        Args:
-            module, variables: the network.
-            batch_size: None is 1 on the CPU, 8 on an accelerator.
-            precision: of products and convolutions; see `nn.precision`.
-            keep_gray, keep_known: None is what the network says, see `CodeFormer`.
-            adain: whether AdaIN is on where a call does not say.
-        """
         check_precision(precision)
         self.module, self.precision = module, precision
-        self.keep_gray = module.keep_gray if keep_gray is None else keep_gray
-        self.keep_known = module.keep_known if keep_known is None else keep_known
+        # Your own network may lack these fields.
+        self.keep_gray = getattr(module, "keep_gray", True) if keep_gray is None else keep_gray
+        self.keep_known = getattr(module, "keep_known", False) if keep_known is None else keep_known
         self.variables = jax.device_put(dict(variables), jax.local_devices()[0])
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
-        self.batch_size = _check_batch_size(batch_size)
+        check_batch_size(batch_size)
+        self.batch_size = batch_size
         self.adain = adain
 
     @classmethod
@@ -89,28 +87,30 @@ class Restorer:
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
     ) -> "Restorer":
-        """Loads a `.safetensors` model file, or what was trained in a workdir, in its precision.
+        """Loads a network from a `.safetensors` model file or a training workdir.
 
-        AdaIN is as `eval.adain` of the workdir's run says, as in its evaluations, and on for a
-        model file.
+        A workdir's precision and `eval.adain` are those of its run; with a model file AdaIN is on.
 
         Args:
             path: the file or the workdir.
             which: checkpoint of a workdir: 'latest', 'best' or a step.
             batch_size, keep_gray, keep_known: see the class.
 
+        Returns:
+            The restorer.
+
         Raises:
-            RestoreError: nothing there, another kind of file, or not a CodeFormer network.
-            ValueError, FileNotFoundError: a damaged model file; a workdir without checkpoint.
+            RestoreError: if there is no such file, or it holds no restoration network.
+            ValueError, FileNotFoundError: if a model file is damaged, or a workdir has no
+                checkpoint.
         """
-        if batch_size is not None:
-            _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         path = pathlib.Path(path)
         network, module, variables, use = _load(path, which)
-        if network != "codeformer" or not isinstance(module, CodeFormer):
+        if network not in (known := networks_of_role("restorer")):
             raise RestoreError(
-                f"'{path}' holds the network '{network}'; restoration needs 'codeformer' (from "
-                "stage II or III of the training, or converted from codeformer.pth)"
+                f"'{path}' holds the network '{network}'; restoration needs {' or '.join(known)} "
+                "(from stage II or III of the training, or converted from codeformer.pth)"
             )
         return cls(
             module,
@@ -127,7 +127,7 @@ class Restorer:
         return self.module.image_size
 
     def fit(self, picture: np.ndarray) -> Fitted:
-        """Returns a picture, uint8 or floats [h, w] or [h, w, 3], as the network takes it."""
+        """Resizes a picture, uint8 or floats [h, w] or [h, w, 3], to the network's square."""
         return fit(picture, self.image_size, keep_gray=self.keep_gray, keep_known=self.keep_known)
 
     def __call__(
@@ -144,22 +144,21 @@ class Restorer:
             images: uint8 0..255 or floats 0..1: one picture [h, w, 3] or gray [h, w], several
                 [n, h, w, 3], or a list of pictures of any sizes.
             w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input). It is
-                traced: another value does not compile again.
-            adain: gives the codes' features the statistics of the input's, as the published
-                restoration does, which keeps its tone; without it colours are the codes' own.
-                None is the restorer's `adain`.
-            batch_size: instead of the restorer's.
+                traced: another value does not recompile.
+            adain: give the codes' features the statistics of the input's, which keeps its tone.
+                Default the restorer's `adain`.
+            batch_size: default the restorer's.
 
         Returns:
-            What was given, restored: same dtype, range and number of dimensions (a list for a
-            list). The longer side is `image_size`; a picture that is not square is continued by
-            its edges to a square for the network and cut back. With `keep_gray` a picture without
-            colour comes back without colour, see `fit.tint_of`; without it [h, w] comes back as
-            [h, w, 3]. With `keep_known` pixels that are not pure white are those of the picture.
+            Pictures of the same dtype, range and number of dimensions; a list for a list. The
+            longer side is `image_size`. A picture that is not square is extended by its edges for
+            the network and cut back. With `keep_gray` a black-and-white picture stays
+            black and white, see `fit.tint_of`; without it [h, w] becomes [h, w, 3]. With
+            `keep_known` pixels that are not pure white stay.
 
         Raises:
-            RestoreError: pictures of another form, w outside [0, 1], or a network whose result is
-                not finite.
+            RestoreError: if a picture has another form, w is outside [0, 1], or the network's
+                result is not finite.
         """
         w = check_weight(w)
         pictures = _pictures(images)
@@ -186,11 +185,20 @@ class Restorer:
         return results[0]
 
     def batch_for(self, count: int, batch_size: int | None = None) -> int:
-        """Batch size for `count` images: the next power of two, but at most `batch_size`.
+        """Returns the batch size for some images.
 
-        A few images do not cost a whole batch, and yet few batch sizes are ever compiled.
+        Args:
+            count: number of images.
+            batch_size: the largest; default the restorer's.
+
+        Returns:
+            The next power of two, so that few sizes are compiled, but at most `batch_size`.
+
+        Raises:
+            RestoreError: if `batch_size` is below 1.
         """
-        size = self.batch_size if batch_size is None else _check_batch_size(batch_size)
+        check_batch_size(batch_size)
+        size = batch_size or self.batch_size
         return min(size, 2 ** math.ceil(math.log2(max(count, 1))))
 
     def restore_batch(
@@ -202,9 +210,16 @@ class Restorer:
         batch_size: int,
         codes: bool = False,
     ) -> RestoredBatch:
-        """Restores 1 to `batch_size` fitted pictures, as one call of the compiled function.
+        """Restores fitted pictures in one call of the compiled function.
 
-        `codes` asks for the codes, too.
+        Args:
+            batch: 1 to `batch_size` pictures.
+            w, adain: see `__call__`.
+            batch_size: size of the compiled batch.
+            codes: return the codes as well.
+
+        Returns:
+            As many images as pictures.
         """
         images = stack_pictures(batch, batch_size)
         weights = np.full(batch_size, float(w), np.float32)
@@ -216,23 +231,18 @@ class Restorer:
         return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
 
-NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
-
-
-def check_weight(w: SupportsFloat) -> float:
-    """Returns w as a float; raises RestoreError outside [0, 1]."""
-    w = float(w)
-    if not 0 <= w <= 1:
-        raise RestoreError(
-            f"w is {w}; expected a number from 0 (quality) to 1 (fidelity to the input)"
-        )
-    return w
-
-
 def stack_pictures(
     batch: Sequence[Fitted], batch_size: int
 ) -> UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]:
-    """The pixels of fitted pictures, filled up with copies of the last one."""
+    """Stacks fitted pictures and fills the batch up with copies of the last one.
+
+    Args:
+        batch: 1 to `batch_size` pictures.
+        batch_size: length of the result.
+
+    Returns:
+        uint8 if all pictures are, else float32.
+    """
     whole = all(fitted.pixels.dtype == np.uint8 for fitted in batch)
     dtype = np.dtype(np.uint8 if whole else np.float32)
     images = np.stack([as_dtype(fitted.pixels, dtype) for fitted in batch])
@@ -243,7 +253,7 @@ def stack_pictures(
 def to_input(
     images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
 ) -> Float[Array, "b s s 3"]:
-    """Pixels as the network takes them, in [-1, 1]."""
+    """Returns uint8 0..255 or floats 0..1 as the network's input in [-1, 1]."""
     whole = images.dtype == jnp.uint8
     return images.astype(jnp.float32) / 127.5 - 1 if whole else images * 2 - 1
 
@@ -251,20 +261,28 @@ def to_input(
 def to_pixels(
     restored: Float[Array, "b s s 3"], whole: bool
 ) -> tuple[UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"], Bool[Array, "b"]]:
-    """Pixels of the network's result, uint8 if `whole`, and whether it was finite."""
+    """Returns the network's output as pixels.
+
+    Args:
+        restored: [b, s, s, 3] in [-1, 1].
+        whole: whether pixels are uint8 0..255 or float32 0..1.
+
+    Returns:
+        Pixels [b, s, s, 3], and whether each image is finite, [b].
+    """
     finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
     restored = (jnp.clip(restored, -1, 1) + 1) / 2
     return (jnp.round(restored * 255).astype(jnp.uint8) if whole else restored), finite
 
 
-# The variables are arguments: closed over, they would be folded as constants.
+# The variables are arguments: XLA would fold captured ones as constants.
 @functools.partial(jax.jit, static_argnames=("module", "adain", "codes"))
 def _restore(
     variables: Mapping[str, Any],
     images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
     w: Float[Array, "b"],
     *,
-    module: CodeFormer,
+    module: Any,
     adain: bool,
     codes: bool,
 ) -> tuple[Array, ...]:
@@ -284,23 +302,15 @@ def _pictures(images: Any) -> list[np.ndarray]:
     return [as_image(images)]
 
 
-def _check_batch_size(batch_size: int) -> int:
-    if batch_size < 1:
-        raise RestoreError(f"batch size is {batch_size}; expected at least 1")
-    return batch_size
-
-
 def _load(
     path: pathlib.Path, which: str | int
 ) -> tuple[str, Any, Mapping[str, Any], dict[str, Any]]:
-    """Returns network, module, variables, and precision and AdaIN as the run had them."""
+    """Returns network, module, variables, and the run's precision and AdaIN if there is one."""
+    expected = "expected a .safetensors model file or the workdir of a training run"
     if not path.exists():
-        raise RestoreError(
-            f"no checkpoint '{path}'; expected a .safetensors model file or the workdir of a "
-            "training run"
-        )
+        raise RestoreError(f"no checkpoint '{path}'; {expected}")
     if path.is_dir():
-        # Training's libraries take seconds to import, and model files need none of them.
+        # Orbax takes seconds to import, and model files do not need it.
         from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
         from codeformer_jax.tasks.common import precision_of  # noqa: PLC0415
 
@@ -315,6 +325,4 @@ def _load(
             f"'{path}' is a PyTorch file; convert it first: codeformer-jax convert {path} "
             f"{path.with_suffix('.safetensors')}"
         )
-    raise RestoreError(
-        f"'{path}' is not a model: expected a .safetensors file or the workdir of a training run"
-    )
+    raise RestoreError(f"'{path}' is not a model: {expected}")

@@ -1,6 +1,5 @@
-"""Several restorations of one picture: codes drawn from their probabilities, not the likeliest."""
+"""Several restorations of one picture from sampled codes."""
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from codeformer_jax.nn import CodeFormer, CodePrediction
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.restore.errors import RestoreError
 from codeformer_jax.restore.fit import Fitted
 from codeformer_jax.restore.restorer import (
     RestoredBatch,
@@ -23,35 +21,7 @@ from codeformer_jax.restore.restorer import (
     to_input,
     to_pixels,
 )
-from codeformer_jax.sampling import Draw, draw_codes
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """How many restorations of each picture are drawn.
-
-    Attributes:
-        number: restorations.
-        seed: a restoration follows from it, the picture's name and its number, whatever the batch.
-        temperature: of the codes' probabilities; 0 takes the likeliest code.
-
-    Raises:
-        RestoreError: at construction, for values that cannot be meant.
-    """
-
-    number: int
-    seed: int = 0
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        if self.number < 1:
-            raise RestoreError(f"samples is {self.number}; expected at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise RestoreError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
-        try:
-            Draw(temperature=self.temperature).check(1)
-        except ValueError as error:
-            raise RestoreError(str(error)) from error
+from codeformer_jax.sampling import Sampler, sample_codes
 
 
 def sample_batch(
@@ -60,17 +30,27 @@ def sample_batch(
     names: Sequence[str],
     w: SupportsFloat,
     adain: bool | None,
-    samples: Samples,
     *,
     batch_size: int,
+    number: int,
+    seed: int = 0,
+    temperature: float = 1.0,
 ) -> list[RestoredBatch]:
-    """`samples.number` restorations of 1 to `batch_size` fitted pictures, with their codes.
+    """Samples several restorations of each picture.
 
-    Encoder and transformer run once; the generator once for each restoration.
+    Encoder and transformer run once, the generator once for each restoration.
 
     Args:
-        names: of the pictures.
-        Others: see `Restorer.restore_batch`.
+        restorer: the network.
+        batch: 1 to `batch_size` fitted pictures.
+        names: of the pictures. A restoration depends on its seed, name and number only.
+        w, adain, batch_size: see `Restorer.restore_batch`.
+        number: restorations of each picture.
+        seed: 0 to 2**32 - 1.
+        temperature: divides the logits of the codes; 0 takes the likeliest.
+
+    Returns:
+        `number` batches with their codes.
     """
     images = stack_pictures(batch, batch_size)
     weights = np.full(batch_size, float(w), np.float32)
@@ -81,13 +61,9 @@ def sample_batch(
     names = [*names, *[names[-1]] * (batch_size - len(names))]
     labels = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
     results = []
-    for number in range(samples.number):
-        indices = _draw(
-            prediction.logits,
-            np.uint32(samples.seed),
-            labels,
-            np.uint32(number),
-            np.float32(samples.temperature),
+    for index in range(number):
+        indices = _sample(
+            prediction.logits, np.uint32(seed), labels, np.uint32(index), np.float32(temperature)
         )
         with products_in(restorer.precision):
             pixels, finite = _generate(
@@ -110,15 +86,15 @@ def _predict(variables: Mapping[str, Any], images: Array, *, module: CodeFormer)
 
 
 @jax.jit
-def _draw(
-    logits: Float[Array, "b n k"], seed: Array, labels: Array, number: Array, temperature: Array
+def _sample(
+    logits: Float[Array, "b n k"], seed: Array, labels: Array, index: Array, temperature: Array
 ) -> Int[Array, "b n"]:
     def key(label) -> Key[Array, ""]:
-        return jax.random.fold_in(jax.random.fold_in(make_key(seed), label), number)
+        return jax.random.fold_in(jax.random.fold_in(make_key(seed), label), index)
 
     sites = jnp.arange(logits.shape[1], dtype=jnp.int32)
-    draw = jax.vmap(draw_codes, in_axes=(1, None, 0, None), out_axes=1)
-    return draw(logits, jax.vmap(key)(labels), sites, Draw(temperature=temperature))
+    sample = jax.vmap(sample_codes, in_axes=(1, None, 0, None), out_axes=1)
+    return sample(logits, jax.vmap(key)(labels), sites, Sampler(temperature=temperature))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "adain", "whole"))

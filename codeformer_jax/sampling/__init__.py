@@ -1,15 +1,15 @@
-"""Codes drawn from a prior, one after another, as pure compiled functions."""
+"""Codes sampled from a prior, one after another, as pure compiled functions."""
 
 from codeformer_jax.sampling.condition import class_tokens, code_tokens, start_tokens
 from codeformer_jax.sampling.gpt import sample_gpt
 from codeformer_jax.sampling.pixelcnn import sample_pixelcnn
-from codeformer_jax.sampling.sampler import Draw, draw_codes
+from codeformer_jax.sampling.sampler import Sampler, sample_codes
 
 __all__ = [
-    "Draw",
+    "Sampler",
     "class_tokens",
     "code_tokens",
-    "draw_codes",
+    "sample_codes",
     "sample_gpt",
     "sample_pixelcnn",
     "start_tokens",

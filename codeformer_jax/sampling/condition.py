@@ -1,4 +1,4 @@
-"""Condition tokens of a prior, checked before anything is compiled."""
+"""Condition tokens of a transformer prior, checked before anything is compiled."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,34 @@ from codeformer_jax.nn import GPT
 
 
 def start_tokens(module: GPT, batch: int) -> Int32[np.ndarray, "b 1"]:
-    """The start token of a prior without a condition.
+    """Returns the start token of an unconditional prior.
+
+    Args:
+        module: the prior.
+        batch: number of samples.
+
+    Returns:
+        Tokens [batch, 1].
 
     Raises:
-        ValueError: the prior has one.
+        ValueError: if the prior has a condition.
     """
     _check_kind(module, "start")
     return np.zeros((batch, 1), np.int32)
 
 
 def class_tokens(module: GPT, classes: Sequence[int]) -> Int32[np.ndarray, "b 1"]:
-    """One class per sample, 0..classes - 1.
+    """Returns class tokens.
+
+    Args:
+        module: the prior.
+        classes: one class per sample, 0 to module.classes - 1.
+
+    Returns:
+        Tokens [b, 1].
 
     Raises:
-        ValueError: the prior has no such class, or no classes at all.
+        ValueError: if the prior has no classes, or a class is out of range.
     """
     _check_kind(module, "class")
     if unknown := sorted({int(c) for c in classes if not 0 <= c < module.classes}):
@@ -36,13 +50,19 @@ def class_tokens(module: GPT, classes: Sequence[int]) -> Int32[np.ndarray, "b 1"
 def code_tokens(
     module: GPT, codes: Integer[np.ndarray, "b *n"] | Integer[Array, "b *n"]
 ) -> Int32[np.ndarray, "b *n"]:
-    """Condition codes [b, n], n = condition_length, or maps [b, h, w] as large as those to sample.
+    """Returns condition codes as tokens.
 
-    Of maps each window sees what lies under it.
+    Args:
+        module: the prior.
+        codes: [b, condition_length], or maps [b, h, w] of the same size as the maps to sample;
+            each window then sees the part of the map below it.
+
+    Returns:
+        Tokens of the same shape.
 
     Raises:
-        ValueError: another number of codes, codes outside the vocabulary, or a prior that takes
-            none.
+        ValueError: if the number of codes is wrong, a code is outside the vocabulary, or the prior
+            has no condition of codes.
     """
     _check_kind(module, "codes")
     codes = np.asarray(codes)

@@ -1,11 +1,12 @@
-"""Maps of codes from a `GPT`, in one compiled loop with a cache of keys and values.
+"""Maps of codes from a `GPT`, sampled in one compiled loop with a cache of keys and values.
 
-A map as large as those of training is one prefill and then a scan of one-token steps. For a larger
-one a window slides over it: while it stands still, at borders, a site costs one token, too; where
-it moves all positions in it change and its tokens are computed again.
+A map of the trained size is one prefill and a scan of one-token steps. A window slides over a
+larger map: while it stands still, at the borders, a site costs one token. Where it moves, all
+positions in it change, and its tokens are computed again.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -14,27 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn import GPT, Cache
+from codeformer_jax.nn import GPT, Cache, transpose_kernels, with_transposed_kernels
 from codeformer_jax.ops.checks import AnyArray, as_keys
-from codeformer_jax.sampling.prefix import check_given
-from codeformer_jax.sampling.sampler import Draw, draw_codes
-from codeformer_jax.sampling.token import token_step
-from codeformer_jax.sampling.window import plan_windows
+from codeformer_jax.sampling.prefix import check_known
+from codeformer_jax.sampling.sampler import Sampler, sample_codes
+from codeformer_jax.sampling.window import WindowPlan, plan_windows
 
 Variables = Any
 Condition = Int[Array, "b m"] | Int[Array, "b h w"]
+Step = Callable[[Int[Array, "b"], Cache], tuple[Float[Array, "b k"], Cache]]
 
 
 @flax.struct.dataclass
 class _Sites:
-    """What the scan takes of each site, arrays [n], or of one, scalars; see `window.Plan`."""
+    """Inputs of the scan: arrays [n] over sites, scalars inside it; see `window.WindowPlan`."""
 
     site: Any
     top: Any
     left: Any
     target: Any
     moved: Any
-    keep: Any
+    known: Any
 
 
 def sample_gpt(
@@ -44,53 +45,47 @@ def sample_gpt(
     condition: Condition | np.ndarray,
     *,
     size: tuple[int, int] | None = None,
-    how: Draw | None = None,
-    given: Int[Array, "b h w"] | np.ndarray | None = None,
-    keep: np.ndarray | None = None,
+    sampler: Sampler | None = None,
+    known: Int[Array, "b h w"] | np.ndarray | None = None,
+    known_mask: np.ndarray | None = None,
     cache: bool = True,
 ) -> Int[Array, "b h w"]:
-    """Samples maps of codes [b, h, w], row by row.
+    """Samples maps of codes row by row.
 
     Args:
-        keys: one per sample: a sample does not depend on what else is in the batch.
+        module, variables: the prior.
+        keys: one per sample; a sample does not depend on the rest of the batch.
         condition: tokens from `start_tokens`, `class_tokens` or `code_tokens`.
-        size: rows and columns of codes, `module.map_size` or larger, the default being that.
-        how: temperature, top-k, top-p.
-        given, keep: codes [b, h, w], and a mask bool [h, w] of the sites where they are kept
-            instead of sampled. A site sees kept ones before it only, row-major.
-        cache: False computes a full forward for every token: the same codes, for comparison.
+        size: rows and columns of codes, at least `module.map_size`, which is the default.
+        sampler: temperature, top-k, top-p; default temperature 1.
+        known: codes [b, h, w] to keep where `known_mask` is True.
+        known_mask: bool [h, w]. A site sees only the known codes before it, row-major.
+        cache: False computes a full forward for every token. The codes are the same.
+
+    Returns:
+        Codes [b, h, w].
 
     Raises:
-        ValueError: sizes, conditions or settings that do not fit the prior, naming both.
+        ValueError: if sizes, condition or settings do not fit the prior.
     """
     if module.n_unmasked > module.condition_length:
         raise ValueError(
-            f"n_unmasked={module.n_unmasked} lets codes see later ones, but only the first "
-            f"{module.condition_length} tokens are known beforehand: this is no prior to sample"
+            f"n_unmasked={module.n_unmasked} lets codes see later ones, and only the first "
+            f"{module.condition_length} tokens are known in advance: it cannot be sampled"
         )
-    how, size = how or Draw(), tuple(size or module.map_size)
-    how.check(module.vocab_size)
+    sampler, size = sampler or Sampler(), tuple(size or module.map_size)
+    sampler.check(module.vocab_size)
     keys = as_keys(keys, keys.size if keys.ndim < 2 else len(keys), "sample")
-    plan = plan_windows(size, module.map_size)
+    windows = plan_windows(size, module.map_size)
     _check_condition(module, condition, keys.shape[0], size)
-    shape = (keys.shape[0], *size)
-    given, keep = check_given(given, keep, shape, module.vocab_size, ("codes", "prior"))
-    keep = keep.reshape(-1)
-    # All kept sites before the first sampled one are prefilled at once.
-    first = int(np.argmin(keep)) if not keep.all() else keep.size
-    if first == keep.size:
-        return jnp.asarray(given)
-    sites = _Sites(
-        site=np.arange(keep.size, dtype=np.int32),
-        top=plan.top,
-        left=plan.left,
-        target=plan.target,
-        moved=plan.moved,
-        keep=keep,
-    )
-    sites = jax.tree.map(lambda x: x[first:].copy(), sites)
-    sites.moved[0] = True
-    arguments = (module, variables, keys, jnp.asarray(condition), jnp.asarray(given), sites, how)
+    known, mask = check_known(known, known_mask, (keys.shape[0], *size), module.vocab_size)
+    mask = mask.reshape(-1)
+    if mask.all():
+        return jnp.asarray(known)
+    first = int(np.argmin(mask))  # All known sites before the first sampled one are prefilled.
+    sites = _sites(windows, mask, first)
+    condition, known = jnp.asarray(condition), jnp.asarray(known)
+    arguments = (module, variables, keys, condition, known, sites, sampler)
     if not cache:
         return _sample_fully(*arguments)
     if size == module.map_size:
@@ -98,34 +93,49 @@ def sample_gpt(
     return _sample_windows(*arguments)
 
 
+def _sites(windows: WindowPlan, mask: np.ndarray, first: int) -> _Sites:
+    """Returns the sites from the first sampled one on."""
+    sites = _Sites(
+        site=np.arange(mask.size, dtype=np.int32),
+        top=windows.top,
+        left=windows.left,
+        target=windows.target,
+        moved=windows.moved,
+        known=mask,
+    )
+    sites = jax.tree.map(lambda x: x[first:].copy(), sites)
+    sites.moved[0] = True
+    return sites
+
+
 @functools.partial(jax.jit, static_argnames=("module", "first"))
-def _sample_map(module, variables, keys, condition, given, sites, how, *, first):
+def _sample_map(module, variables, keys, condition, known, sites, sampler, *, first):
     """One prefill, then a scan of one-token steps: the map is as large as the window."""
-    batch, height, width = given.shape
-    given = given.reshape(batch, -1)
-    prefix = jnp.concatenate([condition.reshape(batch, -1), given[:, :first]], axis=1)
+    batch, height, width = known.shape
+    known = known.reshape(batch, -1)
+    prefix = jnp.concatenate([condition.reshape(batch, -1), known[:, :first]], axis=1)
     logits, cache = _prefill(module, variables, prefix, jnp.int32(prefix.shape[1]))
-    code = draw_codes(logits, keys, sites.site[0], how)
+    code = sample_codes(logits, keys, sites.site[0], sampler)
     step = token_step(module, variables)
 
     def body(carry, inputs):
         code, cache = carry
-        site, keep, kept = inputs
+        site, is_known, value = inputs
         logits, cache = step(code, cache)
-        code = jnp.where(keep, kept, draw_codes(logits, keys, site, how))
+        code = jnp.where(is_known, value, sample_codes(logits, keys, site, sampler))
         return (code, cache), code
 
-    rest = (sites.site[1:], sites.keep[1:], given.T[first + 1 :])
+    rest = (sites.site[1:], sites.known[1:], known.T[first + 1 :])
     _, codes = jax.lax.scan(body, (code, cache), rest)
-    codes = jnp.concatenate([given[:, :first], code[:, None], codes.T], axis=1)
+    codes = jnp.concatenate([known[:, :first], code[:, None], codes.T], axis=1)
     return codes.reshape(batch, height, width)
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _sample_windows(module, variables, keys, condition, given, sites, how):
+def _sample_windows(module, variables, keys, condition, known, sites, sampler):
     """A scan over sites: a one-token step, or a prefill where the window has moved."""
     rows, columns = module.map_size
-    # The middle rows need what lies above the middle of the window only: two lengths are compiled.
+    # Middle rows need only the upper half of the window: two lengths are compiled.
     lengths = sorted({(row * columns + module.condition_length) for row in (rows // 2 + 1, rows)})
 
     def refill(codes, cache, site):
@@ -140,22 +150,22 @@ def _sample_windows(module, variables, keys, condition, given, sites, how):
     step = token_step(module, variables)
 
     def advance(codes, cache, site):
-        # The window stands where it stood: the site before is the token before.
+        # The window has not moved: the site before is the token before.
         before = codes.reshape(codes.shape[0], -1)[:, site.site - 1]
         return step(before, cache)
 
     def body(carry, site):
         codes, cache = carry
         logits, cache = jax.lax.cond(site.moved, refill, advance, codes, cache, site)
-        return (_put(codes, logits, keys, site, how), cache), None
+        return (_put(codes, logits, keys, site, sampler), cache), None
 
-    empty = module.empty_cache(given.shape[0], module.sequence_length)
-    (codes, _), _ = jax.lax.scan(body, (given, empty), sites)
+    empty = module.empty_cache(known.shape[0], module.sequence_length)
+    (codes, _), _ = jax.lax.scan(body, (known, empty), sites)
     return codes
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _sample_fully(module, variables, keys, condition, given, sites, how):
+def _sample_fully(module, variables, keys, condition, known, sites, sampler):
     """A full forward over the window for every site."""
 
     def body(codes, site):
@@ -163,9 +173,9 @@ def _sample_fully(module, variables, keys, condition, given, sites, how):
         logits = module.apply(variables, tokens)
         at = module.condition_length + site.target - 1
         logits = jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False)
-        return _put(codes, logits, keys, site, how), None
+        return _put(codes, logits, keys, site, sampler), None
 
-    return jax.lax.scan(body, given, sites)[0]
+    return jax.lax.scan(body, known, sites)[0]
 
 
 def _prefill(
@@ -177,7 +187,7 @@ def _prefill(
 def _window_tokens(
     module: GPT, condition: Condition, codes: Int[Array, "b h w"], site: _Sites
 ) -> Int[Array, "b n"]:
-    """Condition and codes under the window of `site`, but for the last one, which predicts none."""
+    """Returns condition and codes in the window of `site`, without the last code."""
     start = (jnp.zeros_like(site.top), site.top, site.left)
     extent = (codes.shape[0], *module.map_size)
 
@@ -188,12 +198,36 @@ def _window_tokens(
     return jnp.concatenate([before, cut(codes)[:, :-1]], axis=1)
 
 
-def _put(codes, logits, keys, site, how):
-    """The map with the site's code: drawn, or what stands there where it is kept."""
+def _put(codes, logits, keys, site, sampler):
+    """Writes the code of a site into the map; a known one stays."""
     batch, _, width = codes.shape
     flat = codes.reshape(batch, -1)
-    drawn = jnp.where(site.keep, flat[:, site.site], draw_codes(logits, keys, site.site, how))
-    return flat.at[:, site.site].set(drawn).reshape(batch, -1, width)
+    sampled = sample_codes(logits, keys, site.site, sampler)
+    code = jnp.where(site.known, flat[:, site.site], sampled)
+    return flat.at[:, site.site].set(code).reshape(batch, -1, width)
+
+
+def token_step(module: GPT, variables: Variables) -> Step:
+    """Returns the module's 'step' as a function of token and cache.
+
+    Call it outside the loop over tokens. A step multiplies few vectors by a matrix, which on CPUs
+    is bound by reading the weights: transposed once, they take 0.6 to 0.9 of the time. While maps
+    are sampled, they are a second copy of the parameters.
+    """
+
+    def plain(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
+        return module.apply(variables, token, cache, method="step")
+
+    transposed = transpose_kernels(variables, module.dtype)
+
+    def by_outputs(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
+        with with_transposed_kernels():
+            return module.apply(transposed, token, cache, method="step")
+
+    def step(token: Int[Array, "b"], cache: Cache) -> tuple[Float[Array, "b k"], Cache]:
+        return jax.lax.platform_dependent(token, cache, cpu=by_outputs, default=plain)
+
+    return step
 
 
 def _check_condition(module: GPT, condition: Any, batch: int, size: tuple[int, int]) -> None:
@@ -208,6 +242,6 @@ def _check_condition(module: GPT, condition: Any, batch: int, size: tuple[int, i
         )
     if len(expected) > 1 and size != module.map_size and condition.ndim == 2:
         raise ValueError(
-            f"a map of {size[0]}x{size[1]} codes is sampled through a window, under which the "
-            f"condition must lie: give it as [{batch}, {size[0]}, {size[1]}]"
+            f"a map of {size[0]}x{size[1]} codes is sampled through a window, which also cuts the "
+            f"condition: give it as [{batch}, {size[0]}, {size[1]}]"
         )

@@ -1,4 +1,4 @@
-"""A part of a map that stands before anything is drawn."""
+"""Codes of a map that are known before sampling."""
 
 from typing import Any
 
@@ -6,39 +6,39 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 
-def check_given(
-    given: Any, keep: Any, shape: tuple[int, ...], levels: int, words: tuple[str, str]
+def check_known(
+    known: Any, known_mask: Any, shape: tuple[int, ...], levels: int
 ) -> tuple[Int32[np.ndarray, "..."], Bool[np.ndarray, "h w"]]:
-    """The given maps, 0 where nothing is kept, and the mask of sites that are kept.
-
-    Nothing is kept where neither was given.
+    """Checks known values and fills them with zeros at the sites to sample.
 
     Args:
-        given: maps of integers.
-        keep: mask of the sites where they stand, or None as `given`.
-        shape: that the maps must have, [b, h, w] or [b, h, w, c].
-        levels: kept values are 0 to levels - 1.
-        words: what an error calls the values, and who draws them.
+        known: integer maps, or None if nothing is known.
+        known_mask: bool [h, w], True at the sites that keep their known values; None with `known`.
+        shape: expected shape of the maps, [b, h, w] or [b, h, w, c].
+        levels: known values are 0 to levels - 1.
+
+    Returns:
+        Maps of `shape` and a mask [h, w]; all False if nothing is known.
 
     Raises:
-        ValueError: one without the other, another shape, or a value that is not known.
+        ValueError: if one comes without the other, a shape differs, or a value is out of range.
     """
-    values, who = words
-    if (given is None) != (keep is None):
-        raise ValueError(f"give the {values} to keep (given) and where they lie (keep), or neither")
-    if given is None:
+    if (known is None) != (known_mask is None):
+        raise ValueError("known and known_mask go together: give both, or neither")
+    if known is None:
         return np.zeros(shape, np.int32), np.zeros(shape[1:3], bool)
-    given, keep = np.asarray(given), np.asarray(keep)
-    if given.shape != shape or keep.shape != shape[1:3] or keep.dtype != bool:
+    known, known_mask = np.asarray(known), np.asarray(known_mask)
+    if known.shape != shape or known_mask.shape != shape[1:3] or known_mask.dtype != bool:
         raise ValueError(
-            f"given {values} {list(given.shape)} and a mask {keep.dtype} {list(keep.shape)}; "
-            f"expected {list(shape)} and bool {list(shape[1:3])}"
+            f"known has shape {list(known.shape)} and known_mask is {known_mask.dtype} "
+            f"{list(known_mask.shape)}; expected {list(shape)} and bool {list(shape[1:3])}"
         )
-    kept = given[:, keep]
-    if kept.size and not 0 <= kept.min() <= kept.max() < levels:
+    values = known[:, known_mask]
+    if values.size and not 0 <= values.min() <= values.max() < levels:
         raise ValueError(
-            f"given {values} from {kept.min()} to {kept.max()}; this {who} knows 0 to {levels - 1}"
+            f"known holds values from {values.min()} to {values.max()}; the network has 0 to "
+            f"{levels - 1}"
         )
-    standing = np.zeros(shape, np.int32)
-    standing[:, keep] = kept
-    return standing, keep
+    filled = np.zeros(shape, np.int32)
+    filled[:, known_mask] = values
+    return filled, known_mask

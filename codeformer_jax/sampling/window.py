@@ -1,4 +1,4 @@
-"""Where the window lies for each site of a map that is larger than those of training."""
+"""Position of the transformer's window for each site of a map larger than the trained ones."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from jaxtyping import Bool, Int32
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The window of every site, in the order in which sites are sampled: row by row.
+class WindowPlan:
+    """Windows of all sites, in sampling order: row by row.
 
     Attributes:
         top, left: first row and column of the window.
-        target: the site's place in the window, row-major.
-        moved: whether the window is another one than that of the site before.
+        target: index of the site in its window, row-major.
+        moved: whether the window differs from that of the site before.
     """
 
     top: Int32[np.ndarray, "n"]
@@ -22,11 +22,18 @@ class Plan:
     moved: Bool[np.ndarray, "n"]
 
 
-def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> Plan:
-    """The site in the middle of its window, but for borders, at which the window stops.
+def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
+    """Centres the window on each site; at the borders of the map it stops.
+
+    Args:
+        size: rows and columns of the map.
+        window: rows and columns of the window.
+
+    Returns:
+        The windows of all size[0] * size[1] sites.
 
     Raises:
-        ValueError: a map smaller than the window.
+        ValueError: if the map is smaller than the window.
     """
     if size[0] < window[0] or size[1] < window[1]:
         raise ValueError(
@@ -39,4 +46,4 @@ def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> Plan:
     moved = np.ones(len(rows), bool)
     moved[1:] = (np.diff(top) != 0) | (np.diff(left) != 0)
     target = (rows - top) * window[1] + columns - left
-    return Plan(top.astype(np.int32), left.astype(np.int32), target.astype(np.int32), moved)
+    return WindowPlan(top.astype(np.int32), left.astype(np.int32), target.astype(np.int32), moved)

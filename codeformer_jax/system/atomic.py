@@ -1,11 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -65,3 +67,30 @@ def atomic_directory(target: str | os.PathLike, *, replace: bool = False) -> Ite
             if os.path.lexists(old) and not os.path.lexists(target):
                 os.rename(old, target)
             raise
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Removes lines from a file with one JSON object per line.
+
+    It also removes a line that is not JSON: a killed process was writing it.
+
+    Args:
+        path: the file; nothing happens if it does not exist.
+        keep: whether an entry stays.
+
+    Returns:
+        The entries that stay.
+    """
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if keep(entry):
+            kept.append((line, entry))
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line, _ in kept))
+    return [entry for _, entry in kept]

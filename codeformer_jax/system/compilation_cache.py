@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs, so that the second start of a run takes seconds."""
+"""The cache of compiled programs, with which a second start takes seconds."""
 
 import logging
 import os
@@ -11,14 +11,15 @@ MAX_BYTES = 10 << 30
 
 
 def keep_compiled_programs() -> Path | None:
-    """Turns on JAX's persistent compilation cache in a folder of the user's; returns the folder.
+    """Turns on JAX's persistent compilation cache in $XDG_CACHE_HOME or ~/.cache.
 
-    It is `codeformer_jax/jax` in $XDG_CACHE_HOME or ~/.cache. Where JAX_COMPILATION_CACHE_DIR is
-    set (also to nothing, which is no cache) that holds; a folder that cannot be written is left
-    alone with a warning. Returns None in these cases.
+    JAX_COMPILATION_CACHE_DIR has priority; an empty value turns the cache off. Beyond 10 GiB, or
+    JAX_COMPILATION_CACHE_MAX_SIZE bytes (-1: no limit), the programs that were not used for longest
+    are removed.
 
-    Programs that were not used for the longest time are removed where all take more than 10 GiB, or
-    than JAX_COMPILATION_CACHE_MAX_SIZE says, in bytes (-1 is no limit).
+    Returns:
+        The folder. None if the environment variable is set, or the folder cannot be written, which
+        is logged.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
@@ -39,10 +40,7 @@ def keep_compiled_programs() -> Path | None:
 
 
 def _date(folder: Path) -> None:
-    """Dates programs without a time of use, from killed processes or from before there was a limit.
-
-    JAX, to find the oldest, fails where it is missing.
-    """
+    """Adds the time of use where a killed process left none; JAX's limit fails without it."""
     for program in folder.glob("*-cache"):
         used = program.with_name(program.name.removesuffix("-cache") + "-atime")
         if not used.exists():

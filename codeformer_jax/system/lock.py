@@ -13,20 +13,20 @@ from codeformer_jax.system import hosts
 from codeformer_jax.system.workers import exclusive
 
 LOCK_FILE = ".lock"
-# Of file systems without locks, such as Lustre mounted without them.
+# Errors of file systems without locks, such as some mounts of Lustre.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the lock of a workdir, on the first process for all.
+    """Holds the lock of a workdir. The first process holds it for all.
 
-    The file `.lock` names the holder. On exit it is removed, as are folders that were created for
-    it and are still empty. The system releases the lock when the process ends, even if killed, so
-    a leftover file blocks nothing.
+    The file `.lock` names the holder. On exit the file is removed, and so are new folders that are
+    still empty. The system releases the lock when the process ends, so a file that a killed run
+    leaves blocks nothing.
 
     Raises:
-        OSError: on every process, where another run holds the lock, or the workdir cannot be made.
+        OSError: on every process, if another run holds the lock or the workdir cannot be made.
     """
     with contextlib.ExitStack() as stack:
         if refused := hosts.from_main(lambda: _try(stack, workdir)):
@@ -35,7 +35,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _try(stack: contextlib.ExitStack, workdir: Path) -> str:
-    """Locks until `stack` is closed; returns why it cannot, or ''."""
+    """Locks until `stack` is closed. Returns why it cannot, or ''."""
     try:
         _lock(stack, workdir)
     except BlockingIOError:
@@ -59,7 +59,7 @@ def _lock(stack: contextlib.ExitStack, workdir: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        logging.warning("%s cannot be locked (%s): take care to start one run in it", path, error)
+        logging.warning("%s cannot be locked (%s): start only one run in it", path, error)
         path.unlink(missing_ok=True)
         return
     stack.callback(path.unlink, missing_ok=True)

@@ -1,4 +1,4 @@
-"""Mesh and shardings: `jit` with NamedSharding over the axes `data` and `fsdp`."""
+"""The mesh and its shardings: `jit` with NamedSharding over the axes `data` and `fsdp`."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,18 @@ import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Arrays below this many elements are not worth the communication of sharding.
+# Smaller arrays are not worth the communication of sharding.
 MIN_SHARDED_SIZE = 2**16
 
 
 def mesh_sizes(description: str) -> dict[str, int]:
-    """Sizes of the axes in 'data:-1', 'data:4,fsdp:2', ...; JAX's devices are not looked at.
+    """Parses a mesh like 'data:-1' or 'data:4,fsdp:2' without starting JAX.
+
+    Returns:
+        The size of each axis, -1 for the remaining devices.
 
     Raises:
-        ValueError: where it cannot be read.
+        ValueError: if the description is malformed.
     """
     sizes = {"data": 1, "fsdp": 1}
     for part in description.split(","):
@@ -29,18 +32,18 @@ def mesh_sizes(description: str) -> dict[str, int]:
 
 
 def make_mesh(description: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh from 'data:-1', 'data:4,fsdp:2', ...; -1 takes the devices that are left.
+    """Makes a mesh with the axes `data` and `fsdp`.
 
-    Devices are in the order of their processes, `fsdp` the inner axis: each process holds rows of
-    the batch that follow one another, and shards of a parameter are on one machine where its
-    devices suffice.
+    Devices are in the order of their processes and `fsdp` is the inner axis: each process holds
+    consecutive rows of the batch, and the shards of a parameter stay on one machine if they fit.
 
     Args:
-        devices: JAX's own, unless given.
+        description: 'data:-1', 'data:4,fsdp:2' and the like; -1 takes the remaining devices.
+        devices: the devices to use; default: all of JAX's.
 
     Raises:
-        ValueError: for an unknown axis, or where the product is not the number of devices (fewer
-            than all are taken only by a single process and where no axis is -1).
+        ValueError: if an axis is unknown, or the sizes do not fit the devices. Only a single
+            process may leave devices out.
     """
     sizes = mesh_sizes(description)
     devices = jax.devices() if devices is None else devices
@@ -65,7 +68,7 @@ def make_mesh(description: str, devices: Sequence[jax.Device] | None = None) -> 
 
 
 def check_batch(mesh: Mesh, config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where the batch, or its slices, do not divide over the devices."""
+    """Raises ValueError if the batch or its slices cannot be divided among the devices."""
     batch, slices = config.data.batch_size, config.optimizer.get("accumulate", 1)
     if batch % (mesh.size * max(1, slices)):
         in_slices = f" in optimizer.accumulate={slices} slices" if slices > 1 else ""
@@ -76,26 +79,28 @@ def check_batch(mesh: Mesh, config: ml_collections.ConfigDict) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The batch is split over every axis of the mesh."""
+    """Returns the sharding of a batch, split over all axes of the mesh."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Returns the sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def put_batch(mesh: Mesh, rows: Any) -> Any:
-    """Arrays of the global batch, split over the mesh, from the rows of this process.
+    """Makes arrays of the global batch, split over the mesh, from the rows of each process.
 
-    Every process has as many, [b / processes, ...]; those of process 0 come first.
+    Args:
+        mesh: the mesh.
+        rows: arrays [b / processes, ...] of this process. Those of process 0 come first.
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), rows)
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that are the same on all processes, on every device of the mesh."""
+    """Copies a tree of host arrays, the same on all processes, to every device of the mesh."""
     sharding = replicated(mesh)
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -108,10 +113,14 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:
-    """Shardings of a tree of arrays or ShapeDtypeStructs: large ones over `fsdp`.
+    """Returns the shardings of a training state.
 
-    The one rule: an array of at least 65,536 elements is split along its longest axis that
-    `fsdp` divides; everything else is replicated.
+    An array with at least 65,536 elements is split along its longest axis that `fsdp` divides.
+    Everything else is replicated.
+
+    Args:
+        mesh: the mesh.
+        tree: arrays or ShapeDtypeStructs.
     """
     parts = mesh.shape["fsdp"]
 

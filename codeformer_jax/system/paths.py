@@ -1,11 +1,11 @@
-"""Paths as users give them: on the command line, in a config, from Python."""
+"""Paths that users give on the command line, in a config or in Python."""
 
 import os
 import re
 from typing import Any
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# Settings of a config that are paths of files or folders; `data.path` and `eval.path` are sources.
+# Settings that are paths. `data.path` and `eval.path` are sources instead.
 _SETTINGS = (
     *("init_from", "init_discriminator_from", "teacher"),
     *("loss.lpips", "data.codes", "eval.testset", "eval.lpips"),
@@ -13,14 +13,14 @@ _SETTINGS = (
 
 
 def local(path: str | os.PathLike, setting: str = "path") -> str:
-    """Returns a path with `~` as the home folder, which the shell leaves in --flag=~/folder.
+    """Expands `~`, which the shell leaves in --flag=~/folder.
 
     Args:
-        path: of a file or folder that need not exist.
-        setting: for the message.
+        path: a file or folder, which need not exist.
+        setting: its name, for the message.
 
     Raises:
-        ValueError: for a bucket or another URL.
+        ValueError: if `path` is a URL, such as a bucket's.
     """
     path = os.fspath(path)
     if _SCHEME.match(path):
@@ -31,10 +31,10 @@ def local(path: str | os.PathLike, setting: str = "path") -> str:
 
 
 def local_config(config: Any) -> Any:
-    """Returns a config whose paths are `local`; a copy where one changes.
+    """Expands `~` in all paths of a config; a changed config is a copy.
 
     Raises:
-        ValueError: for a URL, with the setting's name.
+        ValueError: if a path is a URL.
     """
     changed = {}
     for setting in _SETTINGS:
@@ -54,10 +54,10 @@ def local_config(config: Any) -> Any:
 
 
 def check_workdir(workdir: str | os.PathLike) -> None:
-    r"""Raises ValueError for a path whose checkpoints could not be read again.
+    r"""Raises ValueError for a path from which Orbax cannot read checkpoints.
 
-    Orbax looks for files by patterns, in which `*`, `?` and `[` mean something else; TensorStore
-    takes a backslash for a slash and only UTF-8.
+    Orbax looks for files with patterns, in which `*`, `?` and `[` have a meaning. TensorStore takes
+    a backslash for a slash, and only UTF-8.
     """
     path = os.path.abspath(workdir)
     found = next((character for character in "*?[\\" if character in path), None)

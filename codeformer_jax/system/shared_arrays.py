@@ -1,8 +1,8 @@
-"""Arrays from worker processes, handed over in shared memory that is used again.
+"""Arrays from worker processes, passed in slots of shared memory that are reused.
 
-The system clears shared memory page by page when it is first touched. Made anew for every batch,
-as grain does it, that and the copy into it cost a worker a third of its time. Pages are reserved
-when a slot is made: touching one that the system does not have would end the process by SIGBUS.
+The system clears shared memory page by page when it is first touched. New memory for every batch,
+as grain makes it, and the copy into it cost a worker a third of its time. Pages are reserved when a
+slot is made: touching a page that the system does not have would end the process with SIGBUS.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from multiprocessing import shared_memory
 import numpy as np
 
 _FOLDER = "/dev/shm"
-_HEADER = 64  # Bytes before an array: the first is 1 from when it is lent until it was taken.
+_HEADER = 64  # Bytes before an array. The first is 1 while the slot is in use.
 _QUEUES = 2**17  # Bytes for the queues and locks of a worker.
 _HELP = (
     "give the container more (docker run --shm-size=4g; in Kubernetes an emptyDir of medium Memory "
@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 
 
 class SharedMemoryFull(OSError):
-    """There is not enough shared memory; without an error number, which would blame a disk."""
+    """Too little shared memory. It has no errno, which would blame a disk."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedArrayRef:
-    """An array in a slot, as it travels to the process that takes it.
+    """An array in a slot, as it is sent to the process that takes it.
 
-    There the memory is opened on arrival, so that it stays when the worker ends.
+    Unpickling opens the memory, so that it stays when the worker ends.
     """
 
     slot: str
@@ -49,22 +49,28 @@ class SharedArrayRef:
 
 
 class Slots:
-    """The slots of a worker process; more are made where none is free."""
+    """The slots of a worker process. It makes a new one when none is free."""
 
     def __init__(self):
         self._memories: list[shared_memory.SharedMemory] = []
         self._lock, self._closed = threading.RLock(), False  # A signal may come in `close`.
 
     def lend(self, shape: tuple[int, ...], dtype: type) -> tuple[np.ndarray, SharedArrayRef]:
-        """Returns an array to write to, of any content, and what to send instead of it.
+        """Reserves a slot.
+
+        Args:
+            shape, dtype: of the array.
+
+        Returns:
+            An uninitialized array to write to, and the reference to send.
 
         Raises:
-          SharedMemoryFull: no slot is free and there is no memory for another one.
+            SharedMemoryFull: if no slot is free and there is no memory for another one.
         """
         dtype = np.dtype(dtype)
         size = _HEADER + int(np.prod(shape)) * dtype.itemsize
         with self._lock:
-            if self._closed:  # A thread that still reads: nobody will take it.
+            if self._closed:  # A thread still reads, but nobody will take the array.
                 return np.empty(shape, dtype), SharedArrayRef("", tuple(shape), dtype.str)
             memory = next((m for m in self._memories if not m.buf[0] and m.size >= size), None)
             if memory is None:
@@ -75,7 +81,7 @@ class Slots:
         return array, SharedArrayRef(memory.name, tuple(shape), dtype.str)
 
     def close(self) -> None:
-        """Gives the names back of slots whose arrays have not arrived."""
+        """Releases the slots whose arrays have not arrived."""
         with self._lock:
             self._closed = True
             for memory in self._memories:
@@ -83,39 +89,39 @@ class Slots:
                     memory.unlink()
 
 
-OWN = Slots()  # Of this process.
+OWN = Slots()  # The slots of this process.
 
 
 class SharedArrayReader:
-    """Takes arrays out of the slots of any number of workers, and frees the slots."""
+    """Takes arrays out of the slots of any number of workers and frees the slots."""
 
     def __init__(self):
         self._memories: dict[str, shared_memory.SharedMemory] = {}
 
     def take(self, lent: SharedArrayRef) -> np.ndarray:
-        """Returns a copy of an array that has arrived, which is the caller's own.
+        """Returns a copy of an array that has arrived.
 
         Raises:
-          FileNotFoundError: the worker ended before it arrived.
+            FileNotFoundError: if the worker ended before it arrived.
         """
         memory = lent.memory
         if memory is None:
             raise FileNotFoundError(f"the worker of the slot '{lent.slot}' has ended")
-        self._memories[lent.slot] = memory  # Kept open: arrays come in it again.
+        self._memories[lent.slot] = memory  # Stays open for the next arrays.
         array = np.ndarray(lent.shape, lent.dtype, memory.buf, _HEADER).copy()
         memory.buf[0] = 0
         return array
 
 
 def has_room(workers: int, wanted: int, least: int) -> bool:
-    """Returns whether worker processes get the shared memory that they want; logs if they do not.
+    """Returns whether worker processes get the shared memory that they want; logs a warning if not.
 
     Args:
-      workers: how many.
-      wanted, least: bytes of slots of one of them.
+        workers: number of processes.
+        wanted, least: bytes of slots that one of them wants, and needs at least.
 
     Raises:
-      SharedMemoryFull: there is less than the least.
+        SharedMemoryFull: if there is less than the least.
     """
     wanted, least, free = wanted + _QUEUES, least + _QUEUES, _free()
     if free is None or free >= workers * wanted:
@@ -135,7 +141,7 @@ def has_room(workers: int, wanted: int, least: int) -> bool:
 
 
 def _free() -> int | None:
-    """Bytes of shared memory that are free, None where the system does not tell."""
+    """Returns the free bytes of shared memory, or None if unknown."""
     try:
         return shutil.disk_usage(_FOLDER).free
     except OSError:
@@ -151,7 +157,7 @@ def _arrive(slot: str, shape: tuple[int, ...], dtype: str) -> SharedArrayRef:
     if memory is None:
         with contextlib.suppress(FileNotFoundError):
             memory = _open[slot] = shared_memory.SharedMemory(slot)
-            memory.unlink()  # Both processes have it; so nothing stays, however they end.
+            memory.unlink()  # Both processes have it open; nothing stays, however they end.
     return SharedArrayRef(slot, shape, dtype, memory)
 
 

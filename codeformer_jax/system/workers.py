@@ -1,4 +1,4 @@
-"""What the operating system says of this process: its cores, its parent, locks against others."""
+"""Processes and the operating system: cores, memory, parents and locks."""
 
 import contextlib
 import multiprocessing
@@ -13,29 +13,31 @@ import numpy as np
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use; more threads than these hold each other up."""
+    """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep memory that it frees, where the C library is glibc.
+    """Makes glibc keep freed memory for this process.
 
-    Decoding frees some arrays per picture. Given back, they come anew from the system, which clears
-    them page by page: half of the time that it takes to decode a picture. glibc keeps what is
-    smaller than the largest block that was ever freed.
+    Decoding a picture frees some arrays. If they went back, the system would clear them page by
+    page for the next picture, which takes half of the decoding time. glibc keeps blocks that are
+    smaller than the largest one ever freed.
     """
     np.empty(24 << 20, np.uint8)
 
 
 def end_with_parent(before: Callable[[], None] | None = None) -> None:
-    """In a process that `multiprocessing` started: ends it when its parent does, however that ends.
+    """Ends this process, which `multiprocessing` started, when its parent ends or is killed.
 
-    `before` is called then, as it is where this process ends by itself or by SIGTERM, which
-    `multiprocessing` sends to processes that are left when their parent ends. A reader of grain
-    would otherwise wait for ever for a parent that was killed, with its memory. Ctrl-C, SIGHUP and
-    SIGUSR1, which a terminal or a job's manager sends to parent and child, are left to the parent.
+    Otherwise a reader of grain would wait forever for a killed parent, and keep its memory. This
+    process ignores Ctrl-C, SIGHUP and SIGUSR1, which a terminal or a job manager sends to the
+    parent too.
+
+    Args:
+        before: called before this process ends: with its parent, by SIGTERM, or by itself.
     """
     parent = multiprocessing.parent_process()
 
@@ -58,12 +60,12 @@ def end_with_parent(before: Callable[[], None] | None = None) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike) -> Iterator[TextIO]:
-    """Holds the lock of the file `path`, which is made where it is missing; yields the file.
+    """Holds the lock of a file, which is made if it is missing, and yields the file.
 
-    The system lifts it when this process ends. Who holds it may remove the file.
+    The system releases the lock when this process ends. Its holder may remove the file.
 
     Raises:
-      BlockingIOError: another process holds it, or has just removed the file.
+        BlockingIOError: if another process holds the lock, or has just removed the file.
     """
     import fcntl  # noqa: PLC0415  POSIX only, as is the lock.
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.nn import GPT
 from codeformer_jax.ops.random import threefry_keys
-from codeformer_jax.sampling import Draw, sample_gpt
+from codeformer_jax.sampling import Sampler, sample_gpt
 from codeformer_jax.tasks import common, prior
 from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree
@@ -118,9 +118,8 @@ class GPTPriorTask(prior.PriorTask):
     def draw(self, variables: PyTree, frozen: dict[str, PyTree], inputs: PyTree) -> prior.Values:
         condition = self.condition(frozen, inputs, self.recipe)
         keys = _stream(inputs["keys"], _DRAW)
-        codes = sample_gpt(
-            self.module, variables, keys, condition, how=Draw(codes=self.codebook_size)
-        )
+        sampler = Sampler(codebook_size=self.codebook_size)
+        codes = sample_gpt(self.module, variables, keys, condition, sampler=sampler)
         return codes[..., None]
 
 

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import ml_collections
 
+from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
+from codeformer_jax.system.plugins import import_plugins
 
 Bound = float | int | None
 
@@ -169,7 +171,7 @@ RULES: dict[str, Rule] = {
     "model.norm_groups": _POSITIVE,
     "model.hidden": _POSITIVE,
     "model.z_channels": _POSITIVE,
-    "model.quantizer": choice("nearest", "gumbel"),
+    "model.quantizer": Rule(QUANTIZERS.__contains__, "nearest, gumbel, or one of config.plugins"),
     "model.beta": _WEIGHT,
     "model.beta_on": choice("commitment", "codebook"),
     "model.ema_decay": optional(_SHARE),
@@ -241,6 +243,7 @@ RULES: dict[str, Rule] = {
     "eval.batches": _POSITIVE,
     "eval.weights": several(_WEIGHT),
     "eval.limit": optional(_POSITIVE),
+    "eval.metrics": optional(several(Rule(lambda name: isinstance(name, str), "a name"))),
     "schedule": several(Rule(_is_section, "a row such as {'until': 1000, 'w': 1.0, ...}")),
     "schedule[].until": _POSITIVE,
     "schedule[].w": _WEIGHT,
@@ -251,9 +254,12 @@ RULES: dict[str, Rule] = {
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks every value of a config; missing and unknown keys pass.
 
+    Imports `config.plugins` first, since some rules ask a registry.
+
     Raises:
         ValueError: values are out of their range; one line for each.
     """
+    import_plugins(config)
     faults = [
         f"{name}={value!r} must be {rule.expected}"
         for name, value in leaves(config)

@@ -122,7 +122,7 @@ class VQGANTask(Task):
             whole=self.slices == 1,
         )
         means["metrics"]["codebook_loss"] = codebook_loss
-        if self.module.quantizer == "gumbel":
+        if self.module.draws_noise:
             means["metrics"]["temperature"] = temperature
         return accumulate.Measured(means=means, images=codebook.seen(self.module, state, output))
 

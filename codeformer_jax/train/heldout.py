@@ -81,7 +81,11 @@ class Heldout:
     def evaluate(
         self, state: TrainState, frozen: dict[str, PyTree]
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Evaluates the state on all held-out images.
+        """Evaluates a state on all held-out images.
+
+        Args:
+            state: the training state; its averaged parameters are evaluated.
+            frozen: the run's frozen networks.
 
         Returns:
             The mean of each score, and panels [b, h, w, 3] of the first batch by name.
@@ -110,7 +114,15 @@ class Heldout:
         return scores, panels
 
     def check_teacher(self, state: TrainState, frozen: dict[str, PyTree]) -> None:
-        """Raises ValueError if the task's teacher is not trained; see `start.check_teacher`."""
+        """Checks the task's teacher, if it has one, with `start.check_teacher`.
+
+        Args:
+            state: the training state.
+            frozen: the run's frozen networks.
+
+        Raises:
+            ValueError: if the teacher cannot teach.
+        """
         if not self._task.needs_teacher:
             return
         batch = next(self.batches())

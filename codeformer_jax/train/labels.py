@@ -11,10 +11,15 @@ from codeformer_jax.tasks import Task
 def check_labels(
     task: Task, config: ml_collections.ConfigDict, source: Source, heldout: Source
 ) -> None:
-    """Looks at one example of each source where the task needs labels.
+    """Checks the label of one example of each source, if the task needs labels.
+
+    Args:
+        task: the task to train.
+        config: the run's config.
+        source, heldout: the sources of training and evaluation.
 
     Raises:
-        ValueError: no labels, or one of an unknown class.
+        ValueError: if a source has no labels, or one of an unknown class.
     """
     if not task.needs_labels:
         return
@@ -32,7 +37,7 @@ def check_labels(
 
 
 def check_batch(task: Task, config: ml_collections.ConfigDict, batch: dict[str, Any]) -> None:
-    """Raises ValueError where a batch on the host has a label of an unknown class."""
+    """Raises ValueError if a batch on the host has a label of an unknown class."""
     if task.needs_labels:
         labels = batch["label"]
         _check_known(task, config, "a batch", int(labels.min()), int(labels.max()))
@@ -44,6 +49,6 @@ def _check_known(
     classes = task.classes
     if not 0 <= least <= most < classes:
         raise ValueError(
-            f"{who} gives the label {least if least < 0 else most}, and the network knows 0 to "
+            f"{who} has the label {least if least < 0 else most}, but the network knows only 0 to "
             f"{classes - 1}; set {task.classes_setting} to the number of classes"
         )

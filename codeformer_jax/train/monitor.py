@@ -1,4 +1,4 @@
-"""What looks after a run without slowing it: skipped steps, symptoms, speed, a profile."""
+"""Instruments of a run: skipped steps, symptoms, speed and a profile."""
 
 import os
 from collections.abc import Iterable
@@ -15,13 +15,16 @@ from codeformer_jax.train.watch import Watch
 
 
 def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> None:
-    """Raises ValueError where `train.deterministic` asks a GPU for what it has not been told.
+    """Checks that XLA was asked for deterministic programs where `train.deterministic` needs it.
 
-    `train.py` tells XLA before JAX starts; a program of one's own has to do so itself.
+    `train.py` asks before JAX starts; another program has to do so itself.
 
     Args:
-        config: of the run.
-        platform: as of `jax.Device.platform`.
+        config: the run's config.
+        platform: a `jax.Device.platform`.
+
+    Raises:
+        ValueError: if the flag is missing on a GPU.
     """
     asked = config.train.get("deterministic") and platform == "gpu"
     if asked and process.DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
@@ -33,14 +36,14 @@ def check_deterministic(config: ml_collections.ConfigDict, platform: str) -> Non
 
 
 class Monitor:
-    """The instruments of a run: `speed`, `watch` and `trace` for the loop, `read` for the writer.
+    """The instruments of a run: the loop uses `speed`, `watch` and `trace`, the writer `read`.
 
     Args:
-        config: of the run.
+        config: the run's config.
         workdir: where skipped batches and a profile are written.
-        step: from which the run goes on.
-        devices: that it runs on.
-        codebook_size: of a codebook in training, else None.
+        step: the step that the run starts from.
+        devices: the devices that it runs on.
+        codebook_size: number of codes if a codebook is trained, else None.
     """
 
     def __init__(
@@ -60,10 +63,18 @@ class Monitor:
         self._symptoms = Symptoms(Limits(adaptive_maximum=maximum, codebook_size=codebook_size))
 
     def read(self, step: int, fetched: list[dict[str, float]]) -> dict[str, float]:
-        """What to show beside the means of the steps' metrics; `check` of the watch comes after."""
+        """Reads the metrics of the steps since the last call.
+
+        Args:
+            step: the current step.
+            fetched: one dict of metrics per step.
+
+        Returns:
+            More metrics: speed and counts of skipped steps.
+        """
         self._symptoms.read(step, fetched)
         return self.watch.read(fetched) | self.speed.read(len(fetched))
 
     def close(self) -> None:
-        """Ends a trace under way."""
+        """Ends a trace that is running."""
         self.trace.close()

@@ -1,4 +1,4 @@
-"""What a run's steps will need, from the compiler alone: no data, no weights, no accelerator."""
+"""Memory and operations of a run, from the compiler alone: no data, weights or accelerator."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.trace import parse_steps
 
-# Without these libtpu asks the cloud's metadata server, for minutes, which TPU this machine has.
+# Without these libtpu asks the cloud's metadata server for minutes which TPU this machine has.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -33,27 +33,27 @@ _NO_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _CPU_NOTE = (
-    "Compiled for virtual CPU devices. Arguments, outputs and aliases are exact; temporaries, "
-    "and with them the peak, are an estimate: XLA's CPU compiler orders and fuses otherwise than "
-    "an accelerator's, updates the state in a branch and holds bfloat16 as float32. With libtpu "
-    "installed, --config.train.topology=v5e:4x4 (or another slice) compiles for TPUs instead."
+    "Compiled for virtual CPU devices. Arguments, outputs and aliases are exact. Temporaries, "
+    "and with them the peak, are an estimate: XLA's CPU compiler orders and fuses differently, "
+    "updates the state in a branch and holds bfloat16 as float32. With libtpu installed, "
+    "--config.train.topology=v5e:4x4 (or another slice) compiles for TPUs instead."
 )
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One compiled variant of the step; sizes in bytes, everything of one device.
+    """Cost of one compiled variant of the step, per device. Sizes are bytes.
 
     Attributes:
-        first_step: the first step that it takes.
-        steps: how many it takes in the run.
+        first_step: the first step that uses it.
+        steps: number of steps of the run that use it.
         phase: the static part of its phase.
-        flops: floating-point operations of a step.
+        flops: floating-point operations per step.
         bytes_accessed: bytes read and written, as the compiler counts them.
-        arguments: state, frozen networks and the batch.
+        arguments: state, frozen networks and batch.
         outputs: state and metrics.
-        aliases: outputs that take the place of arguments.
-        temporaries: everything between.
+        aliases: outputs that reuse the memory of arguments.
+        temporaries: everything in between.
         peak: arguments + outputs - aliases + temporaries.
     """
 
@@ -74,13 +74,13 @@ class Plan:
     """Costs of a run's first state and of every variant of its step.
 
     Attributes:
-        platform: what it was compiled for.
+        platform: the kind of device that it was compiled for.
         mesh: sizes of the mesh's axes.
-        batch_size: of one step on all devices.
+        batch_size: images per step on all devices.
         state, frozen, batch: bytes of these arguments on one device.
-        init: of the first state, which is made once, where nothing is given to start from.
-        steps: by first step.
-        notes: what a reader should know of the figures.
+        init: cost of the first state, made once, without a network to start from.
+        steps: costs of the variants, by first step.
+        notes: remarks on the figures.
     """
 
     platform: str
@@ -95,15 +95,18 @@ class Plan:
 
 
 def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None] = print) -> Plan:
-    """Compiles first state and steps for `config.mesh` and writes what each will need.
+    """Compiles first state and steps for `config.mesh` and prints what each needs.
 
-    Lines on standard error say what is being compiled.
+    The mesh may be larger than this machine: virtual CPU devices take its place or, with
+    `config.train.topology`, a description of TPUs. No file is read or written. Progress goes to
+    standard error.
 
-    The mesh may be larger than this machine: then virtual CPU devices stand for it, or, with
-    `config.train.topology`, TPUs of that description. Nothing is read or written.
+    Args:
+        config: the run's config; `train.plan_format` is 'table' or 'json'.
+        write: called with the text.
 
     Raises:
-        ValueError: for settings that do not fit together, or a topology that is not known here.
+        ValueError: if settings do not fit together, or the topology is unknown.
     """
     plan = make_plan(config, lambda line: print(line, file=sys.stderr, flush=True))
     in_json = config.train.get("plan_format") == "json"
@@ -114,14 +117,15 @@ def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None]
 def make_plan(
     config: ml_collections.ConfigDict, tell: Callable[[str], None] = lambda line: None
 ) -> Plan:
-    """Makes the plan of a run, as `compile_only` writes it.
+    """Makes the plan of a run.
 
     Args:
+        config: the run's config.
         tell: called with a line before each compilation.
     """
     start = time.perf_counter()
     parse_steps(config.train.profile)
-    settings.check(config)  # Before `make_task`, which needs the devices of the mesh, does so.
+    settings.check(config)  # Before JAX starts; `make_task` checks again.
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
     config, notes = _fitting_batch(config, mesh)
     task = make_task(config)
@@ -129,7 +133,7 @@ def make_plan(
     sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
     step = make_step(task, mesh, sharding)
     platform = mesh.devices.flat[0].platform
-    # Machine code is not run: only what comes before it decides on memory.
+    # The machine code is not run, and its optimization does not change the memory.
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
     slices = config.optimizer.get("accumulate", 1)
     notes += _counting_notes(config, platform)
@@ -138,31 +142,34 @@ def make_plan(
         tell(f"{time.perf_counter() - start:.0f} s: compiling {what}")
         lowered = lower()
         compiled = lowered.compile(compiler_options=options)
-        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * times
-        return _cost(compiled, flops=flops, slices=times, **fields)
+        counts = compiled.cost_analysis() or {}
+        return StepCost(
+            flops=step_flops(lowered, compiled, mesh.size) / mesh.size * times,
+            bytes_accessed=counts.get("bytes accessed", 0.0) * times,
+            **_memory(compiled),
+            **fields,
+        )
 
     _, _, batch, key = arguments
 
-    def first_state_of(key, images):
+    def init(key, images):
         return task.init(common.weak_keys(config, key), images, None)
 
-    init = jax.jit(first_state_of, out_shardings=sharding)
-    lower = partial(init.lower, key, batch["image"])
-    first_state = cost("the first state", lower, 1, first=0, count=0, phase={})
+    lower = partial(jax.jit(init, out_shardings=sharding).lower, key, batch["image"])
+    first_state = cost("the first state", lower, 1, first_step=0, steps=0, phase={})
     steps, phases = [], distinct_phases(task, config.steps)
     for number, (first, count, phase) in enumerate(phases, 1):
         static = _static(phase)
         what = f"step {number} of {len(phases)} ({_in_words(static)})"
         lower = partial(step.lower, *arguments, phase)
-        steps.append(cost(what, lower, slices, first=first, count=count, phase=static))
+        steps.append(cost(what, lower, slices, first_step=first, steps=count, phase=static))
     return Plan(
         platform=mesh.devices.flat[0].device_kind,
         mesh=dict(mesh.shape),
         batch_size=config.data.batch_size,
-        **{
-            name: _device_bytes(tree)
-            for name, tree in zip(("state", "frozen", "batch"), arguments[:3], strict=True)
-        },
+        state=_device_bytes(arguments[0]),
+        frozen=_device_bytes(arguments[1]),
+        batch=_device_bytes(arguments[2]),
         init=first_state,
         steps=tuple(steps),
         notes=tuple(notes),
@@ -170,34 +177,34 @@ def make_plan(
 
 
 def _counting_notes(config: ml_collections.ConfigDict, platform: str) -> Iterator[str]:
-    """Yields what the compiler's figures count differently from a step."""
+    """Yields how the compiler's counts differ from those of a step."""
     slices, parts = config.optimizer.get("accumulate", 1), groups.groups_of(config.loss)
     if slices > 1:
         yield (
-            f"The compiler counts the body of a loop once: operations and bytes are its counts "
-            f"times optimizer.accumulate={slices}, the optimizer's among them."
+            f"The compiler counts the body of a loop once: operations and bytes, also the "
+            f"optimizer's, are its counts times optimizer.accumulate={slices}."
         )
     if parts > 1:
         yield (
-            f"loss.statistics_groups={parts}: of the gradients for the adaptive weights the "
-            "compiler counts those of one group."
+            f"loss.statistics_groups={parts}: the compiler counts the gradients for the adaptive "
+            "weights of one group only."
         )
     if platform == "cpu":
         yield _CPU_NOTE
 
 
 def planned_mesh(description: str, topology: str | None = None) -> Mesh:
-    """The mesh, of devices that need not exist.
+    """Makes a mesh of devices that need not exist.
 
-    Accelerators of this machine are taken where they suffice, otherwise virtual CPU devices, of
-    which there are as many as the mesh needs where JAX has not yet started.
+    It uses the accelerators of this machine if there are enough, else virtual CPU devices. JAX must
+    not have started to make as many as the mesh needs.
 
     Args:
-        description: as `config.mesh`.
-        topology: a TPU slice such as 'v5e:16x16', in place of both.
+        description: a mesh like 'data:4,fsdp:2'.
+        topology: a TPU slice such as 'v5e:16x16' to use instead.
 
     Raises:
-        ValueError: for a mesh or topology that cannot be had.
+        ValueError: if the mesh or topology cannot be made.
     """
     if topology:
         for name, value in _NO_TPU.items():
@@ -214,7 +221,7 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
     if -1 in sizes.values():
         return parallel.make_mesh(description)
     wanted = math.prod(sizes.values())
-    with contextlib.suppress(RuntimeError):  # Once JAX has started its devices are settled.
+    with contextlib.suppress(RuntimeError):  # JAX has started.
         jax.config.update("jax_num_cpu_devices", wanted)
     devices = jax.devices()
     if len(devices) < wanted:
@@ -223,7 +230,16 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
 
 
 def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh) -> tuple:
-    """State, frozen networks, inputs and key of the step as shapes with shardings."""
+    """Describes the arguments of a step.
+
+    Args:
+        task: the task.
+        config: the run's config.
+        mesh: the devices.
+
+    Returns:
+        (state, frozen, inputs, key) as shapes with shardings.
+    """
     state = abstract_state(task, config)
     size, batch = config.data.image_size, config.data.batch_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
@@ -254,7 +270,15 @@ def abstract_arguments(task: Task, config: ml_collections.ConfigDict, mesh: Mesh
 
 
 def distinct_phases(task: Task, steps: int) -> list[tuple[int, int, Any]]:
-    """(first step, number of steps, phase) of every phase that is compiled for itself."""
+    """Returns the phases that are compiled separately.
+
+    Args:
+        task: the task.
+        steps: number of steps of the run.
+
+    Returns:
+        (first step, number of steps, phase) of each.
+    """
     found: dict[Any, list[Any]] = {}
     for step in range(steps):
         phase = task.phase(step)
@@ -264,7 +288,7 @@ def distinct_phases(task: Task, steps: int) -> list[tuple[int, int, Any]]:
 
 
 def table(plan: Plan) -> str:
-    """The plan for reading."""
+    """Returns the plan as text."""
     mesh = ",".join(f"{name}:{size}" for name, size in plan.mesh.items())
     devices = math.prod(plan.mesh.values())
     lines = [
@@ -282,7 +306,7 @@ def table(plan: Plan) -> str:
         "aliases": lambda c: _size(c.aliases),
         "temporaries": lambda c: _size(c.temporaries),
         "peak": lambda c: _size(c.peak),
-        "phase": _phase,
+        "phase": lambda c: _in_words(c.phase) if c.steps else "first state",
     }
     costs = (plan.init, *plan.steps)
     rows = [list(columns), *([show(c) for show in columns.values()] for c in costs)]
@@ -290,10 +314,10 @@ def table(plan: Plan) -> str:
     total = sum(c.flops * c.steps for c in plan.steps) * devices
     lines += [
         "",
-        "The first row is the first state, made once; each other row is one compiled step. Figures "
-        "are those of one device.",
+        "The first row is the first state, made once; every other row is a compiled step. Figures "
+        "are per device.",
         f"Arguments: state {_size(plan.state)}, frozen networks {_size(plan.frozen)}, "
-        f"batch {_size(plan.batch)}, before those that a phase does not use.",
+        f"batch {_size(plan.batch)}; a phase may not use all.",
         f"The run: {total:.3g} FLOP on all devices.",
         *plan.notes,
     ]
@@ -303,7 +327,7 @@ def table(plan: Plan) -> str:
 def _fitting_batch(
     config: ml_collections.ConfigDict, mesh: Mesh
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
-    """The config with a batch that divides over the mesh, and a note where it did not."""
+    """Returns the config with a batch that divides over the mesh, and a note if it did not."""
     try:
         parallel.check_batch(mesh, config)
     except ValueError as error:
@@ -311,39 +335,26 @@ def _fitting_batch(
         parts = math.lcm(parts, groups.groups_of(config.loss))
         config = config.copy_and_resolve_references().unlock()
         config.data.batch_size = -(-config.data.batch_size // parts) * parts
-        note = f"A run would be refused: {error}. Planned with {config.data.batch_size} instead."
+        note = f"Training refuses this: {error}. Planned with {config.data.batch_size} instead."
         return config, [note]
     return config, []
 
 
-def _cost(
-    compiled: Any, *, first: int, count: int, phase: dict[str, Any], flops: float, slices: int
-) -> StepCost:
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    memory = compiled.memory_analysis()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     aliases, temporaries = memory.alias_size_in_bytes, memory.temp_size_in_bytes
-    return StepCost(
-        first_step=first,
-        steps=count,
-        phase=phase,
-        flops=flops,
-        bytes_accessed=cost.get("bytes accessed", 0.0) * slices,
-        arguments=arguments,
-        outputs=outputs,
-        aliases=aliases,
-        temporaries=temporaries,
-        peak=arguments + outputs - aliases + temporaries,
-    )
-
-
-def _phase(cost: StepCost) -> str:
-    if not cost.steps:
-        return "first state"
-    return _in_words(cost.phase)
+    return {
+        "arguments": arguments,
+        "outputs": outputs,
+        "aliases": aliases,
+        "temporaries": temporaries,
+        "peak": arguments + outputs - aliases + temporaries,
+    }
 
 
 def _static(phase: Any) -> dict[str, Any]:
-    """What of a phase is compiled in: flags, and whether there is a second recipe."""
+    """Returns what is compiled into a step: flags, and whether there is a second recipe."""
     fields = getattr(phase, "__dict__", {})
     fields = {name: value for name, value in fields.items() if isinstance(value, bool)}
     if getattr(phase, "code_recipe", None) is not None:
@@ -361,17 +372,16 @@ def _device_bytes(tree: Any) -> int:
     )
 
 
-def _size(count: int | float) -> str:
-    unit = next((u for u in ("B", "KiB", "MiB") if count < 1024 ** (1 + _UNITS.index(u))), "GiB")
-    value = count / 1024 ** _UNITS.index(unit)
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB")
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.{0 if unit == 'B' else 2}f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
 
 
 def _aligned(rows: Iterable[list[str]]) -> list[str]:
-    """Columns to the right, but for the last."""
+    """Aligns all columns but the last to the right."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""The record of what a run trains on: a run that goes on notices when its data have changed."""
+"""A record of the data that a run trains on, so that a resumed run notices a change."""
 
 import json
 import logging
@@ -13,8 +13,8 @@ from codeformer_jax.system.atomic import atomic_path
 
 DATA_FILE = "data.json"
 
-# Settings that pick the examples: where one of them is changed, other data are what is wanted.
-_PICKING = (
+# Settings that choose the examples: changing one of them means to use other data.
+_CHOOSING = (
     *("path", "seed", "heldout_fraction", "min_size", "max_unreadable"),
     *("max_megapixels", "synthetic_length", "heldout_length", "image_size"),
 )
@@ -23,10 +23,15 @@ Description = dict[str, list[dict[str, Any]]]
 
 
 def describe(**sources: Source) -> Description:
-    """{name: parts}, of each part its source in words, number of examples and a SHA-256.
+    """Describes sources without reading an image.
 
-    The hash is of names and lengths of a folder's images, of files, lengths and ranges of records,
-    and of the settings of synthetic faces; no image is read.
+    Args:
+        sources: sources or mixtures by name.
+
+    Returns:
+        {name: parts}. Each part has its source in words, its number of examples and a SHA-256: of
+        names and lengths of a folder's images; of files, lengths and ranges of records; of the
+        settings of synthetic faces.
     """
     return {
         name: [_part(each) for each in getattr(source, "sources", (source,))]
@@ -41,14 +46,19 @@ def write(found: Description, workdir: Path) -> None:
 
 
 def check_unchanged(found: Description, config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Compares the data of a run that goes on with those that it began with.
+    """Compares the data of a resumed run with those that it began with.
 
-    A difference is logged where a setting that picks examples was changed too, or else refused:
-    the batches of a step would not be what they were, and images move between training and
-    evaluation. Without a description in the workdir there is nothing to compare.
+    With other data the batches of a step would change, and images could move between training and
+    evaluation. A difference is only logged if a setting that chooses examples has changed too. A
+    workdir without a description passes.
+
+    Args:
+        found: the description of the data as they are.
+        config: the config of the resumed run.
+        workdir: the run's folder.
 
     Raises:
-        ValueError: for data that are not what they were.
+        ValueError: if the data have changed, or the description is damaged.
     """
     file = workdir / DATA_FILE
     if not file.is_file():
@@ -58,17 +68,17 @@ def check_unchanged(found: Description, config: ml_collections.ConfigDict, workd
         lines = [line for name in found for line in _differences(name, known[name], found[name])]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{file} is damaged ({error!r}); remove it to go on with the data as they are"
+            f"{file} is damaged ({error!r}); remove it to resume with the data as they are"
         ) from error
     if not lines:
         return
     message = "the data are not what this run began with:\n" + "\n".join(lines)
-    if _picking(read_config(workdir)) != _picking(config):
+    if _choosing(read_config(workdir)) != _choosing(config):
         logging.warning("%s", message)
         return
     raise ValueError(
-        f"{message}\nBring them back, start anew in another --workdir, or remove {file} to go on "
-        "with the data as they are now."
+        f"{message}\nRestore the data, start again in another --workdir, or remove {file} to "
+        "resume with the data as they are."
     )
 
 
@@ -80,20 +90,12 @@ def _differences(name: str, known: list[dict], found: list[dict]) -> list[str]:
     if len(known) != len(found):
         return [f"  {name}: {len(known)} sources then, {len(found)} now"]
     return [
-        _difference(name, old, new)
+        f"  {name}: {old['source']} had {old['examples']} examples; now {new['source']} has "
+        f"{new['examples']}{' different ones' if old['examples'] == new['examples'] else ''}"
         for old, new in zip(known, found, strict=True)
         if (old["examples"], old["sha256"]) != (new["examples"], new["sha256"])
     ]
 
 
-def _difference(name: str, old: dict, new: dict) -> str:
-    if old["source"] != new["source"]:
-        then = f"{old['source']} with {old['examples']} examples"
-        return f"  {name}: {then}, now {new['source']} with {new['examples']}"
-    if old["examples"] != new["examples"]:
-        return f"  {name}: {old['source']} had {old['examples']} examples, now {new['examples']}"
-    return f"  {name}: {old['source']} has {old['examples']} examples as before, but other ones"
-
-
-def _picking(config: ml_collections.ConfigDict) -> list[Any]:
-    return [config.data.get(name) for name in _PICKING] + [config.eval.get("path")]
+def _choosing(config: ml_collections.ConfigDict) -> list[Any]:
+    return [config.data.get(name) for name in _CHOOSING] + [config.eval.get("path")]

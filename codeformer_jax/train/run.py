@@ -141,9 +141,14 @@ class Run:
         return init(key, images, previous, discriminator)
 
     def read(self, step: int, state: TrainState) -> dict[str, Any]:
-        """Returns the batch of `step` on the host.
+        """Reads a batch.
 
-        An error saves `state` first, unless several processes would have to save together.
+        Args:
+            step: its step.
+            state: saved if reading fails, unless several processes would have to save together.
+
+        Returns:
+            The batch on the host.
         """
         try:
             with self.speed.waiting():
@@ -168,14 +173,28 @@ class Run:
     def step(
         self, step: int, state: TrainState, batch: dict[str, Any]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Returns the next state and the metrics; `state` is donated."""
+        """Takes a training step.
+
+        Args:
+            step: its number, from 0.
+            state: the state, which is donated.
+            batch: the batch of the step.
+
+        Returns:
+            The next state and the metrics, on the device.
+        """
         inputs = {name: batch[name] for name in self._inputs if name in batch}
         inputs = parallel.put_batch(self.mesh, inputs)
         self._monitor.trace.at(step, state)
         return self._train_step(state, self.frozen, inputs, self.key, self.task.phase(step))
 
     def log(self, step: int, batch: dict[str, Any], metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the step that ended at `step` without waiting for it.
+        """Takes the metrics of a step without waiting for it.
+
+        Args:
+            step: number of steps taken.
+            batch: the step's batch.
+            metrics: its metrics, on the device.
 
         Raises:
             Diverged: if too many steps in a row were skipped.

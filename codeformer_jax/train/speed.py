@@ -1,4 +1,4 @@
-"""How fast a run is and where its time goes, from clocks of the host and the compiler's counts."""
+"""Speed of a run, from the host's clock and the compiler's counts of operations."""
 
 import contextlib
 import logging
@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-# Dense bfloat16 or, before Ampere, half-precision peak of one JAX device in TFLOP/s, by the
-# beginning of its `device_kind`; the longest that fits holds. On TPU v2 and v3 a device is a core.
+# Peak of one JAX device in TFLOP/s: dense bfloat16, or float16 before Ampere. Keys are beginnings
+# of `device_kind`; the longest match counts. On TPU v2 and v3 a device is a core.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,
     "TPU v3": 61.5,
@@ -33,29 +33,37 @@ PEAK_TFLOPS = {
     "NVIDIA GeForce RTX 3090": 71.0,
     "NVIDIA GeForce RTX 4090": 165.0,
 }
-# Words behind such a beginning that make it another device, or a part of one.
+# Words in a `device_kind` that make it another device, or a part of one.
 _OTHERWISE = {"Ti", "D", "Laptop", "MIG"}
 
 
 def peak_tflops(device_kind: str, given: float | None) -> float | None:
-    """TFLOP/s that one device can reach: `given`, or from the table; None where neither says."""
+    """Returns the peak of one device in TFLOP/s.
+
+    Args:
+        device_kind: a `jax.Device.device_kind`.
+        given: the peak if the user knows it; it wins over the table.
+
+    Returns:
+        `given`, or the table's value, or None for an unknown device.
+    """
     if given is not None:
         return float(given)
     if _OTHERWISE & set(device_kind.split()):
         return None
-    # "NVIDIA L40S" is no L4.
+    # "NVIDIA L40S" is not an L4.
     fitting = [name for name in PEAK_TFLOPS if re.match(rf"{name}(?![A-Za-z0-9])", device_kind)]
     return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
 
 
 class Speed:
-    """Counts steps, waiting and floating-point operations between two calls of `read`.
+    """Measures steps, waiting and floating-point operations between two calls of `read`.
 
-    Evaluation, saving and compilation (`away`) are not time of training.
+    The time of evaluation, saving and compilation (`away`) does not count.
 
     Args:
-        batch_size: images of a step over all devices.
-        peak: FLOP/s of all devices together, or None.
+        batch_size: images per step on all devices.
+        peak: peak FLOP/s of all devices together, or None.
     """
 
     def __init__(self, batch_size: int, peak: float | None):
@@ -69,7 +77,7 @@ class Speed:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+        """Measures the block as waiting for a batch."""
         start = time.perf_counter()
         try:
             yield
@@ -78,7 +86,11 @@ class Speed:
 
     @contextlib.contextmanager
     def away(self, pending: Any) -> Iterator[None]:
-        """Around what is not training; first waits for `pending`, so that steps keep their time."""
+        """Excludes the block from the time of training.
+
+        Args:
+            pending: results of the steps before, which are waited for first.
+        """
         jax.block_until_ready(pending)
         start = time.perf_counter()
         try:
@@ -87,16 +99,16 @@ class Speed:
             self._away += time.perf_counter() - start
 
     def compiled(self, seconds: float) -> None:
-        """Notes the seconds of a compilation."""
+        """Adds the seconds of a compilation."""
         self._compiled += seconds
 
     def stepped(self, flops: float | None) -> None:
-        """Notes a step of so many operations; None where they are not known."""
+        """Adds a step with this number of floating-point operations; None if it is unknown."""
         known = self._flops is not None and flops is not None
         self._flops = self._flops + flops if known else None
 
     def read(self, steps: int) -> dict[str, float]:
-        """What `steps` steps since the last call took, as metrics."""
+        """Returns metrics of the `steps` steps since the last call."""
         seconds = max(time.perf_counter() - self._since - self._away, 1e-9)
         shown = {
             "images_per_second": steps * self._batch_size / seconds,
@@ -150,22 +162,29 @@ class TimedStep:
 
 
 def _variant(tree: Any) -> Any:
-    """What has to be equal for one compiled program to serve: structure, shapes and dtypes."""
+    """Returns what one compiled program depends on: structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
 
 
 def step_flops(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, devices: int) -> float:
-    """Floating-point operations of a step on all its devices, bodies of loops once; 0 if unknown.
+    """Counts the floating-point operations of a step on all its devices.
 
     On GPUs the compiled program hides its matrix products in library calls that count nothing, and
-    some backends count nothing before compilation: the larger is right.
+    some backends count nothing before compilation, so the larger count is right.
+
+    Args:
+        lowered: the step before compilation.
+        compiled: the compiled step, which counts the part of one device.
+        devices: number of devices.
+
+    Returns:
+        The count, with bodies of loops counted once; 0 if unknown.
     """
     return max(_flops(lowered), _flops(compiled) * devices)
 
 
 def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """Of the whole step before it is compiled, of one device's part after; 0 if not known."""
     try:
         cost = stage.cost_analysis()
     except jax.errors.JaxRuntimeError:

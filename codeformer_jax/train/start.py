@@ -1,4 +1,4 @@
-"""What a run starts from: an earlier stage, its teacher, LPIPS weights, and its own config."""
+"""The networks that a run starts from: an earlier stage, a teacher, LPIPS weights."""
 
 import json
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Start:
     """Variables that a run starts from, and those that it never changes.
 
     Attributes:
-        resuming: whether the workdir has a checkpoint to go on from.
+        resuming: whether the workdir has a checkpoint to resume from.
         previous: variables of the network that `task.init` starts from, or None.
-        frozen: 'teacher' and 'lpips', where the task uses them.
-        teacher: module and variables of the teacher, to be kept beside the checkpoints.
+        frozen: variables of 'teacher' and 'lpips', if the task uses them.
+        teacher: module and variables of the teacher, to be saved beside the checkpoints, or None.
         discriminator: variables that the discriminator starts from, or None.
     """
 
@@ -40,7 +40,7 @@ class Start:
     discriminator: PyTree | None = None
 
     def write(self, config: ml_collections.ConfigDict, workdir: Path) -> None:
-        """Writes the config and the teacher, so that the workdir can go on by itself."""
+        """Writes the config and the teacher, so that the workdir needs no other file."""
         workdir.mkdir(parents=True, exist_ok=True)
         if self.teacher is not None and not self.resuming:
             network = convert.network_of(self.teacher[0])
@@ -50,11 +50,16 @@ class Start:
 
 
 def prepare(task: Task, config: ml_collections.ConfigDict, workdir: Path) -> Start:
-    """Reads everything that the run starts from; writes nothing.
+    """Reads everything that a run starts from; writes nothing.
+
+    Args:
+        task: the task to train.
+        config: the run's config.
+        workdir: the run's folder, which need not exist.
 
     Raises:
-        ValueError: where the workdir belongs to another model, or no teacher was given.
-        FileNotFoundError: where a given file or workdir does not exist.
+        ValueError: if the workdir belongs to another model, or no teacher was given.
+        FileNotFoundError: if a given file or workdir does not exist.
     """
     resuming = bool(saved_steps(workdir))
     if resuming:
@@ -118,7 +123,7 @@ def _same(own: np.ndarray, codebook: np.ndarray) -> bool:
 
 
 def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, given: PyTree) -> None:
-    """Raises ValueError where the teacher is not the network that the task describes."""
+    """Raises ValueError if the teacher is not the network that the task describes."""
     if type(module) is not type(task.teacher):
         raise ValueError(
             f"task {config.task!r} with this config learns the codes of a "

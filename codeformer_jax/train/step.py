@@ -1,4 +1,4 @@
-"""The step as the loop takes it: donated, sharded, with the step's own key."""
+"""The jitted training step: its state is donated and sharded, its key is its own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ STEP = 1
 
 
 def whole_networks(state: TrainState) -> TrainState:
-    """Returns the state with everything that networks read whole on every device.
+    """Returns the state with all parameters and collections whole on every device.
 
-    Inside the mesh in use each is gathered once. A convolution or a product with a part of a
-    parameter would send activations to where the other parts lie.
+    Each is gathered once per step. A convolution with a shard of its kernel would instead send
+    activations between the devices.
     """
     judge = state.discriminator
     if judge is not None:
@@ -33,12 +33,14 @@ def whole_networks(state: TrainState) -> TrainState:
 
 
 def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any, Any]]:
-    """(state, frozen, inputs, key, phase) -> (state, metrics), jitted for `mesh`.
+    """Returns the jitted step (state, frozen, inputs, key, phase) -> (state, metrics).
 
-    It has one compiled variant for each static part of a phase.
+    It is compiled once for each static part of a phase.
 
     Args:
-        sharding: of the state, which is donated.
+        task: the task to train.
+        mesh: the devices to run on.
+        sharding: the sharding of the state, which is donated.
     """
 
     def step(state, frozen, inputs, key, phase):

@@ -1,6 +1,6 @@
-"""Warnings about a discriminator or codebook that goes wrong, each once per stretch, with advice.
+"""Warnings about a discriminator or codebook that fails, with advice.
 
-Judged over windows of steps, from metrics that are fetched anyway.
+Each warning appears once when its condition has held for 200 steps.
 """
 
 import logging
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 200  # Steps that have the metric; a single bad batch is no symptom.
+WINDOW = 200  # Steps that have the metric.
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as wrong.
+    """Limits beyond which a warning appears.
 
     Attributes:
         adaptive_maximum: the clamp of the adaptive weight, or None in a task without a GAN.
-        codebook_size: number of codes, or None where the codebook is not trained.
-        hinge: sum of the discriminator's two losses under which it has won.
-        logit: size of the mean logits above which the hinge has no gradient for long.
-        dead_share: share of codes that may be dead.
-        perplexity_share: of the best window's perplexity that has to be left.
+        codebook_size: number of codes, or None if no codebook is trained.
+        hinge: smallest sum of the discriminator's two losses.
+        logit: largest mean logit. Beyond it the hinge loss has no gradient.
+        dead_share: largest share of dead codes.
+        perplexity_share: smallest perplexity, as a share of the best window's.
     """
 
     adaptive_maximum: float | None
@@ -34,7 +34,7 @@ class Limits:
 
 
 class Symptoms:
-    """Follows the metrics of a run and warns of what `Limits` calls wrong."""
+    """Watches the metrics of a run and warns when they exceed their `Limits`."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
@@ -44,7 +44,12 @@ class Symptoms:
         self._previous: set[str] = set()
 
     def read(self, step: int, fetched: list[dict[str, float]]) -> None:
-        """Takes the metrics of each step since the last call; logs a warning where one is due."""
+        """Reads the metrics of the steps since the last call and logs warnings.
+
+        Args:
+            step: the current step.
+            fetched: one dict of metrics per step.
+        """
         for metrics in fetched:
             if metrics.get("skipped"):
                 continue
@@ -59,7 +64,7 @@ class Symptoms:
         found = self._found(means)
         for symptom, text in found.items():
             last = self._last_seen.get(symptom)
-            # Values that waver around a limit are one stretch, and so are reads far apart.
+            # Values that waver around a limit give one warning.
             if last is None or (symptom not in self._previous and step - last > WINDOW):
                 logging.warning("step %d: %s", step, text)
             self._last_seen[symptom] = step
@@ -84,7 +89,7 @@ def _discriminator(means: dict[str, float], limits: Limits) -> str | None:
     return (
         f"the discriminator has won: over {WINDOW} steps d_real + d_fake is {hinge:.3g}, the mean "
         f"logits are {means['d_logit_real']:.3g} (real) and {means['d_logit_fake']:.3g} "
-        "(generated). What it teaches the generator from here is artefacts. Go back to an earlier "
+        "(generated). Its gradients now teach the generator artefacts. Go back to an earlier "
         "checkpoint and start the GAN later (--config.loss.gan_start), weigh it less "
         "(--config.loss.gan_weight), or make the discriminator smaller "
         "(--config.discriminator.n_layers, .ndf) in a run of its own."

@@ -1,4 +1,4 @@
-"""A profile of a few steps, written by `jax.profiler` into the workdir."""
+"""A profile of a few steps, recorded by `jax.profiler`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,17 @@ FOLDER = "profile"
 
 
 class Trace:
-    """Traces steps START to STOP - 1, counted from 0, of 'START:STOP'.
+    """Records steps START to STOP - 1, counted from 0.
 
-    A run that goes on in between begins at once; one that ends before STOP closes what there is.
+    A run that resumes between them starts recording at once. A run that ends before STOP keeps what
+    was recorded.
 
     Args:
-        steps: 'START:STOP', or None for no trace.
-        workdir: of the run; the trace goes to its folder `profile`.
+        steps: 'START:STOP', or None for no profile.
+        workdir: the run's folder. The profile goes to its folder `profile`.
 
     Raises:
-        ValueError: where `steps` cannot be read.
+        ValueError: if `steps` is malformed.
     """
 
     def __init__(self, steps: str | None, workdir: Path):
@@ -27,7 +28,12 @@ class Trace:
         self._running = False
 
     def at(self, step: int, pending: Any) -> None:
-        """Called before each step: begins before the first, ends once `pending` of the last is."""
+        """Starts or ends the recording. Call it before each step.
+
+        Args:
+            step: the step that comes next.
+            pending: results of the step before, which the recording waits for.
+        """
         if self._running and step not in self._steps:
             jax.block_until_ready(pending)
             self.close()
@@ -37,17 +43,17 @@ class Trace:
             self._running = True
 
     def close(self) -> None:
-        """Ends a trace under way."""
+        """Ends the recording if it is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
 
 
 def parse_steps(text: str | None) -> range:
-    """range(START, STOP) of 'START:STOP'; empty for None.
+    """Returns range(START, STOP) for 'START:STOP', an empty range for None.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if `text` is malformed.
     """
     if not text:
         return range(0)

@@ -1,7 +1,4 @@
-"""Skipped steps: the batches that caused them are written down, and too many in a row end the run.
-
-Nothing here waits for the device: batches keep their names until their metrics are fetched.
-"""
+"""Skipped steps: their batches are listed, and too many in a row end the run."""
 
 import json
 import logging
@@ -13,45 +10,52 @@ from typing import Any
 import jax
 import numpy as np
 
-from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.atomic import keep_lines
 from codeformer_jax.tasks.guard import decisive
 
 SKIPPED_FILE = "skipped.jsonl"
 
 
 class Diverged(ValueError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
+    """Too many steps in a row had a non-finite loss or gradient."""
 
 
 class Watch:
-    """Follows the steps of a run for those that the guard skipped.
+    """Looks for steps that the guard skipped, without waiting for the device.
 
-    Each is a line of `skipped.jsonl`: 'step' as in metrics.jsonl, 'not_finite' the metrics that
-    were not, 'index' and 'name' of the batch's examples. Hosts other than the first write theirs
-    to `skipped-HOST.jsonl`.
+    Each skipped step is a line of `skipped.jsonl`: 'step' as in metrics.jsonl, 'not_finite' with
+    the names of the non-finite metrics, 'index' and 'name' of the batch's examples. Hosts other
+    than the first write theirs to `skipped-HOST.jsonl`.
 
     Args:
-        workdir: of the run.
-        step: from which the run goes on; lines of later steps, which will be taken again, go.
-        max_skipped: steps in a row that end the run.
+        workdir: the run's folder.
+        step: the step that the run starts from. Lines of later steps are removed.
+        max_skipped: number of skipped steps in a row that ends the run.
     """
 
     def __init__(self, workdir: Path, step: int, max_skipped: int):
         host = jax.process_index()
         name = f"skipped-{host}.jsonl" if host else SKIPPED_FILE
         self._path, self._max = workdir / name, max_skipped
-        # Of several hosts each writes of the images that it reads.
+        # Each host lists the images that it reads.
         self._listed = self._path if jax.process_count() == 1 else workdir / "skipped*.jsonl"
         self._pending: deque[tuple[int, dict[str, Any]]] = deque()
         self._in_stretch, self._failure = False, None
-        _drop_after(self._path, step)
+        keep_lines(self._path, lambda line: line["step"] <= step)
 
     def take(self, step: int, batch: dict[str, Any]) -> None:
-        """Remembers what the step that will end at `step` is made of."""
+        """Remembers the batch of the step that ends at `step` until its metrics are read."""
         self._pending.append((step, {name: batch[name] for name in ("index", "name")}))
 
     def read(self, fetched: list[dict[str, float]]) -> dict[str, float]:
-        """Looks at the metrics of all steps taken since the last call; returns what to show."""
+        """Reads the metrics of all steps since the last call.
+
+        Args:
+            fetched: one dict of metrics for each batch that was taken.
+
+        Returns:
+            Counts of skipped steps, as metrics.
+        """
         skipped, in_row = [], 0.0
         for metrics in fetched:
             step, batch = self._pending.popleft()
@@ -74,24 +78,24 @@ class Watch:
         }
 
     def check(self) -> None:
-        """Raises Diverged once metrics that were read tell of too many in a row."""
+        """Raises Diverged if too many steps in a row were skipped."""
         if self._failure is not None:
             raise Diverged(self._failure)
 
     def _warning(self, first: dict[str, Any], count: int) -> str:
         return (
             f"step {first['step']}: {', '.join(first['not_finite'])} not finite; {count} of the "
-            f"last steps skipped, with weights, averages and optimizers left as they were. Their "
-            f"images are listed in {self._listed}; the run stops at {self._max} in a row "
+            "last steps were skipped, and weights, averages and optimizers did not change. Their "
+            f"images are listed in {self._listed}; the run stops after {self._max} in a row "
             "(--config.max_skipped)."
         )
 
     def _message(self, step: int, in_row: int) -> str:
         return (
-            f"the {in_row} steps up to step {step} all had a loss or gradient that is not finite; "
-            f"the weights have not changed since step {step - in_row} and the last checkpoint is "
-            f"in place. Images of the skipped batches are listed in {self._listed}. The "
-            "same command meets the same batches again: remove the images if at fault, or lower "
+            f"the {in_row} steps up to step {step} all had a non-finite loss or gradient; the "
+            f"weights have not changed since step {step - in_row} and the last checkpoint is "
+            f"intact. Images of the skipped batches are listed in {self._listed}. The same command "
+            "meets the same batches again: remove faulty images, or lower "
             "--config.optimizer.learning_rate, clip gradients (--config.optimizer.clip_norm=1.0), "
             "use --config.model.dtype=float32, or raise --config.max_skipped."
         )
@@ -104,17 +108,3 @@ def _line(step: int, batch: dict[str, Any], metrics: dict[str, float]) -> dict[s
         "index": np.asarray(batch["index"]).tolist(),
         "name": [str(name) for name in batch["name"]],
     }
-
-
-def _drop_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
-            continue  # The line that was being written when the run was killed.
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept))

@@ -1,4 +1,4 @@
-"""What a run shows: metrics.jsonl, TensorBoard, a progress bar, pictures of held-out images."""
+"""Output of a run: metrics.jsonl, TensorBoard, a progress bar, pictures of held-out images."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from codeformer_jax.system import hosts
-from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.atomic import keep_lines
 
 LABEL_HEIGHT = 14
 Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
@@ -24,9 +24,14 @@ Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
 class Writer:
     """Collects the metrics of steps on the device and fetches them every `log_every` steps.
 
-    `read` is then given the step and the metrics of each step since the last time; what it returns
-    is written beside their means. Of several processes each reads, since what it reads may end the
-    run, and the first one writes.
+    Only the first process writes. Every process calls `read`, which may end the run.
+
+    Args:
+        workdir: the run's folder.
+        step: the step that the run starts from. Lines of later steps are removed.
+        config: the run's config.
+        read: (step, metrics of each step since the last call) -> more metrics, which are written
+            beside the means.
     """
 
     def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict, read: Reader):
@@ -43,20 +48,22 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         if self._writes:
             (workdir / "images").mkdir(parents=True, exist_ok=True)
-            kept = _drop_after(self._path, step)
-            # TensorBoard hides what earlier writers wrote from this step on; the training metrics
-            # at the step itself are not computed again.
+            # A resumed run repeats the evaluation of `step`, but not its training step.
+            kept = keep_lines(
+                self._path, lambda x: x["step"] < step or (x["step"] == step and _is_of_training(x))
+            )
+            # TensorBoard hides what earlier writers wrote from this step on.
             self._board = SummaryWriter(str(workdir), purge_step=step)
             for entry in kept:
                 for name, value in entry.items():
-                    if name.startswith("train/"):
+                    if entry["step"] == step and name.startswith("train/"):
                         shown = math.nan if value is None else value
                         self._board.add_scalar(name, shown, step, walltime=entry["time"])
         self._pending: list[dict[str, jax.Array]] = []
         self._step = step
 
     def train_metrics(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the step that ended at `step` without waiting for it."""
+        """Takes the metrics of the step that ends at `step` without waiting for it."""
         self._pending.append(metrics)
         self._step = step
         if step % self._config.log_every == 0 or step == self._config.steps:
@@ -75,7 +82,13 @@ class Writer:
     def eval_metrics(
         self, step: int, scores: dict[str, float], panels: dict[str, np.ndarray]
     ) -> None:
-        """Writes held-out scores and a picture whose columns are the panels."""
+        """Writes held-out scores and a picture whose columns are the panels.
+
+        Args:
+            step: the step of the evaluated state.
+            scores: the scores by name.
+            panels: images [b, h, w, 3] in [-1, 1] by label.
+        """
         if not self._writes:
             return
         self._write(step, {f"eval/{name}": value for name, value in scores.items()})
@@ -97,7 +110,7 @@ class Writer:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is pending and ends the bar."""
+        """Writes pending metrics and closes the progress bar."""
         if self._pending:
             self._flush(self._step)
         self._bar.close()
@@ -106,7 +119,7 @@ class Writer:
 
 
 def _means(fetched: list[dict[str, float]]) -> dict[str, float]:
-    """Means of each metric over the steps that have it and were not skipped."""
+    """Returns the mean of each metric over the steps that have it and were not skipped."""
     taken = [metrics for metrics in fetched if not metrics.get("skipped")]
     values = {
         name: [metrics[name] for metrics in taken if name in metrics]
@@ -116,11 +129,14 @@ def _means(fetched: list[dict[str, float]]) -> dict[str, float]:
 
 
 def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
-    """A labelled picture, uint8 [h, w, 3]: a row per image, a column per panel.
+    """Draws a labelled picture with a row per image and a column per panel.
 
     Args:
-        panels: label -> images [b, h, w, 3] in [-1, 1].
-        rows: at most this many images.
+        panels: images [b, h, w, 3] in [-1, 1] by label.
+        rows: largest number of images.
+
+    Returns:
+        uint8 [h, w, 3].
     """
     columns = []
     for label, images in panels.items():
@@ -132,29 +148,6 @@ def draw_panels(panels: dict[str, np.ndarray], rows: int = 8) -> np.ndarray:
         ImageDraw.Draw(header).text((3, 1), label, fill="black")
         columns.append(np.concatenate([np.asarray(header), *pixels]))
     return np.concatenate(columns, axis=1)
-
-
-def _drop_after(path: Path, step: int) -> list[dict[str, Any]]:
-    """Removes lines of steps that a resumed run will take again.
-
-    Returns:
-        The entries that are left at `step` itself.
-    """
-    if not path.exists():
-        return []
-    kept, last = [], []
-    for line in path.read_text().splitlines():
-        try:
-            entry: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # The line that was being written when the run was killed.
-        # The evaluation of `step` itself will be done again; its training step will not.
-        if entry["step"] < step or (entry["step"] == step and _is_of_training(entry)):
-            kept.append(line)
-            last += [entry] if entry["step"] == step else []
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-    return last
 
 
 def _is_of_training(entry: dict[str, Any]) -> bool:

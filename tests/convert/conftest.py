@@ -1,5 +1,6 @@
 """Tables {PyTorch name: array} of the parity fixtures, and hand-made `.pth` archives."""
 
+import functools
 import importlib.util
 import json
 import zipfile
@@ -33,8 +34,17 @@ def shapes_of():
 
 @pytest.fixture(scope="session")
 def table_of(seeded, shapes_of):
-    """Fixture name -> {PyTorch name: seeded array}."""
-    return lambda name: seeded.seeded_state_dict(shapes_of(name), 0)
+    """Fixture name -> {PyTorch name: seeded array}; the arrays are shared, the dict is not."""
+
+    @functools.lru_cache(maxsize=8)
+    def drawn(name):
+        return seeded.seeded_state_dict(shapes_of(name), 0)
+
+    def load(name):
+        large = name in ("codeformer_0", "vqgan_full_0")
+        return dict(drawn.__wrapped__(name) if large else drawn(name))
+
+    return load
 
 
 @pytest.fixture

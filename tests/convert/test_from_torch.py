@@ -1,5 +1,6 @@
 """Names, layouts and hyperparameters: the fixtures' tables are those of the PyTorch networks."""
 
+import functools
 import re
 
 import jax
@@ -52,9 +53,10 @@ def assert_same_variables(found, expected):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
 
 
-def tiny_codeformer(seed=0):
+@functools.cache
+def tiny_codeformer():
     module = CodeFormer(**TINY, dim_embd=16, n_head=8, n_layers=2, connect_list=(8, 32))
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(0)
     expected = expected_variables("codeformer", module)
     return module, jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), expected)
 
@@ -79,6 +81,7 @@ def test_seeded_tables_round_trip_bit_for_bit(fixture, network, given, fields, t
     assert_same_variables(again, variables)
 
 
+@pytest.mark.slow
 def test_full_codeformer_round_trips_bit_for_bit(table_of):
     table = table_of("codeformer_0")
     assert detect_network(table) == "codeformer"
@@ -258,6 +261,7 @@ def test_names_behind_wrappers_are_recognised(wrap, table_of):
         detect_network({**table, "_orig_mod.main.0.bias": table["main.0.bias"]})
 
 
+@pytest.mark.slow  # torch.compile
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_names_that_pytorch_itself_wraps():
     torch = pytest.importorskip("torch")

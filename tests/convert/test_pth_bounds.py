@@ -1,4 +1,4 @@
-"""Files that would take more memory or time than they hold: each is refused, cheaply."""
+"""Files made to exhaust memory or time are refused, cheaply."""
 
 import pickle
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Values beside weights: all that `torch.load(weights_only=True)` reads is read here."""
+"""Values beside weights: everything that `torch.load(weights_only=True)` reads is read."""
 
 import collections
 

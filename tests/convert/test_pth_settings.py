@@ -1,4 +1,4 @@
-"""What a `.pth` file hides: settings in files of this package, errors for those of others."""
+"""Hidden hyperparameters of `.pth` files: stored in ours, asked for in those of others."""
 
 import jax
 import numpy as np
@@ -75,7 +75,7 @@ def foreign(tmp_path):
 
 
 @pytest.mark.parametrize("network", MODULES)
-def test_our_own_files_convert_back_without_being_told_anything(network, tmp_path):
+def test_our_own_files_convert_back_without_options(network, tmp_path):
     variables, path = written(network, tmp_path)
     summary = convert_file(path, tmp_path / "again.safetensors")
     found, module, again = load_model(summary.target)
@@ -123,7 +123,9 @@ def test_pytorch_reads_the_settings_without_trusting_the_file(tmp_path):
         ),
     ],
 )
-def test_what_a_foreign_file_hides_is_asked_for(network, given, hidden, value, foreign, tmp_path):
+def test_hidden_fields_of_a_foreign_file_must_be_given(
+    network, given, hidden, value, foreign, tmp_path
+):
     path = foreign(network)
     with pytest.raises(ConversionError) as caught:
         convert_file(path, tmp_path / "out", overrides=given)
@@ -152,7 +154,7 @@ def test_published_sizes_keep_the_published_settings(fixture, shapes_of):
     assert "norm_groups" not in check_hidden(network, table, {"norm_groups": 16})
 
 
-def test_a_map_that_fills_its_positions_is_not_asked_for():
+def test_a_map_that_fills_its_positions_need_not_be_given():
     module = GPT(vocab_size=7, block_size=9, n_layer=1, n_head=2, n_embd=4, map_size=(3, 3))
     shapes = expected_variables("taming_gpt", module)
     table = {"tok_emb.weight": shapes["params"]["tok_emb"], "pos_emb": shapes["params"]["pos_emb"]}
@@ -174,7 +176,7 @@ def test_a_map_that_fills_its_positions_is_not_asked_for():
 def test_damaged_settings_are_refused(entry, foreign, tmp_path):
     path = foreign("vqgan")
     write_pth(path, {**read_pth(path), SETTINGS_KEY: entry})
-    with pytest.raises(ConversionError, match=r"foreign\.pth: its entry 'codeformer_jax' is not"):
+    with pytest.raises(ConversionError, match=r"foreign\.pth: its entry 'codeformer_jax' does not"):
         convert_file(path, tmp_path / "out")
     entry = {"version": 1, "network": "vqgan", "hyperparameters": {"later": 1}}
     write_pth(path, {**read_pth(path), SETTINGS_KEY: entry})

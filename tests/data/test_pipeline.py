@@ -190,6 +190,7 @@ def test_evaluation_does_not_count_a_replacement_twice():
     assert step["valid"].tolist() == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_evaluation_with_worker_processes(folder):
     """Nothing of it is in shared memory of grain's, which Python would call leaked as it exits."""
     steps = take(evaluation_batches(folder, batch_size=4, workers=2))
@@ -197,10 +198,14 @@ def test_evaluation_with_worker_processes(folder):
     assert {type(value) for step in steps for value in step.values()} == {np.ndarray}
 
 
-def test_too_little_shared_memory_is_told_before_a_worker_starts(folder, monkeypatch):
+def test_too_little_shared_memory_is_an_error_before_a_worker_starts(folder, monkeypatch):
     monkeypatch.setattr(shared_arrays, "_free", lambda: 32768)
     with pytest.raises(shared_arrays.SharedMemoryFull, match=r"/dev/shm has 32,768 free"):
         batches(folder, batch_size=4, seed=0, workers=2)
+
+
+@pytest.mark.slow
+def test_workers_read_less_far_ahead_with_little_shared_memory(folder, monkeypatch):
     monkeypatch.setattr(shared_arrays, "_free", lambda: 2**18 + 8000)
     stream = batches(folder, batch_size=4, seed=0, workers=2)  # Slots of 1,000 bytes.
     assert_equal(take(stream, 5), take(batches(folder, batch_size=4, seed=0), 5))
@@ -326,6 +331,7 @@ class Failing(Numbered):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_worker_comes_after_the_batches_before_it():
     """Also to a consumer that is slower than the worker."""
     stream = batches(Failing(32), batch_size=2, seed=0, workers=1, shuffle=False)

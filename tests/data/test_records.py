@@ -142,7 +142,7 @@ def test_copies_for_worker_processes_open_their_own_readers(tmp_path):
 
 def test_a_split_of_many_records_takes_no_list(tmp_path, monkeypatch):
     """Eight bytes a record, with room to grow; a list of integers takes forty."""
-    pattern, number = write(tmp_path, "a.array_record", [encoded(noise(0))]), 50_000
+    pattern, number = write(tmp_path, "a.array_record", [encoded(noise(0))]), 5_000
     monkeypatch.setattr(records_module, "_counted", lambda files: [(files[0], number)])
     tracemalloc.start()
     try:
@@ -150,7 +150,7 @@ def test_a_split_of_many_records_takes_no_list(tmp_path, monkeypatch):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(source) == pytest.approx(0.9 * number, rel=0.02)
+    assert len(source) == pytest.approx(0.9 * number, rel=0.03)
     assert peak < 24 * number
 
 
@@ -227,7 +227,9 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     whole = (tmp_path / "a.array_record").read_bytes()
     content = {"cut": whole[: len(whole) // 2], "text": b"no records" * 9999, "empty": b""}[damage]
     (tmp_path / "b.array_record").write_bytes(content)
-    with pytest.raises(UnreadableRecord, match=r"b\.array_record' is no complete ArrayRecord file"):
+    with pytest.raises(
+        UnreadableRecord, match=r"b\.array_record' is not a complete ArrayRecord file"
+    ):
         open_array_record(pattern, 64, "all")
     shards = [Shard(f"{tmp_path}/b.array_record", 0, 20, 20)]
     with pytest.raises(UnreadableRecord, match=r"cannot read 'b\.array_record:19'"):
@@ -299,5 +301,5 @@ def test_datasets_of_other_kinds(tmp_path):
         open_tfds(str(builder.data_dir), 8, "train")
     info = pathlib.Path(builder.data_dir, "dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match="is stored as tfrecord, which cannot be read at random"):
+    with pytest.raises(ValueError, match="is stored as tfrecord, which has no random access"):
         open_tfds(str(builder.data_dir), 8, "train")

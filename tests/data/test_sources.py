@@ -330,8 +330,7 @@ def equal(one, other, hosts, host):
     [
         *itertools.product(["folder", "array_record", "mixture"], [0], [1, 2, 4], [0, 17]),
         # Processes take seconds to start; a mixture has every kind in it.
-        ("mixture", 2, 1, 0),
-        ("mixture", 2, 4, 17),
+        pytest.param("mixture", 2, 4, 17, marks=pytest.mark.slow),
     ],
 )
 def test_batches_are_a_pure_function_of_seed_and_step(pure, kind, workers, hosts, start):

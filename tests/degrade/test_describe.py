@@ -6,7 +6,6 @@ import pytest
 
 from codeformer_jax import degrade
 from codeformer_jax.degrade import Parameters, Recipe
-from codeformer_jax.degrade.extras import Jitter, Motion, Strokes
 from codeformer_jax.degrade.second_order import (
     GENERALIZED,
     IDENTITY,
@@ -23,6 +22,10 @@ def blind(**changes):
     return Parameters(**jax.tree.map(jnp.asarray, given))
 
 
+def jitter(*values):
+    return dict(zip(("brightness", "contrast", "saturation", "hue", "order"), values, strict=True))
+
+
 def test_the_blind_degradation():
     assert degrade.describe(blind(), 512) == [
         "blur 2.0 x 3.5 px at 57°",
@@ -33,20 +36,27 @@ def test_the_blind_degradation():
 
 
 def test_what_passed_an_image_by_is_not_named():
-    neutral = Jitter(1.0, 1.0, 1.0, 0.0, jnp.arange(4))
     parameters = blind(
-        motion=Motion(0.0, jnp.zeros((41, 41))), shift=jnp.zeros(3), gray=False, jitter=neutral
+        corruptions={
+            "motion_blur": {"length": 0.0, "kernel": jnp.zeros((41, 41))},
+            "colour_shift": jnp.zeros(3),
+            "gray": False,
+            "colour_jitter": jitter(1.0, 1.0, 1.0, 0.0, jnp.arange(4)),
+        }
     )
     assert degrade.describe(parameters, 512) == degrade.describe(blind(), 512)
 
 
 def test_corruptions_in_their_order():
+    strokes = {"points": jnp.zeros((8, 16, 2)), "width": jnp.asarray([9.0] + [-1.0] * 7)}
     parameters = Parameters(
-        motion=Motion(jnp.float32(23), jnp.zeros((41, 41))),
-        shift=jnp.asarray([4.0, -12.0, 0.0]) / 255,
-        gray=jnp.asarray(True),
-        jitter=Jitter(1.2, 1.0, 0.5, -0.05, jnp.asarray([3, 1, 0, 2])),
-        strokes=Strokes(jnp.zeros((8, 16, 2)), jnp.asarray([9.0] + [-1.0] * 7)),
+        corruptions={
+            "mask": strokes,
+            "motion_blur": {"length": jnp.float32(23), "kernel": jnp.zeros((41, 41))},
+            "colour_shift": jnp.asarray([4.0, -12.0, 0.0]) / 255,
+            "gray": jnp.asarray(True),
+            "colour_jitter": jitter(1.2, 1.0, 0.5, -0.05, jnp.asarray([3, 1, 0, 2])),
+        }
     )
     assert degrade.describe(parameters, 512) == [
         "motion 23 px",

@@ -138,6 +138,7 @@ def test_extras_go_with_it(batch):
 
 
 # Not run plain: operation by operation it compiles for a minute.
+@pytest.mark.slow
 def test_vmapped_agrees_with_jitted(batch):
     images, keys = batch
     recipe = Recipe.from_config(RECIPE)
@@ -147,6 +148,7 @@ def test_vmapped_agrees_with_jitted(batch):
     assert np.mean(np.abs(mapped.reshape(jitted.shape) - jitted) * 255) < 0.05
 
 
+@pytest.mark.slow
 def test_straight_through_gradient_is_finite(batch):
     recipe = Recipe.from_config(RECIPE)
 

@@ -1,5 +1,6 @@
 """Table, JSON and report of an evaluation made by hand."""
 
+import base64
 import html.parser
 import json
 import re
@@ -8,8 +9,8 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from codeformer_jax.evaluate import Evaluation, Pictures
-from codeformer_jax.evaluate import report as report_module
+from codeformer_jax.evaluate import Evaluation, Pictures, charts, plain_text, write_report
+from codeformer_jax.evaluate.report import html_report
 
 NAMES = ("plain.png", "a <script>alert(1)</script>.png", 'quote".png', "zoë & co/x.png", "e.png")
 
@@ -25,7 +26,9 @@ def _evaluation(rows=("input", "w=0", "w=1", "teacher"), names=NAMES, **changes)
         "scores": {
             row: {"psnr": rng.uniform(18, 30, n), "ssim": rng.uniform(0.4, 0.9, n)} for row in rows
         },
-        "codes": {"accuracy": rng.random(n), "cross_entropy": rng.random(n)} if taught else {},
+        "codes": {"code_accuracy": rng.random(n), "code_cross_entropy": rng.random(n)}
+        if taught
+        else {},
         "code_counts": {
             whose: rng.integers(0, 3, 16)
             for whose in (("teacher", "predicted") if taught else ("network",))
@@ -67,14 +70,14 @@ class _Reader(html.parser.HTMLParser):
 def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "evaluation"
     evaluation = _evaluation()
-    paths = evaluation.write(directory)
+    paths = write_report(evaluation, directory)
     assert sorted(p.name for p in directory.iterdir()) == ["metrics.json", "report.html"]
     return evaluation, json.loads(paths[0].read_text("utf-8")), paths[1].read_text("utf-8")
 
 
 def test_json_holds_the_printed_figures(written):
     evaluation, content, page = written
-    table = evaluation.table()
+    table = plain_text(evaluation)
     labels = {"input": "degraded input", "w=0": "w = 0", "w=1": "w = 1", "teacher": "teacher's rec"}
     for row, name in labels.items():
         means = content["means"][row]
@@ -101,8 +104,10 @@ def test_report_is_whole_and_requests_nothing(written):
     assert all(name in text for name in NAMES)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", page)
     sources = [value for tag, name, value in reader.attributes if name == "src"]
-    assert len(sources) == 3 * 5
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    pictures = [source for source in sources if source.startswith("data:image/png;base64,")]
+    assert len(pictures) == 3 * 5
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources[:2])
+    assert len(sources) == len(pictures) + 2
     targets = {value[1:] for _, name, value in reader.attributes if name == "href"}
     assert targets == {"image-0", "image-1", "image-2"}
     assert targets <= {value for _, name, value in reader.attributes if name == "id"}
@@ -119,17 +124,28 @@ def test_names_cannot_become_markup(written):
     assert 'quote".png' not in page.replace("quote&quot;.png", "")
 
 
-def test_charts_are_well_formed(written):
-    charts = re.findall(r"<svg.*?</svg>", written[2], re.DOTALL)
-    assert len(charts) == 2
-    gain, usage = (xml.etree.ElementTree.fromstring(chart) for chart in charts)
-    bars = [bar.get("class") for bar in gain.iter("rect")]
-    assert bars.count("gain") == (written[0].gain > 0).sum()
-    assert bars.count("loss") == (written[0].gain <= 0).sum()
-    used = (written[0].code_counts["teacher"] > 0).sum()
-    assert len(list(usage.iter("rect"))) == used
-    assert all(0 <= float(bar.get("y")) <= 240 for bar in gain.iter("rect"))
-    assert gain.get("aria-label").startswith("PSNR gain of 5 images")
+def test_the_gain_chart_has_a_bar_for_each_image(written):
+    gain = written[0].gain
+    bars = charts.gain_chart(gain, "PSNR gain (dB)").axes[0].patches
+    np.testing.assert_allclose([bar.get_height() for bar in bars], np.sort(gain))
+    assert len({bar.get_facecolor() for bar in bars}) == 2
+    assert 'alt="PSNR gain (dB) of 5 images from ' in written[2]
+
+
+def test_the_usage_chart_is_in_the_order_of_the_teachers_codes():
+    counts = {"predicted": np.array([1, 1, 2]), "teacher": np.array([0, 3, 1])}
+    teacher, predicted = (
+        patch.get_data().values for patch in charts.usage_chart(counts).axes[0].patches
+    )
+    np.testing.assert_allclose(teacher, [75, 25, 0])
+    np.testing.assert_allclose(predicted, [25, 50, 25])
+
+
+def test_a_chart_is_a_picture_within_the_page():
+    url = charts.data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
+    assert url == charts.data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
+    picture = base64.b64decode(url.removeprefix("data:image/svg+xml;base64,"))
+    assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("gain", [0.0, 3.0, -3.0, 1e-12])
@@ -139,30 +155,30 @@ def test_a_single_image_makes_a_report(gain, tmp_path):
         for row, delta in (("input", 0.0), ("w=1", gain))
     }
     evaluation = _evaluation(rows=("input", "w=1"), names=("one",), scores=scores, pictures=())
-    assert evaluation.table().startswith("1 image of 16x16 px, degraded with seed 5")
-    assert "nan" not in evaluation.write(tmp_path)[1].read_text("utf-8").lower()
+    assert plain_text(evaluation).startswith("1 image of 16x16 px, degraded with seed 5")
+    assert "nan" not in write_report(evaluation, tmp_path)[1].read_text("utf-8").lower()
 
 
 def test_reconstruction_has_no_gain(tmp_path):
     evaluation = _evaluation(rows=("reconstruction",))
-    assert "gain" not in evaluation.table()
-    assert len(re.findall("<svg", evaluation.write(tmp_path)[1].read_text("utf-8"))) == 1
+    assert "gain" not in plain_text(evaluation)
+    assert len(re.findall("svg.xml", write_report(evaluation, tmp_path)[1].read_text("utf-8"))) == 1
 
 
 def test_large_pictures_are_reduced():
     wide = {"input": np.zeros((300, 1024, 3), np.uint8)}
     shown = (Pictures("worst", 0, wide),)
-    page = report_module.html_report(_evaluation(pictures=shown))
-    data = re.search(r"base64,([^\"]+)", page)[1]
-    assert report_module.base64.b64decode(data)[16:24] == bytes([0, 0, 1, 0, 0, 0, 0, 75])
+    page = html_report(_evaluation(pictures=shown))
+    data = re.search(r"png;base64,([^\"]+)", page)[1]
+    assert base64.b64decode(data)[16:24] == bytes([0, 0, 1, 0, 0, 0, 0, 75])
 
 
 def test_nothing_is_lost_where_writing_fails(tmp_path):
     for name in ("metrics.json", "report.html"):
         (tmp_path / name).write_text("earlier")
-    broken = _evaluation(codes={"accuracy": np.full(5, np.nan), "cross_entropy": np.zeros(5)})
+    broken = _evaluation(codes={"code_accuracy": np.full(5, np.nan)})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        broken.write(tmp_path)
+        write_report(broken, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "report.html"]
     assert all(path.read_text() == "earlier" for path in tmp_path.iterdir())
 
@@ -170,6 +186,6 @@ def test_nothing_is_lost_where_writing_fails(tmp_path):
 def test_names_that_are_not_text_are_written(tmp_path):
     names = ("bad\udcff.png", "line\x1b[2Jbreak\n.png", *NAMES[2:])
     evaluation = _evaluation(names=names)
-    json.loads(evaluation.write(tmp_path)[0].read_text("utf-8"))
-    evaluation.table().encode("utf-8")
-    assert "\x1b" not in evaluation.table()
+    json.loads(write_report(evaluation, tmp_path)[0].read_text("utf-8"))
+    plain_text(evaluation).encode("utf-8")
+    assert "\x1b" not in plain_text(evaluation)

@@ -85,7 +85,11 @@ def test_the_manifests_parameters_make_the_degraded_pictures(faces, tmp_path, mo
     monkeypatch.setitem(degrade.RECIPES, "still", still)
     pairs = make(faces, tmp_path / "set", recipe="still")
     elements = [pairs[index] for index in range(len(pairs))]
-    drawn = [degrade.Parameters(**pair["parameters"]) for pair in pairs.manifest["pairs"]]
+    parameters = [pair["parameters"] for pair in pairs.manifest["pairs"]]
+    drawn = [
+        degrade.Parameters(**{name: value for name, value in p.items() if value is not None})
+        for p in parameters
+    ]
     stacked = jax.tree.map(lambda *x: jnp.array(x), *drawn)
     images = jnp.asarray(np.stack([e["image"] for e in elements]), jnp.float32) / 255
     degraded = jax.jit(degrade.apply)(images, stacked, jnp.zeros_like(images))
@@ -112,7 +116,7 @@ def test_unreadable_pictures_are_all_named_and_nothing_is_written(faces, tmp_pat
         "empty.png: the file is empty",
         "text.jpg: not an image",
         "1 of 6 pictures are too small for --size 32, which takes a shorter side of at least 16",
-        "theirs is 15 px. Take the small ones away",
+        "theirs is 15 px. Remove the small ones",
     ):
         assert line in str(caught.value)
     for name in ("empty.png", "text.jpg", "tiny.png"):
@@ -129,7 +133,7 @@ def test_pictures_of_another_size_are_one_line_that_names_the_size_to_give(tmp_p
         draw_picture(tmp_path / "faces" / f"{index}.png", index, side, 48)
     with pytest.raises(ValueError, match="3 of 3 pictures are too small for --size 128") as caught:
         make(tmp_path / "faces", tmp_path / "set", size=128)
-    assert "at least 64 px, and theirs is 24 to 40 px. Give --size 24, or take" in str(caught.value)
+    assert "at least 64 px; theirs is 24 to 40 px. Give --size 24, or remove" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
 
@@ -147,9 +151,9 @@ def test_pictures_of_another_size_are_one_line_that_names_the_size_to_give(tmp_p
         ({"inputs": ["nowhere"]}, r"use 1 of the pictures(.*\n)+.*nowhere: no such file"),
         ({"inputs": ["empty"]}, "no images in 'empty'"),
         ({"inputs": ["faces", "more"]}, r"'faces/z\.bmp' and 'more/Z\.PNG' would both be 'Z\.png'"),
-        ({"output": "faces"}, "lie within each other"),
-        ({"output": "faces/set"}, "'faces/set' and the pictures in .* lie within each other"),
-        ({"output": ".", "force": True}, "lie within each other"),
+        ({"output": "faces"}, "are inside each other"),
+        ({"output": "faces/set"}, "'faces/set' and the pictures in .* are inside each other"),
+        ({"output": ".", "force": True}, "are inside each other"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_written(
@@ -217,7 +221,7 @@ def test_the_command_makes_and_verifies(made, faces, tmp_path, capsys):
     assert capsys.readouterr().out == f"{output}: {facts}\n{digest}"
     assert tree(tmp_path / "set") == tree(made[0])
     assert cli.main(["testset", "--verify", output]) == 0
-    verified = f"{output}: {facts}; every file is as the manifest says\n{digest}"
+    verified = f"{output}: {facts}; every file agrees with the manifest\n{digest}"
     assert capsys.readouterr().out == verified
     assert cli.main(arguments) == 2
     assert "--force to replace the test set there" in capsys.readouterr().err
@@ -225,7 +229,7 @@ def test_the_command_makes_and_verifies(made, faces, tmp_path, capsys):
     assert cli.main(["testset", "--verify", output]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.endswith("\n  gt/z.png: altered: its SHA-256 is another\n")
+    assert err.endswith("\n  gt/z.png: altered: its SHA-256 differs\n")
     small = [*arguments, "--force", "--limit", "1", "--recipe", "small"]
     assert cli.main(small) == 0
     assert "1 pair of 32x32 px, recipe small, seed 3" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a user types: whole runs evaluated, exported and restored with, and refusals."""
+"""Whole runs: evaluation, export, restoration, and the errors that a user sees."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from codeformer_jax import cli, demo
 from codeformer_jax.checkpoints.trained import load_teacher, load_trained
 from codeformer_jax.convert import read_pth, write_pth
 from codeformer_jax.data.images import read_image, resize_image, write_image
-from codeformer_jax.evaluate import evaluate, evaluator
+from codeformer_jax.evaluate import evaluate, evaluator, plain_text
 from codeformer_jax.evaluate.make_testset import make_testset
 from codeformer_jax.evaluate.own_config import own_config
 from codeformer_jax.evaluate.run import evaluate_run
@@ -68,8 +68,8 @@ def test_a_vqgan_is_scored_by_its_reconstructions(runs, reconstruction):
 def test_a_codeformer_is_scored_beside_its_input_and_teacher(restoration, reconstruction):
     evaluation = restoration
     assert list(evaluation.scores) == ["input", "w=0", "w=0.5", "w=1", "teacher"]
-    assert set(evaluation.codes) == {"accuracy", "cross_entropy"}
-    assert evaluation.codes["accuracy"].shape == (HELDOUT,)
+    assert set(evaluation.codes) == {"code_accuracy", "code_cross_entropy"}
+    assert evaluation.codes["code_accuracy"].shape == (HELDOUT,)
     assert {n: int(c.sum()) for n, c in evaluation.code_counts.items()} == {
         "predicted": HELDOUT * TOKENS,
         "teacher": HELDOUT * TOKENS,
@@ -89,7 +89,9 @@ def test_an_exported_network_scores_as_its_run(runs, restoration):
     config.teacher = str(runs / "restoration")
     taught = evaluate_run(config, runs / "codeformer.safetensors")
     same_scores(taught.scores, restoration.scores)
-    np.testing.assert_allclose(taught.codes["accuracy"], restoration.codes["accuracy"], atol=1e-3)
+    np.testing.assert_allclose(
+        taught.codes["code_accuracy"], restoration.codes["code_accuracy"], atol=1e-3
+    )
 
 
 def test_a_folder_of_images_may_be_given(runs, tmp_path):
@@ -132,13 +134,13 @@ def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
     summary = {"sha256": testset.sha256, "recipe": "celeba-test", "seed": 5, "pairs": 3}
     assert json.loads(evaluation.to_json())["settings"]["testset"] == summary
     head = f"3 images of 32x32 px of test set {testset.sha256[:12]} (recipe celeba-test, seed 5)"
-    assert evaluation.table().splitlines()[:2] == [
+    assert plain_text(evaluation).splitlines()[:2] == [
         head,
         f"SHA-256 of the test set: {testset.sha256}",
     ]
     config.eval.limit = 2
     few = evaluate_run(config, runs / "restoration")
-    assert "seed 5, only the first 2 of its 3 pairs)" in few.table()
+    assert "seed 5, only the first 2 of its 3 pairs)" in plain_text(few)
 
 
 def test_restore_writes_the_pictures_that_are_scored(runs, testset, tmp_path):
@@ -179,6 +181,7 @@ def test_a_test_set_that_does_not_fit_is_refused(runs, testset, tmp_path):
         evaluate_run(config, runs / "vqgan")
 
 
+@pytest.mark.slow
 def test_eval_prints_the_hash_of_a_test_set_and_refuses_a_damaged_one(runs, testset, tmp_path):
     arguments = [
         "eval.py",
@@ -253,7 +256,12 @@ def test_eval_prints_a_table_and_writes_a_report(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--config=configs/demo.py:vqgan,short"], ["--config.eval.limit=3"]]
+    "options",
+    [
+        [],
+        pytest.param(["--config=configs/demo.py:vqgan,short"], marks=pytest.mark.slow),
+        pytest.param(["--config.eval.limit=3"], marks=pytest.mark.slow),
+    ],
 )
 def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
     done = script("eval.py", f"--workdir={tmp_path / 'nowhere'}", *options)
@@ -263,6 +271,7 @@ def test_eval_of_a_missing_run_is_one_line(options, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     done = script(
         "train.py", "--config=configs/demo.py:code_prediction,short", f"--workdir={tmp_path / 'r'}"
@@ -277,8 +286,8 @@ def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     ("setting", "told"),
     [
         ("data.bath_size", "batch_size"),
-        ("dta.workers", 'Did you mean "data"'),
-        ("mesh.data", "behind a setting that is no section"),
+        pytest.param("dta.workers", 'Did you mean "data"', marks=pytest.mark.slow),
+        pytest.param("mesh.data", "behind a setting that is no section", marks=pytest.mark.slow),
     ],
 )
 def test_a_misspelt_setting_is_one_line(setting, told, tmp_path):
@@ -332,7 +341,7 @@ def test_networks_of_a_workdir_are_computed_in_its_precision(runs, tmp_path, mon
     restore = Restorer.load(workdir, batch_size=1)
     restore(np.zeros((32, 32, 3), np.uint8))
     one = fit(np.zeros((32, 32, 3), np.uint8), 32)
-    samples.sample_batch(restore, [one], ["a"], 0.5, True, samples.Samples(1), batch_size=1)
+    samples.sample_batch(restore, [one], ["a"], 0.5, True, batch_size=1, number=1)
     assert len(seen) == 5  # Two batches are evaluated.
     assert set(seen) == {"highest"}
     assert jax.config.jax_default_matmul_precision is None

@@ -41,7 +41,7 @@ def test_the_set_is_complete_and_verified(made):
 DAMAGES = {
     "flipped": (
         lambda d: flip(d / "lq" / "z.png"),
-        "lq/z.png: altered: its SHA-256 is another",
+        "lq/z.png: altered: its SHA-256 differs",
     ),
     "deleted": (lambda d: (d / "gt" / "sub" / "\u00fc.png").unlink(), "gt/sub/\u00fc.png: missing"),
     "added": (lambda d: (d / "gt" / "extra.png").touch(), "gt/extra.png: not in the manifest"),
@@ -53,12 +53,12 @@ DAMAGES = {
     "seed": (lambda d: rewrite(d, lambda m: m.update(seed=4), sign=False), "was changed"),
     "drawn": (
         lambda d: rewrite(d, lambda m: m["pairs"][0]["parameters"].update(theta=0.0), sign=False),
-        "was changed: it says SHA-256",
+        "was changed: its sha256 is",
     ),
     "hash": (lambda d: rewrite(d, lambda m: m.update(sha256=7), sign=False), "was changed"),
     "text": (lambda d: (d / "manifest.json").write_bytes(b'{"a": \xff'), "is not JSON"),
     "deep": (lambda d: (d / "manifest.json").write_text("[" * 10**5), "is not JSON"),
-    "list": (lambda d: (d / "manifest.json").write_text("[]"), "is no manifest of a test set"),
+    "list": (lambda d: (d / "manifest.json").write_text("[]"), "is not the manifest of a test set"),
     "format": (
         lambda d: rewrite(d, lambda m: m.update(format="another")),
         "its format is not 'codeformer-jax test set 1'",
@@ -67,11 +67,11 @@ DAMAGES = {
         lambda d: rewrite(d, lambda m: m["pairs"][0].update(name="../../outside.png")),
         "gt/../../outside.png: missing",
     ),
-    "none": (lambda d: rewrite(d, lambda m: m.update(pairs=[])), "lacks something"),
+    "none": (lambda d: rewrite(d, lambda m: m.update(pairs=[])), "is incomplete"),
     "twice": (lambda d: rewrite(d, lambda m: m["pairs"].append(m["pairs"][0])), "each name once"),
-    "unnamed": (lambda d: rewrite(d, lambda m: m["pairs"][0].pop("name")), "lacks something"),
-    "sizeless": (lambda d: rewrite(d, lambda m: m.pop("size")), "lacks something"),
-    "recipe": (lambda d: rewrite(d, lambda m: m.update(recipe={})), "lacks something"),
+    "unnamed": (lambda d: rewrite(d, lambda m: m["pairs"][0].pop("name")), "is incomplete"),
+    "sizeless": (lambda d: rewrite(d, lambda m: m.pop("size")), "is incomplete"),
+    "recipe": (lambda d: rewrite(d, lambda m: m.update(recipe={})), "is incomplete"),
 }
 
 
@@ -115,7 +115,7 @@ def test_pictures_of_another_size_than_the_manifests_are_refused(copied):
 
 @pytest.mark.parametrize(("name", "what"), [("nowhere", "no such folder"), ("", "no manifest")])
 def test_what_is_no_test_set_is_said(tmp_path, name, what):
-    with pytest.raises(FileNotFoundError, match=f"is no test set: .*{what}"):
+    with pytest.raises(FileNotFoundError, match=f"is not a test set: .*{what}"):
         open_testset(tmp_path / name)
 
 
@@ -145,11 +145,11 @@ def test_scores_are_those_of_the_stored_pairs(made, codeformer, vqgan):
 
 def test_pairs_need_no_recipe_and_clean_images_do(made, codeformer):
     pairs = open_testset(made[0])
-    with pytest.raises(ValueError, match="degraded already; give no recipe"):
+    with pytest.raises(ValueError, match="degraded already; leave it out"):
         evaluate(*codeformer, pairs, recipe=1.0, progress=False)
     odd = [pairs[0], {**pairs[1], "degraded": np.zeros((16, 16, 3), np.uint8)}]
     with pytest.raises(ValueError, match=r"'sub/deep/a b\.png' has .* px, but the images before"):
         evaluate(*codeformer, odd, progress=False)
     half = [pairs[0], {k: v for k, v in pairs[1].items() if k != "degraded"}]
-    with pytest.raises(ValueError, match="some have none"):
+    with pytest.raises(ValueError, match="some do not"):
         evaluate(*codeformer, half, progress=False)

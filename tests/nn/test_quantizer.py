@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from examples import run_example
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from codeformer_jax.nn import VQVAE, GumbelQuantizer, VectorQuantizer
+from codeformer_jax.nn import QUANTIZERS, VQGAN, VQVAE, GumbelQuantizer, VectorQuantizer, quantizer
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes, squared_distances
 
 CODEBOOK = jnp.array([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]])
@@ -318,3 +319,25 @@ def test_a_start_from_latents_gets_the_codes_used_in_a_users_model():
     assert trained_perplexity(codebook_init="latents") > 1.5 * published
     average = {"ema_decay": 0.95, "restart_below": 0.1, "codebook_init": "latents"}
     assert trained_perplexity(**average) > 1.5 * published
+
+
+def test_a_registered_quantizer_works_in_a_vqgan(monkeypatch):
+    monkeypatch.setattr(QUANTIZERS, "_entries", dict(QUANTIZERS._entries))
+    run_example(quantizer, {"__name__": __name__})
+    sizes = {"image_size": 8, "nf": 4, "ch_mult": (1, 2), "res_blocks": 1, "attn_resolutions": ()}
+    model = VQGAN(**sizes, codebook_size=8, emb_dim=3, norm_groups=2, quantizer="sign")
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    assert "quantize" not in variables["params"]
+
+    def loss(params):
+        output = model.apply({"params": params}, images)
+        return jnp.mean((output.image - images) ** 2) + output.codebook_loss, output
+
+    gradients, output = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradients["encoder"]["blocks_0"]))
+    signs = jnp.where(output.latents > 0, 1.0, -1.0)
+    np.testing.assert_array_equal(output.quantized.latents, signs)
+    decode = jax.jit(lambda codes: model.apply(variables, codes, method="decode"))
+    image = decode(output.indices.reshape(2, 4, 4))
+    np.testing.assert_allclose(image, output.image, atol=1e-5)

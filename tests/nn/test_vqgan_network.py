@@ -91,7 +91,7 @@ def test_images_need_not_be_square_or_of_image_size():
         ({"nf": 48}, "a level of width 48 does not divide into norm_groups=32; change nf=48"),
         ({"norm_groups": 5}, "width 64 does not divide into norm_groups=5"),
         ({"attn_resolutions": (16, 24)}, r"attn_resolutions has \[24\], but .* sides \(512, 256"),
-        ({"quantizer": "neural"}, "quantizer is 'neural'; expected 'nearest' or 'gumbel'"),
+        ({"quantizer": "neural"}, "quantizer='neural' is unknown; expected one of nearest, gumbel"),
         ({"ch_mult": ()}, r"ch_mult must hold positive integers; got \(\)"),
         ({"ch_mult": (1, 0)}, r"ch_mult must hold positive integers; got \(1, 0\)"),
         ({"codebook_size": 0}, "codebook_size must be positive; got 0"),

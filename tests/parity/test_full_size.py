@@ -45,6 +45,7 @@ def add_image(pairs, fixture, suffix, image, kept):
         pairs[f"{kept}_{name}{suffix}"] = (value, fixture[f"{kept}_{name}{suffix}"])
 
 
+@pytest.mark.slow
 def test_vqgan_full(teacher):
     fixture = support.load("vqgan_full")
     module, variables = teacher
@@ -60,7 +61,7 @@ def test_vqgan_full(teacher):
     support.assert_scalars(measured, {name: float(fixture[name]) for name in measured})
 
 
-@pytest.mark.parametrize("adain", [False, True])
+@pytest.mark.parametrize("adain", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_codeformer(codeformer, adain):
     fixture = support.load("codeformer")
     module, variables = codeformer
@@ -128,6 +129,7 @@ def code_scalars(metrics):
     }
 
 
+@pytest.mark.slow
 def test_stage2_step(codeformer, teacher):
     fixture = support.load("stage2_step")
     degraded = degraded_images()
@@ -150,6 +152,7 @@ def test_stage2_step(codeformer, teacher):
     )
 
 
+@pytest.mark.slow
 def test_stage3_step(codeformer, teacher):
     fixture = support.load("stage3_step")
     _, discriminator = support.seeded("discriminator", fixture, "disc_shapes")

@@ -5,10 +5,11 @@ import sys
 
 import fsspec
 import pytest
+from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from prepare.support import Killed, fill, killed, read_all, rejected, save, tree_hash
 
-from codeformer_jax.prepare import build, staging
+from codeformer_jax.prepare import build
 from codeformer_jax.prepare.staging import PrepareError
 
 BEAM = "Apache Beam is not installed: pip install -e '.[beam]' -c constraints.txt"
@@ -75,6 +76,7 @@ def test_beam_makes_the_same_bytes(room, tmp_path, small_shards):
     assert tree_hash(tmp_path / "beam") == tree_hash(room.out)
 
 
+@pytest.mark.slow
 def test_the_command_with_options_for_the_pipeline(room, tmp_path):
     pytest.importorskip("apache_beam", reason=BEAM)
     some_pictures(room.faces)
@@ -119,16 +121,17 @@ def test_an_interrupted_build_in_a_bucket_goes_on(
     arguments = (["s3://data/faces"], "s3://data/out")
     moved = []
 
-    def stop(source, target):
+    def stop(source, target, **options):
         if "s3://data/out/" in str(target):
             moved.append(target)
             if len(moved) == 3:
                 raise KeyboardInterrupt
-        move(source, target)
+        return copy(source, target, **options)
 
-    move = staging.move
+    place = type(epath.Path("s3://data"))
+    copy = place.copy
     with monkeypatch.context() as patch:
-        patch.setattr("codeformer_jax.prepare.publish.move", stop)
+        patch.setattr(place, "copy", stop)
         with pytest.raises(KeyboardInterrupt):
             build.prepare(*arguments, size=16, workers=0)
     assert len(bucket.find("s3://data/out")) == 2
@@ -145,7 +148,7 @@ def test_a_kill_before_the_plan_leaves_a_bucket_usable(room, bucket, monkeypatch
     upload(bucket, room.faces, "s3://data/faces")
     arguments = (["s3://data/faces"], "s3://data/out")
     with monkeypatch.context() as patch:
-        patch.setattr("codeformer_jax.prepare.build_plan.Plan.save", killed)
+        patch.setattr("codeformer_jax.prepare.build_plan._list", killed)
         patch.setattr(Bucket, "rm", killed)  # Nor does the process tidy up.
         patch.setattr(Bucket, "rm_file", killed)
         with pytest.raises(Killed):
@@ -179,7 +182,9 @@ def test_a_shard_that_fails_under_beam(room, monkeypatch, small_shards):
 
     with monkeypatch.context() as patch:
         patch.setattr("codeformer_jax.prepare.shards.examine", fail)
-        with pytest.raises(OSError, match=r"No space left(?s:.*)give the same command again"):
+        with pytest.raises(
+            OSError, match=r"No space left(?s:.*)give the same command again to resume"
+        ):
             room.prepare(beam_args=[])
     assert not room.out.exists()
     room.prepare(beam_args=[])

@@ -225,7 +225,7 @@ def test_a_machine_that_fails_is_no_fault_of_the_file_which_is_named(room, monke
 
     with monkeypatch.context() as patch:
         patch.setattr("codeformer_jax.prepare.examine.read_image", fail)
-        with pytest.raises(OSError, match=r"001\.png'(?s:.*)give the same command again to go on"):
+        with pytest.raises(OSError, match=r"001\.png'(?s:.*)give the same command again to resume"):
             room.prepare()
     assert not room.out.exists()
     assert sum(room.prepare().splits.values()) == 3
@@ -249,13 +249,6 @@ def test_a_header_that_points_far_beyond_the_file(room):
     (room.faces / "far.tif").write_bytes(header + bytes(100))
     room.prepare()
     assert rejected(room.out)["far.tif"][0] == "unreadable"
-    assert len(read_all(room.out)) == 3
-
-
-def test_names_are_not_spooled_in_the_systems_temporary_folder(room, monkeypatch):
-    fill(room.faces, 3)
-    monkeypatch.setattr(tempfile, "tempdir", str(room.out.with_name("nowhere")))
-    room.prepare()
     assert len(read_all(room.out)) == 3
 
 

@@ -12,7 +12,6 @@ from codeformer_jax import cli, convert
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import Trained, load_trained
 from codeformer_jax.convert import code_fingerprint
-from codeformer_jax.data import precomputed_codes as codes_module
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import Codes, WithCodes
@@ -55,7 +54,7 @@ def truth(teacher, source):
 
 def everything(directory, source):
     codes = Codes(directory)
-    return np.stack([codes.read(i, source[i]["name"]) for i in range(len(source))])
+    return np.stack([codes[i] for i in range(len(source))])
 
 
 @pytest.mark.parametrize(("mesh", "batch_size", "workers"), [("data:1", 4, 0), ("data:-1", 8, 2)])
@@ -74,60 +73,10 @@ def test_codes_are_the_teachers_of_both_orientations(tmp_path, teacher, mesh, ba
     assert entries(tmp_path) == ["codes"]
 
 
-def test_an_interrupted_encoding_goes_on_from_the_finished_shards(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
-    target = tmp_path / "codes"
+def test_an_interrupted_encoding_leaves_nothing(tmp_path, teacher):
     with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(24), at=21), target, teacher)
-    assert entries(tmp_path) == [".codes.partial"]
-    assert entries(tmp_path / ".codes.partial") == ["codes", "lock"]
-    assert entries(tmp_path / ".codes.partial/codes") == [
-        "00000-of-00003.array_record",
-        "00001-of-00003.array_record",
-        "codes.json",
-    ]
-    (tmp_path / ".codes.partial/codes" / ".00002.array_record.x.tmp").write_bytes(b"half")
-    again = Breaking(faces(24))
-    run_encode(again, target, teacher)
-    assert min(again.read[1:]) == 16  # The first is looked at for its size.
-    assert entries(tmp_path) == ["codes"]
-    assert len(entries(target)) == 4
-    np.testing.assert_array_equal(everything(target, faces(24)), truth(teacher, faces(24)))
-
-
-def test_shards_that_are_missing_in_between_are_filled(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
-    target = tmp_path / "codes"
-    with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(18), at=17), target, teacher, batch_size=2)
-    (tmp_path / ".codes.partial/codes/00001-of-00005.array_record").unlink()
-    again = Breaking(faces(18))
-    run_encode(again, target, teacher, batch_size=2)
-    assert sorted(set(again.read)) == [0, 4, 5, 6, 7, *range(12, 18)]  # Shards 1, 3 and 4.
-    np.testing.assert_array_equal(everything(target, faces(18)), truth(teacher, faces(18)))
-
-
-def test_worker_processes_are_started_once_for_all_shards(tmp_path, teacher, monkeypatch):
-    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 4)
-    source = Breaking(faces(18))
-    run_encode(source, tmp_path / "codes", teacher, workers=1)
-    assert len(entries(tmp_path / "codes")) == 6
-    assert source.sent == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "names"), [({"described": "others"}, ("same",)), ({}, ("other",))]
-)
-def test_an_interrupted_encoding_of_something_else_starts_again(
-    tmp_path, teacher, monkeypatch, options, names
-):
-    monkeypatch.setattr(codes_module, "_SHARD_RECORDS", 8)
-    with pytest.raises(ValueError, match="broken"):
-        run_encode(Breaking(faces(20), 17, names), tmp_path / "codes", teacher, **options)
-    assert len(entries(tmp_path / ".codes.partial/codes")) == 2
-    again = Breaking(faces(20))
-    run_encode(again, tmp_path / "codes", teacher)
-    assert sorted(set(again.read)) == list(range(20))
+        run_encode(Breaking(faces(12), at=9), tmp_path / "codes", teacher)
+    assert not entries(tmp_path)
 
 
 def test_codes_are_replaced_only_by_complete_ones_and_only_with_force(tmp_path, teacher):
@@ -169,25 +118,18 @@ def test_what_does_not_fit_writes_nothing(tmp_path, teacher, source, options, me
     assert not entries(tmp_path)
 
 
-def test_a_disk_that_is_full_leaves_what_was_there(tmp_path, teacher, monkeypatch):
-    class Full:
-        def __init__(self, *_):
-            pass
+def test_codes_that_appear_meanwhile_are_not_replaced(tmp_path, teacher):
+    class Slow(Breaking):
+        def __getitem__(self, index):
+            if index == 4:
+                (tmp_path / "codes").mkdir(exist_ok=True)
+                (tmp_path / "codes/mine").write_text("mine")
+            return super().__getitem__(index)
 
-        def write(self, _):
-            raise RuntimeError("write() failed: No space left on device")
-
-        def close(self):
-            pass
-
-    run_encode(faces(5), tmp_path / "codes", teacher)
-    with monkeypatch.context() as patch:
-        patch.setattr(codes_module, "ArrayRecordWriter", Full)
-        with pytest.raises(OSError, match=r"cannot write .*No space left on device"):
-            run_encode(faces(6), tmp_path / "codes", teacher, force=True)
-    assert len(Codes(tmp_path / "codes")) == 5
-    run_encode(faces(6), tmp_path / "codes", teacher, force=True)
-    assert len(Codes(tmp_path / "codes")) == 6
+    with pytest.raises(FileExistsError, match="exists"):
+        run_encode(Slow(faces(5)), tmp_path / "codes", teacher)
+    assert entries(tmp_path / "codes") == ["mine"]
+    assert entries(tmp_path) == ["codes"]
 
 
 def test_fingerprint(teacher):

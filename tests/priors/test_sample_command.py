@@ -1,4 +1,4 @@
-"""`codeformer-jax sample`: a prior of every kind, and what cannot be drawn."""
+"""`codeformer-jax sample`: priors of every kind, and errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ PIXELCNN_FIELDS |= {"first_kernel": 3}
 
 
 def save(path, network, module, *arguments):
-    """A model file of random weights, large enough for every value to matter."""
+    """A model file of random weights, large enough that every value matters."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
     variables = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
@@ -106,7 +106,7 @@ def test_a_prior_of_a_transformer(sample, models, tmp_path):
     for index in range(5):
         picture = read_image(f"a/b/{index:04d}.png").pixels
         assert abs(picture - np.asarray(expected[index])).max() <= 0.51
-    # A sample follows from its number, not from the batch or how many there are.
+    # A sample depends on its number, not on the batch or the number of samples.
     assert sample("start", "-n", "3", "--batch-size", "3", "--seed", "3", "--no-each")[0] == 0
     np.testing.assert_array_equal(stored()["codes"], found["codes"][:3])
     assert not (tmp_path / "samples").exists()
@@ -135,7 +135,7 @@ def test_classes(sample, prior):
     assert sample(prior, "-n", "5", "--class", "2,0")[0] == 0
     chosen = stored()
     assert chosen["classes"].tolist() == [2, 2, 2, 0, 0]
-    # Sample 4 is of class 2 in one call and of class 0 in the other; of 0 both times is none.
+    # Sample 4 is of class 2 in one call and of class 0 in the other.
     assert (chosen["codes"][4] != spread["codes"][4]).any()
     assert read_image("samples.png").pixels.shape[0] < sheet.shape[0]  # A row for each class.
     assert sample(prior, "-n", "2")[0] == 0
@@ -213,12 +213,12 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
     ("prior", "arguments", "message"),
     [
         ("class", ["--class", "3"], "class 3 is unknown; this prior has the classes 0 to 2"),
-        ("pixelcnn", ["--class", "-1"], "unknown class -1: this network knows 0 to 2"),
+        ("pixelcnn", ["--class", "-1"], "class -1 is unknown; this prior has the classes 0 to 2"),
         ("class", ["--class", "cat"], "--class is 'cat'; expected a number"),
         ("class", ["--class", "all", "-n", "2"], "-n 2 is fewer than the 3 classes"),
         ("start", ["--class", "0"], "--class 0: this prior has no classes; leave it out"),
         ("start", ["--size", "18x24"], "does not divide into codes of 4 px; give multiples of 4"),
-        ("start", ["--size", "12x24"], "is smaller than the 16x16 px of this transformer's maps"),
+        ("start", ["--size", "12x24"], "is smaller than the 16x16 px of this prior's maps"),
         ("start", ["--size", "wide"], "--size is 'wide'; expected height and width in pixels"),
         ("start", ["--top-k", "17"], "top_k is 17; expected 1 to 16, the number of codes"),
         ("start", ["--top-k", "0"], "top_k is 0; expected 1 to 16"),
@@ -227,31 +227,43 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("start", ["-n", "0"], "-n is 0; expected at least 1"),
         ("start", ["--seed", "-1"], "--seed is -1; expected 0 to"),
         ("start", ["--batch-size", "0"], "--batch-size is 0; expected at least 1"),
-        ("start", ["--teacher", "other"], "the autoencoder has 8 codes and this prior draws 16"),
-        ("pixelcnn", ["--teacher", "other"], "the autoencoder has 8 codes and this prior draws 16"),
+        ("start", ["--teacher", "other"], "the autoencoder has 8 codes and this prior samples 16"),
+        (
+            "pixelcnn",
+            ["--teacher", "other"],
+            "the autoencoder has 8 codes and this prior samples 16",
+        ),
         ("start", ["--teacher", "large"], "maps of 4x4 codes, but 32 px are 8x8 codes"),
         ("start", ["--teacher", "class"], "holds a taming_gpt; expected an autoencoder"),
         ("start", ["--teacher", "nowhere"], "nowhere does not exist"),
         ("pixels", [], "is a prior of pixels, not of codes: leave --teacher out"),
-        ("ae", [], "holds a vqvae, which is no prior; give the workdir of"),
+        ("ae", [], "holds a vqvae, which is not a prior; give the workdir of"),
         ("nowhere", [], "nowhere does not exist: expected a model file or a workdir"),
-        ("start", ["--keep", "top-half"], "give it by --complete"),
-        ("start", ["--complete", "face", "--keep", "bottom-half"], "sees what lies before a code"),
+        ("start", ["--keep", "top-half"], "--keep is a part of a picture; add --complete IMAGE"),
+        (
+            "start",
+            ["--complete", "face", "--keep", "bottom-half"],
+            "depends on those before",
+        ),
         ("start", ["--complete", "face", "--keep", "half"], "--keep is 'half'; expected top-half"),
         ("start", ["--complete", "face", "--keep", "top:0.1"], "keeps 0 of the map's 4 rows"),
         ("start", ["--complete", "gone.png"], "cannot read image 'gone.png': no such file"),
         ("start", ["--condition", "face"], "this prior has no condition of codes; leave it out"),
-        ("start", ["--condition-teacher", "ae"], "for a prior whose condition is codes"),
-        ("codes", [], "give that as --condition IMAGE"),
+        ("start", ["--condition-teacher", "ae"], "for priors with a condition of codes"),
+        ("codes", [], "give a picture as --condition IMAGE"),
         ("few", ["--condition", "face"], "makes 4x4 codes of a picture, and this prior takes 9"),
         ("start", ["-o", "grid"], "cannot write 'grid': expected a name ending in .png"),
         ("start", ["-o", "/proc/no/grid.png"], "'/proc/no': No such file or directory; give ano"),
-        ("start", ["-o", "file/grid.png"], "'file' is a file; give another -o"),
+        (
+            "start",
+            ["-o", "file/grid.png"],
+            "cannot make the folder 'file': File exists",
+        ),
         ("start", ["-o", "folder.png"], "'folder.png' is a folder; give another name as -o"),
-        ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is none of them"),
+        ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is another file"),
     ],
 )
-def test_what_cannot_be_drawn_is_a_message(sample, tmp_path, prior, arguments, message):
+def test_errors_are_messages(sample, tmp_path, prior, arguments, message):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "mine").mkdir()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codeformer_jax.restore.fit import NOT_PAINTED, as_dtype, fit, tint_of, unfit
+from codeformer_jax.restore.fit import NOT_PAINTED, NOT_SQUARE, as_dtype, fit, tint_of, unfit
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (16, 9, 3), (5, 16, 3), (16, 16), (1, 16)])
@@ -12,7 +12,7 @@ def test_unfit_undoes_the_borders(shape):
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     fitted = fit(image, 16)
     assert fitted.pixels.shape == (16, 16, 3)
-    assert fitted.padded == (shape[:2] != (16, 16))
+    assert fitted.notes == (() if shape[:2] == (16, 16) else (NOT_SQUARE,))
     assert fitted.gray == (image.ndim == 2)
     back = unfit(fitted.pixels, fitted)
     assert np.array_equal(back[..., 0] if image.ndim == 2 else back, image)
@@ -99,7 +99,7 @@ def test_known_pixels_come_back_and_white_ones_are_filled_in(dtype, shape):
     scale = 1 if dtype == np.uint8 else 255
     given = (pixels / scale).astype(dtype)
     fitted = fit(given, 16, keep_known=True)
-    assert fitted.notes == ()
+    assert fitted.notes == (() if shape == (16, 16) else (NOT_SQUARE,))
     restored = (rng.integers(0, 256, (16, 16, 3)) / scale).astype(dtype)
     result = unfit(restored, fitted)
     top, left = (16 - shape[0]) // 2, (16 - shape[1]) // 2
@@ -109,7 +109,7 @@ def test_known_pixels_come_back_and_white_ones_are_filled_in(dtype, shape):
 
 
 @pytest.mark.parametrize("side", [9, 40])
-def test_of_a_resized_picture_no_known_pixel_has_a_share_of_white(side):
+def test_known_pixels_of_a_resized_picture_hold_no_white(side):
     dark, painted = np.zeros((side, side, 3), np.uint8), np.zeros((side, side, 3), np.uint8)
     painted[side // 3 : side // 2, side // 4 : side // 2] = 255
     fitted = fit(painted, 16, keep_known=True)

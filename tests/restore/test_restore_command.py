@@ -119,7 +119,7 @@ def test_without_weights_two_commands_are_given(tmp_path, capsys):
 @pytest.mark.usefixtures("faces")
 def test_wrong_network(tmp_path, vqgan_file, capsys):
     assert cli.main(["restore", "faces", "-o", "out", "--checkpoint", str(vqgan_file)]) == 2
-    assert "holds the network 'vqgan'; restoration needs 'codeformer'" in capsys.readouterr().err
+    assert "holds the network 'vqgan'; restoration needs codeformer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -143,7 +143,7 @@ def test_converted_there_and_back_restores_the_same(tmp_path, weights):
         (["faces", "-o", "out", "-w", "nan"], "w is nan"),
         (["faces", "-o", "out", "--batch-size", "0"], "batch size is 0"),
         (["faces", "-o", "out", "--limit", "-1"], "limit is -1"),
-        (["faces", "-o", "out", "--max-megapixels", "0"], "max megapixels is 0.0"),
+        (["faces", "-o", "out", "--max-megapixels", "0"], "max_megapixels is 0.0"),
         (["faces", "-o", "out", "--checkpoint", "none"], "no checkpoint 'none'; expected"),
         (["faces", "-o", "out", "--checkpoint", "faces/1.png"], "is not a model: expected"),
         (["faces", "-o", "out", "--checkpoint", "faces"], "faces is neither a model file nor a"),

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codeformer_jax import restore
 from codeformer_jax.data.images import FIRST_FRAME, METADATA, read_image, write_image
-from codeformer_jax.restore import RestoreError, Restorer, files, restore_files
-from codeformer_jax.restore.fit import NOT_PAINTED
-from codeformer_jax.restore.jobs import FileOptions, plan_files
+from codeformer_jax.restore import RestoreError, RestoreOptions, Restorer, files
+from codeformer_jax.restore.fit import NOT_PAINTED, NOT_SQUARE
+from codeformer_jax.restore.jobs import plan_files
+
+
+def restore_files(inputs, output, restorer, scorer=None, **options):
+    options = RestoreOptions(**options)
+    return restore.restore_files(inputs, output, options, restorer=restorer, scorer=scorer)
 
 
 def tree(folder):
@@ -45,7 +51,7 @@ def test_folder(tmp_path, faces, restorer):
     assert sorted(tree(tmp_path / "out")) == RESULTS
     assert sorted(summary.written) == [tmp_path / "out" / name for name in RESULTS]
     assert summary.failed == summary.skipped == ()
-    assert summary.padded == (faces / "deep" / "wide.bmp",)
+    assert summary.notes == {NOT_SQUARE: (faces / "deep" / "wide.bmp",)}
     assert tree(faces) == before
     for source, name in (("a.png", "a.png"), ("deep/wide.bmp", "deep/wide.png")):
         result = read_image(tmp_path / "out" / name)
@@ -66,8 +72,8 @@ def test_linked_folders_are_searched_once(tmp_path, faces):
     (faces / "out").symlink_to(tmp_path / "out")
     (tmp_path / "out").mkdir()
     write_image(tmp_path / "out" / "kept.png", np.zeros((8, 8, 3), np.uint8))
-    found = plan_files([faces], tmp_path / "out", FileOptions()).jobs
-    assert sorted(str(job.target.relative_to(tmp_path / "out")) for job in found) == sorted(
+    found = plan_files([faces], tmp_path / "out", RestoreOptions()).jobs
+    assert sorted(str(job.results[0].relative_to(tmp_path / "out")) for job in found) == sorted(
         [*RESULTS, "again/x.png"]
     )
 
@@ -80,14 +86,6 @@ def test_files_and_folders_without_sub_folders(tmp_path, faces, restorer):
     names = ["ü 面_w.jpg", "a_w.jpg", "b c_w.jpg"]
     assert summary.written == tuple(tmp_path / "out" / name for name in names)
     assert read_image(tmp_path / "out" / "a_w.jpg").pixels.shape == (32, 32, 3)
-
-
-def test_same_results_for_any_batch_size(tmp_path, faces, restorer):
-    for size in (1, 4):
-        restore_files([faces], tmp_path / str(size), restorer, batch_size=size)
-    for name in RESULTS:
-        one, four = (read_image(tmp_path / size / name).pixels.astype(int) for size in "14")
-        assert np.abs(one - four).max() <= 1
 
 
 def test_pictures_by_content_and_the_rest_by_name(tmp_path, picture, restorer):
@@ -271,7 +269,7 @@ def test_result_that_comes_to_exist_meanwhile_is_kept(tmp_path, faces, restorer,
 
     monkeypatch.setattr(files, "read_image", read)
     summary = restore_files([faces / "a.png"], tmp_path / "out", restorer)
-    assert "has come to exist meanwhile; it was kept" in summary.failed[0].reason
+    assert "it has come to exist meanwhile and was kept" in summary.failed[0].reason
     assert target.read_bytes() == b"somebody else's"
 
 
@@ -315,7 +313,7 @@ def test_bad_inputs_and_outputs(tmp_path, faces, restorer, *, inputs, output, me
         ({"file_format": "gif"}, "format is 'gif'; expected one of png, jpg, webp"),
         ({"suffix": "../x"}, "must not hold a path separator"),
         ({"limit": 0}, "limit is 0"),
-        ({"max_megapixels": 0.0}, "max megapixels is 0.0; expected more than 0"),
+        ({"max_megapixels": 0.0}, "max_megapixels is 0.0; expected a finite number above 0"),
         ({"w": 1.3}, r"w is 1\.3"),
         ({"batch_size": 0}, "batch size is 0"),
     ],
@@ -328,7 +326,7 @@ def test_bad_options(tmp_path, faces, restorer, options, message):
 
 def test_folder_in_the_place_of_a_result(tmp_path, faces, restorer):
     (tmp_path / "out" / "a.png").mkdir(parents=True)
-    with pytest.raises(RestoreError, match=r"a folder stands where a result must go:\n.*a\.png"):
+    with pytest.raises(RestoreError, match=r"a folder has the name of a result:\n.*a\.png"):
         restore_files([faces], tmp_path / "out", restorer, force=True)
     assert tree(tmp_path / "out") == {}
 
@@ -343,7 +341,7 @@ def test_result_through_a_link_does_not_replace_an_input(tmp_path, faces, restor
 
 
 def test_read_only_output(tmp_path, faces, restorer, monkeypatch):
-    # Not by permissions: the tests may run as root, who has them all.
+    # Permissions do not stop root, who may run the tests.
     allowed = os.access
     monkeypatch.setattr(
         os, "access", lambda path, mode: "out" not in str(path) and allowed(path, mode)
@@ -372,7 +370,7 @@ def test_folder_that_cannot_be_listed(tmp_path, faces, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    plan = plan_files([faces], tmp_path / "out", FileOptions())
+    plan = plan_files([faces], tmp_path / "out", RestoreOptions())
     assert [job.source.name for job in plan.jobs] == ["a.png", "b c.jpg"]
     assert plan.unreadable[0].path == faces / "deep"
     assert plan.unreadable[0].reason == "Permission denied"

@@ -264,7 +264,7 @@ def test_load_damaged_file(tmp_path, model_file):
     ("name", "message"),
     [
         ("model.pth", "codeformer-jax convert .*model.pth .*model.safetensors"),
-        ("model.onnx", "is not a model: expected a .safetensors file"),
+        ("model.onnx", "is not a model: expected a .safetensors model file"),
     ],
 )
 def test_load_other_files(tmp_path, name, message):

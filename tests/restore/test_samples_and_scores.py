@@ -9,23 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax import cli
+from codeformer_jax import cli, restore
 from codeformer_jax.convert import save_model
 from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.metrics import bits_per_dim
 from codeformer_jax.nn import GPT, VQGAN, PixelCNN
 from codeformer_jax.priors.prior import load_prior
-from codeformer_jax.restore import (
-    RestoreError,
-    Samples,
-    Scorer,
-    files,
-    restore_files,
-    sample_batch,
-    summary,
-)
+from codeformer_jax.restore import RestoreError, RestoreOptions, Scorer, files, sample_batch, scores
 from codeformer_jax.restore.fit import fit
-from codeformer_jax.restore.heatmap import Scale, draw_heatmap
+from codeformer_jax.restore.heatmap import draw_heatmap
+
+
+def restore_files(inputs, output, restorer, scorer=None, **options):
+    options = RestoreOptions(**options)
+    return restore.restore_files(inputs, output, options, restorer=restorer, scorer=scorer)
+
 
 GPT_FIELDS = {"vocab_size": 16, "block_size": 600, "n_layer": 1, "n_head": 2, "n_embd": 8}
 VQGAN_FIELDS = {"image_size": 32, "nf": 8, "res_blocks": 1, "norm_groups": 4, "ch_mult": (1, 2)}
@@ -75,17 +73,17 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_samples_follow_from_seed_name_and_number(tmp_path, faces, restorer):
+def test_samples_depend_on_seed_name_and_number_only(tmp_path, faces, restorer):
     one, other, third = tmp_path / "one", tmp_path / "other", tmp_path / "third"
-    summary = restore_files([faces], one, restorer, samples=Samples(3), w=0.0, batch_size=2)
+    summary = restore_files([faces], one, restorer, samples=3, w=0.0, batch_size=2)
     assert names(one) == [f"{face}_{number}.png" for face in (1, 2, 3) for number in (1, 2, 3)]
     assert str(summary).startswith("3 of 3 images restored in ")
     assert ", 3 times each" in str(summary)
     assert len(summary.written) == 9
     # Another batch, fewer pictures and fewer samples of each.
     files = [faces / "3.png", faces / "2.png"]
-    restore_files(files, other, restorer, samples=Samples(2), w=0.0, batch_size=1)
-    restore_files([faces], third, restorer, samples=Samples(2, seed=1), w=0.0, limit=1)
+    restore_files(files, other, restorer, samples=2, w=0.0, batch_size=1)
+    restore_files([faces], third, restorer, samples=2, seed=1, w=0.0, limit=1)
     for name in names(other):
         first, second = (read_image(folder / name).pixels.astype(int) for folder in (one, other))
         assert abs(first - second).max() <= 1
@@ -95,10 +93,12 @@ def test_samples_follow_from_seed_name_and_number(tmp_path, faces, restorer):
         assert all((picture != before).any() for before in pictures[:index])
 
 
-def test_the_coldest_sample_is_the_likeliest_one(faces, restorer):
+def test_temperature_0_takes_the_likeliest_codes(faces, restorer):
     batch = [fit(read_image(faces / "1.png").pixels, 32)]
     usual = restorer.restore_batch(batch, 0.5, True, batch_size=1, codes=True)
-    [cold] = sample_batch(restorer, batch, ["1"], 0.5, True, Samples(1, 0, 0.0), batch_size=1)
+    [cold] = sample_batch(
+        restorer, batch, ["1"], 0.5, True, batch_size=1, number=1, temperature=0.0
+    )
     np.testing.assert_array_equal(cold.indices, usual.indices)
     assert abs(cold.images.astype(int) - usual.images).max() <= 1
 
@@ -109,14 +109,14 @@ def test_samples_have_the_codes_probabilities(network, restorer, picture):
     inputs = jnp.asarray(batch[0].pixels[None], jnp.float32) / 127.5 - 1
     expected = jax.nn.softmax(module.apply(variables, inputs, method="predict").logits)[0]
     draws = 60
-    drawn = sample_batch(restorer, batch, ["x"], 0.0, True, Samples(draws), batch_size=1)
+    drawn = sample_batch(restorer, batch, ["x"], 0.0, True, batch_size=1, number=draws)
     counts = np.mean([np.eye(16)[sample.indices[0]] for sample in drawn], axis=0)
     # Over all 256 places a code's share is known to about a hundredth.
     np.testing.assert_allclose(counts.mean(axis=0), expected.mean(axis=0), atol=0.012)
 
 
 @pytest.mark.parametrize("kind", ["start", "codes", "pixelcnn"])
-def test_the_score_is_the_priors_bits(models, restorer, faces, kind):
+def test_scores_are_the_bits_under_the_prior(models, restorer, faces, kind):
     found = scorer(models, restorer, kind)
     batch = [fit(read_image(faces / f"{n}.png").pixels, 32) for n in (1, 2)]
     indices = restorer.restore_batch(batch, 0.5, True, batch_size=2, codes=True).indices
@@ -187,7 +187,7 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     (out / "1_2_score.png").unlink()
     again = [*command, "-o", str(out), *score, "--samples", "2", "--limit", "1", "--skip-existing"]
     assert cli.main(again) == 2
-    assert "1 results exist without a score" in capsys.readouterr().err
+    assert "1 samples exist without a score" in capsys.readouterr().err
     # The same prior by another path is the same.
     elsewhere = out.parent / "elsewhere.safetensors"
     elsewhere.write_bytes(Path(score[1]).read_bytes())
@@ -204,14 +204,14 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     assert not (out / "2_score.png").exists()
 
 
-def test_scores_belong_to_parameters_whatever_they_came_from(tmp_path):
+def test_scores_belong_to_the_parameters_of_the_prior(tmp_path):
     """A workdir knows its step and its bits on held-out faces, a model file of it does not."""
     about = {"prior": "runs/gpt", "prior_sha256": "ab", "step": 7, "bits_per_code_heldout": 3.0}
-    summary.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
+    scores.write_scores(tmp_path, about, {"1.png": {"bits_per_code": 2.0}})
     exported = {**about, "prior": "gpt.safetensors", "step": None, "bits_per_code_heldout": None}
-    assert summary.read_scores(tmp_path, exported, False) == {"1.png": {"bits_per_code": 2.0}}
+    assert scores.read_scores(tmp_path, exported, False) == {"1.png": {"bits_per_code": 2.0}}
     with pytest.raises(RestoreError, match=r"another prior .runs/gpt."):
-        summary.read_scores(tmp_path, {**exported, "prior_sha256": "cd"}, False)
+        scores.read_scores(tmp_path, {**exported, "prior_sha256": "cd"}, False)
 
 
 def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):
@@ -223,15 +223,15 @@ def test_all_files_of_a_face_or_none(tmp_path, faces, restorer, monkeypatch):
         write_image(path, pixels, gray=gray)
 
     monkeypatch.setattr(files, "write_image", write)
-    summary = restore_files([faces], out, restorer, samples=Samples(3), limit=2, batch_size=2)
+    summary = restore_files([faces], out, restorer, samples=3, limit=2, batch_size=2)
     assert "no space left" in summary.failed[0].reason
     assert names(out) == ["2_1.png", "2_2.png", "2_3.png"]
     # What stood there before is not taken away.
     monkeypatch.setattr(files, "write_image", write_image)
-    restore_files([faces], out, restorer, samples=Samples(3), limit=1)
+    restore_files([faces], out, restorer, samples=3, limit=1)
     before = names(out)
     monkeypatch.setattr(files, "write_image", write)
-    again = restore_files([faces], out, restorer, samples=Samples(3), limit=1, force=True)
+    again = restore_files([faces], out, restorer, samples=3, limit=1, force=True)
     assert len(again.failed) == 1
     assert names(out) == before
 
@@ -241,13 +241,13 @@ def test_a_heat_map_is_bright_where_codes_are_unusual():
     restored = np.full((64, 64, 3), 90, np.uint8)
     bits = np.zeros((16, 16), np.float32)
     bits[8:, :8] = 6.0
-    picture = draw_heatmap(restored, bits, fit(restored, 64), Scale(4.0, 2.5)).astype(int)
+    picture = draw_heatmap(restored, bits, fit(restored, 64), uniform=4.0, heldout=2.5).astype(int)
     sheet = picture[22 : 22 + 256, 20 + 256 : 20 + 512].sum(axis=-1)
     assert sheet[160:240, 20:100].min() > 2 * sheet[20:100, 20:240].max()
     # Of a picture that was not square only its own part is shown.
     wide = rng.integers(0, 256, (32, 64, 3)).astype(np.uint8)
     fitted = fit(wide, 64)
-    picture = draw_heatmap(wide, bits, fitted, Scale(4.0, None))
+    picture = draw_heatmap(wide, bits, fitted, uniform=4.0, heldout=None)
     assert picture.shape[0] == 128 + 22 + 10
     np.testing.assert_array_equal(picture[22:150:4, 10:266:4], wide)
 
@@ -279,12 +279,15 @@ def test_an_interrupt_leaves_the_scores_of_what_is_written(
         (["--samples", "0"], "samples is 0; expected at least 1"),
         (["--samples", "2", "--temperature", "-1"], "temperature is -1.0; expected 0"),
         (["--samples", "2", "--seed", "-1"], "seed is -1; expected 0 to"),
-        (["--temperature", "1"], "--temperature is for drawn codes: say how many by --samples"),
-        (["--score-teacher", "ae"], "give that as --score"),
+        (["--temperature", "1"], "temperature is a setting of samples; add --samples N"),
+        (
+            ["--score-teacher", "ae"],
+            "score_teacher is the autoencoder of a prior",
+        ),
         (["--score", "start"], "give that one's workdir or model file as --teacher"),
         (["--score", "start", "--score-teacher", "other"], "is not that of the network that rest"),
         (["--score", "class", "--score-teacher", "ae"], "is a prior of classes, and a restored"),
-        (["--score", "ae"], "holds a vqgan, which is no prior"),
+        (["--score", "ae"], "holds a vqgan, which is not a prior"),
         (["--score", "nowhere"], "nowhere does not exist"),
     ],
 )

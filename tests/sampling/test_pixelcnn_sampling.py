@@ -1,4 +1,4 @@
-"""Maps drawn with cached rows are exactly those drawn by full forwards with the same noise."""
+"""Maps sampled with cached rows against full forwards, on the same noise."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codeformer_jax.nn import PixelCNN
-from codeformer_jax.sampling import Draw, pixelcnn
+from codeformer_jax.sampling import Sampler, pixelcnn
 from codeformer_jax.sampling import sample_pixelcnn as sample
 
 SMALL = {"map_size": 6, "levels": 11, "embed_dim": 4, "features": 12, "head_features": 12}
@@ -18,12 +18,18 @@ CASES = {
 
 
 def make(fields):
-    """A network far from uniform, so that noise and context both matter."""
+    """Returns a network far from uniform, so that noise and context both matter."""
     module = PixelCNN(**SMALL | fields)
     values = jnp.zeros((1, 4, 4, module.channels), jnp.int32)
     labels = jnp.zeros(1, jnp.int32) if module.classes else None
-    variables = module.init(jax.random.key(1), values, labels)
-    return module, jax.tree.map(lambda x: 1.5 * x, variables)
+    shapes = jax.eval_shape(module.init, jax.random.key(1), values, labels)
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        scale = 2.5 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.5
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return module, jax.tree.map(draw, shapes)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +43,14 @@ def keys(*seeds):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("size", [(6, 6), (5, 9)])
-def test_cached_rows_draw_what_full_forwards_draw(networks, name, size):
+def test_cached_rows_sample_the_values_of_full_forwards(networks, name, size):
     module, variables = networks[name]
     labels = np.array([0, 3, 1]) if module.classes else None
     arguments = {"size": size, "labels": labels}
     for temperature in (1.0, 0.6, 0.0):
-        given = dict(arguments, how=Draw(temperature=temperature))
-        cached = sample(module, variables, keys(0, 1, 2), **given)
-        full = sample(module, variables, keys(0, 1, 2), **given, cache=False)
+        options = dict(arguments, sampler=Sampler(temperature=temperature))
+        cached = sample(module, variables, keys(0, 1, 2), **options)
+        full = sample(module, variables, keys(0, 1, 2), **options, cache=False)
         np.testing.assert_array_equal(cached, full)
         assert cached.shape == (3, *size, module.channels)
         if temperature:
@@ -52,7 +58,7 @@ def test_cached_rows_draw_what_full_forwards_draw(networks, name, size):
             assert np.any(cached[0] != cached[1])
 
 
-def test_a_map_follows_from_its_own_key_and_label(networks):
+def test_a_map_depends_on_its_own_key_and_label_only(networks):
     module, variables = networks["classes"]
     many = sample(module, variables, keys(5, 6, 7), labels=np.array([0, 3, 1]))
     alone = sample(module, variables, keys(6), labels=np.array([3]))
@@ -63,70 +69,80 @@ def test_a_map_follows_from_its_own_key_and_label(networks):
 
 def test_at_temperature_0_every_value_is_the_likeliest(networks):
     module, variables = networks["codes"]
-    drawn = sample(module, variables, keys(3, 4), how=Draw(temperature=0.0))
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    logits = module.apply(variables, drawn)
-    np.testing.assert_array_equal(jnp.argmax(logits, axis=-1), drawn)
+    sampled = sample(module, variables, keys(3, 4), sampler=Sampler(temperature=0.0))
+    np.testing.assert_array_equal(sampled[0], sampled[1])
+    logits = module.apply(variables, sampled)
+    np.testing.assert_array_equal(jnp.argmax(logits, axis=-1), sampled)
 
 
-def test_draws_have_the_networks_probabilities(networks):
-    """Of the first value, which nothing precedes, over many maps."""
+def test_samples_have_the_networks_probabilities(networks):
+    """Checks the first value, which nothing precedes, over many maps."""
     module, variables = networks["codes"]
     many = jax.vmap(jax.random.key)(jnp.arange(4000))
     logits = module.apply(variables, jnp.zeros((1, 1, 1, 1), jnp.int32))[0, 0, 0, 0]
     for temperature in (1.0, 0.5):
-        drawn = sample(module, variables, many, size=(1, 1), how=Draw(temperature=temperature))
-        shares = np.bincount(np.asarray(drawn).reshape(-1), minlength=module.levels) / 4000
+        sampled = sample(
+            module, variables, many, size=(1, 1), sampler=Sampler(temperature=temperature)
+        )
+        shares = np.bincount(np.asarray(sampled).reshape(-1), minlength=module.levels) / 4000
         expected = np.asarray(jax.nn.softmax(logits / temperature))
         # Four standard deviations of a share.
         assert np.all(np.abs(shares - expected) < 4 * np.sqrt(expected / 4000) + 1e-3)
 
 
 @pytest.mark.parametrize("name", ["codes", "pixels"])
-def test_given_values_stay_and_the_rest_follows_from_them(networks, name):
+def test_known_values_stay_and_the_rest_depends_on_them(networks, name):
     module, variables = networks[name]
     shape = (2, 6, 6, module.channels)
-    given = jax.random.randint(jax.random.key(9), shape, 0, module.levels)
-    keep = np.zeros(shape[1:3], bool)
-    keep[:3] = True  # The upper half,
-    keep[4, 2] = True  # and one site beyond it.
-    arguments = {"given": given, "keep": keep}
+    known = jax.random.randint(jax.random.key(9), shape, 0, module.levels)
+    mask = np.zeros(shape[1:3], bool)
+    mask[:3] = True  # The upper half,
+    mask[4, 2] = True  # and one site below it.
+    arguments = {"known": known, "known_mask": mask}
     cached = sample(module, variables, keys(0, 1), **arguments)
-    np.testing.assert_array_equal(np.asarray(cached)[:, keep], np.asarray(given)[:, keep])
+    np.testing.assert_array_equal(np.asarray(cached)[:, mask], np.asarray(known)[:, mask])
     full = sample(module, variables, keys(0, 1), **arguments, cache=False)
     np.testing.assert_array_equal(cached, full)
     free = sample(module, variables, keys(0, 1))
     assert np.any(cached[:, 3:] != free[:, 3:])
-    # What a network drew itself is drawn again when half of it is given.
-    again = sample(module, variables, keys(0, 1), given=free, keep=keep)
+    # With half of its own sample known, the network samples the other half again.
+    again = sample(module, variables, keys(0, 1), known=free, known_mask=mask)
     np.testing.assert_array_equal(again, free)
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("classes", {"labels": np.array([0, 4])}, "unknown class 4: this network knows 0 to 3"),
-        ("classes", {"labels": np.array([-1, 9])}, "unknown class -1, 9"),
+        (
+            "classes",
+            {"labels": np.array([0, 4])},
+            "class 4 is unknown; this prior has the classes 0 to 3",
+        ),
+        ("classes", {"labels": np.array([-1, 9])}, "class -1, 9 is unknown"),
         ("classes", {"labels": np.array([1])}, r"labels are int64 \[1\]; expected 2 integers"),
-        ("classes", {}, "conditioned on 4 classes, and no labels were given"),
-        ("codes", {"labels": np.array([0, 1])}, "conditioned on no classes, and labels were"),
-        ("codes", {"how": Draw(temperature=-0.1)}, "temperature is -0.1; expected 0"),
-        ("codes", {"how": Draw(top_k=12)}, "top_k is 12; expected 1 to 11"),
-        ("codes", {"size": (-3, 6)}, "maps of -3x6 cannot be drawn"),
-        ("codes", {"keep": np.ones((6, 6), bool)}, "give the values to keep"),
+        ("classes", {}, "this network has 4 classes; give one per map"),
         (
             "codes",
-            {"given": jnp.zeros((2, 3, 6, 1), jnp.int32), "keep": np.ones((6, 6), bool)},
-            r"given values \[2, 3, 6, 1\] and a mask bool \[6, 6\]; expected \[2, 6, 6, 1\]",
+            {"labels": np.array([0, 1])},
+            "this network has no classes; leave",
+        ),
+        ("codes", {"sampler": Sampler(temperature=-0.1)}, "temperature is -0.1; expected 0"),
+        ("codes", {"sampler": Sampler(top_k=12)}, "top_k is 12; expected 1 to 11"),
+        ("codes", {"size": (-3, 6)}, "size is -3x6; expected sides of at least 1"),
+        ("codes", {"known_mask": np.ones((6, 6), bool)}, "known and known_mask go together"),
+        (
+            "codes",
+            {"known": jnp.zeros((2, 3, 6, 1), jnp.int32), "known_mask": np.ones((6, 6), bool)},
+            r"known has shape \[2, 3, 6, 1\] and known_mask is bool .*expected \[2, 6, 6, 1\]",
         ),
         (
             "codes",
-            {"given": jnp.full((2, 6, 6, 1), 11), "keep": np.ones((6, 6), bool)},
-            r"given values from 11 to 11; this network knows 0 to 10",
+            {"known": jnp.full((2, 6, 6, 1), 11), "known_mask": np.ones((6, 6), bool)},
+            r"known holds values from 11 to 11; the network has 0 to 10",
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(networks, name, arguments, message):
+def test_arguments_that_do_not_fit_are_refused(networks, name, arguments, message):
     module, variables = networks[name]
     with pytest.raises(ValueError, match=message):
         sample(module, variables, keys(0, 1), **arguments)
@@ -134,9 +150,9 @@ def test_what_cannot_be_drawn_is_refused(networks, name, arguments, message):
 
 def test_another_temperature_does_not_compile_again(networks):
     module, variables = networks["codes"]
-    sample(module, variables, keys(0), how=Draw(temperature=0.9))
+    sample(module, variables, keys(0), sampler=Sampler(temperature=0.9))
     before = pixelcnn._sample._cache_size()
-    sample(module, variables, keys(1), how=Draw(temperature=0.3))
+    sample(module, variables, keys(1), sampler=Sampler(temperature=0.3))
     assert pixelcnn._sample._cache_size() == before
 
 

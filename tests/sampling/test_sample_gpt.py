@@ -9,7 +9,7 @@ import pytest
 
 from codeformer_jax.nn import GPT
 from codeformer_jax.sampling import (
-    Draw,
+    Sampler,
     class_tokens,
     code_tokens,
     gpt,
@@ -61,9 +61,9 @@ def condition_of(kind, module, size, batch=BATCH):
 def test_cached_codes_are_those_of_full_forwards(kind, size, prior):
     module, variables = prior(kind)
     condition = condition_of(kind, module, size)
-    how = Draw(temperature=0.9, top_k=9, top_p=0.95)
+    options = {"size": size, "sampler": Sampler(temperature=0.9, top_k=9, top_p=0.95)}
     sampled, full = (
-        np.asarray(sample_gpt(module, variables, KEYS, condition, size=size, how=how, cache=cache))
+        np.asarray(sample_gpt(module, variables, KEYS, condition, **options, cache=cache))
         for cache in (True, False)
     )
     assert sampled.shape == (BATCH, *size)
@@ -72,16 +72,16 @@ def test_cached_codes_are_those_of_full_forwards(kind, size, prior):
     # The condition matters: another one gives other codes.
     if kind != "start":
         other = (condition + 1) % 5
-        assert np.any(sampled != sample_gpt(module, variables, KEYS, other, size=size, how=how))
+        assert np.any(sampled != sample_gpt(module, variables, KEYS, other, **options))
 
 
-def test_full_forwards_are_what_a_person_would_write(prior):
+def test_full_forwards_against_a_plain_loop(prior):
     """Site by site, in NumPy, but for the network and the noise."""
     module, variables = prior("map")
     size = (5, 6)
     condition = condition_of("map", module, size, batch=1)
     apply = jax.jit(module.apply)
-    codes = np.full(size, 12)  # Whatever stands at sites that are not sampled yet.
+    codes = np.full(size, 12)  # Any code at sites that are not sampled yet.
     for i in range(size[0]):
         for j in range(size[1]):
             li = i if i <= 2 else 4 - (size[0] - i) if size[0] - i < 2 else 2
@@ -98,41 +98,31 @@ def test_full_forwards_are_what_a_person_would_write(prior):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (6, 5)])
-def test_given_codes_are_kept_and_continued(size, prior):
+def test_known_codes_are_kept_and_continued(size, prior):
     module, variables = prior("class")
     condition = class_tokens(module, [4, 0, 1])
     whole = np.asarray(sample_gpt(module, variables, KEYS, condition, size=size))
     top = np.zeros(size, bool)
     top[:2] = True
     hole = ~np.eye(*size, dtype=bool)
-    for keep in (top, hole):
-        # A map's own codes are continued by the same noise as what it was.
-        again = sample_gpt(module, variables, KEYS, condition, size=size, given=whole, keep=keep)
+    for mask in (top, hole):
+        # With its own codes known, the same noise samples the same rest.
+        options = {"size": size, "known_mask": mask}
+        again = sample_gpt(module, variables, KEYS, condition, **options, known=whole)
         np.testing.assert_array_equal(again, whole)
         other = (whole + 1) % 13
         found, full = (
             np.asarray(
-                sample_gpt(
-                    module,
-                    variables,
-                    KEYS,
-                    condition,
-                    size=size,
-                    given=other,
-                    keep=keep,
-                    cache=cache,
-                )
+                sample_gpt(module, variables, KEYS, condition, **options, known=other, cache=cache)
             )
             for cache in (True, False)
         )
         np.testing.assert_array_equal(found, full)
-        np.testing.assert_array_equal(found[:, keep], other[:, keep])
-        assert np.any(found[:, ~keep] != whole[:, ~keep])
-    everything = np.ones(size, bool)
-    np.testing.assert_array_equal(
-        sample_gpt(module, variables, KEYS, condition, size=size, given=whole, keep=everything),
-        whole,
-    )
+        np.testing.assert_array_equal(found[:, mask], other[:, mask])
+        assert np.any(found[:, ~mask] != whole[:, ~mask])
+    options = {"size": size, "known_mask": np.ones(size, bool)}
+    same = sample_gpt(module, variables, KEYS, condition, **options, known=whole)
+    np.testing.assert_array_equal(same, whole)
 
 
 def test_a_sample_does_not_depend_on_its_batch(prior):
@@ -146,15 +136,14 @@ def test_a_sample_does_not_depend_on_its_batch(prior):
 def test_another_temperature_does_not_compile_again(prior):
     module, variables = prior("start")
     condition = start_tokens(module, BATCH)
-    sample_gpt(module, variables, KEYS, condition, how=Draw(temperature=1.0, top_p=0.9))
+    sample_gpt(module, variables, KEYS, condition, sampler=Sampler(temperature=1.0, top_p=0.9))
     compiled = gpt._sample_map._cache_size()
     assert compiled
-    sample_gpt(module, variables, KEYS, condition, how=Draw(temperature=0.5, top_p=0.8))
+    sample_gpt(module, variables, KEYS, condition, sampler=Sampler(temperature=0.5, top_p=0.8))
     assert gpt._sample_map._cache_size() == compiled
 
 
-@pytest.mark.parametrize("batch", [1, BATCH])
-@pytest.mark.parametrize("size", [(4, 4), (6, 7)])
+@pytest.mark.parametrize(("size", "batch"), [((4, 4), 1), ((6, 7), BATCH)])
 def test_a_token_copies_no_keys_or_values(size, batch, prior):
     module, variables = prior("start")
 
@@ -188,7 +177,7 @@ def test_conditions_that_do_not_fit(kind, make, message, prior):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("start", {"how": Draw(top_k=14)}, "top_k is 14; expected 1 to 13"),
+        ("start", {"sampler": Sampler(top_k=14)}, "top_k is 14; expected 1 to 13"),
         ("start", {"size": (3, 8)}, "3x8 codes is smaller than the 4x4"),
         ("start", {"condition": np.zeros((2, 1), np.int32)}, r"\[2, 1\]; expected \[3, 1\]"),
         ("codes", {"condition": np.zeros((3, 2), np.int32)}, r"\[3, 2\]; expected \[3, 3\]"),
@@ -202,16 +191,16 @@ def test_conditions_that_do_not_fit(kind, make, message, prior):
             {"condition": np.zeros((3, 5, 5), np.int32), "size": (5, 4)},
             r"expected \[3, 5, 4\] or \[3, 16\]",
         ),
-        ("start", {"keep": np.ones((4, 4), bool)}, "or neither"),
+        ("start", {"known_mask": np.ones((4, 4), bool)}, "or neither"),
         (
             "start",
-            {"keep": np.ones((4, 4), bool), "given": np.zeros((3, 4, 5), int)},
-            r"given codes \[3, 4, 5\]",
+            {"known_mask": np.ones((4, 4), bool), "known": np.zeros((3, 4, 5), int)},
+            r"known has shape \[3, 4, 5\]",
         ),
         (
             "start",
-            {"keep": np.ones((4, 4), bool), "given": np.full((3, 4, 4), 13)},
-            "given codes from 13 to 13; this prior knows 0 to 12",
+            {"known_mask": np.ones((4, 4), bool), "known": np.full((3, 4, 4), 13)},
+            "known holds values from 13 to 13; the network has 0 to 12",
         ),
     ],
 )
@@ -222,7 +211,7 @@ def test_what_cannot_be_sampled(kind, changes, message, prior):
         sample_gpt(module, variables, KEYS, condition, **changes)
 
 
-def test_a_transformer_that_sees_later_codes_is_no_prior(prior):
+def test_a_transformer_that_sees_later_codes_is_refused(prior):
     module, variables = prior("start")
     with pytest.raises(ValueError, match="n_unmasked=2 lets codes see later ones"):
         sample_gpt(module.clone(n_unmasked=2), variables, KEYS, np.zeros((BATCH, 1), np.int32))

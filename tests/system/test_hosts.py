@@ -30,7 +30,7 @@ VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
 
 
 def launch(script, *arguments, number=2):
-    """Processes of a script; `arguments` is made of the coordinator's address and a number."""
+    """Starts processes; `arguments` may contain the coordinator's address {0} and a number {1}."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -50,7 +50,7 @@ def launch(script, *arguments, number=2):
 
 
 def finish(processes):
-    """What each printed; fails where one failed, and leaves none running."""
+    """Returns what each printed; fails if one failed, and leaves none running."""
     try:
         outputs = [process.communicate(timeout=480)[0] for process in processes]
     finally:
@@ -82,6 +82,7 @@ def runs(made_once):
     return root / "one", root / "two", outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_train_like_one_device(runs, name):
     """Every loss and score of five steps; parameters, averaged and not, restored on one process.
@@ -110,6 +111,7 @@ def test_two_processes_train_like_one_device(runs, name):
         assert relative_error(have.variables[collection], want.variables[collection]) < 1e-5
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(runs):
     one, two, outputs = runs
     for run in NAMES:
@@ -123,11 +125,13 @@ def test_only_the_first_process_writes(runs):
     assert "step 5: " not in outputs[1]
 
 
-def test_processes_that_differ_are_told_on_each_of_them(runs):
+@pytest.mark.slow
+def test_processes_that_differ_raise_on_each_of_them(runs):
     for output in runs[2]:
         assert "processes [1] differ from process 0 in: workdir. Give all the same" in output
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
     """Both leave at the same step, the checkpoint stays, each names the images that it had read."""
     _, two, outputs = runs
@@ -158,8 +162,9 @@ def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
         assert "loss" in first["not_finite"]
 
 
+@pytest.mark.slow
 def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
-    """By the flags of train.py, with parameters spread over both processes."""
+    """Uses the flags of train.py, with parameters sharded over both processes."""
     config = tmp_path / "config.py"
     config.write_text(
         "from linear import linear_config, make_linear\n"
@@ -251,7 +256,7 @@ def test_the_environment_starts_processes(started, monkeypatch, variables):
         {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
     ],
 )
-def test_a_process_by_itself_starts_nothing(started, monkeypatch, variables):
+def test_a_single_process_starts_nothing(started, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     hosts.initialize()
@@ -277,7 +282,19 @@ def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(starte
         hosts.initialize()
 
 
-def test_processes_by_themselves_agree_at_once():
+def test_sigterm_keeps_its_action(started, monkeypatch):
+    """JAX would catch it, and a run that has taken no step could not be ended by it."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def catch(*_, **__):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(jax.distributed, "initialize", catch)
+    hosts.initialize("a:1", 2, 0)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_single_process_agrees_at_once():
     agreed = hosts.Agreement(parallel.make_mesh("data:-1"))
     assert [agreed(flag) for flag in (0, signal.SIGTERM, 0)] == [0, signal.SIGTERM, 0]
     hosts.check_same(config="a")

@@ -1,4 +1,4 @@
-"""One run at a time in a workdir, whatever ended the one before."""
+"""One run at a time in a workdir."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_run_is_refused_and_told_who_is_at_work(tmp_path):
+def test_a_second_run_is_refused_and_names_the_holder(tmp_path):
     workdir = tmp_path / "run"
     holder = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, started \d{{4}}-"
     with locked(workdir):
@@ -39,14 +39,14 @@ def test_a_second_run_is_refused_and_told_who_is_at_work(tmp_path):
         pass
 
 
-def test_other_processes_hear_of_it(tmp_path, monkeypatch):
+def test_the_first_process_decides_for_all(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "from_main", lambda make: "run is in use by a process of host a")
     with pytest.raises(OSError, match="of host a"), locked(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()
 
 
-def test_what_was_made_for_the_lock_goes_and_all_else_stays(tmp_path):
+def test_only_what_was_made_for_the_lock_is_removed(tmp_path):
     with locked(tmp_path / "sweep" / "run"):
         pass
     assert not any(tmp_path.iterdir())
@@ -55,6 +55,7 @@ def test_what_was_made_for_the_lock_goes_and_all_else_stays(tmp_path):
     assert [p.name for p in (tmp_path / "sweep" / "run").iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
     done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -72,7 +73,7 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
         loop.train(tiny_config("vqgan"), tmp_path / "file" / "run")
 
 
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn import drawn, drawn_state
 from jax.sharding import PartitionSpec
-from linear import NAMES, linear_config, make_linear, relative_error
+from linear import NAMES, ONE_FAST, linear_config, make_linear, relative_error
 
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.system import parallel
@@ -63,7 +63,7 @@ def test_large_arrays_are_split_along_their_longest_divisible_axis():
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_FAST)
 def test_every_mesh_steps_like_one_device(linear, name):
     """Losses, parameters, moving averages and optimizer states of five steps."""
     task = make_task(linear_config(name))
@@ -73,9 +73,10 @@ def test_every_mesh_steps_like_one_device(linear, name):
         assert_alike(five_steps(description, task, *given), want, given[0], description)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, name):
-    """Computed here; where a CPU has a branch of its own, theirs is taken."""
+    """Runs here, with the branches of accelerators where a CPU has its own."""
     task = make_task(linear_config(name))
     given = start(task)
     want, taken = five_steps("data:4,fsdp:2", task, *given), []
@@ -96,7 +97,7 @@ def test_the_program_of_accelerators_steps_like_that_of_cpus(linear, name):
 
 
 def assert_alike(have, want, before, message):
-    """Of two results of `five_steps` that began with the same state."""
+    """Compares two results of `five_steps` that began with the same state."""
     (have, found), (want, history) = have, want
     assert history[0].keys() & LOSSES
     for name in history[0].keys() & LOSSES:
@@ -115,7 +116,7 @@ def assert_alike(have, want, before, message):
     assert moved > 100 * errors["params"], (message, moved, errors)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_FAST)
 def test_every_step_can_be_lowered_for_accelerators(name):
     config = linear_config(name, mesh="data:4,fsdp:2").unlock()
     network = next(name for name in ("gpt", "pixelcnn", "model") if name in config)
@@ -171,6 +172,6 @@ def five_steps(description, task, state, frozen, images):
 
 
 def bytes_of(tree):
-    """Bytes of all of a tree and of what one device holds of it."""
+    """Returns the bytes of a tree, and of one device's part of it."""
     leaves = jax.tree.leaves(tree)
     return sum(x.nbytes for x in leaves), sum(x.addressable_shards[0].data.nbytes for x in leaves)

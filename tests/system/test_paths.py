@@ -1,4 +1,4 @@
-"""Paths as users give them: the home folder, URLs, names that checkpoints cannot have."""
+"""Paths that users give: the home folder, URLs, and names that checkpoints cannot have."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""How commands end when JAX has no devices, and at Ctrl-C."""
+"""Ends of commands: one-line errors, missing devices and Ctrl-C."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (RuntimeError("Unable to initialize backend 'x'"), "error: "),
     ],
 )
-def test_errors_that_a_user_can_mend_end_in_one_line(monkeypatch, error, code):
+def test_errors_of_the_user_end_in_one_line(monkeypatch, error, code):
     def run(main, flags_parser):
         raise error
 
@@ -82,7 +82,7 @@ def test_other_errors_are_not_taken_for_it(error):
 
 
 @pytest.mark.slow
-def test_train_says_that_a_platform_is_not_here(tmp_path):
+def test_train_reports_a_missing_platform(tmp_path):
     command = [
         sys.executable,
         "train.py",

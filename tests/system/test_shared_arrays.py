@@ -1,4 +1,4 @@
-"""Arrays travel between processes through slots that are used again, and leave nothing."""
+"""Arrays travel between processes in reused slots and leave nothing."""
 
 import errno
 import multiprocessing
@@ -32,7 +32,7 @@ def slots():
 
 
 def lend(slots, value, shape=SHAPE, dtype=np.uint8):
-    """An array as it arrives."""
+    """Returns the reference to an array as it arrives."""
     array, lent = slots.lend(shape, dtype)
     array[...] = value
     return sent(lent)
@@ -46,7 +46,7 @@ def exists(lent):
     return Path("/dev/shm", lent.slot).exists()
 
 
-def test_a_slot_is_used_again_once_it_was_taken(slots):
+def test_a_slot_is_reused_after_it_was_taken(slots):
     taker = SharedArrayReader()
     first, second = lend(slots, 1), lend(slots, 2)
     assert first.slot != second.slot
@@ -86,7 +86,7 @@ def test_names_are_gone_once_arrived_or_closed(slots):
 
 
 def test_pages_are_reserved_and_their_lack_is_an_error(slots, monkeypatch):
-    """An error, that is, that does not blame the disk of the workdir."""
+    """The error does not blame the disk of the workdir."""
     before = set(os.listdir("/dev/shm"))
 
     def full(*_):

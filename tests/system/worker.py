@@ -28,7 +28,7 @@ def main(root, mesh, coordinator, processes, process):
 
 
 def diverging_config(mesh):
-    """Of stage I without its GAN: after the first step nothing is finite any more."""
+    """Returns a config of stage I whose second step is not finite."""
     config = linear_config("vqgan", mesh=mesh).unlock()
     config.optimizer.update(learning_rate=1e30, final_learning_rate=1e30)
     config.loss.gan_start = 10**6

@@ -109,7 +109,7 @@ def test_its_codes_are_encoded_once_for_all(run, tmp_path):
     assert (description.grid, description.codebook_size) == ((8, 8), 16)
     trained = load_trained(workdir)
     face = SyntheticFaces("train", 32, 32)[3]
-    codes = Codes(tmp_path / "codes").read(3, face["name"])
+    codes = Codes(tmp_path / "codes")[3]
     real = common.from_uint8(jnp.asarray(face["image"][None]))
     for image, found in zip((real, real[:, :, ::-1]), codes, strict=True):
         expected = trained.module.apply(trained.variables, image, method="encode").indices

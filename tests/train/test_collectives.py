@@ -43,6 +43,7 @@ def alone():
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [compiled_step, compiled_evaluation])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mesh", MESHES[1:])
@@ -54,7 +55,7 @@ def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
 
 
 def blurred(images, keys, recipe, mesh, use):
-    """The degradation compiled for a mesh, in use or not."""
+    """Compiles the degradation for a mesh, which is in use or not."""
 
     def program(images, keys, recipe):
         if use:
@@ -67,8 +68,9 @@ def blurred(images, keys, recipe, mesh, use):
     return jitted.lower(images, keys, recipe).compile()
 
 
-def test_the_rule_is_seen_broken_without_the_mesh_in_use():
-    """And the results are those of one device, bit for bit."""
+@pytest.mark.slow
+def test_without_the_mesh_in_use_activations_cross_devices():
+    """The results equal those of one device bit for bit."""
     images = jax.random.uniform(jax.random.key(0), (8, 160, 160, 3))
     keys, recipe = jax.random.split(jax.random.key(1), 8), degrade.Recipe.named("large")
     mesh = parallel.make_mesh("data:4,fsdp:2")

@@ -1,4 +1,4 @@
-"""A prior's run: its teacher, its best checkpoint, going on, and the network that comes out."""
+"""A prior's run: its teacher, its best checkpoint, resuming and exporting."""
 
 import json
 
@@ -25,7 +25,7 @@ def run(stages, tmp_path_factory):
     return workdir, config, loop.train(half, workdir)
 
 
-def test_it_goes_on_without_the_teachers_workdir(run, tmp_path):
+def test_it_resumes_without_the_teachers_workdir(run, tmp_path):
     workdir, config, scores = run
     assert scores["bits_per_dim_uniform"] == pytest.approx(4)
     assert {"bits_per_dim", "bits_per_dim_sites", "image_bits_per_dim"} <= scores.keys()

@@ -10,7 +10,7 @@ from codeformer_jax.tasks import settings
 from codeformer_jax.train.monitor import check_deterministic
 
 
-def test_determinism_is_asked_of_xla_once(monkeypatch):
+def test_deterministic_programs_are_requested_once(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=nowhere")
     for _ in range(2):
         process.use_deterministic_programs()
@@ -21,7 +21,7 @@ def test_determinism_is_asked_of_xla_once(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=false"
 
 
-def test_a_gpu_that_was_not_told_is_refused(monkeypatch):
+def test_a_gpu_without_the_flag_is_refused(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     config = tiny_config("vqgan").unlock()
     check_deterministic(config, "gpu")

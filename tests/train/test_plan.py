@@ -1,4 +1,4 @@
-"""Plans of runs: what the compiler says of each step, for meshes that are not there."""
+"""Plans of runs: the compiler's figures for each step, on meshes that do not exist."""
 
 import json
 import os
@@ -94,8 +94,9 @@ def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_first_state_is_planned_and_encodes_few_images(monkeypatch):
-    """What its codes take does not grow with the batch."""
+    """The memory of its codes does not grow with the batch."""
     found = {}
     for batch, mesh in ((16, "data:1"), (64, "data:1"), (64, "data:8")):
         config = tiny_config("vqgan").unlock()
@@ -116,7 +117,7 @@ def test_the_table_names_everything(planned):
     assert "mesh data:2,fsdp:2, batch 8 (2 on each device)" in text
     assert "image_losses=False, gan=False" in text
     assert "first state" in text.splitlines()[3]
-    assert "temporaries, and with them the peak, are an estimate" in text
+    assert "Temporaries, and with them the peak, are an estimate" in text
     assert "FLOP on all devices" in text
 
 
@@ -136,8 +137,9 @@ def test_slices_hold_less_and_are_counted(monkeypatch):
     assert sliced.steps[0].temporaries < 0.6 * whole.temporaries
 
 
-def test_what_is_computed_again_is_not_kept():
-    """Also by the CPU's compiler, which finds the same computation twice where it may."""
+@pytest.mark.slow
+def test_rematerialized_activations_are_not_kept():
+    """The CPU's compiler would otherwise merge the repeated computation."""
     config = config_of(steps=1, mesh="data:2")
     costs = {}
     for policy in (None, "dots", "full"):
@@ -148,13 +150,14 @@ def test_what_is_computed_again_is_not_kept():
     assert costs[None].flops < costs["dots"].flops < costs["full"].flops
 
 
-def test_faults_say_what_to_do():
+def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"train\.plan_format='xml' must be one of table, json"):
         plan.compile_only(config_of(train={"plan_format": "xml"}))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
         plan.planned_mesh("data:1", "v9z:1x1")
 
 
+@pytest.mark.slow
 def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path):
     command = [sys.executable, "train.py", "--config=configs/demo.py:code_prediction,short"]
     command += ["--config.mesh=data:64,fsdp:4", "--config.train.compile_only"]
@@ -181,6 +184,7 @@ def test_a_mesh_of_256_is_planned_by_the_command_without_such_a_machine(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_needs_a_workdir():
     command = [sys.executable, "train.py", "--config=configs/demo.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """Runs with codes computed once: the losses of runs without, and refusals that write nothing."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,8 +11,7 @@ from tiny import stage_config, tiny_config
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import load_trained
-from codeformer_jax.data import precomputed_codes as codes_module
-from codeformer_jax.data.precomputed_codes import Codes, CodesError, write_shard
+from codeformer_jax.data.precomputed_codes import Codes, CodesError, write_codes
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.priors import encode
 from codeformer_jax.train import loop
@@ -77,19 +77,13 @@ def test_codes_of_another_network_are_refused(root, tmp_path):
     loop.train(config.lock(), tmp_path / "run")
 
 
-def described_as(root, tmp_path, records=32, **changes):
-    """The folder of codes with other numbers in its description and records to match."""
+def described_as(root, tmp_path, **changes):
+    """The folder of codes, written again with another description and codes to match."""
     codes = Codes(root / "codes")
-    values = json.loads(codes.description.to_json()) | {"number": records} | changes
+    about = dataclasses.replace(codes.description, **changes)
     directory = tmp_path / "codes"
     directory.mkdir()
-    (directory / "codes.json").write_text(json.dumps(values))
-    description = codes_module.read_description(directory)
-    faces = SyntheticFaces("train", 32, 32)
-    names = [faces[i]["name"] for i in range(records)]
-    packed = (description.pack(codes.read(i, name), name) for i, name in enumerate(names))
-    (shard,) = description.shards
-    write_shard(directory / shard, packed)
+    write_codes(directory, about, [codes[index][None] for index in range(about.number)])
     return str(directory)
 
 
@@ -98,12 +92,12 @@ def described_as(root, tmp_path, records=32, **changes):
     [
         ({"image_size": 64}, "its image size is 64, that of the run's teacher 32"),
         (
-            {"grid": [8, 32]},
+            {"grid": (8, 32)},
             r"its grid of codes is \(8, 32\), that of the run's teacher \(16, 16\)",
         ),
         ({"codebook_size": 32}, "its codebook size is 32, that of the run's teacher 16"),
         ({"fingerprint": "0" * 64}, "its network .* is 00000.*codeformer-jax encode CHECKPOINT"),
-        ({"records": 31}, "codes of 31 images, the data have 32"),
+        ({"number": 31}, "codes of 31 images of 'synthetic faces', and the data have 32 images"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused(root, tmp_path, changes, message):
@@ -115,7 +109,7 @@ def test_codes_that_do_not_fit_are_refused(root, tmp_path, changes, message):
 def test_codes_of_other_images_are_refused(root, tmp_path):
     config = config_with(root)
     config.data.seed = 1
-    refused(tmp_path, config, r"example 0 is 'synthetic/train/0{8}' there and 'synthetic/train/01")
+    refused(tmp_path, config, "not all with the same names and files")
 
 
 def test_missing_or_damaged_codes_are_refused(root, tmp_path):
@@ -123,8 +117,8 @@ def test_missing_or_damaged_codes_are_refused(root, tmp_path):
     config.data.codes = str(tmp_path / "none")
     refused(tmp_path, config, "no codes in ", FileNotFoundError)
     config.data.codes = described_as(root, tmp_path)
-    (shard,) = (tmp_path / "codes").glob("*.array_record")
-    shard.write_bytes(shard.read_bytes()[:-100])
+    array = tmp_path / "codes" / "codes.npy"
+    array.write_bytes(array.read_bytes()[:-100])
     refused(tmp_path, config, "is damaged")
     (tmp_path / "codes" / "codes.json").write_text("{")
     refused(tmp_path, config, "cannot be used")

@@ -1,4 +1,4 @@
-"""Clocks and counts of a run, and the metrics that runs show of them."""
+"""Clocks and counts of a run, and their metrics."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def test_peak_of_known_devices(kind, tflops):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The module's clock, which moves only when told to."""
+    """Replaces the module's clock with one that the test moves."""
     now = [0.0]
 
     class Clock:

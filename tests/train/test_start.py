@@ -1,4 +1,4 @@
-"""What a run starts from, as its config names it."""
+"""The networks that a run starts from."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from codeformer_jax.train.start import prepare
 
 
 def first_state(config, workdir):
-    """The state before the first step; nothing is written."""
+    """Returns the state before the first step; writes nothing."""
     return Run(config.lock(), workdir).init()
 
 

@@ -1,4 +1,4 @@
-"""Which curves are warned of, how often, and with what advice."""
+"""Warnings about metrics: when, how often and with what advice."""
 
 import logging
 
@@ -47,7 +47,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("wrong", "symptom", "advice"), CASES)
-def test_each_symptom_is_told_once_per_stretch_with_advice(follow, wrong, symptom, advice):
+def test_each_symptom_is_reported_once_with_advice(follow, wrong, symptom, advice):
     texts = follow((WINDOW, {}), (5 * WINDOW, wrong))
     assert len(texts) == 1
     assert symptom in texts[0]
@@ -56,7 +56,7 @@ def test_each_symptom_is_told_once_per_stretch_with_advice(follow, wrong, sympto
     assert len(follow((WINDOW, {}), *2 * [(2 * WINDOW, wrong), (3 * WINDOW, {})])) == 2
 
 
-def test_healthy_curves_and_short_troubles_are_not_warned_of(follow):
+def test_healthy_curves_and_short_troubles_give_no_warning(follow):
     assert follow((3 * WINDOW, {})) == []
     for wrong in ({"d_real": 0.0, "d_fake": 0.0}, {"dead_codes": 200.0}, {"perplexity": 30.0}):
         assert follow((WINDOW, {}), (WINDOW // 10, wrong), (WINDOW, {})) == []
@@ -70,12 +70,12 @@ def test_skipped_steps_do_not_count(follow):
     assert "200 of 256" in follow((2 * WINDOW, {"dead_codes": 200.0}), (WINDOW, bad))[0]
 
 
-def test_values_that_waver_around_a_limit_are_one_stretch(follow):
+def test_values_that_waver_around_a_limit_give_one_warning(follow):
     mild, none = (WINDOW // 2, {"dead_codes": 250.0}), (WINDOW // 2, {})
     assert len(follow((WINDOW, {"dead_codes": 250.0}), none, mild, none, mild, none, mild)) == 1
 
 
-def test_metrics_fetched_rarely_are_one_stretch_too(follow):
+def test_metrics_fetched_rarely_give_one_warning(follow):
     dying = (8 * WINDOW, {"dead_codes": 250.0})
     assert len(follow(dying, (4 * WINDOW, {}), dying, every=2 * WINDOW)) == 2
 

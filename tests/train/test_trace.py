@@ -1,4 +1,4 @@
-"""Profiles of a few steps, and compiled programs kept between runs."""
+"""Profiles of a few steps, and the cache of compiled programs."""
 
 import logging
 
@@ -16,7 +16,7 @@ from codeformer_jax.train.trace import Trace
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the profiler is told."""
+    """Records the calls of the profiler."""
     told = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: told.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: told.append("stop"))
@@ -74,7 +74,7 @@ def cache_setting(monkeypatch):
 
 
 @pytest.mark.usefixtures("cache_setting")
-def test_programs_are_kept_in_the_users_cache_unless_said_otherwise(tmp_path, monkeypatch):
+def test_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = keep_compiled_programs()
     assert folder == tmp_path / "codeformer_jax" / "jax"
@@ -87,7 +87,7 @@ def test_programs_are_kept_in_the_users_cache_unless_said_otherwise(tmp_path, mo
 
 @pytest.mark.usefixtures("cache_setting")
 @pytest.mark.parametrize("given", [None, "-1"])
-def test_programs_not_used_for_longest_make_room_for_others(tmp_path, monkeypatch, given):
+def test_programs_that_were_not_used_for_longest_are_removed(tmp_path, monkeypatch, given):
     folder = tmp_path / "codeformer_jax" / "jax"
     folder.mkdir(parents=True)
     (folder / "old-cache").write_bytes(bytes(20_000))  # Without a time of use.

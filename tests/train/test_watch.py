@@ -1,4 +1,4 @@
-"""A batch that is not finite: nothing but the step number changes, and the run tells of it."""
+"""Non-finite batches: the state does not change and the run reports them."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def differing(before, after):
     return {jax.tree_util.keystr(path) for (path, a), b in pairs if np.any(a != b)}
 
 
-def test_a_batch_that_is_not_finite_changes_nothing_and_donates_all(started):
+def test_a_non_finite_batch_changes_nothing_and_donates_all(started):
     task, step, state, images = started
     bad = images.copy()
     bad[2, 5, 7, 1] = np.nan
@@ -91,6 +91,7 @@ def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     config.log_every = 3  # Fetched rarely: names wait until then.
     config.eval_every = config.checkpoint_every = 4
     config.max_skipped = 3
+    config.loss.gan_start = 10**6  # One compiled step.
     monkeypatch.setattr(VQGANTask, "train_step", poisoned([1, 5, 6, 7]))
     workdir = tmp_path / "run"
     with pytest.raises(Diverged, match=r"3 steps up to step 8 .* since step 5 .*skipped\.jsonl"):
@@ -120,7 +121,7 @@ def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len([text for text in warned if "not finite" in text]) == 1
 
-    # With more patience it goes on from the checkpoint, which is in the middle of the stretch.
+    # With a higher limit it resumes from the checkpoint, in the middle of the bad steps.
     config.max_skipped = 4
     loop.train(config, workdir)
     assert load_trained(workdir).step == 12
@@ -129,14 +130,14 @@ def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     assert train[-1]["train/skipped_total"] == 4
 
 
-def test_a_run_that_goes_on_forgets_the_steps_that_it_takes_again(tmp_path):
+def test_a_resumed_run_removes_the_lines_of_steps_that_it_repeats(tmp_path):
     path = tmp_path / "skipped.jsonl"
     path.write_text('{"step": 3}\n{"step": 7}\n{"step": 8, "na')
     Watch(tmp_path, 5, 10)
     assert lines(path) == [{"step": 3}]
 
 
-def test_a_limit_that_cannot_be(tmp_path):
+def test_an_impossible_limit_is_refused(tmp_path):
     config = tiny_config("vqgan").unlock()
     config.max_skipped = 0
     with pytest.raises(ValueError, match=r"max_skipped=0 must be .* at least 1"):

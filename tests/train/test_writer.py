@@ -8,7 +8,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tiny import tiny_config
 
-from codeformer_jax.train.writer import LABEL_HEIGHT, Writer, _drop_after, draw_panels
+from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.train.writer import LABEL_HEIGHT, Writer, draw_panels
 
 
 def test_panels_stand_side_by_side_under_their_labels():
@@ -21,14 +22,13 @@ def test_panels_stand_side_by_side_under_their_labels():
     assert picture[:LABEL_HEIGHT].min() < 255
 
 
-def test_steps_that_will_be_taken_again_are_dropped(tmp_path):
+def test_lines_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     entries = [{"step": s, f"{kind}/loss": 1} for s in (1, 2, 3) for kind in ("train", "eval")]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"step": 4, "lo')
-    assert _drop_after(path, 2) == entries[2:3]
-    # The evaluation of step 2 will be done again, its training step will not.
-    assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:3]
-    _drop_after(tmp_path / "none", 2)
+    assert keep_lines(path, lambda x: x["step"] < 3) == entries[:4]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:4]
+    assert keep_lines(tmp_path / "none", bool) == []
     assert not (tmp_path / "none").exists()
 
 

@@ -8,6 +8,14 @@ from codeformer_jax.data.synthetic.skin import HeadMap
 
 
 def paint_beard(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> None:
+    """Paints the beard, if there is one.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: the face frame, its origin between the eyes.
+        face: the look.
+        head: outline and shade of the head.
+    """
     beard = face.beard
     if beard.kind == "none":
         return
@@ -62,6 +70,7 @@ def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
 
 
 def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
+    """Paints the glasses, if there are any; arguments as of `paint_beard`."""
     glasses, px = face.glasses, grid.px
     if glasses.kind == "none":
         return

@@ -28,14 +28,15 @@ _EVERYWHERE = (slice(None), slice(None))
 
 
 def draw_shape(label: int, number: SupportsIndex, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Draw shape `number` of a class: its place, size, angle and colours follow from the two.
+    """Draws a shape; its class and number determine place, size, angle and colours.
 
     Args:
-      label: 0..9, an index of `SHAPE_CLASSES`.
-      number: 0 or more.
-      size: side in pixels, at least 16; it fixes the sampling only.
+        label: 0..9, an index of `SHAPE_CLASSES`.
+        number: 0 or more.
+        size: side in pixels, at least 16; it fixes the sampling only.
 
-    Returns sRGB uint8 [size, size, 3].
+    Returns:
+        sRGB uint8 [size, size, 3].
     """
     random = np.random.default_rng((int(number), label))
     back, front = _colours(random)
@@ -56,16 +57,19 @@ def draw_shape(label: int, number: SupportsIndex, size: int) -> UInt8[np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticShapes:
-    """Shapes of one split, drawn when they are read; every tenth is of one class.
-
-    split: 'train' or 'heldout'; no picture is in both, at any seed.
-    size: side in pixels, at least 16.
-    length: how many pictures, at most SHAPES_PER_SEED (the default, None).
-    seed: which SHAPES_PER_SEED pictures of the split; different seeds share none.
+    """Shapes of one split, drawn when they are read; example i is of class i modulo 10.
 
     `source[i]` is {'image': uint8 [size, size, 3], 'name': 'shapes/train/00000012', 'label': 2},
-    the label an index of SHAPE_CLASSES. Raises ValueError for a bad field and IndexError for an
-    index outside 0..len-1.
+    the label an index of SHAPE_CLASSES.
+
+    Attributes:
+        split: 'train' or 'heldout'; no picture is in both, at any seed.
+        size: side in pixels, at least 16.
+        length: number of pictures; None is SHAPES_PER_SEED, the maximum.
+        seed: selects SHAPES_PER_SEED pictures of the split; different seeds share none.
+
+    Raises:
+        ValueError: a field is out of range.
     """
 
     split: str
@@ -105,7 +109,7 @@ class SyntheticShapes:
 
 
 def _colours(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours [3] of which one is much brighter."""
+    """Returns two colours [3], one much brighter than the other."""
     dark, bright = random.uniform(0.05, 0.4, 3), random.uniform(0.6, 0.95, 3)
     pair = (dark, bright) if random.random() < 0.5 else (bright, dark)
     return pair[0].astype(np.float32), pair[1].astype(np.float32)

@@ -7,6 +7,13 @@ from codeformer_jax.data.synthetic.shapes import Grid, Number, band, blob, cover
 
 
 def paint_eyes(planes: np.ndarray, grid: Grid, face: Face) -> None:
+    """Paints both eyes.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: the face frame, its origin between the eyes.
+        face: the look.
+    """
     for side in (-1.0, 1.0):
         _eye(planes, grid, face, side)
 
@@ -48,7 +55,7 @@ def _eye(planes: np.ndarray, grid: Grid, face: Face, side: Number) -> None:
 
 
 def _lids(planes: np.ndarray, window, face: Face, frame) -> None:
-    """The skin around the opening: socket shadow, crease, make-up, bag."""
+    """Paints the skin around the eye: socket shadow, crease, make-up, bag."""
     x, y, above, below, unit = frame
     eyes = face.eyes
     across = 1 - step(0.85, 1.35, np.abs(x))
@@ -94,6 +101,7 @@ def _iris(planes: np.ndarray, window, face: Face, frame) -> None:
 
 
 def paint_brows(planes: np.ndarray, grid: Grid, face: Face) -> None:
+    """Paints both eyebrows; arguments as of `paint_eyes`."""
     brows, px = face.brows, grid.px
     for side in (-1.0, 1.0):
         inner = 0.055
@@ -116,6 +124,7 @@ def paint_brows(planes: np.ndarray, grid: Grid, face: Face) -> None:
 
 
 def paint_nose(planes: np.ndarray, grid: Grid, face: Face) -> None:
+    """Paints the nose and its shadow; arguments as of `paint_eyes`."""
     nose, px = face.nose, grid.px
     nx = 0.024 * face.pose.yaw
     base = nose.tip_y + 0.024 + 0.004 * face.pose.pitch
@@ -142,6 +151,7 @@ def paint_nose(planes: np.ndarray, grid: Grid, face: Face) -> None:
 
 
 def paint_mouth(planes: np.ndarray, grid: Grid, face: Face) -> None:
+    """Paints the mouth; arguments as of `paint_eyes`."""
     mouth, px = face.mouth, grid.px
     mx, my = 0.012 * face.pose.yaw, mouth.y + 0.004 * face.pose.pitch
     w = mouth.half_width
@@ -190,7 +200,7 @@ def paint_mouth(planes: np.ndarray, grid: Grid, face: Face) -> None:
 
 
 def _gap(y: np.ndarray, top: np.ndarray, low: np.ndarray, px: Number) -> np.ndarray:
-    """Coverage of what lies between two curves, right for gaps thinner than a pixel too."""
+    """Returns the coverage between two curves, also where they are closer than a pixel."""
     return np.maximum(band(y - 0.5 * (top + low), 0.5 * (low - top), px), 0)
 
 

@@ -31,7 +31,12 @@ class HairMap:
 
 
 def map_hair(grid: Grid, face: Face) -> HairMap | None:
-    """Shape and lit colour of the hair; None for a bald head."""
+    """Returns shape and lit colour of the hair; None for a bald head.
+
+    Args:
+        grid: the face frame, its origin between the eyes.
+        face: the look.
+    """
     hair = face.hair
     if hair.style == "bald":
         return None
@@ -69,7 +74,7 @@ def _silhouette(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face) -> np.ndar
 
 
 def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: Number) -> np.ndarray:
-    """Hair that hangs from the temples down to `length`."""
+    """Returns the distance to hair that hangs from the temples down to `length`."""
     sway = hair.wave * np.sin(y * 24 + 3 * float(hair.strands[1]))
     side = np.abs(x) + sway
     reach = width + hair.side * hair.spread + 0.04 * hair.spread * step(0.0, 0.35, y)
@@ -83,7 +88,7 @@ def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: Number) -> np.ndar
 
 
 def _opening(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
-    """Negative where the face shows: below the hairline and between the sides."""
+    """Returns a distance, negative where the face shows: below the hairline, between the sides."""
     hair, width = face.hair, face.head.width
     if hair.style == "scarf":
         middle = 0.5 * (face.head.chin_y - 0.012 + hair.hairline)
@@ -162,7 +167,7 @@ def _colour(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face, shapes) -> np.
 
 
 def _strands(s: np.ndarray, table: np.ndarray, px: Number) -> np.ndarray:
-    """Smooth noise over s in about [-1, 1]; octaves finer than a pixel or two fade out."""
+    """Returns smooth noise in about [-1, 1]; octaves finer than a pixel or two fade out."""
     total = np.zeros_like(s)
     knots = np.arange(256)
     for frequency, weight in ((9.0, 0.55), (23.0, 0.5), (61.0, 0.45), (140.0, 0.4)):
@@ -174,12 +179,19 @@ def _strands(s: np.ndarray, table: np.ndarray, px: Number) -> np.ndarray:
 
 
 def paint_back_hair(planes: np.ndarray, grid: Grid, hair: HairMap) -> None:
-    """The hair behind neck and shoulders, in their shade."""
+    """Paints the hair behind neck and shoulders, in their shade.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: the face frame.
+        hair: shape and colour of the hair.
+    """
     dark = hair.colour * np.float32(0.6)
     over(planes, hair.window, dark, cover(hair.silhouette, grid.px))
 
 
 def paint_front_hair(planes: np.ndarray, grid: Grid, hair: HairMap, face: Face) -> None:
+    """Paints the hair in front of the head; arguments as of `paint_back_hair`."""
     soft = 0.012 if face.hair.style in ("buzz",) else 0.004
     front = np.maximum(hair.silhouette, -hair.opening)
     alpha = cover(front, grid.px, soft)
@@ -189,7 +201,14 @@ def paint_front_hair(planes: np.ndarray, grid: Grid, hair: HairMap, face: Face) 
 
 
 def shade_under_hair(head: HeadMap, hair: HairMap, grid: Grid, face: Face) -> np.ndarray:
-    """How dark the hair leaves the skin next to it: [h, w] in the head's window."""
+    """Returns the shadow of the hair on the skin: [h, w] in the head's window, 0 for none.
+
+    Args:
+        head: outline and shade of the head.
+        hair: shape of the hair.
+        grid: the face frame.
+        face: the look.
+    """
     full = np.full(grid.x.shape, -1, np.float32)
     full[hair.window] = hair.opening
     near = full[head.window]

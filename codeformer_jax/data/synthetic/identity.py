@@ -27,7 +27,7 @@ _STREAM = 0xFACE
 
 
 class Dice:
-    """Draws of one identity; only `Generator.random` is used, whose stream NumPy keeps stable."""
+    """Random draws of one identity, by `Generator.random`, whose stream NumPy keeps stable."""
 
     def __init__(self, identity: int):
         self._random = np.random.Generator(np.random.PCG64([_STREAM, identity])).random
@@ -36,14 +36,14 @@ class Dice:
         return low + (high - low) * self._random()
 
     def bell(self, low: Number, high: Number) -> float:
-        """A value in [low, high] that prefers the middle."""
+        """Returns a value in [low, high] that prefers the middle."""
         return low + (high - low) * float(self._random(3).mean())
 
     def chance(self, probability: Number) -> bool:
         return bool(self._random() < probability)
 
     def pick(self, weights: dict):
-        """One key of `weights`, in proportion to its value."""
+        """Returns one key of `weights`, in proportion to its value."""
         ends = np.cumsum(list(weights.values()))
         place = int(np.searchsorted(ends, self._random() * ends[-1], side="right"))
         return list(weights)[min(place, len(weights) - 1)]
@@ -52,7 +52,7 @@ class Dice:
         return self._random(entries).astype(np.float32) * 2 - 1
 
     def mix(self, colours: tuple[Colour, ...], place: Number, jitter: Number) -> Colour:
-        """The colour at `place` in [0, 1] along a row of colours, moved by up to `jitter`."""
+        """Returns the colour at `place`, 0..1, along a row of colours, moved by up to `jitter`."""
         stops = np.linspace(0, 1, len(colours))
         channels = np.array(colours).T
         base = np.array([np.interp(place, stops, channel) for channel in channels])
@@ -61,7 +61,7 @@ class Dice:
 
 
 def draw_face(identity: int) -> Face:
-    """The face of an identity; draws come in a fixed order and know no image size."""
+    """Returns the look of an identity, 0 or more; it does not depend on the image size."""
     dice = Dice(identity)
     feminine = dice.chance(0.5)
     stage = dice.pick({"child": 0.12, "young": 0.45, "middle": 0.27, "old": 0.16})

@@ -16,11 +16,17 @@ EYES_AT = (0.5, 0.47)
 
 
 def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarray, "size size 3"]:
-    """Draw the face of an identity.
+    """Draws the face of an identity; every call returns the same bytes.
 
-    The identity (0 or more) fixes the look completely; `size` (16 or more pixels) only the
-    sampling. Returns sRGB uint8 [size, size, 3]; the same bytes at each call.
-    Raises ValueError for a negative identity or a size that is too small or not an integer.
+    Args:
+        identity: 0 or more; it fixes the look completely.
+        size: side in pixels, at least 16; it fixes the sampling only.
+
+    Returns:
+        sRGB uint8 [size, size, 3].
+
+    Raises:
+        ValueError: a negative identity, or a size that is too small or not an integer.
     """
     check_size(size)
     if not is_whole(identity) or identity < 0:
@@ -61,5 +67,5 @@ def check_size(size: object) -> None:
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer, of Python or NumPy; True and False are not."""
+    """Returns whether a value is an integer, of Python or NumPy; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -19,7 +19,14 @@ _EVERYWHERE = (slice(None), slice(None))
 
 
 def paint_background(planes: np.ndarray, grid: Grid, background: Background, light) -> None:
-    """A smooth gradient with soft structure, lighter towards the light."""
+    """Paints a smooth gradient with soft structure, brighter towards the light.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: a frame with its origin in the middle.
+        background: the look of the background.
+        light: direction and colour of the light.
+    """
     x, y = grid.x, grid.y
     phases = background.phases
     along = x * np.float32(np.cos(background.angle)) + y * np.float32(np.sin(background.angle))
@@ -51,7 +58,13 @@ def paint_background(planes: np.ndarray, grid: Grid, background: Background, lig
 
 
 def paint_body(planes: np.ndarray, grid: Grid, face: Face) -> None:
-    """Neck and shoulders; `grid` is upright with its origin between the eyes."""
+    """Paints neck and shoulders.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: an upright frame with its origin between the eyes.
+        face: the look.
+    """
     window = grid.window(-0.53, 0.15, 0.53, 0.54)
     x, y = grid.at(window)
     x = x + np.float32(0.025 * face.pose.yaw)

@@ -14,7 +14,7 @@ Window = tuple[slice, slice]
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Pixel centres of an image in a turned and moved frame.
+    """Pixel centres of an image in a rotated and shifted frame.
 
     x, y: [rows, columns] coordinates; px: the side of a pixel; origin and roll: the frame's place
     in the image (fractions) and its angle (radians).
@@ -34,7 +34,7 @@ class Grid:
         return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
     def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
-        """The pixels that a box of this frame can touch."""
+        """Returns the pixels that a box of this frame can touch."""
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
@@ -63,7 +63,7 @@ class Outline:
 
     @classmethod
     def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
-        """A smooth curve near the points of its right half, listed from bottom to top."""
+        """Returns a smooth curve near the points of its right half, listed from bottom to top."""
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
         turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
@@ -96,19 +96,36 @@ def _unit(value: np.ndarray) -> np.ndarray:
 
 
 def cover(distance: np.ndarray, px: Number, soft: Number = 0.0) -> np.ndarray:
-    """How much of a pixel lies inside; `soft` widens the edge by a length."""
+    """Returns the share of each pixel that lies inside a shape, 0..1.
+
+    Args:
+        distance: of the pixels to the edge, negative inside.
+        px: length of a pixel.
+        soft: width of the edge, if more than a pixel.
+    """
     return _unit(np.float32(0.5) - distance * np.float32(1 / max(px, soft)))
 
 
 def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Number = 0.0):
-    """How much of a pixel a line of half width `half` around distance 0 covers."""
+    """Returns the share of each pixel that a line covers, 0..1.
+
+    Args:
+        distance: of the pixels to the middle of the line.
+        half: half the width of the line.
+        px, soft: as of `cover`.
+    """
     sharp = np.float32(1 / max(px, soft))
     distance, half = distance * sharp, half * sharp + np.float32(0.5)
     return _unit(half - distance) + _unit(half + distance) - 1
 
 
 def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[Number, Number]]) -> np.ndarray:
-    """Distance to a convex polygon whose corners run clockwise on the screen."""
+    """Returns the distance to a convex polygon, negative inside.
+
+    Args:
+        x, y: coordinates of the pixels.
+        points: corners, clockwise on the screen.
+    """
     sides = []
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
         length = np.hypot(bx - ax, by - ay)
@@ -118,13 +135,23 @@ def polygon(x: np.ndarray, y: np.ndarray, points: list[tuple[Number, Number]]) -
 
 
 def melt(first: np.ndarray, second: np.ndarray, radius: Number) -> np.ndarray:
-    """The union of two shapes with a rounded seam (Quilez' polynomial smooth minimum)."""
+    """Returns the union of two shapes with a rounded seam (Quilez' polynomial smooth minimum).
+
+    Args:
+        first, second: distances to the shapes.
+        radius: of the seam.
+    """
     near = np.maximum(np.float32(radius) - np.abs(first - second), 0)
     return np.minimum(first, second) - near * near * np.float32(0.25 / radius)
 
 
 def step(low: Number, high: Number, value: np.ndarray) -> np.ndarray:
-    """0 below `low`, 1 above `high`, smooth between; `low` may be the larger one."""
+    """Returns 0 below `low`, 1 above `high` and a smooth value between.
+
+    Args:
+        low, high: the two ends; `low` may be the larger one.
+        value: the argument.
+    """
     t = _unit((value - np.float32(low)) * np.float32(1 / (high - low)))
     return t * t * (3 - 2 * t)
 
@@ -132,14 +159,27 @@ def step(low: Number, high: Number, value: np.ndarray) -> np.ndarray:
 def blob(
     x: np.ndarray, y: np.ndarray, centre: tuple[Number, Number], sx: Number, sy: Number
 ) -> np.ndarray:
-    """A soft spot of height 1: exp(-(dx/sx)^2 - (dy/sy)^2)."""
+    """Returns a soft spot of height 1: exp(-(dx/sx)^2 - (dy/sy)^2).
+
+    Args:
+        x, y: coordinates of the pixels.
+        centre: (x, y) of the spot.
+        sx, sy: its widths.
+    """
     dx = (x - np.float32(centre[0])) * np.float32(1 / sx)
     dy = (y - np.float32(centre[1])) * np.float32(1 / sy)
     return np.exp(-(dx * dx + dy * dy))
 
 
 def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
-    """Lay a colour ([3], or planes of the window) over the window with opacity `alpha`."""
+    """Blends a colour over a window, in place.
+
+    Args:
+        planes: picture [3, h, w].
+        window: rows and columns.
+        colour: [3], or [3, h, w] of the window.
+        alpha: opacity [h, w] of the window, 0..1.
+    """
     target = planes[(slice(None), *window)]
     paint = np.asarray(colour, np.float32)
     if paint.ndim == 1:
@@ -148,6 +188,13 @@ def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
 
 
 def darken(planes: np.ndarray, window: Window, amount: np.ndarray, tint=(1.0, 1.1, 1.15)) -> None:
-    """Multiply by 1 - amount * tint: the default tint leaves shadows on skin warm."""
+    """Multiplies a window by 1 - amount * tint, in place.
+
+    Args:
+        planes: picture [3, h, w].
+        window: rows and columns.
+        amount: [h, w] of the window, 0..1.
+        tint: factors of the channels; the default keeps shadows on skin warm.
+    """
     target = planes[(slice(None), *window)]
     target *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]

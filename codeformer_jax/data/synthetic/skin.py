@@ -33,7 +33,12 @@ class HeadMap:
 
 
 def head_outline(face: Face, grow_top: Number = 0.0, grow_side: Number = 0.0) -> Outline:
-    """The head's silhouette in its own frame; the two lengths grow it, for hair."""
+    """Returns the head's silhouette in its own frame.
+
+    Args:
+        face: the look.
+        grow_top, grow_side: lengths by which it grows, for hair.
+    """
     head = face.head
     w, chin = head.width, head.chin_y
     points = [
@@ -53,7 +58,12 @@ def head_outline(face: Face, grow_top: Number = 0.0, grow_side: Number = 0.0) ->
 
 
 def map_head(grid: Grid, face: Face) -> HeadMap:
-    """Outline and lighting of the head. `grid` is the face frame (origin between the eyes)."""
+    """Returns outline and lighting of the head.
+
+    Args:
+        grid: the face frame, its origin between the eyes.
+        face: the look.
+    """
     axis = -0.03 * face.pose.yaw
     window = grid.window(-0.36, -0.52, 0.36, 0.52)
     x, y = grid.at(window)
@@ -77,7 +87,7 @@ def map_head(grid: Grid, face: Face) -> HeadMap:
 
 
 def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: Number):
-    """Slopes of the surface: an egg, plus soft bumps for the relief of the face."""
+    """Returns slopes of the surface: an egg, plus soft bumps for the relief of the face."""
     head, nose = face.head, face.nose
     cy = 0.5 * (head.chin_y + head.crown_y)
     ex = (x - np.float32(axis)) * np.float32(1 / (head.width * 1.06))
@@ -119,7 +129,7 @@ def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: Number):
 
 
 def _rows_near(y: np.ndarray, low: Number, high: Number) -> slice:
-    """Rows of a slightly turned window that can hold a y in [low, high]."""
+    """Returns the rows of a slightly rotated window that can hold a y in [low, high]."""
     nearest, farthest = y.min(axis=1), y.max(axis=1)
     first = int(np.searchsorted(farthest, low))
     last = int(np.searchsorted(nearest, high))
@@ -127,7 +137,14 @@ def _rows_near(y: np.ndarray, low: Number, high: Number) -> slice:
 
 
 def paint_skin(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> None:
-    """Skin colour with its red and pale regions, lit; then sheen, freckles and wrinkles."""
+    """Paints lit skin with red and pale regions, sheen, freckles and wrinkles.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: the face frame.
+        face: the look.
+        head: outline and shade of the head.
+    """
     x, y, skin = head.x, head.y, face.skin
     nx = 0.024 * face.pose.yaw
     red = blob(x, y, (-0.15, 0.14), 0.075, 0.06) + blob(x, y, (0.15, 0.14), 0.075, 0.06)
@@ -191,13 +208,19 @@ def _freckles(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
 
 
 def _grain(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
-    """Pores: too fine for small sizes, where they would average out."""
+    """Returns pores, which are too fine for small sizes."""
     fine = np.sin(x * 811 + 5 * np.sin(y * 313)) * np.sin(y * 787 + 5 * np.sin(x * 291))
     return np.float32(0.012 + 0.01 * face.skin.age) * fine
 
 
 def paint_ears(planes: np.ndarray, grid: Grid, face: Face) -> None:
-    """Both ears, behind the face; the one that yaw turns away is narrower."""
+    """Paints both ears, behind the face; the one that yaw turns away is narrower.
+
+    Args:
+        planes: picture [3, h, w], painted in place.
+        grid: the face frame.
+        face: the look.
+    """
     head, px = face.head, grid.px
     albedo = np.array(face.skin.colour, np.float32) * np.array([0.93, 0.8, 0.76], np.float32)
     for side in (-1.0, 1.0):

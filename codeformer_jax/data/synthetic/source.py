@@ -8,7 +8,7 @@ from codeformer_jax.data.synthetic.render import check_size, is_whole, render_fa
 
 FACES_PER_SEED = 2**20
 
-# Even identities train, odd ones are held out: whatever the seeds and lengths, they never meet.
+# Even identities train, odd ones are held out, so that the splits never share a face.
 _PARITY = {"train": 0, "heldout": 1}
 
 
@@ -16,14 +16,17 @@ _PARITY = {"train": 0, "heldout": 1}
 class SyntheticFaces:
     """Faces of one split, drawn when they are read.
 
-    split: 'train' or 'heldout'; no face is in both, at any seed.
-    size: side in pixels, at least 16.
-    length: how many faces, at most FACES_PER_SEED (the default, None).
-    seed: which FACES_PER_SEED faces of the split; different seeds share none.
-
     `source[i]` is {'image': uint8 [size, size, 3] sRGB, 'name': 'synthetic/train/00000012'};
-    a name stands for one face, whatever the size. Raises ValueError for a bad field and
-    IndexError for an index outside 0..len-1.
+    a name stands for one face, whatever the size.
+
+    Attributes:
+        split: 'train' or 'heldout'; no face is in both, at any seed.
+        size: side in pixels, at least 16.
+        length: number of faces; None is FACES_PER_SEED, the maximum.
+        seed: selects FACES_PER_SEED faces of the split; different seeds share none.
+
+    Raises:
+        ValueError: a field is out of range.
     """
 
     split: str
@@ -49,7 +52,7 @@ class SyntheticFaces:
         return FACES_PER_SEED if self.length is None else int(self.length)
 
     def identity(self, index: SupportsIndex) -> int:
-        """The identity that `render_face` takes, of the face at an index."""
+        """Returns the identity, for `render_face`, of the face at an index."""
         place = operator.index(index)
         if not 0 <= place < len(self):
             holds = f"has faces 0 to {len(self) - 1}" if len(self) else "is empty"

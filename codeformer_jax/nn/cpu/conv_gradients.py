@@ -1,8 +1,8 @@
-"""1x1 and 3x3 convolutions whose gradients are computed otherwise where XLA's CPU compiler is slow.
+"""1x1 and 3x3 convolutions with faster gradients where XLA's CPU compiler is slow.
 
-On CPUs alone; everywhere else the gradients are XLA's. `nn/cpu/doubling.py` has those of a doubled
-map, also in strips. Two threads against XLA's own
-(`benchmarks/conv_gradients.py`; `benchmarks/train_step.py` has whole steps):
+Other platforms use XLA's gradients. `nn/cpu/doubling.py` has the gradients of a doubled map.
+Two threads against XLA's own (`benchmarks/conv_gradients.py`; `benchmarks/train_step.py` measures
+whole steps):
 
 | gradient | kernel | input | XLA | here |
 |---|---|---|---|---|
@@ -27,24 +27,31 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-# An array of which the shape and the dtype alone count.
+# Argument of which only shape and dtype are used.
 Shape = jax.ShapeDtypeStruct | Array
 Product = Callable[..., Array]
 
-# Elements of the columns that a strip unfolds: what stays in the caches.
+# Elements of the columns that a strip unfolds, so that they stay in the caches.
 STRIP = 9 * 131_072
-# Channels from which on a strip of 3x3 neighbourhoods beats XLA's gradient by the kernel.
+# Fewest channels for which strips of 3x3 neighbourhoods beat XLA's gradient by the kernel.
 STRIP_CHANNELS = 32
-# Sites of the batch up to which a kernel's gradient is larger than what it is made of.
+# Most sites of a batch for which a kernel's gradient is larger than its factors.
 FEW_SITES = 128
-# Sites and channels between which transposing a 3x3 kernel costs more than the input's gradient.
+# Most sites and fewest channels for which transposing a 3x3 kernel outweighs the input's gradient.
 TAP_SITES, TAP_CHANNELS = 1024, 256
 
 
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"], stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 d"]:
-    """Cross-correlation in NHWC and HWIO."""
+    """Returns the cross-correlation in NHWC and HWIO.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [k, l, c, d].
+        stride: stride of both axes.
+        padding: ((top, bottom), (left, right)) in pixels.
+    """
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -53,7 +60,12 @@ def convolve(
 def plain_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """Cross-correlation by a kernel of odd side k, which keeps h and w, in NHWC and HWIO."""
+    """Returns the cross-correlation of stride 1 that keeps h and w, with XLA's gradients.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [k, k, c, d], k odd.
+    """
     half = len(kernel) // 2
     return convolve(x, kernel, 1, ((half, half), (half, half)))
 
@@ -61,7 +73,12 @@ def plain_convolve(
 def convolve_same(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
 ) -> Float[Array, "b h w d"]:
-    """Returns `plain_convolve`, 1x1 or 3x3, with the faster gradients."""
+    """Returns `plain_convolve` with the faster gradients.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [k, k, c, d], k 1 or 3.
+    """
     faster = len(kernel) == 1 or x.shape[-1] >= STRIP_CHANNELS
     return (_convolve if faster else plain_convolve)(x, kernel)
 
@@ -69,23 +86,36 @@ def convolve_same(
 def input_gradient(
     x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """Returns XLA's gradient of `plain_convolve` by the input; of `x` the shape alone counts."""
+    """Returns XLA's gradient of `plain_convolve` by the input.
+
+    Args:
+        x: array or shape [b, h, w, c]; values are not used.
+        kernel: [k, k, c, d].
+        cotangent: [b, h, w, d].
+    """
     return jax.linear_transpose(lambda x: plain_convolve(x, kernel), x)(cotangent)[0]
 
 
 def kernel_gradient(
     x: Float[Array, "b h w c"], kernel: Shape, cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "k k c d"]:
-    """Returns XLA's gradient of `plain_convolve` by the kernel, whose shape alone counts."""
+    """Returns XLA's gradient of `plain_convolve` by the kernel.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: array or shape [k, k, c, d]; values are not used.
+        cotangent: [b, h, w, d].
+    """
     return jax.linear_transpose(lambda kernel: plain_convolve(x, kernel), kernel)(cotangent)[0]
 
 
 def input_gradient_by_taps(
     x: Shape, kernel: Float[Array, "k k c d"], cotangent: Float[Array, "b h w d"]
 ) -> Float[Array, "b h w c"]:
-    """Gradient by the input: one product with the kernel as it lies, then shifted sums.
+    """Returns the gradient by the input from one product with the untransposed kernel.
 
-    Of `x` the shape alone counts.
+    Args:
+        x, kernel, cotangent: see `input_gradient`.
     """
     b, h, w, c = x.shape
     side, half, d = len(kernel), len(kernel) // 2, kernel.shape[-1]
@@ -109,11 +139,16 @@ def kernel_gradient_by_strips(
     cotangent: Float[Array, "b h2 w2 d"],
     stride: int = 1,
 ) -> Float[Array, "k k c d"]:
-    """Gradient by the kernel: strip by strip, pixels times their neighbourhoods.
+    """Returns the gradient of `convolve` by the kernel: pixels times neighbourhoods, in strips.
 
-    Of `convolve` by `stride`, h = stride * h2, with (k - stride) / 2 pixels of padding on every
-    side; k - stride must be even. Of `kernel` the shape alone counts. A 1x1 kernel unfolds nothing:
-    its strip is the whole.
+    h = stride * h2, with (k - stride) / 2 pixels of padding on every side; k - stride must be even.
+    A 1x1 kernel needs no unfolding and takes a single strip.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: array or shape [k, k, c, d]; values are not used.
+        cotangent: [b, h2, w2, d].
+        stride: stride of the convolution.
     """
     b, h, w, d = cotangent.shape
     side, c = kernel.shape[1:3]
@@ -121,7 +156,7 @@ def kernel_gradient_by_strips(
     fits = (r for r in range(1, h + 1) if h % r == 0 and b * r * w * taps * c <= STRIP)
     rows = h if side == 1 else max(fits, default=1)
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    # The kernel's own order spares a transposition at the end, the other is the faster product.
+    # The kernel's own order avoids a final transposition; the other order is the faster product.
     as_kernel = side == 1 or b * h * w <= FEW_SITES
     accumulated = x.dtype if x.dtype.itemsize > 4 else jnp.float32
     height, width = stride * rows, stride * w
@@ -148,21 +183,20 @@ def kernel_gradient_by_strips(
 
 
 def bilinear(forward: Product, by_x: Product, by_kernel: Product) -> Product:
-    """Returns `forward`, a bilinear function of (x, kernel), with other gradients than XLA's.
+    """Returns `forward`, a bilinear function of (x, kernel), with the given gradients.
 
-    It can be differentiated any number of times in either mode, and vmapped. A vmapped kernel gets
-    XLA's gradients. The function itself stays `forward`: only its derivatives contain the
-    primitive that carries the gradients.
+    The result can be differentiated any number of times in either mode, and vmapped; a vmapped
+    kernel gets XLA's gradients. Only derivatives contain the primitive that carries the gradients.
 
     Args:
-        forward: (x [b, ...], kernel) -> [b, ...].
-        by_x: (shape and dtype of x, kernel, cotangent) -> gradient by x.
-        by_kernel: (x, shape and dtype of the kernel, cotangent) -> gradient by the kernel.
+        forward: function (x [b, ...], kernel) -> [b, ...].
+        by_x: function (shape of x, kernel, cotangent) -> gradient by x.
+        by_kernel: function (x, shape of the kernel, cotangent) -> gradient by the kernel.
     """
     product = Primitive("convolve")
 
     def bind(x, kernel):
-        # Lowered later, outside the context that sets the precision.
+        # It is lowered later, outside the context that sets the precision.
         return product.bind(x, kernel, precision=jax.config.jax_default_matmul_precision)
 
     def precise(x, kernel, *, precision):

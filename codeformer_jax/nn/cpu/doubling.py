@@ -1,4 +1,4 @@
-"""The 3x3 convolution of a nearest-neighbour doubled map, without doubling it first."""
+"""3x3 convolution of a nearest-neighbour doubled map, without doubling it first."""
 
 from functools import partial
 
@@ -15,22 +15,25 @@ from codeformer_jax.nn.cpu.conv_gradients import (
     plain_convolve,
 )
 
-# Sites of a map from which on the kernel is folded. Below, folding it costs about what it saves:
-# on a CPU from 16x16 on a little less, on an accelerator 16x16 sites of 512 channels take less time
-# than reading and writing their kernel.
+# Fewest sites of a map for which the kernel is folded. On smaller maps folding costs about as much
+# as it saves: on a CPU a little less from 16x16 sites on; on an accelerator 16x16 sites of 512
+# channels take less time than reading and writing their kernel.
 FOLDED_SITES = 1024
 
 
 def doubling_convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h2 w2 d"]:
-    """Returns the convolution of the nearest-neighbour doubled `x`, [b, 2h, 2w, d].
+    """Returns the 3x3 convolution of the nearest-neighbour doubled `x`, [b, 2h, 2w, d].
 
-    A pixel of the doubled image sees only 2x2 pixels of the original, so the 3x3 kernel folds
-    into four 2x2 kernels, one for each place within a doubled pixel: the same numbers for 4/9 of
-    the products. The other way round, a pixel of the original is seen by 4x4 pixels: on CPUs the
-    gradients are those of that convolution of stride 2, again for 4/9. Elsewhere they are XLA's of
-    the doubled form. Small maps are doubled, forward and backward (`FOLDED_SITES`).
+    A pixel of the doubled image sees only 2x2 pixels of the original. The 3x3 kernel therefore
+    folds into four 2x2 kernels, one for each place within a doubled pixel: the same values for 4/9
+    of the products. On CPUs the gradients are those of a 4x4 convolution of stride 2, again for
+    4/9; elsewhere they are XLA's for the doubled form. Maps below `FOLDED_SITES` are doubled.
+
+    Args:
+        x: [b, h, w, c].
+        kernel: [3, 3, c, d].
     """
     if x.shape[1] * x.shape[2] < FOLDED_SITES:
         return convolve_same(_double(x), kernel)
@@ -53,7 +56,7 @@ def _convolve_folded(
 
 
 def _spread(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 c d"]:
-    """Sums of the taps that fall on one original pixel.
+    """Returns the sums of the taps that fall on one original pixel.
 
     Along each axis, entry 2 t + p is for the t-th of the two pixels that place p within a doubled
     pixel sees.
@@ -96,7 +99,7 @@ def _by_kernel(x: Array, kernel: Shape, cotangent: Array) -> Array:
 
 
 def _strided_kernel(kernel: Float[Array, "3 3 c d"]) -> Float[Array, "4 4 d c"]:
-    """The kernel by which the cotangent is convolved."""
+    """Returns the kernel that convolves the cotangent."""
     return _spread(kernel)[::-1, ::-1].transpose(0, 1, 3, 2)
 
 

@@ -1,4 +1,4 @@
-"""Dense layers whose kernels are turned: [out, in], as a processor reads them for a few vectors."""
+"""Dense layers with transposed kernels [out, in], which CPUs read faster for few vectors."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,17 +15,22 @@ from codeformer_jax.nn.layers import sum_dtype, wide_dot_general
 _FEW, _VECTOR = 4, 8
 
 
-def turn_kernels(variables: Any, dtype: DTypeLike) -> Any:
-    """Variables with each kernel [in, out] of a dense layer as [out, in], in the dtype given."""
+def transpose_kernels(variables: Any, dtype: DTypeLike) -> Any:
+    """Returns variables with the kernels of dense layers as [out, in].
 
-    def turn(path: tuple, leaf: Array) -> Array:
+    Args:
+        variables: variables whose 'kernel' leaves are [in, out].
+        dtype: dtype of the transposed kernels.
+    """
+
+    def transpose(path: tuple, leaf: Array) -> Array:
         return leaf.T.astype(dtype) if path[-1].key == "kernel" else leaf
 
-    return jax.tree_util.tree_map_with_path(turn, variables)
+    return jax.tree_util.tree_map_with_path(transpose, variables)
 
 
-def with_turned_kernels() -> contextlib.AbstractContextManager:
-    """Within it `nn.Dense` takes the kernels that `turn_kernels` gives."""
+def with_transposed_kernels() -> contextlib.AbstractContextManager:
+    """Returns a context in which `nn.Dense` takes the kernels of `transpose_kernels`."""
     return nn.intercept_methods(_dense)
 
 
@@ -48,12 +53,12 @@ def _dense(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
 def _product(
     kernel: Float[Array, "out in"], x: Float[Array, "rows in"], dtype: DTypeLike | None
 ) -> Float[Array, "rows out"]:
-    """x kernel^T, computed as kernel x^T, in `dtype` or that of the arrays."""
+    """Returns x kernel^T, computed as (kernel x^T)^T in `dtype` or the arrays' dtype."""
     rows = x.shape[0]
-    # Eigen's products are fastest for few columns or whole vectors of them.
+    # Eigen's products are fastest for few columns or multiples of a vector.
     filled = rows if rows <= _FEW else -(-rows // _VECTOR) * _VECTOR
     x = jnp.pad(x, ((0, filled - rows), (0, 0)))
-    # Else XLA takes the transposes into the product, which is what is slow.
+    # Without barriers XLA merges the transposes into the product, which is slow.
     x = jax.lax.optimization_barrier(x.T)
     y = jax.lax.optimization_barrier(jnp.matmul(kernel, x, preferred_element_type=dtype))
     return y.T[:rows]
