@@ -27,8 +27,7 @@ from codeformer_jax.checkpoints.workdir import read_config
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
 from codeformer_jax.priors.kinds import SamplePlan
-from codeformer_jax.priors.pictures import sample_maps
-from codeformer_jax.priors.prior import load_prior
+from codeformer_jax.priors.prior import load_prior, sample_maps
 from codeformer_jax.sampling import Sampler
 from codeformer_jax.tasks import common
 

@@ -10,8 +10,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
-    # Compilation takes most of the tests' time; these flags halve it. Heavy convolutions are library
-    # calls anyway.
+    # Compilation takes most of the tests' time; these flags halve it. Heavy convolutions call a
+    # library anyway.
     + " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     + " --xla_cpu_parallel_codegen_split_count=1"
 )

@@ -22,7 +22,7 @@ from codeformer_jax.evaluate.table import plain_text
 from codeformer_jax.metrics import METRICS
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.restore import Restorer
-from codeformer_jax.system.plugins import import_plugins
+from codeformer_jax.system.registry import import_plugins
 from codeformer_jax.tasks import TASKS, Task
 from codeformer_jax.train import loop, plan
 from configs import vqgan

@@ -1,6 +1,11 @@
-"""Saving of checkpoints in the background."""
+"""Saving of checkpoints in the background, with a clear error for a full disk."""
 
+import contextlib
+import errno
 import json
+import logging
+import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.workdir import UNFINISHED, UNSCORED, rank, stored_rank
+from codeformer_jax.checkpoints.workdir import UNFINISHED, UNSCORED, rank, saved_steps, stored_rank
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.tasks import BestScore
@@ -95,3 +100,50 @@ class Checkpoints:
         """Waits for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+
+
+@contextlib.contextmanager
+def full_disk_explained(workdir: Path) -> Iterator[None]:
+    """Turns an error that a full disk causes into one that says what to do.
+
+    It removes what the failed save has written. Earlier checkpoints stay as they are.
+
+    Raises:
+        OSError: with errno ENOSPC or EDQUOT.
+    """
+    # Orbax writes hundreds of arrays at once, and asyncio would log an error for each.
+    logging.getLogger("asyncio").addFilter(_is_news)
+    try:
+        yield
+    except Exception as error:
+        number = _full(error)
+        if number is None:
+            raise
+        for unfinished in (workdir / "checkpoints").glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        steps = saved_steps(workdir)
+        outlook = f"resumes from step {steps[-1]}" if steps else "starts again"
+        raise OSError(
+            number,
+            f"{_FULL[number]}: '{workdir}' has {shutil.disk_usage(workdir).free:,} bytes free. "
+            f"Complete checkpoints are intact: {steps}. Make room there or, if there is enough, in "
+            f"/dev/shm, the temporary folder or the quota; then the same command {outlook}",
+        ) from error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
+
+
+def _full(error: BaseException | None) -> int | None:
+    """Returns the error number of a full disk if that is what caused `error`."""
+    while error is not None:
+        for number, words in _FULL.items():
+            # TensorStore raises a ValueError with the words of the system.
+            if getattr(error, "errno", None) == number or words in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None

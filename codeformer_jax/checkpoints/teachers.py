@@ -1,10 +1,11 @@
-"""The teacher of a run: a trained autoencoder whose codes the run learns."""
+"""Frozen networks of a run: the teacher whose codes it learns, and the perceptual loss's LPIPS."""
 
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
@@ -63,3 +64,29 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
             "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
         )
     return teacher
+
+
+LPIPS_HELP = (
+    "make one with\n"
+    '  python -c "import lpips, torch; '
+    "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
+    "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
+    "or train without it: --config.loss.perceptual_weight=0.0"
+)
+
+
+def load_lpips(path: str | None) -> PyTree:
+    """Loads the variables of `nn.LPIPS` from a model file.
+
+    Raises:
+        ValueError: if no path is given, or the file holds another network.
+        FileNotFoundError: if the file does not exist.
+    """
+    if not path:
+        raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no LPIPS weights at {path}; {LPIPS_HELP}")
+    network, _, variables = convert.load_model(path)
+    if network != "lpips":
+        raise ValueError(f"{path} holds a {network}, not LPIPS weights")
+    return variables

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from codeformer_jax import convert
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.compare import check_arrays
+from codeformer_jax.checkpoints.recover import check_arrays
 from codeformer_jax.checkpoints.workdir import (
     TEACHER_FILE,
     abstract_state,

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.plugins:
-            from codeformer_jax.system.plugins import import_plugins  # noqa: PLC0415
+            from codeformer_jax.system.registry import import_plugins  # noqa: PLC0415
 
             import_plugins({"plugins": args.plugins})
         return args.run(args)

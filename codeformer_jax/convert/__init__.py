@@ -1,6 +1,5 @@
 """PyTorch weights <-> variables of this package's networks, and the model files that hold them."""
 
-from codeformer_jax.convert.checksums import Verification, verify
 from codeformer_jax.convert.conversion import ConversionSummary, convert_file, parse_overrides
 from codeformer_jax.convert.errors import (
     ChecksumError,
@@ -9,7 +8,7 @@ from codeformer_jax.convert.errors import (
     PthError,
     UnsafePickleError,
 )
-from codeformer_jax.convert.files import load_model, save_model
+from codeformer_jax.convert.files import Verification, load_model, save_model, verify
 from codeformer_jax.convert.fingerprint import code_fingerprint, parameter_fingerprint
 from codeformer_jax.convert.networks import (
     NETWORKS,

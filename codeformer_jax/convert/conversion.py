@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from codeformer_jax.convert import checksums
 from codeformer_jax.convert.errors import ConversionError
-from codeformer_jax.convert.files import load_model, read_foreign, save_model
+from codeformer_jax.convert.files import (
+    Verification,
+    load_model,
+    read_foreign,
+    save_model,
+    verify_checksum,
+)
 from codeformer_jax.convert.networks import Module, lookup, module_fields
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
@@ -42,7 +47,7 @@ class ConversionSummary:
     tensors: int
     parameters: int
     hyperparameters: dict[str, Any]
-    verifications: tuple[checksums.Verification, ...]
+    verifications: tuple[Verification, ...]
     note: str = ""
 
     def __str__(self) -> str:
@@ -100,7 +105,7 @@ def convert_file(
     overrides = dict(overrides or {})
     if to_torch:
         return _to_torch_file(sources, target, network, overrides)
-    verifications = tuple(map(checksums.verify, sources)) if verify else ()
+    verifications = tuple(map(verify_checksum, sources)) if verify else ()
     table, settings = _read_sources(sources, key)
     try:
         network, module, variables, note = _from_table(table, settings, network, overrides)

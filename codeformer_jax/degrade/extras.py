@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, Key
 from codeformer_jax.degrade.corruptions import CORRUPTIONS, Corruption
 from codeformer_jax.degrade.ranges import number, probability, whole, within
 from codeformer_jax.ops import jitter
-from codeformer_jax.ops.blur import filter2d
+from codeformer_jax.ops.blur import filter2d, motion_path, path_kernel
 from codeformer_jax.ops.masks import random_stroke, stroke_masks
-from codeformer_jax.ops.motion import motion_path, path_kernel
 
 MOTION_KERNEL_SIZE = 41
 MAX_STROKES = 8

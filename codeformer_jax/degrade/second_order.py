@@ -21,8 +21,7 @@ from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.jpeg import jpeg
 from codeformer_jax.ops.kernels import identity_kernels, shaped_kernels, sinc_kernels
 from codeformer_jax.ops.noise import gaussian_noise, poisson_noise
-from codeformer_jax.ops.resample import resample
-from codeformer_jax.ops.resize import resize_bilinear
+from codeformer_jax.ops.resize import resample, resize_bilinear
 from codeformer_jax.ops.rounding import Gradient
 
 KERNEL_SIZE = 21

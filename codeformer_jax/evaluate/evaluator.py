@@ -16,9 +16,8 @@ from codeformer_jax.convert.networks import module_fields
 from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.degrade import degrade
 from codeformer_jax.evaluate.collect import Collector
-from codeformer_jax.evaluate.evaluation import Evaluation
+from codeformer_jax.evaluate.evaluation import Evaluation, json_values
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
-from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.metrics import choose
 from codeformer_jax.ops.random import make_key
 

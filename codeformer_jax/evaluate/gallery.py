@@ -19,7 +19,7 @@ from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
 from codeformer_jax.ops.random import make_key
-from codeformer_jax.system.plugins import import_plugins
+from codeformer_jax.system.registry import import_plugins
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN = 8

@@ -34,6 +34,7 @@ from codeformer_jax.data.images import (
 )
 from codeformer_jax.data.pipeline import check_seed
 from codeformer_jax.degrade import MINIMUM_IMAGE_SIZE, Parameters, Recipe, degrade, draw
+from codeformer_jax.evaluate.evaluation import json_values
 from codeformer_jax.evaluate.testset import (
     FORMAT,
     HALVES,
@@ -43,7 +44,6 @@ from codeformer_jax.evaluate.testset import (
     file_hash,
     listing,
 )
-from codeformer_jax.evaluate.values import json_values
 from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory

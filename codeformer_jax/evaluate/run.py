@@ -7,10 +7,9 @@ from typing import Any
 
 import ml_collections
 
-from codeformer_jax.checkpoints.perceptual import load_lpips
-from codeformer_jax.checkpoints.settings import COMPUTATION
-from codeformer_jax.checkpoints.teachers import find_teacher
+from codeformer_jax.checkpoints.teachers import find_teacher, load_lpips
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
+from codeformer_jax.checkpoints.workdir import COMPUTATION
 from codeformer_jax.convert import role_of
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.evaluate.evaluation import Evaluation
@@ -19,7 +18,8 @@ from codeformer_jax.evaluate.report import METRICS_FILE
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.system import paths, plugins
+from codeformer_jax.system import paths
+from codeformer_jax.system.registry import import_plugins
 from codeformer_jax.tasks import common, settings
 
 # Sections whose settings describe the network, except for those of its training.
@@ -44,7 +44,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         ValueError: a value out of range, or networks and images that do not fit together.
     """
     config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
-    plugins.import_plugins(config)
+    import_plugins(config)
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)

@@ -1,21 +1,23 @@
-"""A trained prior together with the autoencoder of its codes."""
+"""A trained prior with the autoencoder of its codes, and maps that it samples batch by batch."""
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jaxtyping import Array, Float, Int, Int32, UInt8
 
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.convert import networks_of_role
 from codeformer_jax.nn import Autoencoder
-from codeformer_jax.priors.kinds import PRIORS, PriorKind, Values
+from codeformer_jax.ops.random import make_key
+from codeformer_jax.priors.kinds import PRIORS, PriorKind, SamplePlan, Values
 from codeformer_jax.tasks.common import from_uint8, precision_of, to_unit
 
 # Pixels per call of an autoencoder: four pictures of 256x256.
@@ -247,3 +249,40 @@ def _decode(
 ) -> UInt8[Array, "n h w 3"]:
     images: Float[Array, "n h w 3"] = module.apply(variables, codes, method="decode")
     return jnp.round(to_unit(images) * 255).astype(jnp.uint8)
+
+
+def check_plan(prior: Prior, plan: SamplePlan) -> None:
+    """Raises ValueError if the prior cannot sample with these settings or classes."""
+    plan.sampler.check(prior.levels)
+    if plan.classes is not None:
+        prior.kind.check_classes(plan.classes)
+
+
+def sample_maps(
+    prior: Prior, plan: SamplePlan, *, batch_size: int, progress: bool | None = None
+) -> Values:
+    """Samples maps; a last batch that is not full is filled up with copies.
+
+    Args:
+        prior: the prior.
+        plan: the maps.
+        batch_size: maps per batch.
+        progress: show a bar on stderr; None shows it on terminals only.
+
+    Returns:
+        Values [number, h, w], of pixels [number, h, w, c].
+    """
+    batch_size = min(batch_size, plan.number)
+    disable = None if progress is None else not progress
+    key, maps = make_key(plan.seed), []
+    with tqdm.tqdm(desc="sample", total=plan.number, unit="map", disable=disable) as bar:
+        for start in range(0, plan.number, batch_size):
+            rows = np.arange(start, start + batch_size, dtype=np.int32).clip(max=plan.number - 1)
+            keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+            part = plan
+            if plan.classes is not None:
+                part = replace(plan, classes=tuple(plan.classes[row] for row in rows))
+            values = prior.kind.sample(prior.variables, keys, part, prior.levels)
+            maps.append(np.asarray(values))
+            bar.update(min(batch_size, plan.number - start))
+    return np.concatenate(maps)[: plan.number]

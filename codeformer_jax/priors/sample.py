@@ -16,8 +16,7 @@ from codeformer_jax.priors.outputs import (
     plan_outputs,
     write_outputs,
 )
-from codeformer_jax.priors.pictures import check_plan, sample_maps
-from codeformer_jax.priors.prior import Prior, load_prior
+from codeformer_jax.priors.prior import Prior, check_plan, load_prior, sample_maps
 from codeformer_jax.priors.sample_options import SampleOptions
 from codeformer_jax.priors.sheet import make_sheet
 from codeformer_jax.sampling import Sampler

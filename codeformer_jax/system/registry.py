@@ -1,7 +1,15 @@
-"""Named entries of one kind: tasks, networks, metrics, corruptions, quantizers, sources."""
+"""Named entries of one kind, and the user's own modules that add to them.
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+Tasks, networks, metrics, corruptions, quantizers and sources each have one `Registry`.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import ml_collections
 
 Entry = TypeVar("Entry")
 
@@ -48,3 +56,28 @@ class Registry(Generic[Entry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def import_plugins(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
+    """Imports the modules that `config.plugins` names, each once per process.
+
+    The current folder is searched after the installed packages. It stays in `sys.path`, so that
+    worker processes find the modules as well.
+
+    Args:
+        config: of a run; older ones have no plugins.
+
+    Raises:
+        ValueError: a module cannot be imported.
+    """
+    names = config.get("plugins") or ()
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"plugins={tuple(names)}: {name!r} cannot be imported: {error}. Name modules in "
+                f"the current folder ({os.getcwd()}) or installed ones"
+            ) from error

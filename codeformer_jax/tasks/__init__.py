@@ -3,7 +3,7 @@
 import ml_collections
 
 from codeformer_jax.nn.precision import with_precision
-from codeformer_jax.system.plugins import import_plugins
+from codeformer_jax.system.registry import import_plugins
 from codeformer_jax.tasks import settings
 from codeformer_jax.tasks.code_prediction import CodePredictionTask
 from codeformer_jax.tasks.common import precision_of

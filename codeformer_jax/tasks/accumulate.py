@@ -1,4 +1,4 @@
-"""Gradient accumulation: measures a step's batch slice by slice."""
+"""Gradient accumulation, slice by slice of a step's batch, and norms of gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Array, Float
 
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks.state import PyTree
@@ -88,3 +89,33 @@ def measure(measure_slice: Callable[[PyTree], Measured], inputs: PyTree, slices:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
     total, images = jax.lax.scan(body, zeros, parts)
     return Measured(means=jax.tree.map(lambda x: x / slices, total), images=join(images))
+
+
+# Prefix of a parameter's top-level name -> group; all others belong to the transformer.
+GROUPS = {
+    "encoder": "encoder",
+    "quantize": "quantizer",
+    "generator": "generator",
+    "decoder": "decoder",
+    "fuse_convs_dict_": "fusion",
+    **dict.fromkeys(("embed", "gated_", "head_"), "pixelcnn"),
+}
+
+
+def gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:
+    """Returns 'grad_norm_GROUP' -> Euclidean norm of the group's gradients before clipping.
+
+    Args:
+        gradients: keyed by the parameters' top-level names; parts that are not trained are absent.
+    """
+    groups: dict[str, dict] = {}
+    for name, tree in gradients.items():
+        group = next((g for start, g in GROUPS.items() if name.startswith(start)), "transformer")
+        groups.setdefault(group, {})[name] = tree
+    return {f"grad_norm_{group}": norm(tree) for group, tree in groups.items()}
+
+
+def norm(gradients: PyTree) -> Float[Array, ""]:
+    """Returns the Euclidean norm of a tree of arrays; non-finite if an element is."""
+    squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(gradients)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))

@@ -13,8 +13,8 @@ from codeformer_jax.metrics import psnr
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes
 from codeformer_jax.system.registry import Registry
 from codeformer_jax.tasks import accumulate, common, guard
+from codeformer_jax.tasks.accumulate import gradient_norms, norm
 from codeformer_jax.tasks.common import Images, Labels, Metrics
-from codeformer_jax.tasks.gradients import gradient_norms, norm
 from codeformer_jax.tasks.state import (
     DiscriminatorState,
     Late,

@@ -19,7 +19,7 @@ import ml_collections
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
-from codeformer_jax.system.plugins import import_plugins
+from codeformer_jax.system.registry import import_plugins
 
 Bound = float | int | None
 

@@ -1,4 +1,4 @@
-"""Evaluation on the held-out images during training."""
+"""Evaluation on the held-out images during training, and checks of class labels."""
 
 import contextlib
 import itertools
@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Key
 
+from codeformer_jax.data.examples import Source
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.metrics import codebook_usage
@@ -23,7 +24,6 @@ from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.protocol import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
-from codeformer_jax.train.labels import check_batch
 from codeformer_jax.train.start import check_teacher
 
 # Stream of randomness, folded into the seed; `loop` and `step` have the others.
@@ -161,3 +161,49 @@ def make_evaluation(
 def _fetch(tree: Any) -> Any:
     """Returns every array in full on every host."""
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def check_labels(
+    task: Task, config: ml_collections.ConfigDict, source: Source, heldout: Source
+) -> None:
+    """Checks the label of one example of each source, if the task needs labels.
+
+    Args:
+        task: the task to train.
+        config: the run's config.
+        source, heldout: the sources of training and evaluation.
+
+    Raises:
+        ValueError: if a source has no labels, or one of an unknown class.
+    """
+    if not task.needs_labels:
+        return
+    classes = task.classes
+    parts = [part for each in (source, heldout) for part in getattr(each, "sources", (each,))]
+    for part in parts:
+        label: Any = part[0].get("label")
+        if label is None:
+            raise ValueError(
+                f"task {config.task!r} is conditioned on {classes} classes, and {part!r} gives no "
+                "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
+                f"a feature 'label') or a network without classes ({task.without_classes})"
+            )
+        _check_known(task, config, repr(part), int(label), int(label))
+
+
+def check_batch(task: Task, config: ml_collections.ConfigDict, batch: dict[str, Any]) -> None:
+    """Raises ValueError if a batch on the host has a label of an unknown class."""
+    if task.needs_labels:
+        labels = batch["label"]
+        _check_known(task, config, "a batch", int(labels.min()), int(labels.max()))
+
+
+def _check_known(
+    task: Task, config: ml_collections.ConfigDict, who: str, least: int, most: int
+) -> None:
+    classes = task.classes
+    if not 0 <= least <= most < classes:
+        raise ValueError(
+            f"{who} has the label {least if least < 0 else most}, but the network knows only 0 to "
+            f"{classes - 1}; set {task.classes_setting} to the number of classes"
+        )

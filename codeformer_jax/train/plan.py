@@ -21,9 +21,9 @@ from codeformer_jax.checkpoints.workdir import abstract_state
 from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task, common, groups, make_task, settings
+from codeformer_jax.train.monitor import parse_steps
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
-from codeformer_jax.train.trace import parse_steps
 
 # Without these libtpu asks the cloud's metadata server for minutes which TPU this machine has.
 _NO_TPU = {

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from codeformer_jax.checkpoints.disk import full_disk_explained
 from codeformer_jax.checkpoints.recover import move_damaged, read_newest
-from codeformer_jax.checkpoints.saving import Checkpoints
+from codeformer_jax.checkpoints.saving import Checkpoints, full_disk_explained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
@@ -22,14 +21,11 @@ from codeformer_jax.system.signals import StopSignal
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
-from codeformer_jax.train.heldout import Heldout
-from codeformer_jax.train.labels import check_batch, check_labels
-from codeformer_jax.train.monitor import Monitor, check_deterministic
-from codeformer_jax.train.precomputed import with_codes
+from codeformer_jax.train.heldout import Heldout, check_batch, check_labels
+from codeformer_jax.train.monitor import Monitor, check_deterministic, parse_steps
 from codeformer_jax.train.speed import TimedStep
-from codeformer_jax.train.start import prepare
+from codeformer_jax.train.start import prepare, with_codes
 from codeformer_jax.train.step import make_step
-from codeformer_jax.train.trace import parse_steps
 from codeformer_jax.train.writer import Writer
 
 # Stream of randomness, folded into the seed; `step` and `heldout` have the others.

@@ -1,4 +1,4 @@
-"""The networks that a run starts from: an earlier stage, a teacher, LPIPS weights."""
+"""Origins of a run: an earlier stage, a teacher, LPIPS weights, precomputed codes."""
 
 import json
 from dataclasses import dataclass
@@ -10,11 +10,18 @@ import ml_collections
 import numpy as np
 
 from codeformer_jax import convert
-from codeformer_jax.checkpoints.perceptual import load_lpips
-from codeformer_jax.checkpoints.settings import compare_configs
-from codeformer_jax.checkpoints.teachers import find_teacher
+from codeformer_jax.checkpoints.teachers import find_teacher, load_lpips
 from codeformer_jax.checkpoints.trained import load_discriminator, load_teacher, load_trained
-from codeformer_jax.checkpoints.workdir import CONFIG_FILE, TEACHER_FILE, read_config, saved_steps
+from codeformer_jax.checkpoints.workdir import (
+    CONFIG_FILE,
+    TEACHER_FILE,
+    compare_configs,
+    read_config,
+    saved_steps,
+)
+from codeformer_jax.convert import code_fingerprint
+from codeformer_jax.data.examples import Source
+from codeformer_jax.data.precomputed_codes import Codes, CodesError, WithCodes
 from codeformer_jax.ops.random import make_key
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.tasks import Task, common
@@ -134,3 +141,40 @@ def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, give
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
     expected = jax.eval_shape(task.teacher.init, make_key(0), pixels)["params"]
     common.transplant(expected, given["params"], {*expected, *given["params"]})
+
+
+def with_codes(
+    task: Task, config: ml_collections.ConfigDict, source: Source, frozen: dict[str, PyTree]
+) -> Source:
+    """Returns a source with the codes in folder `config.data.codes`.
+
+    Args:
+        task: a task with a teacher.
+        config: of the run.
+        source: the images that were encoded.
+        frozen: the run's frozen networks, with 'teacher'.
+
+    Raises:
+        CodesError: the codes are of other images, of another size or by another network than the
+            teacher; or the folder is damaged.
+        FileNotFoundError: there are no codes.
+        ValueError: the task has no teacher.
+    """
+    if not task.needs_teacher:
+        raise ValueError(f"data.codes: task {config.task!r} learns no codes; leave it empty")
+    codes, module = Codes(config.data.codes), task.teacher
+    about, side = codes.description, config.data.image_size // module.downsampling
+    fingerprint = code_fingerprint(module, frozen["teacher"])
+    for what, found, expected in (
+        ("image size", about.image_size, config.data.image_size),
+        ("grid of codes", about.grid, (side, side)),
+        ("codebook size", about.codebook_size, module.codebook_size),
+        ("network (SHA-256 of its encoder and codebook)", about.fingerprint, fingerprint),
+    ):
+        if found != expected:
+            raise CodesError(
+                f"'{codes.directory}' does not fit this run: its {what} is {found}, that of the "
+                f"run's teacher {expected}. Encode with the stage-I network that teaches this run: "
+                "codeformer-jax encode CHECKPOINT DIR --data SOURCE"
+            )
+    return WithCodes(source, codes)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from codeformer_jax.checkpoints.compare import check_arrays
+from codeformer_jax.checkpoints.recover import check_arrays
 
 KEPT = {"params": {"a": {"kernel": jnp.zeros((2, 3))}, "b": jnp.zeros(4)}, "collections": {}}
 

@@ -9,7 +9,7 @@ from small_disk import small_disk
 from states import assert_equal, state_at
 from tiny import tiny_config
 
-from codeformer_jax.checkpoints import digests, disk
+from codeformer_jax.checkpoints import digests, saving
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.system.shared_arrays import SharedMemoryFull
 from codeformer_jax.train import loop
@@ -57,13 +57,13 @@ def test_a_full_disk_is_recognized_behind_other_errors(tmp_path):
     error = ValueError("saving failed")
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     message = r"Make room there .*/dev/shm.* command starts again"
-    with pytest.raises(OSError, match=message) as found, disk.full_disk_explained(tmp_path):
+    with pytest.raises(OSError, match=message) as found, saving.full_disk_explained(tmp_path):
         raise error
     assert found.value.errno == errno.ENOSPC
 
 
 def test_other_errors_pass(tmp_path):
     for error in (SharedMemoryFull("of the workers"), ValueError("of a setting")):
-        with pytest.raises(type(error)) as found, disk.full_disk_explained(tmp_path):
+        with pytest.raises(type(error)) as found, saving.full_disk_explained(tmp_path):
             raise error
         assert found.value is error

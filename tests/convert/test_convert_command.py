@@ -13,12 +13,10 @@ from codeformer_jax.convert import (
     ModelFileError,
     PthError,
     UnsafePickleError,
-    checksums,
     convert_file,
     load_model,
     parse_overrides,
     read_pth,
-    verify,
     write_pth,
 )
 
@@ -255,18 +253,18 @@ def test_model_files_as_sources(source, out):
 
 
 def test_checksums(source, out, tmp_path, monkeypatch):
-    sha256 = verify(source).sha256
-    assert verify(source).published_as is None
-    monkeypatch.setitem(checksums.PUBLISHED, "weights.pth", sha256)
-    assert str(verify(source)) == "verified: SHA-256 is that of the published weights.pth"
+    sha256 = verify_checksum(source).sha256
+    assert verify_checksum(source).published_as is None
+    monkeypatch.setitem(files.PUBLISHED, "weights.pth", sha256)
+    assert str(verify_checksum(source)) == "verified: SHA-256 is that of the published weights.pth"
     renamed = source.rename(tmp_path / "mine.pth")
-    assert verify(renamed).published_as == "weights.pth"
+    assert verify_checksum(renamed).published_as == "weights.pth"
     fake = tmp_path / "weights.pth"
     write_pth(fake, {"params": {"other": np.zeros(1, "f4")}})
     with pytest.raises(ChecksumError, match=rf"the published weights\.pth has {sha256}"):
-        verify(fake)
+        verify_checksum(fake)
     fake.write_bytes(renamed.read_bytes())
-    monkeypatch.setitem(checksums.PUBLISHED, "weights.pth", "0" * 64)
+    monkeypatch.setitem(files.PUBLISHED, "weights.pth", "0" * 64)
     with pytest.raises(ChecksumError):
         convert_file(fake, out)
     assert convert_file(fake, out, verify=False).verifications == ()

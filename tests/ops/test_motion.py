@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.ops.motion import STEPS, motion_path, path_kernel
+from codeformer_jax.ops.blur import STEPS, motion_path, path_kernel
 
 COUNT = 200
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codeformer_jax.ops.resample import AREA, BICUBIC, BILINEAR, resample
+from codeformer_jax.ops.resize import AREA, BICUBIC, BILINEAR, resample
 
 RNG = np.random.RandomState(0)
 FLAGS = {AREA: cv2.INTER_AREA, BILINEAR: cv2.INTER_LINEAR, BICUBIC: cv2.INTER_CUBIC}

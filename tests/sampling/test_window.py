@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from codeformer_jax.sampling.window import plan_windows
+from codeformer_jax.sampling.gpt import plan_windows
 
 
 def published_offset(i, extent, window):

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from codeformer_jax.system.plugins import import_plugins
-from codeformer_jax.system.registry import Registry
+from codeformer_jax.system.registry import Registry, import_plugins
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tiny import tiny_config
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import make_task
-from codeformer_jax.tasks.restart import restart_dead_codes
+from codeformer_jax.tasks.codebook import restart_dead_codes
 from codeformer_jax.tasks.state import TrainState
 
 CODES, SIZE = 8, 4

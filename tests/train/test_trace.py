@@ -11,7 +11,7 @@ from tiny import tiny_config
 from codeformer_jax.system import compilation_cache as cache
 from codeformer_jax.system.compilation_cache import keep_compiled_programs
 from codeformer_jax.train import loop
-from codeformer_jax.train.trace import Trace
+from codeformer_jax.train.monitor import Trace
 
 
 @pytest.fixture
