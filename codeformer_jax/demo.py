@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.keys import make_key
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("vqgan", "code_prediction", "restoration")

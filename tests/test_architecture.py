@@ -90,11 +90,11 @@ def linen_only_in_nn(path, source):
 
 def keys_are_threefrys(path, source):
     """JAX's default implementation is the user's choice; draws of images may not follow it."""
-    if path.parts[-2:] == ("ops", "random.py"):
+    if path.parts[-2:] == ("system", "keys.py"):
         return []
     made = ("jax.random.key", "jax.random.PRNGKey", "jax.random.wrap_key_data")
     return [
-        f"{path}:{node.lineno}: make keys by ops.random.make_key"
+        f"{path}:{node.lineno}: make keys by system.keys.make_key"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in made
     ]
@@ -232,7 +232,7 @@ def test_an_offender_is_found(rule, _patterns, name, source):
         (import_order, "cli/__init__.py", "from codeformer_jax import __version__, restore"),
         (import_order, "__init__.py", "from codeformer_jax import convert"),
         (linen_only_in_nn, "nn/a.py", "import flax.linen as nn"),
-        (keys_are_threefrys, "ops/random.py", "jax.random.key(0, impl='threefry2x32')"),
+        (keys_are_threefrys, "system/keys.py", "jax.random.key(0, impl='threefry2x32')"),
         (keys_are_threefrys, "train/a.py", "jax.random.key_data(make_key(0))"),
         (linen_only_in_nn, "train/a.py", "import flax.struct"),
         (no_early_extras, "convert/a.py", "def f():\n    import torch"),

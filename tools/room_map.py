@@ -29,7 +29,8 @@ ROWS = (
     {"convert": "PyTorch weights", "sampling": "codes of a prior"},
     {"losses": "pure functions", "metrics": "pure functions"},
     {"degrade": "degradations", "nn": "networks"},
-    {"ops": "array functions", "system": "files, processes, mesh"},
+    {"ops": "array functions"},
+    {"system": "files, processes, keys, mesh"},
 )
 WIDTH, ROW, BOX, TALL, EDGE = 900, 84, 176, 46, 16
 # Centres of the boxes, chosen so that few arrows run behind a box.

@@ -21,6 +21,7 @@ from codeformer_jax.checkpoints.workdir import (
 )
 from codeformer_jax.system import paths
 from codeformer_jax.tasks import BestScore, make_task
+from codeformer_jax.tasks.common import precision_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Trained:
     variables: Any
     config: ml_collections.ConfigDict | None = None
     step: int | None = None
+
+    @property
+    def precision(self) -> str:
+        """The precision of the run's products, see `nn.precision`."""
+        return precision_of(self.config)
 
 
 def load_trained(path: str | Path, which: str | int = "latest") -> Trained:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import BestScore, Task
 from codeformer_jax.tasks.state import TrainState
 

@@ -15,8 +15,8 @@ from codeformer_jax.convert.files import (
     load_model,
     read_foreign,
     save_model,
-    verify_checksum,
 )
+from codeformer_jax.convert.files import verify as verify_checksum
 from codeformer_jax.convert.networks import Module, lookup, module_fields
 from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth

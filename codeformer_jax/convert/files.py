@@ -203,7 +203,7 @@ class Verification:
         return f"unverified: no published file has SHA-256 {self.sha256}"
 
 
-def verify_checksum(path: str | os.PathLike) -> Verification:
+def verify(path: str | os.PathLike) -> Verification:
     """Compares a file's SHA-256 with the published ones.
 
     Raises:

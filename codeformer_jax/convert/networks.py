@@ -41,7 +41,7 @@ from codeformer_jax.nn import (
     PixelCNN,
     TamingVQGAN,
 )
-from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.registry import Registry
 
 Module = Any  # A Linen module: only nn/ imports flax.linen.

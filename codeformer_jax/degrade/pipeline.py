@@ -37,8 +37,9 @@ from codeformer_jax.degrade.second_order import (
 )
 from codeformer_jax.ops.checks import AnyArray, as_images, as_keys
 from codeformer_jax.ops.devices import on_each_device
-from codeformer_jax.ops.random import standard_normal, threefry_keys
+from codeformer_jax.ops.random import standard_normal
 from codeformer_jax.ops.rounding import Gradient, to_8_bits
+from codeformer_jax.system.keys import threefry_keys
 
 KERNEL_SIZE = blind.KERNEL_SIZE
 # Reflected borders need images larger than half a kernel.

@@ -19,7 +19,7 @@ from codeformer_jax.evaluate.collect import Collector
 from codeformer_jax.evaluate.evaluation import Evaluation, json_values
 from codeformer_jax.evaluate.measure import DegradeFn, Networks, measure
 from codeformer_jax.metrics import choose
-from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.keys import make_key
 
 Variables = Mapping[str, Any]
 

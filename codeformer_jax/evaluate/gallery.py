@@ -18,7 +18,7 @@ from codeformer_jax.data.images import SUFFIXES, read_image, resize_image, write
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
-from codeformer_jax.ops.random import make_key
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.registry import import_plugins
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)

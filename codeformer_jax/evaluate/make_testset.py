@@ -44,9 +44,9 @@ from codeformer_jax.evaluate.testset import (
     file_hash,
     listing,
 )
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4  # Read, encode and write files while others are degraded.

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key, Shaped
 
-from codeformer_jax.ops.random import threefry_keys
+from codeformer_jax.system.keys import threefry_keys
 
 # Array argument of a public function; its docstring gives dtype and shape, a check enforces them.
 AnyArray = Shaped[Array | np.ndarray, "..."]
@@ -102,7 +102,7 @@ def as_integers(values: Any, name: str, axes: Sequence[str]) -> Array:
 
 
 def as_keys(keys: Any, batch: int, what: str = "image") -> Key[Array, "b"]:
-    """Returns one threefry key for each element of a batch; see `ops.random`.
+    """Returns one threefry key for each element of a batch; see `system.keys`.
 
     Args:
         keys: typed keys [batch] of any implementation.

@@ -26,7 +26,7 @@ from codeformer_jax.nn import Autoencoder
 from codeformer_jax.nn.precision import with_precision
 from codeformer_jax.system import parallel
 from codeformer_jax.system.atomic import atomic_directory
-from codeformer_jax.tasks.common import from_uint8, precision_of
+from codeformer_jax.tasks.common import from_uint8
 
 Encode = Callable[[UInt8[np.ndarray, "b h w 3"]], Int[Array, "b 2 n"]]
 
@@ -88,7 +88,7 @@ def encode_dataset(
         batch_size=batch_size,
         mesh=mesh,
         force=force,
-        precision=precision_of(trained.config),
+        precision=trained.precision,
     )
 
 

@@ -16,9 +16,9 @@ from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.convert import networks_of_role
 from codeformer_jax.nn import Autoencoder
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.priors.kinds import PRIORS, PriorKind, SamplePlan, Values
-from codeformer_jax.tasks.common import from_uint8, precision_of, to_unit
+from codeformer_jax.system.keys import make_key
+from codeformer_jax.tasks.common import from_uint8, to_unit
 
 # Pixels per call of an autoencoder: four pictures of 256x256.
 _PIXELS_AT_ONCE = 4 * 256 * 256
@@ -139,7 +139,7 @@ def load_prior(
         condition_stage1=_condition_stage1(kind, stage1, condition_teacher),
         step=trained.step,
         heldout_bits=_heldout_bits(path, trained.step),
-        precision=precision_of(trained.config),
+        precision=trained.precision,
     )
 
 

@@ -19,7 +19,7 @@ __all__ = [
 # Loaded on first use: the command line reads the options without waiting for JAX.
 _FILES = {
     "Failure": "jobs",
-    "RestoreSummary": "summary",
+    "RestoreSummary": "files",
     "RestoredBatch": "restorer",
     "Restorer": "restorer",
     "Scorer": "scorer",

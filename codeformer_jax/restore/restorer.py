@@ -312,11 +312,10 @@ def _load(
     if path.is_dir():
         # Orbax takes seconds to import, and model files do not need it.
         from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
-        from codeformer_jax.tasks.common import precision_of  # noqa: PLC0415
 
         found = load_trained(path, which=which)
         adain = bool(found.config.get("eval", {}).get("adain", True))
-        use = {"precision": precision_of(found.config), "adain": adain}
+        use = {"precision": found.precision, "adain": adain}
         return found.network, found.module, found.variables, use
     if path.suffix == ".safetensors":
         return *load_model(path), {}

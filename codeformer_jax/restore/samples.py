@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from codeformer_jax.nn import CodeFormer, CodePrediction
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.restore.fit import Fitted
 from codeformer_jax.restore.restorer import (
     RestoredBatch,
@@ -22,6 +21,7 @@ from codeformer_jax.restore.restorer import (
     to_pixels,
 )
 from codeformer_jax.sampling import Sampler, sample_codes
+from codeformer_jax.system.keys import make_key
 
 
 def sample_batch(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from codeformer_jax.ops.random import threefry_keys
+from codeformer_jax.system.keys import threefry_keys
 
 _EXCLUDED = -jnp.inf
 _COLDEST = 1e-6

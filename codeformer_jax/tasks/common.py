@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.degrade import Recipe
 from codeformer_jax.nn import PatchDiscriminator
-from codeformer_jax.ops.random import rbg_keys
+from codeformer_jax.system.keys import rbg_keys
 from codeformer_jax.tasks import guard
 from codeformer_jax.tasks.state import DiscriminatorState, Optimizer, PyTree, TrainState
 

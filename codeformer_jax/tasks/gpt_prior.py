@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.nn import GPT
-from codeformer_jax.ops.random import threefry_keys
 from codeformer_jax.sampling import Sampler, sample_gpt
+from codeformer_jax.system.keys import threefry_keys
 from codeformer_jax.tasks import common, prior
 from codeformer_jax.tasks.protocol import TASKS
 from codeformer_jax.tasks.state import PyTree

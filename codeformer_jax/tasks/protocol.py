@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from codeformer_jax.convert import network_of
-from codeformer_jax.metrics import psnr
+from codeformer_jax.metrics import codebook_usage, psnr
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes
+from codeformer_jax.nn.remat import compiler_options
 from codeformer_jax.system.registry import Registry
 from codeformer_jax.tasks import accumulate, common, guard
 from codeformer_jax.tasks.accumulate import gradient_norms, norm
@@ -141,10 +144,23 @@ class Task:
         """The module that uses the trained variables outside of training."""
         return self.module
 
-    @property
-    def remat(self) -> str | None:
-        """The rematerialization policy of `module`, for the compiler's options."""
-        return getattr(self.module, "remat", None)
+    def compiler_options(self, platform: str) -> dict[str, str]:
+        """Returns options of `jax.jit` for the step, which the module's rematerialization needs.
+
+        Args:
+            platform: `jax.Device.platform`.
+        """
+        return compiler_options(getattr(self.module, "remat", None), platform)
+
+    def code_scores(self, indices: np.ndarray) -> dict[str, float]:
+        """Returns scores of the codes of all held-out images.
+
+        Args:
+            indices: `Evaluated.indices` of all images, [images, n].
+        """
+        counts = np.bincount(indices.reshape(-1), minlength=self.codebook_size)
+        usage = codebook_usage(jnp.asarray(counts, jnp.float32))
+        return {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
 
     def start_from(self, previous: PyTree, origin: ml_collections.ConfigDict | None) -> PyTree:
         """Returns what `init` takes over of the variables `previous`; all of them by default.

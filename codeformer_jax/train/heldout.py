@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Key
 from codeformer_jax.data.examples import Source
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
-from codeformer_jax.metrics import codebook_usage
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
@@ -107,10 +106,7 @@ class Heldout:
             for name in results[0].metrics
         }
         if self._task.codebook_size is not None:
-            codes = np.concatenate([r.indices for r in results]).reshape(-1)
-            counts = np.bincount(codes, minlength=self._task.codebook_size)
-            usage = codebook_usage(jnp.asarray(counts, jnp.float32))
-            scores |= {"perplexity": float(usage.perplexity), "unused_codes": float(usage.dead)}
+            scores |= self._task.code_scores(np.concatenate([r.indices for r in results]))
         return scores, panels
 
     def check_teacher(self, state: TrainState, frozen: dict[str, PyTree]) -> None:

@@ -18,8 +18,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from codeformer_jax.checkpoints.workdir import abstract_state
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import parallel
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import Task, common, groups, make_task, settings
 from codeformer_jax.train.monitor import parse_steps
 from codeformer_jax.train.speed import step_flops

@@ -15,8 +15,8 @@ from codeformer_jax.checkpoints.saving import Checkpoints, full_disk_explained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.system import hosts, parallel
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.signals import StopSignal
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState

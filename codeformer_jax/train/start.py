@@ -22,8 +22,8 @@ from codeformer_jax.checkpoints.workdir import (
 from codeformer_jax.convert import code_fingerprint
 from codeformer_jax.data.examples import Source
 from codeformer_jax.data.precomputed_codes import Codes, CodesError, WithCodes
-from codeformer_jax.ops.random import make_key
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
 

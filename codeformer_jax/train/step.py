@@ -6,7 +6,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from codeformer_jax.nn.remat import compiler_options
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
@@ -55,5 +54,5 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
         step,
         donate_argnums=0,
         out_shardings=(sharding, parallel.replicated(mesh)),
-        compiler_options=compiler_options(task.remat, mesh.devices.flat[0].platform),
+        compiler_options=task.compiler_options(mesh.devices.flat[0].platform),
     )

@@ -253,16 +253,16 @@ def test_model_files_as_sources(source, out):
 
 
 def test_checksums(source, out, tmp_path, monkeypatch):
-    sha256 = verify_checksum(source).sha256
-    assert verify_checksum(source).published_as is None
+    sha256 = verify(source).sha256
+    assert verify(source).published_as is None
     monkeypatch.setitem(files.PUBLISHED, "weights.pth", sha256)
-    assert str(verify_checksum(source)) == "verified: SHA-256 is that of the published weights.pth"
+    assert str(verify(source)) == "verified: SHA-256 is that of the published weights.pth"
     renamed = source.rename(tmp_path / "mine.pth")
-    assert verify_checksum(renamed).published_as == "weights.pth"
+    assert verify(renamed).published_as == "weights.pth"
     fake = tmp_path / "weights.pth"
     write_pth(fake, {"params": {"other": np.zeros(1, "f4")}})
     with pytest.raises(ChecksumError, match=rf"the published weights\.pth has {sha256}"):
-        verify_checksum(fake)
+        verify(fake)
     fake.write_bytes(renamed.read_bytes())
     monkeypatch.setitem(files.PUBLISHED, "weights.pth", "0" * 64)
     with pytest.raises(ChecksumError):

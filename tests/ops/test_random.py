@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from codeformer_jax.ops.random import make_key, rbg_keys, standard_normal, threefry_keys
+from codeformer_jax.ops.random import standard_normal
+from codeformer_jax.system.keys import make_key, rbg_keys, threefry_keys
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
