@@ -66,8 +66,9 @@ class Network:
             'autoencoder': `apply(variables, images)` returns `.image` and `.indices`; methods
                 `encode` and `decode`; `codebook_size`, `downsampling`, `image_size`. Evaluated by
                 its reconstructions; its codes can be learned.
-            'restorer': `apply(variables, images, w=..., adain=...)` returns `.image`, `.logits`
-                and `.indices`.
+            'restorer': `apply(variables, images, w=..., adain=...)`, images in [-1, 1] and `w` [b],
+                returns `.image`; `image_size`. With codes also `codebook_size`, `downsampling`,
+                `.logits` and `.indices`.
             'prior': a distribution over maps of codes or pixels.
             '': none of these, such as a loss.
         code_fields: an autoencoder's fields on which its codes depend, for fingerprints; () if they

@@ -18,10 +18,10 @@ class Collector:
     Args:
         rows: names of the rows, see `Evaluation.scores`.
         metrics: names of the metrics that `measure` computes.
-        codebook_size: number of codes K.
+        codebook_size: number of codes K; None for a network without codes.
     """
 
-    def __init__(self, rows: Sequence[str], metrics: Sequence[str], codebook_size: int):
+    def __init__(self, rows: Sequence[str], metrics: Sequence[str], codebook_size: int | None):
         self._rows = tuple(rows)
         self._metrics = [name for name in metrics if METRICS[name].of_pictures]
         per_image = (name for name in self._metrics if METRICS[name].reduce is None)
@@ -66,7 +66,8 @@ class Collector:
         taught = "target_codes" in result
         if taught:
             self._count("teacher", result["target_codes"][:valid])
-        self._count("predicted" if taught else "network", result["codes"][:valid])
+        if self._codebook_size is not None:
+            self._count("predicted" if taught else "network", result["codes"][:valid])
 
     def finish(self, settings: Mapping[str, Any]) -> Evaluation:
         """Returns the evaluation of everything added so far."""

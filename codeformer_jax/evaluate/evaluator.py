@@ -72,7 +72,8 @@ def evaluate(
     weights = sorted(float(w) for w in weights) if restores else []
     _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
-    metrics = choose(metrics, _inputs(restores, teacher, lpips))
+    codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
+    metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
     arguments = _networks(module, variables, teacher, lpips) | {
         "restores": restores,
         "metrics": metrics,
@@ -82,17 +83,18 @@ def evaluate(
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    collector = Collector(_rows(weights, teacher is not None), metrics, module.codebook_size)
+    collector = Collector(_rows(weights, teacher is not None), metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size, progress)
     found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     return collector.finish(found | _settings(arguments, weights, seed))
 
 
-def _inputs(restores: bool, teacher: Any, lpips: Any) -> list[str]:
+def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
     """Names from `metrics.INPUTS` that an evaluation has."""
-    found = {"logits": restores, "target_codes": teacher is not None, "lpips": lpips is not None}
-    return ["pictures", "truth", "codes", *(name for name, there in found.items() if there)]
+    found = {"codes": codes, "logits": codes and restores}
+    found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
+    return ["pictures", "truth", *(name for name, there in found.items() if there)]
 
 
 def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> dict[str, Any]:
@@ -199,9 +201,10 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
         raise ValueError(
             f"{size}, but the images before it {shape[0]}x{shape[1]}; resize them to one size"
         )
-    if any(side % module.downsampling for side in image.shape[:2]):
+    factor = getattr(module, "downsampling", 1)
+    if any(side % factor for side in image.shape[:2]):
         raise ValueError(
-            f"{size}, but this network needs sides that are multiples of {module.downsampling}; "
+            f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
 

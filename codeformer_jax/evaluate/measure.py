@@ -61,7 +61,7 @@ def measure(
     Returns:
         pictures: uint8 [rows + 1, b, h, w, 3], the truth last.
         scores: {metric of pictures: [rows, b, ...]}; code_scores: {metric of codes: [b, ...]}.
-        finite: [b]; codes: [b, n]; target_codes: [b, n] with a teacher.
+        finite: [b]; codes: [b, n] if the network has any; target_codes: [b, n] with a teacher.
     """
     clean = images.astype(jnp.float32) / 255
     inputs = {}
@@ -73,16 +73,16 @@ def measure(
             start = 2 * (degraded.astype(jnp.float32) / 255) - 1
         restore = functools.partial(_restore, networks.module, variables[0], start, adain)
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
-        restored, logits, codes = jax.vmap(restore)(weights)
-        made, codes, inputs["logits"] = [start[None], restored], codes[0], logits[0]
+        outputs = jax.vmap(restore)(weights)
+        made = [start[None], outputs.pop("image")]
+        inputs = {name: values[0] for name, values in outputs.items()}
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])
             inputs["target_codes"] = taught.indices
     else:
         out = networks.module.apply(variables[0], 2 * clean - 1)
-        made, codes = [out.image[None]], out.indices
-    inputs["codes"] = codes
+        made, inputs["codes"] = [out.image[None]], out.indices
     if networks.lpips is not None:
         inputs["lpips"] = functools.partial(networks.lpips.apply, variables[2])
     made = jnp.concatenate(made)
@@ -97,9 +97,11 @@ def measure(
 
 def _restore(
     module: Any, variables: Any, images: Float[Array, "b h w 3"], adain: bool, w: Float[Array, ""]
-) -> tuple[Float[Array, "b h w 3"], Float[Array, "b n k"], Int[Array, "b n"]]:
+) -> dict[str, Num[Array, "b ..."]]:
+    """Returns 'image' and, of a network with codes, 'codes' and 'logits'."""
     out = module.apply(variables, images, w=jnp.full(len(images), w), adain=adain)
-    return out.image, out.logits, out.indices
+    codes = {"codes": out.indices, "logits": out.logits} if hasattr(out, "indices") else {}
+    return {"image": out.image, **codes}
 
 
 def _scores(

@@ -38,6 +38,8 @@ def own_config(
     config = _typed(read_config(workdir).to_dict(), base)
     missing = {k: base.eval.get_ref(k) for k in base.get("eval", ()) if k not in config.eval}
     config.eval.update(missing)
+    if "plugins" in base and "plugins" not in config:
+        config.plugins = base.plugins
     return config.lock()
 
 

@@ -88,6 +88,8 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
                 "its input.",
             )
         )
+    if not evaluation.code_counts:
+        return found
     text = "How often each code of the codebook occurs."
     if "teacher" in evaluation.code_counts:
         text = (

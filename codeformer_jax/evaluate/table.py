@@ -98,7 +98,8 @@ def plain_text(evaluation: Evaluation) -> str:
     if rows := code_rows(evaluation):
         titles = (METRICS[name].title for name in evaluation.codes)
         blocks.append(_aligned([["codes", *titles], *rows]))
-    blocks.append(_aligned([usage_heads(evaluation), *usage_rows(evaluation)]))
+    if evaluation.code_counts:
+        blocks.append(_aligned([usage_heads(evaluation), *usage_rows(evaluation)]))
     return "\n\n".join(blocks)
 
 

@@ -31,7 +31,7 @@ INPUTS = {
     "pictures": "always: pictures under test [b, h, w, 3], RGB in [0, 1], rounded to 8 bits",
     "truth": "always: clean images [b, h, w, 3], RGB in [0, 1]",
     "lpips": "with eval.lpips: function of two batches in [-1, 1] that returns distances [b]",
-    "codes": "always: codes that the network predicts or encodes [b, n]",
+    "codes": "with a codebook: codes that the network predicts or encodes [b, n]",
     "logits": "with a CodeFormer: logits of the codes [b, n, K]",
     "target_codes": "with a teacher: its codes of the clean images [b, n]",
 }

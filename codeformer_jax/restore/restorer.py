@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model, networks_of_role
-from codeformer_jax.nn import CodeFormer
 from codeformer_jax.nn.precision import check_precision, products_in
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
@@ -57,7 +56,7 @@ class Restorer:
 
     def __init__(
         self,
-        module: CodeFormer,
+        module: Any,
         variables: Mapping[str, Any],
         *,
         batch_size: int | None = None,
@@ -68,8 +67,9 @@ class Restorer:
     ):
         check_precision(precision)
         self.module, self.precision = module, precision
-        self.keep_gray = module.keep_gray if keep_gray is None else keep_gray
-        self.keep_known = module.keep_known if keep_known is None else keep_known
+        # Your own network may lack these fields.
+        self.keep_gray = getattr(module, "keep_gray", True) if keep_gray is None else keep_gray
+        self.keep_known = getattr(module, "keep_known", False) if keep_known is None else keep_known
         self.variables = jax.device_put(dict(variables), jax.local_devices()[0])
         if batch_size is None:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
@@ -282,7 +282,7 @@ def _restore(
     images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
     w: Float[Array, "b"],
     *,
-    module: CodeFormer,
+    module: Any,
     adain: bool,
     codes: bool,
 ) -> tuple[Array, ...]:

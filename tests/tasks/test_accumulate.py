@@ -75,8 +75,8 @@ def steps(config, images):
     ("stage", "model"),
     [
         ("vqgan", {"restart_below": 0.99}),
-        ("vqgan", {"restart_below": 0.99, "ema_decay": None}),
-        ("vqgan", {"quantizer": "gumbel", "ema_decay": None}),
+        pytest.param("vqgan", {"restart_below": 0.99, "ema_decay": None}, marks=pytest.mark.slow),
+        pytest.param("vqgan", {"quantizer": "gumbel", "ema_decay": None}, marks=pytest.mark.slow),
         ("code_prediction", {}),
         ("restoration", {}),
     ],

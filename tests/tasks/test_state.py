@@ -71,7 +71,10 @@ def test_adamw_decays_kernels_apart_from_the_gradient():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"weight_decay": 0.1}, "optimizer.weight_decay=0.1 with optimizer.name='adam', which has"),
+        (
+            {"weight_decay": 0.1},
+            "optimizer.weight_decay=0.1 has no effect with optimizer.name='adam'",
+        ),
         ({"schedule": "linear"}, "'linear'; expected 'constant', 'cosine' or 'multistep'"),
     ],
 )
