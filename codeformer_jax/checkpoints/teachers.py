@@ -11,9 +11,6 @@ from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
 
-# Networks that can be a teacher.
-AUTOENCODERS = ("vqgan", "taming_vqgan", "vqvae")
-
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
     """Loads the autoencoder that `config.teacher` or `config.init_from` names.
