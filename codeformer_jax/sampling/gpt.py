@@ -26,6 +26,49 @@ Condition = Int[Array, "b m"] | Int[Array, "b h w"]
 Step = Callable[[Int[Array, "b"], Cache], tuple[Float[Array, "b k"], Cache]]
 
 
+@dataclass(frozen=True)
+class WindowPlan:
+    """Windows of all sites, in sampling order: row by row.
+
+    Attributes:
+        top, left: first row and column of the window.
+        target: index of the site in its window, row-major.
+        moved: whether the window differs from that of the site before.
+    """
+
+    top: Int32[np.ndarray, "n"]
+    left: Int32[np.ndarray, "n"]
+    target: Int32[np.ndarray, "n"]
+    moved: Bool[np.ndarray, "n"]
+
+
+def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
+    """Centres the window on each site; at the borders of the map it stops.
+
+    Args:
+        size: rows and columns of the map.
+        window: rows and columns of the window.
+
+    Returns:
+        The windows of all size[0] * size[1] sites.
+
+    Raises:
+        ValueError: if the map is smaller than the window.
+    """
+    if size[0] < window[0] or size[1] < window[1]:
+        raise ValueError(
+            f"a map of {size[0]}x{size[1]} codes is smaller than the {window[0]}x{window[1]} that "
+            "this prior was trained on; sample at least that and cut it"
+        )
+    rows, columns = np.indices(size).reshape(2, -1)
+    top = np.clip(rows - window[0] // 2, 0, size[0] - window[0])
+    left = np.clip(columns - window[1] // 2, 0, size[1] - window[1])
+    moved = np.ones(len(rows), bool)
+    moved[1:] = (np.diff(top) != 0) | (np.diff(left) != 0)
+    target = (rows - top) * window[1] + columns - left
+    return WindowPlan(top.astype(np.int32), left.astype(np.int32), target.astype(np.int32), moved)
+
+
 @flax.struct.dataclass
 class _Sites:
     """Inputs of the scan: arrays [n] over sites, scalars inside it; see `window.WindowPlan`."""
@@ -245,46 +288,3 @@ def _check_condition(module: GPT, condition: Any, batch: int, size: tuple[int, i
             f"a map of {size[0]}x{size[1]} codes is sampled through a window, which also cuts the "
             f"condition: give it as [{batch}, {size[0]}, {size[1]}]"
         )
-
-
-@dataclass(frozen=True)
-class WindowPlan:
-    """Windows of all sites, in sampling order: row by row.
-
-    Attributes:
-        top, left: first row and column of the window.
-        target: index of the site in its window, row-major.
-        moved: whether the window differs from that of the site before.
-    """
-
-    top: Int32[np.ndarray, "n"]
-    left: Int32[np.ndarray, "n"]
-    target: Int32[np.ndarray, "n"]
-    moved: Bool[np.ndarray, "n"]
-
-
-def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
-    """Centres the window on each site; at the borders of the map it stops.
-
-    Args:
-        size: rows and columns of the map.
-        window: rows and columns of the window.
-
-    Returns:
-        The windows of all size[0] * size[1] sites.
-
-    Raises:
-        ValueError: if the map is smaller than the window.
-    """
-    if size[0] < window[0] or size[1] < window[1]:
-        raise ValueError(
-            f"a map of {size[0]}x{size[1]} codes is smaller than the {window[0]}x{window[1]} that "
-            "this prior was trained on; sample at least that and cut it"
-        )
-    rows, columns = np.indices(size).reshape(2, -1)
-    top = np.clip(rows - window[0] // 2, 0, size[0] - window[0])
-    left = np.clip(columns - window[1] // 2, 0, size[1] - window[1])
-    moved = np.ones(len(rows), bool)
-    moved[1:] = (np.diff(top) != 0) | (np.diff(left) != 0)
-    target = (rows - top) * window[1] + columns - left
-    return WindowPlan(top.astype(np.int32), left.astype(np.int32), target.astype(np.int32), moved)
