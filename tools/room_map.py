@@ -21,9 +21,13 @@ MOST_ARROWS = 70
 # Rows of the picture from the top; a room imports only from rows below its own.
 ROWS = (
     {"cli": "the command line"},
-    {"demo": "make demo", "restore": "restored pictures", "prepare": "dataset builder"},
-    {"evaluate": "scores, reports", "priors": "pictures of priors"},
-    {"train": "the loop"},
+    {"restore": "restored pictures", "prepare": "dataset builder"},
+    {
+        "demo": "make demo",
+        "evaluate": "scores, reports",
+        "train": "the loop",
+        "priors": "pictures of priors",
+    },
     {"checkpoints": "save, load, teachers"},
     {"tasks": "training tasks", "data": "sources, batches"},
     {"convert": "PyTorch weights", "sampling": "codes of a prior"},
@@ -36,10 +40,9 @@ WIDTH, ROW, BOX, TALL, EDGE = 900, 84, 176, 46, 16
 # Centres of the boxes, chosen so that few arrows run behind a box.
 CENTRES = {
     "cli": 450,
-    "demo": 150, "restore": 570, "prepare": 800,
-    "evaluate": 360, "priors": 570,
-    "train": 570,
-    "checkpoints": 420,
+    "restore": 600, "prepare": 800,
+    "demo": 110, "evaluate": 310, "train": 505, "priors": 700,
+    "checkpoints": 180,
     "tasks": 290, "data": 800,
     "convert": 690, "sampling": 495,
     "losses": 230, "metrics": 420,
