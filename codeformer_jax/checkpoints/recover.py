@@ -95,7 +95,7 @@ def check_arrays(folder: Path, wanted: PyTree, *, dtypes: bool = True) -> None:
 
 
 def _described(tree: PyTree, dtypes: bool) -> dict[str, str]:
-    """Shapes by path. Paths are as Orbax writes them: with dicts for dataclasses."""
+    """Returns shapes by path. Paths are those of Orbax, which saves dataclasses as dicts."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{x.dtype if dtypes else ''}{list(x.shape)}"

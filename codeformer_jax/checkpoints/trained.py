@@ -137,7 +137,7 @@ def export_trained(
 
 def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
     """Returns module and variables of the teacher that a run keeps, or None if it has none."""
-    path = Path(workdir) / TEACHER_FILE
+    path = Path(paths.local(workdir)) / TEACHER_FILE
     return convert.load_model(path)[1:] if path.is_file() else None
 
 

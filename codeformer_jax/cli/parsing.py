@@ -37,7 +37,7 @@ def add_command(
 
     Args:
         commands: from `ArgumentParser.add_subparsers`.
-        name: of the sub-command.
+        name: name of the sub-command.
         run: takes the parsed arguments and returns the exit code.
         summary: its line in the list of commands.
         description: what it does, at the head of its own `--help`.
@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
     flag; any other bool gets a `--no-` form as well.
 
     Args:
-        parser: of a sub-command.
+        parser: the parser of a sub-command.
         options: the dataclass.
     """
     groups: dict[str, Any] = {}

@@ -56,7 +56,7 @@ def save_model(
     Args:
         path: the file; its folders are made.
         network: registered name, such as 'vqgan'; see `NETWORKS`.
-        module: of the network's class; its fields are stored.
+        module: an instance of the network's class; its fields are stored.
         variables: all variables of the module, float32.
 
     Raises:

@@ -13,7 +13,7 @@ from codeformer_jax.convert.networks import lookup, module_fields, network_of
 from codeformer_jax.nn import Autoencoder
 
 # Modules of this package's autoencoders that turn images into codes.
-_ENCODING = ("encoder", "quant_conv", "quantize")
+ENCODING = ("encoder", "quant_conv", "quantize")
 
 
 def code_fingerprint(module: Autoencoder, variables: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def code_fingerprint(module: Autoencoder, variables: Mapping[str, Any]) -> str:
     fields, params = module_fields(module), variables["params"]
     if names := lookup(network_of(module)).code_fields:
         fields = {name: fields[name] for name in names}
-        params = {name: params[name] for name in _ENCODING if name in params}
+        params = {name: params[name] for name in ENCODING if name in params}
     digest = hashlib.sha256(json.dumps(fields).encode())
     _add_parameters(digest, params)
     return digest.hexdigest()

@@ -194,7 +194,7 @@ def expected_variables(network: str, module: Module) -> dict[str, Any]:
 
     Args:
         network: registered name.
-        module: of the network's class; parameters are float32 whatever its dtype.
+        module: an instance of the network's class; parameters are float32 whatever its dtype.
     """
     args, kwargs = lookup(network).inputs(module)
     if "dtype" in _field_names(type(module)):

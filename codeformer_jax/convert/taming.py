@@ -54,7 +54,7 @@ def rename_vqgan(table: Table, given: Mapping[str, Any]) -> Table:
     """Returns the autoencoder of a checkpoint in published names.
 
     Args:
-        table: of its own checkpoint, a transformer's or a file of `diffusers`.
+        table: state dict of its own checkpoint, a transformer's or a file of `diffusers`.
         given: known fields. A remapped codebook stays whole unless `codebook_size` is given as the
             number of codes in use.
 
@@ -211,7 +211,7 @@ def gpt_masks(variables: Mapping[str, Any], module: Any) -> dict[str, np.ndarray
     """Returns the buffers {name: mask [1, 1, n, n]} that published code keeps in each block.
 
     Args:
-        variables: of a `GPT`.
+        variables: variables of a `GPT`.
         module: the `GPT`, for its `n_unmasked`; None stands for 0.
     """
     size = variables["params"]["pos_emb"].shape[1]

@@ -1,1 +1,1 @@
-"""Where pictures come from: image files, folders, synthetic faces, and the batches made of them."""
+"""Sources of pictures: image files, folders, records, synthetic faces; and batches made of them."""

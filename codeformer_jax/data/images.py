@@ -88,7 +88,7 @@ class UnreadableImage(ValueError):
 
     Attributes:
         path: the file.
-        reason: what is wrong with it.
+        reason: the fault.
     """
 
     def __init__(self, path: str | os.PathLike, reason: str):
@@ -166,7 +166,7 @@ def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> 
 
     Args:
         path: the file, or the address of one in a bucket.
-        max_megapixels: as of `read_image`.
+        max_megapixels: as in `read_image`.
 
     Raises:
         UnreadableImage: as `read_image`.

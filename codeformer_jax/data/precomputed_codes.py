@@ -34,7 +34,7 @@ class Description:
     """The contents of a folder of codes.
 
     Attributes:
-        fingerprint: of the network that encoded, see `convert.code_fingerprint`.
+        fingerprint: fingerprint of the network that encoded, see `convert.code_fingerprint`.
         source: the data setting that was encoded, for people to read.
         listing: `examples.listing_digest` of the images.
         image_size: side of the pictures in pixels.

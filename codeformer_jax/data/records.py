@@ -160,11 +160,11 @@ def open_array_record(
     files never move it.
 
     Args:
-        pattern: as of `glob.glob`, `**` for any depth.
+        pattern: as in `glob.glob`, `**` for any depth.
         size: side of the pictures in pixels.
         split: 'train', 'heldout' or 'all'.
         heldout_fraction: share of records in 'heldout', 0..1.
-        options: of `Records`.
+        options: keyword arguments of `Records`.
 
     Raises:
         FileNotFoundError: no file matches.
@@ -212,7 +212,7 @@ def open_tfds(
         size: side of the pictures in pixels.
         split: 'train', 'heldout' (TFDS's 'validation', or else 'test') or 'all'.
         chosen: a split of the dataset instead, in TFDS's syntax: 'train[:90%]'.
-        options: of `Records`.
+        options: keyword arguments of `Records`.
 
     Raises:
         FileNotFoundError: no such dataset, or it has not been prepared.
@@ -245,7 +245,7 @@ def heldout_of(where: str, chosen: str) -> str:
     """Returns the held-out split of a TFDS dataset for a training split.
 
     Args:
-        where: as of `open_tfds`.
+        where: as in `open_tfds`.
         chosen: the training split, in TFDS's syntax.
 
     Raises:

@@ -49,7 +49,7 @@ from codeformer_jax.system.registry import Registry
 #     'eval', all that `eval.path` names.
 SOURCES: Registry[Callable[[str, Any, str], Source]] = Registry("config.data.path")
 
-_PREFIX = re.compile(r"([A-Za-z_]{2,}):")
+_PREFIX = re.compile(r"([A-Za-z_]\w+):", re.ASCII)
 _TFDS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
 _WEIGHT = re.compile(r"\s*(?P<weight>[^\s*/\\:]+)\s*\*\s*")
 _PLUS = re.compile(r"\s+\+\s+(?=[^\s*/\\:]+\s*\*)")
@@ -198,7 +198,7 @@ def _options(data: Any, *names: str) -> dict[str, Any]:
 
 
 def _plus_prefix() -> re.Pattern[str]:
-    return re.compile(rf"\s\+\s*(?={'|'.join(SOURCES)}:)")
+    return re.compile(rf"\s\+\s*(?=(?:{'|'.join(map(re.escape, SOURCES))}):)")
 
 
 def _parse_weighted(text: str, span: tuple[int, int]) -> Spec:

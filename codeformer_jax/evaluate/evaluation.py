@@ -69,7 +69,7 @@ class Evaluation:
 
     @property
     def gain(self) -> np.ndarray | None:
-        """How much better `best_row` is than the input in the ranking metric [n].
+        """Gain of `best_row` over the input in the ranking metric, positive if better, [n].
 
         None if nothing was degraded or no metric ranks.
         """

@@ -243,9 +243,9 @@ def _check_networks(module: Any, teacher: tuple[Any, Variables] | None, weights:
     if not weights or not sane or len({f"{w:g}" for w in weights}) < len(weights):
         raise ValueError(f"weights must be different numbers from 0 up, got {list(weights)}")
     for name in ("codebook_size", "downsampling") if teacher else ():
-        ours, theirs = getattr(module, name), getattr(teacher[0], name)
+        ours, theirs = getattr(module, name, None), getattr(teacher[0], name)
         if ours != theirs:
             raise ValueError(
                 f"the teacher has {name}={theirs}, the network {ours}, so that their codes cannot "
-                "be compared; give the VQGAN that this network was trained with"
+                "be compared; give the VQGAN that this network was trained with, or none"
             )

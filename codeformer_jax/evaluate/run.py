@@ -59,7 +59,8 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             )
         if pairs is None:
             recipe = common.read_recipe(config, config.eval.recipe)
-        teacher = _find_teacher(config, trained, workdir)
+        if hasattr(trained.module, "codebook_size"):  # Without codes a teacher has nothing to say.
+            teacher = _find_teacher(config, trained, workdir)
     with products_in(common.precision_of(config)):
         evaluation = evaluate(
             _computed_as(config, trained.module),

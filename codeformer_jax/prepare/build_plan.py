@@ -32,7 +32,7 @@ _LAYOUT = 2  # Unfinished builds of another layout are not continued.
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the bytes of a dataset besides its files.
+    """Settings that decide the bytes of a dataset, apart from its files.
 
     Attributes:
         sources: folders, absolute, or addresses of folders in buckets.
@@ -52,7 +52,7 @@ class Settings:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What precedes the names of each source: its folder, or nothing for a single source.
+        """Prefixes of the names of each source: its folder, or nothing for a single source.
 
         Raises:
             PrepareError: two sources have the same folder name.

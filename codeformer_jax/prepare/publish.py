@@ -1,4 +1,4 @@
-"""From shards that are done to a dataset in its place.
+"""Publication of finished shards as a dataset.
 
 Every step can be interrupted and repeated: what is there already stays.
 """

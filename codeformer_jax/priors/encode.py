@@ -17,7 +17,9 @@ from jaxtyping import Array, Int, UInt8
 
 from codeformer_jax.checkpoints.teachers import teacher_of
 from codeformer_jax.checkpoints.trained import load_trained
-from codeformer_jax.convert import code_fingerprint
+from codeformer_jax.convert import code_fingerprint, network_of
+from codeformer_jax.convert.fingerprint import ENCODING
+from codeformer_jax.convert.networks import lookup
 from codeformer_jax.data.examples import Element, Source, listing_digest
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.precomputed_codes import DESCRIPTION_FILE, Description, write_codes
@@ -119,7 +121,7 @@ def encode_source(
             each device.
         mesh: devices, see `parallel.make_mesh`.
         force: replace the codes in `target`.
-        precision: of products and convolutions; see `nn.precision`.
+        precision: precision of products and convolutions; see `nn.precision`.
 
     Returns:
         The description that was written.
@@ -171,7 +173,7 @@ def make_encode(
     Args:
         module, variables: the network, of which encoder and codebook are used.
         mesh: devices that share a batch; b must be a multiple of their number.
-        precision: of products and convolutions; see `nn.precision`.
+        precision: precision of products and convolutions; see `nn.precision`.
     """
 
     def encode(params, images):
@@ -186,7 +188,9 @@ def make_encode(
     batch = parallel.batch_sharding(mesh)
     encode = with_precision(precision, encode)
     compiled = jax.jit(encode, in_shardings=(parallel.replicated(mesh), batch), out_shardings=batch)
-    params = {name: variables["params"][name] for name in ("encoder", "quantize")}
+    params = variables["params"]
+    if lookup(network_of(module)).code_fields:  # The decoder is not needed.
+        params = {name: params[name] for name in ENCODING if name in params}
     params = jax.device_put(params, parallel.replicated(mesh))
     return lambda images: compiled(params, images)
 

@@ -31,7 +31,7 @@ class SamplePlan:
     """Maps to sample; all but their keys and classes is the same for all of them.
 
     Attributes:
-        number: of maps.
+        number: number of maps.
         size: rows and columns of each map.
         seed: map i is sampled with the key fold_in(key(seed), i), whatever the batch.
         sampler: temperature, top-k, top-p.

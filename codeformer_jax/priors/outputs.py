@@ -89,7 +89,7 @@ def describe(
 
     Args:
         prior: the prior.
-        plan: of the call.
+        plan: plan of the call.
         values: the sampled maps.
         inputs: names of the files that were read.
 

@@ -17,6 +17,7 @@ from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_train
 from codeformer_jax.convert import networks_of_role
 from codeformer_jax.nn import Autoencoder
 from codeformer_jax.priors.kinds import PRIORS, PriorKind, SamplePlan, Values
+from codeformer_jax.system import paths
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks.common import from_uint8, to_unit
 
@@ -54,9 +55,9 @@ class Prior:
         module, variables: the network.
         stage1: autoencoder that decodes its codes; None if its values are pixels.
         condition_stage1: autoencoder that encodes its condition; None if that is not codes.
-        step: of the checkpoint; None for a model file.
+        step: step of the checkpoint; None for a model file.
         heldout_bits: bits per value on held-out maps, if the checkpoint has them.
-        precision: of products and convolutions; see `nn.precision`.
+        precision: precision of products and convolutions; see `nn.precision`.
     """
 
     network: str
@@ -70,7 +71,7 @@ class Prior:
 
     @property
     def kind(self) -> PriorKind:
-        """How the network is sampled and scored."""
+        """Sampling and scoring of the network."""
         return PRIORS[self.network](self.module)
 
     @property
@@ -119,7 +120,7 @@ def load_prior(
         FileNotFoundError: if a file does not exist.
         ValueError: if the network is not a prior, or the autoencoder is missing or another one.
     """
-    path = Path(path)
+    path = Path(paths.local(path))
     trained = load_trained(path, which)
     if trained.network not in PRIORS:
         raise ValueError(

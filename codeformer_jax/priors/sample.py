@@ -34,7 +34,7 @@ def sample_command(
     Args:
         checkpoint: see `load_prior`.
         output: the sheet; codes go to STEM.npz beside it, single pictures to the folder STEM.
-        options: of the call.
+        options: options of the call.
         progress: see `sample_maps`.
 
     Returns:
@@ -153,7 +153,7 @@ def spread(classes: tuple[int, ...], number: int) -> tuple[int, ...]:
 
     Args:
         classes: the classes.
-        number: of samples.
+        number: number of samples.
 
     Returns:
         One class per sample; samples of a class follow each other.

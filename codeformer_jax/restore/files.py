@@ -117,6 +117,8 @@ def restore_files(
     start, scored = time.monotonic(), scorer is not None or options.score is not None
     plan = plan_files(inputs, output_dir, options, scores=scored)
     restorer = restorer or _load(options)
+    if (options.samples or scored) and not hasattr(restorer.module, "codebook_size"):
+        raise RestoreError("samples and score need a network with codes; this one has none")
     if scorer is None and options.score is not None:
         scorer = Scorer.load(options.score, restorer, teacher=options.score_teacher)
     with Scores(plan, scorer, options.force) as scores:

@@ -55,7 +55,7 @@ class Plan:
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
-        folder: of the results.
+        folder: folder of the results.
         skipped: existing files that are kept.
         unreadable: inputs that cannot be read.
         others: files in the folders that are not pictures.

@@ -17,6 +17,7 @@ from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
+from codeformer_jax.system import paths
 
 NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
 
@@ -43,7 +44,7 @@ class Restorer:
         module, variables: the network.
         batch_size: images per batch; default 1 on a CPU, 8 on an accelerator. The last batch is
             filled up with copies, so that it needs no compilation of its own.
-        precision: of products and convolutions; see `nn.precision`.
+        precision: precision of products and convolutions; see `nn.precision`.
         keep_gray: give black-and-white pictures black-and-white results; default the network's
             setting, see `CodeFormer`.
         keep_known: fill in pure white pixels only and keep all others; default the network's.
@@ -105,7 +106,7 @@ class Restorer:
                 checkpoint.
         """
         check_batch_size(batch_size)
-        path = pathlib.Path(path)
+        path = pathlib.Path(paths.local(path))
         network, module, variables, use = _load(path, which)
         if network not in (known := networks_of_role("restorer")):
             raise RestoreError(

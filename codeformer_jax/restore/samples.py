@@ -43,7 +43,7 @@ def sample_batch(
     Args:
         restorer: the network.
         batch: 1 to `batch_size` fitted pictures.
-        names: of the pictures. A restoration depends on its seed, name and number only.
+        names: names of the pictures. A restoration depends on its seed, name and number only.
         w, adain, batch_size: see `Restorer.restore_batch`.
         number: restorations of each picture.
         seed: 0 to 2**32 - 1.

@@ -20,7 +20,7 @@ class Scores:
     """Scores of one call; a context manager that writes them at its end, even after an interrupt.
 
     Args:
-        plan: of the call.
+        plan: plan of the call.
         scorer: None makes every method do nothing.
         force: replace a file that is damaged or has another prior's scores.
 
@@ -74,7 +74,7 @@ def read_scores(folder: pathlib.Path, about: dict[str, Any], force: bool) -> dic
     """Reads the faces that the folder's scores already hold.
 
     Args:
-        folder: of the results.
+        folder: folder of the results.
         about: the prior, from `Scorer.describe`.
         force: return no faces where an error would be raised.
 
@@ -109,7 +109,7 @@ def write_scores(folder: pathlib.Path, about: dict[str, Any], faces: dict[str, A
     """Writes the scores file, with one line for each face.
 
     Args:
-        folder: of the results.
+        folder: folder of the results.
         about: the prior, from `Scorer.describe`.
         faces: result's name -> its scores.
     """

@@ -1,1 +1,1 @@
-"""What is not about this project: files, processes, workers, the compilation cache, the mesh."""
+"""Operating system and devices: files, processes, workers, the compilation cache, the mesh."""

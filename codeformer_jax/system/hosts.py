@@ -146,7 +146,7 @@ class Agreement:
 
     Every process calls it once per step. A single process gets its own flag back. With several,
     each call starts a maximum over the devices of `mesh` and returns the result of `LAG` calls
-    before, so that nobody waits for the current step.
+    before, so that no process waits for the current step.
     """
 
     def __init__(self, mesh: Mesh):

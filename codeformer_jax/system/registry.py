@@ -65,10 +65,10 @@ def import_plugins(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Non
     worker processes find the modules as well.
 
     Args:
-        config: of a run; older ones have no plugins.
+        config: the run's config. Older ones have no `plugins`.
 
     Raises:
-        ValueError: a module cannot be imported.
+        ValueError: if a module cannot be imported.
     """
     names = config.get("plugins") or ()
     if names and os.getcwd() not in sys.path:

@@ -70,7 +70,7 @@ class Slots:
         dtype = np.dtype(dtype)
         size = _HEADER + int(np.prod(shape)) * dtype.itemsize
         with self._lock:
-            if self._closed:  # A thread still reads, but nobody will take the array.
+            if self._closed:  # A thread still reads, but no process will take the array.
                 return np.empty(shape, dtype), SharedArrayRef("", tuple(shape), dtype.str)
             memory = next((m for m in self._memories if not m.buf[0] and m.size >= size), None)
             if memory is None:

@@ -37,7 +37,7 @@ def make_task(config: ml_collections.ConfigDict, *, check: bool = True) -> Task:
     """Makes the task that `config.task` names, with products of `config.model.precision`.
 
     Args:
-        config: of a run, see `configs/`; its `plugins` are imported first.
+        config: the run's config, see `configs/`; its `plugins` are imported first.
         check: whether values out of their range are refused (`settings.check`); off to load an
             older run.
 

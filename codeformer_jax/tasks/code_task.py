@@ -73,7 +73,7 @@ class CodeTask(Task):
         """Returns the first state of a CodeFormer.
 
         Args:
-            key: for random parameters.
+            key: key of the random parameters.
             images: the first batch.
             previous: variables of a VQGAN or a CodeFormer, or None. Parts that it lacks start at
                 random. Positions of a CodeFormer of another image size are interpolated.

@@ -33,9 +33,9 @@ def init_network(
     """Returns the parameters and collections of an autoencoder with a codebook.
 
     Args:
-        config: of the run. With `codebook_init` 'latents' the codes start from encoder outputs of
-            the first images, enough of them for a latent per code. 'uniform' is the published
-            U(+-1/K), with which most codes of a short run die.
+        config: the run's config. With `codebook_init` 'latents' the codes start from encoder
+            outputs of the first images, enough of them for a latent per code. 'uniform' is the
+            published U(+-1/K), with which most codes of a short run die.
         module: the autoencoder.
         keys: for the network and for the draw of codes.
         real: images in [-1, 1].
@@ -89,7 +89,7 @@ def finish(
     Args:
         module: the autoencoder.
         images: `seen` of the whole batch.
-        key: of the step.
+        key: the step's key.
     """
 
     def change(before: TrainState, after: TrainState) -> TrainState:
@@ -126,7 +126,7 @@ def restart_dead_codes(
     Args:
         state: after the optimizer's update.
         latents: encoder outputs, before quantization.
-        key: of the step. Latents are drawn with replacement.
+        key: the step's key. Latents are drawn with replacement.
         below: average count per batch.
 
     Returns:

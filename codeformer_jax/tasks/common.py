@@ -58,7 +58,8 @@ def precision_of(config: Mapping[str, Any] | ml_collections.ConfigDict | None) -
     """Returns the precision of a run's products, `model.precision`, see `nn.precision`.
 
     Args:
-        config: of the run. None (a model file) and older configs, which lack it, give 'default'.
+        config: the run's config. Without it (a model file) and without the setting (an older run)
+            the precision is 'default'.
     """
     model = {} if config is None else config.get("model", {})
     return model.get("precision", "default")

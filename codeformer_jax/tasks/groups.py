@@ -93,8 +93,8 @@ def gradient_ratios(
     Args:
         last_layer_gradient: cotangent of the last trained block's output -> gradient of its last
             kernel.
-        cotangent: of the reconstruction loss, a mean over the batch.
-        gan_cotangent: of the adversarial loss, a mean over the batch.
+        cotangent: cotangent of the reconstruction loss, a mean over the batch.
+        gan_cotangent: cotangent of the adversarial loss, a mean over the batch.
         groups: number of groups.
     """
     if groups == 1:

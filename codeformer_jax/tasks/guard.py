@@ -30,7 +30,7 @@ def take_step(
 
     Args:
         state: before the step.
-        metrics: of the step, with every loss and the norms of all gradients.
+        metrics: the step's metrics, with every loss and the norms of all gradients.
         update: all changes to the state except its counts of steps.
 
     Returns:

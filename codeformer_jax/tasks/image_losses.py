@@ -178,7 +178,7 @@ def make_image_losses(
     """Returns the losses that `config.loss` and `config.discriminator` describe.
 
     Args:
-        config: of the run.
+        config: the run's config.
         dtype: of the computation in LPIPS, and in a discriminator whose section names none.
         last_kernel, reached: see `ImageLosses`.
     """

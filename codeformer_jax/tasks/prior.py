@@ -107,7 +107,7 @@ class PriorTask(Task, abc.ABC):
         """Returns the logits of every value of maps, given the values before it.
 
         Args:
-            params: of the prior.
+            params: parameters of the prior.
             frozen: variables, with 'teacher' for codes.
             values: the maps.
             inputs: 'images', a key per image in 'keys', and 'labels' in a task with classes.

@@ -87,7 +87,7 @@ class Task:
     scored. All other attributes and methods have defaults.
 
     Attributes:
-        config: of the run.
+        config: the run's config.
         optimizer: the one that `config.optimizer` describes.
         slices: number of parts that a batch is measured in, see `accumulate.measure`.
         module: the network in training.
@@ -115,7 +115,7 @@ class Task:
         """Reads the settings that every task has.
 
         Args:
-            config: of the run; `optimizer`, `steps` and `data.batch_size` are read here.
+            config: the run's config; `optimizer`, `steps` and `data.batch_size` are read here.
 
         Raises:
             ValueError: for settings that do not fit together.
@@ -178,7 +178,7 @@ class Task:
         """Returns the state before the first step.
 
         Args:
-            key: for random parameters.
+            key: key of the random parameters.
             images: the first batch.
             previous: variables to start from, or None for random ones.
         """
@@ -205,7 +205,7 @@ class Task:
             state: before the step.
             frozen: variables of networks that are not trained: 'teacher' and 'lpips'.
             images: the batch.
-            key: of the step.
+            key: the step's key.
             phase: `phase(step)`.
 
         A task with a teacher also takes `codes` [b, n]: the teacher's codes of the images, given
@@ -277,7 +277,7 @@ class Task:
             state: before the step.
             gradients: keyed as `state.params`, of the trained parameters that the losses reach.
                 `optimizer.advance` decides about the others. Averages follow all trained ones.
-            metrics: of the step.
+            metrics: the step's metrics.
             codes: all codes of the batch, where `state.code_usage` follows a codebook.
             discriminator: its gradients and new batch statistics, in steps that train it.
             late: see `Optimizer.apply`.

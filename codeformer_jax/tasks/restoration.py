@@ -133,7 +133,7 @@ class RestorationTask(CodeTask):
         """Returns the first state, with a random discriminator; see `CodeTask.init`.
 
         Args:
-            key: for random parameters.
+            key: key of the random parameters.
             images: the first batch.
             previous: variables of a CodeFormer, or None. Fusion blocks that it lacks start as
                 `codeformer.fusion_zero_init` says.
@@ -212,9 +212,9 @@ class RestorationTask(CodeTask):
         """Returns 'keys' of the images' degradations, and 'code_keys' of their second ones.
 
         Args:
-            key: of the step.
+            key: the step's key.
             batch: number of images.
-            phase: of the step; without `code_recipe` there are no 'code_keys'.
+            phase: the step's phase; without `code_recipe` there are no 'code_keys'.
         """
         keys = {"keys": jax.random.split(key, batch)}
         if phase.code_recipe is not None:
@@ -232,7 +232,7 @@ class RestorationTask(CodeTask):
         Args:
             real: clean images in [-1, 1].
             keys: from `keys`.
-            phase: of the step.
+            phase: the step's phase.
         """
         degraded = self.degrade(real, keys["keys"], phase.recipe)
         if phase.code_recipe is None:

@@ -66,9 +66,9 @@ class TrainState:
         """Returns the state before the first step.
 
         Args:
-            params: of the whole network.
+            params: parameters of the whole network.
             trained: those of `params` that are trained.
-            optimizer: of the trained ones.
+            optimizer: optimizer of the trained parameters.
             codes: number of codes K, or None in a task without codes.
             others: further fields; `collections` is empty unless it is given.
         """
@@ -135,8 +135,9 @@ class Optimizer:
         """Returns parameters and optimizer state after one step.
 
         Args:
-            gradients: of `params`, or of those top-level entries that the step's losses reach.
-            opt_state: of all `params`.
+            gradients: gradients of `params`, or of those top-level entries that the step's losses
+                reach.
+            opt_state: optimizer state of all `params`.
             params: trained parameters.
             step: number of the step, counted from 0.
             late: names of entries that not every step reaches, and an upper bound of the number

@@ -51,7 +51,7 @@ class VQGANTask(Task):
         """Returns the first state: random networks, or the VQGAN `previous`.
 
         Args:
-            key: for random parameters.
+            key: key of the random parameters.
             images: the first batch; codes start from their latents with `codebook_init` 'latents'.
             previous: variables of a VQGAN, or None.
         """

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: mesh, checkpoints, metrics, a place to start from."""
+"""The training loop, its start, the held-out evaluation, the monitor and the plan of a run."""

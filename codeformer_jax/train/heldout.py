@@ -25,7 +25,7 @@ from codeformer_jax.tasks.protocol import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
 from codeformer_jax.train.start import check_teacher
 
-# Stream of randomness, folded into the seed; `loop` and `step` have the others.
+# Stream of randomness, folded into the seed; `run` and `step` have the others.
 EVAL = 2
 
 
@@ -33,7 +33,7 @@ class Heldout:
     """Evaluates on the same images with the same degradation at every call.
 
     Args:
-        task: what is evaluated.
+        task: the task to evaluate.
         config: the run's config.
         mesh: the run's devices.
         key: the run's key.

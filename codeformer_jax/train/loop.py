@@ -42,7 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             stopped = run.agreed(run.stop.number)
             last = stopped or step >= config.steps
             save = last or step % config.checkpoint_every == 0
-            # A process that was told to stop may have seconds left: it only saves.
+            # After a signal only seconds may be left: it only saves.
             evaluate = not stopped and (save or step % config.eval_every == 0)
 
             if evaluate:

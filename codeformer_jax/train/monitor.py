@@ -40,7 +40,7 @@ class Monitor:
 
     Args:
         config: the run's config.
-        workdir: where skipped batches and a profile are written.
+        workdir: folder for skipped batches and a profile.
         step: the step that the run starts from.
         devices: the devices that it runs on.
         codebook_size: number of codes if a codebook is trained, else None.

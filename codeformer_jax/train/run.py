@@ -38,7 +38,7 @@ class Run:
     Used in a `with` statement, which closes everything and explains a full disk.
 
     Attributes:
-        task, mesh, frozen: what is trained, on which devices, with which frozen networks.
+        task, mesh, frozen: the task, its devices, and the variables of its frozen networks.
         heldout: evaluates on the held-out images.
         stop: the flag that signals raise; `agreed` gives all processes the same one.
         checkpoints, writer, speed: set by `begin`.

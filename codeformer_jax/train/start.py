@@ -111,7 +111,7 @@ def check_teacher(
     Raises:
         ValueError: if the codebooks differ, or the PSNR is too low.
     """
-    own = np.asarray(teacher["params"]["quantize"].get("embedding", np.zeros(0)))
+    own = np.asarray(teacher["params"].get("quantize", {}).get("embedding", np.zeros(0)))
     if codebook is not None and not _same(own, codebook):
         raise ValueError(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
@@ -150,15 +150,15 @@ def with_codes(
 
     Args:
         task: a task with a teacher.
-        config: of the run.
+        config: the run's config.
         source: the images that were encoded.
         frozen: the run's frozen networks, with 'teacher'.
 
     Raises:
-        CodesError: the codes are of other images, of another size or by another network than the
-            teacher; or the folder is damaged.
-        FileNotFoundError: there are no codes.
-        ValueError: the task has no teacher.
+        CodesError: if the codes belong to other images, another size or another network than the
+            teacher, or the folder is damaged.
+        FileNotFoundError: if there are no codes.
+        ValueError: if the task has no teacher.
     """
     if not task.needs_teacher:
         raise ValueError(f"data.codes: task {config.task!r} learns no codes; leave it empty")

@@ -11,7 +11,7 @@ from codeformer_jax.system import parallel
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.state import TrainState
 
-# Stream of randomness, folded into the seed; `loop` and `heldout` have the others.
+# Stream of randomness, folded into the seed; `run` and `heldout` have the others.
 STEP = 1
 
 

@@ -40,7 +40,7 @@ class Watch:
         # Each host lists the images that it reads.
         self._listed = self._path if jax.process_count() == 1 else workdir / "skipped*.jsonl"
         self._pending: deque[tuple[int, dict[str, Any]]] = deque()
-        self._in_stretch, self._failure = False, None
+        self._was_skipping, self._failure = False, None
         keep_lines(self._path, lambda line: line["step"] <= step)
 
     def take(self, step: int, batch: dict[str, Any]) -> None:
@@ -68,9 +68,9 @@ class Watch:
         if skipped:
             with self._path.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in skipped)
-        if skipped and not self._in_stretch:
+        if skipped and not self._was_skipping:
             logging.warning("%s", self._warning(skipped[0], len(skipped)))
-        self._in_stretch = bool(skipped)
+        self._was_skipping = bool(skipped)
         return {
             "skipped": float(len(skipped)),
             "skipped_in_row": in_row,

@@ -137,6 +137,8 @@ def test_a_registered_prefix_opens_a_source(monkeypatch, faces):
     assert (step["index"] < 10).sum() == 4
     with pytest.raises(SourceError, match="a part of a mixture needs a weight before it"):
         parse_source("1 * /a + mine:x")
+    SOURCES.register("hdf5")(_open)
+    assert open_source(config_of("hdf5:a.h5").data, "train").opened == ("a.h5", 8, "train")
     # Two objects of the same class are the same data to a run that resumes.
     assert listing_digest(Registered()) == listing_digest(Registered())
 

@@ -17,7 +17,9 @@ from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import Codes, WithCodes
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.nn import TamingVQGAN
 from codeformer_jax.priors import encode
+from codeformer_jax.system import parallel
 from codeformer_jax.tasks import common
 from configs import codeformer_stage2
 
@@ -230,3 +232,23 @@ def test_defaults_for_a_model_file_are_those_of_the_configs():
     data = codeformer_stage2.get_config().data
     for name in ("heldout_fraction", "max_unreadable"):
         assert encode.DATA_DEFAULTS[name] == data[name]
+
+
+def test_a_taming_vqgan_encodes_with_its_first_convolution():
+    module = TamingVQGAN(
+        image_size=16,
+        nf=4,
+        ch_mult=(1, 2),
+        res_blocks=1,
+        norm_groups=4,
+        attn_resolutions=(),
+        codebook_size=8,
+        emb_dim=4,
+        z_channels=4,
+    )
+    images = jax.numpy.asarray(np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8))
+    variables = jax.jit(module.init)(jax.random.key(0), common.from_uint8(images))
+    mesh = parallel.make_mesh("data:1")
+    found = encode.make_encode(module, variables, mesh)(images)
+    expected = module.apply(variables, common.from_uint8(images), method="encode").indices
+    np.testing.assert_array_equal(found[:, 0], expected)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -321,3 +322,10 @@ def test_a_damaged_file_of_scores_is_kept_without_force(tmp_path, faces, restore
     assert names(out) == ["scores.json"]
     restore_files([faces], out, restorer, scorer=found, force=True, limit=1)
     assert set(json.loads((out / "scores.json").read_text())["faces"]) == {"1.png"}
+
+
+def test_a_network_without_codes_has_no_samples(tmp_path, faces):
+    restorer = restore.Restorer(types.SimpleNamespace(image_size=32), {})
+    with pytest.raises(RestoreError, match="need a network with codes"):
+        restore_files([faces], tmp_path / "out", restorer, samples=2)
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from codeformer_jax.nn import PatchDiscriminator
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train import loop
 from codeformer_jax.train.run import Run
-from codeformer_jax.train.start import prepare
+from codeformer_jax.train.start import check_teacher, prepare
 
 
 def first_state(config, workdir):
@@ -60,3 +60,9 @@ def test_what_holds_no_discriminator_is_refused(stages, tmp_path):
     config.discriminator.ndf = 8
     with pytest.raises(ValueError, match="init_discriminator_from: the discriminator does not fit"):
         first_state(config, tmp_path / "run")
+
+
+def test_a_teacher_without_a_codebook_of_parameters_is_accepted():
+    check_teacher(20.0, {"params": {"encoder": {}}}, None, 10.0)
+    with pytest.raises(ValueError, match="under the floor"):
+        check_teacher(9.0, {"params": {"encoder": {}}}, None, 10.0)

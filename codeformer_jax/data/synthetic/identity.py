@@ -1,4 +1,4 @@
-"""What a face looks like: every number of it, drawn from its identity and from nothing else."""
+"""Looks of a face: every number of it, drawn from its identity and from nothing else."""
 
 import numpy as np
 

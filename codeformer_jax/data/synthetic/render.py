@@ -1,4 +1,4 @@
-"""From an identity to a picture: the layers, back to front."""
+"""Picture of an identity: the layers, back to front."""
 
 from typing import SupportsIndex
 

@@ -1,4 +1,4 @@
-"""What is around the head: background, neck and clothes."""
+"""Surroundings of the head: background, neck and clothes."""
 
 import numpy as np
 

@@ -112,7 +112,7 @@ def band(distance: np.ndarray, half: np.ndarray | Number, px: Number, soft: Numb
     Args:
         distance: of the pixels to the middle of the line.
         half: half the width of the line.
-        px, soft: as of `cover`.
+        px, soft: as in `cover`.
     """
     sharp = np.float32(1 / max(px, soft))
     distance, half = distance * sharp, half * sharp + np.float32(0.5)
