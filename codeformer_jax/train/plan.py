@@ -372,7 +372,7 @@ def _device_bytes(tree: Any) -> int:
     )
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.{0 if unit == 'B' else 2}f} {unit}"
