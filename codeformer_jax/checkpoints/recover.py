@@ -63,7 +63,7 @@ def move_damaged(workdir: Path, faults: dict[str, str], step: int) -> None:
         hosts.wait_for_all("damaged checkpoints are moved")
 
 
-_LISTED = 10
+_LISTED = 5
 
 
 def check_arrays(folder: Path, wanted: PyTree, *, dtypes: bool = True) -> None:
@@ -84,13 +84,13 @@ def check_arrays(folder: Path, wanted: PyTree, *, dtypes: bool = True) -> None:
         saved = {name: saved.get(name) for name in wanted}
     have, want = _described(saved, dtypes), _described(wanted, dtypes)
     pairs = {n: (have.get(n, "missing"), want.get(n, "none")) for n in sorted({*have, *want})}
-    lines = [f"  {n}: {a} in the checkpoint, {b} expected" for n, (a, b) in pairs.items() if a != b]
-    if lines:
-        more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    found = [f"{n}: {a} in the checkpoint, {b} expected" for n, (a, b) in pairs.items() if a != b]
+    if found:
+        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise ValueError(
             f"checkpoint {folder.parent} does not hold the arrays of its config, but those of "
-            "another model or optimizer:\n" + "\n".join(lines[:_LISTED]) + f"{more}\nPut back the "
-            "config that the run was started with, or use another --workdir."
+            f"another model or optimizer: {'; '.join(found[:_LISTED])}{more}. Put back the config "
+            "that the run was started with, or use another --workdir."
         )
 
 

@@ -22,6 +22,8 @@ def full_disk(tmp_path):
         yield disk
 
 
+# Writes that end after their event loop has closed print an ignored exception each.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_reported_and_what_was_saved_stays(stages, full_disk, monkeypatch, caplog):
     workdir = shutil.copytree(stages[0] / "vqgan", full_disk / "run")
     shutil.rmtree(workdir / "checkpoints" / "4")

@@ -17,6 +17,7 @@ from codeformer_jax.convert import (
     load_model,
     parse_overrides,
     read_pth,
+    verify,
     write_pth,
 )
 

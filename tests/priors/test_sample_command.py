@@ -199,8 +199,11 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
     path = tmp_path / "run" / "config.json"
     text = path.read_text()
     for changed, problem in (
-        (text.replace('"n_embd": 16', '"n_embd": 32'), "kernel: [16, 16], expected [32, 32]"),
-        (text.replace('"n_layer": 1', '"n_layer": 2'), "blocks_1/attn/key/bias: missing"),
+        (
+            text.replace('"n_embd": 16', '"n_embd": 32'),
+            "kernel: [16, 16] in the checkpoint, [32, 32] expected",
+        ),
+        (text.replace('"n_layer": 1', '"n_layer": 2'), "blocks_1/attn/key/bias: missing in"),
         (text.replace('"condition": "start"', '"condition": "depth"'), "condition is 'depth'"),
     ):
         path.write_text(changed)

@@ -1,12 +1,12 @@
 import dataclasses
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
+from codeformer_jax.checkpoints.trained import Trained
 from codeformer_jax.convert import save_model
 from codeformer_jax.nn import CodeFormer
 from codeformer_jax.restore import RestoreError, Restorer
@@ -221,19 +221,15 @@ def test_load_model_file(model_file, restorer, picture):
 @pytest.mark.parametrize("adain", [None, True, False])
 def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture, adain):
     asked = []
-    config = {"eval": {} if adain is None else {"adain": adain}}
+    config = ml_collections.ConfigDict({"eval": {} if adain is None else {"adain": adain}})
 
     def load_trained(path, which="latest"):
         asked.append((path, which))
         module, variables = network
-        return types.SimpleNamespace(
-            network="codeformer", module=module, variables=variables, config=config
-        )
+        return Trained("codeformer", module, variables, config)
 
-    # In place of a run: training has its own tests.
-    checkpoint = types.ModuleType("codeformer_jax.checkpoints.trained")
-    checkpoint.load_trained = load_trained
-    monkeypatch.setitem(sys.modules, checkpoint.__name__, checkpoint)
+    # This stands for a run: training has its own tests.
+    monkeypatch.setattr("codeformer_jax.checkpoints.trained.load_trained", load_trained)
     loaded = Restorer.load(str(tmp_path), which="best", batch_size=4)
     assert asked == [(tmp_path, "best")]
     # As its run's evaluations; a setting that an old run does not have is on.
