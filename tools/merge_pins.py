@@ -16,7 +16,7 @@ HEADER = """\
 
 
 def read_freeze(path):
-    """{normalised name: version} of one freeze file; editable and file installs are left out."""
+    """Returns {normalised name: version} of one freeze file without editable and file installs."""
     lines = (line.strip() for line in Path(path).read_text().splitlines())
     pairs = (line.split("==") for line in lines if re.match(r"^[\w.-]+==\S+$", line))
     return {re.sub(r"[-_.]+", "-", name).lower(): pin.split("+")[0] for name, pin in pairs}

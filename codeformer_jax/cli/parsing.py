@@ -116,7 +116,7 @@ def read_options(args: argparse.Namespace, options: type) -> Any:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Wraps everything but the examples."""
+    """Help formatter that wraps everything but the examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if text.startswith("examples:"):

@@ -1,4 +1,4 @@
-"""Codes computed once: what `codeformer-jax encode` writes and stages II and III read.
+"""Codes computed once: `codeformer-jax encode` writes them, stages II and III read them.
 
 A folder with `codes.json` (see `Description`) and `codes.npy`: uint16 (uint32 for a codebook of
 more than 65,536) [number, 2, n], for each example the codes of the picture and of the mirrored

@@ -54,7 +54,7 @@ def _degradation(p: Parameters, image_size: int) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A Python number for a scalar."""
+    """Returns a Python number for a scalar."""
     value = np.asarray(value)
     return value if value.ndim else value.item()
 

@@ -13,7 +13,7 @@ _WORST, _FIRST, _BEST = 8, 8, 4
 
 
 class Collector:
-    """Takes batches of `measure` in order and ends in an `Evaluation`.
+    """Collector of the batches of `measure`, in order, for an `Evaluation`.
 
     Args:
         rows: names of the rows, see `Evaluation.scores`.

@@ -90,7 +90,7 @@ def evaluate(
 
 
 def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
-    """Names from `metrics.INPUTS` that an evaluation has."""
+    """Returns the names from `metrics.INPUTS` that an evaluation has."""
     found = {"codes": codes, "logits": codes and restores}
     found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
     return ["pictures", "truth", *(name for name, there in found.items() if there)]
@@ -105,7 +105,7 @@ def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> di
 
 
 def _settings(arguments: Mapping[str, Any], weights: list[float], seed: int) -> dict[str, Any]:
-    """Everything that the scores depend on, except for the images, as JSON values."""
+    """Returns everything but the images that the scores depend on, as JSON values."""
     settings = {"weights": weights, "adain": arguments["adain"]} if weights else {}
     if weights and arguments["recipe"] is not None:
         settings |= {"seed": seed, "degradation": json_values(arguments["recipe"])}

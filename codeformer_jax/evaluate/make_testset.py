@@ -220,7 +220,7 @@ def _write_pairs(
 
 
 def _manifest_text(manifest: Mapping[str, Any]) -> str:
-    """JSON with one line per pair: a recipe may draw whole kernels."""
+    """Returns JSON with one line per pair: a recipe may draw whole kernels."""
     rest = {name: value for name, value in manifest.items() if name != "pairs"}
     pairs = ",\n".join(json.dumps(pair, sort_keys=True) for pair in manifest["pairs"])
     opened = json.dumps(rest, indent=1, sort_keys=True).removesuffix("\n}")
@@ -258,7 +258,7 @@ def _check_output(output: pathlib.Path, inputs: Sequence[pathlib.Path], force: b
 
 
 def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]:
-    """{name in the set: file}, sorted by name.
+    """Returns {name in the set: file}, sorted by name.
 
     Raises ValueError if two files would get one name, also where a file system ignores case.
     """

@@ -110,7 +110,7 @@ def _scores(
     pictures: UInt8[Array, "r b h w 3"],
     images: UInt8[Array, "b h w 3"],
 ) -> dict[str, dict[str, Num[Array, "..."]]]:
-    """Scores of 8-bit pictures, which are what a restored file holds, and of codes."""
+    """Returns the scores of codes, and of pictures as a restored file holds them, in 8 bits."""
     rows, batch = pictures.shape[:2]
     made = pictures.reshape(-1, *pictures.shape[2:]).astype(jnp.float32) / 255
     truth = jnp.tile(images.astype(jnp.float32) / 255, (rows, 1, 1, 1))

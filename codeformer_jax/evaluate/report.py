@@ -74,7 +74,7 @@ def html_report(evaluation: Evaluation) -> str:
 
 
 def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """(data URL, description, caption) of each chart."""
+    """Returns (data URL, description, caption) of each chart."""
     found = []
     if (gain := evaluation.gain) is not None:
         metric = METRICS[evaluation.ranking]
@@ -102,7 +102,7 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _settings(values: Mapping[str, Any], indent: str = "") -> str:
-    """One line per value, nested mappings indented."""
+    """Returns one line per value, with nested mappings indented."""
     lines = []
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -114,12 +114,12 @@ def _gain(evaluation: Evaluation) -> str:
 
 
 def _printable(name: str) -> str:
-    """A file name without control characters, which could rewrite a terminal's lines."""
+    """Drops control characters from a file name; they could rewrite a terminal's lines."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart: the first to the left, the others to the right."""
+    """Aligns columns two spaces apart: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     first = max(widths[0], 24)
     return "\n".join(

@@ -184,7 +184,7 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_complete(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest has every field that is read; a hash can be computed for any content."""
+    """Returns whether a manifest has every field that is read; any content has a hash."""
     kinds = {"seed": int, "size": int, "recipe": dict, "pairs": list}
     if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
         return False
@@ -201,7 +201,7 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
 
 
 def _files(root: pathlib.Path) -> Iterator[str]:
-    """Every file below `root`, including hidden ones, as a relative name with slashes."""
+    """Returns every file below `root`, hidden ones too, as a relative name with slashes."""
 
     def fail(error: OSError):
         raise error

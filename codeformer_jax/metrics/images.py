@@ -80,7 +80,7 @@ def ssim(images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
 
 
 def _pair(images, targets, channels=None) -> tuple[Array, Array]:
-    """Both as JAX arrays; raises ValueError or TypeError if they are not batches of images."""
+    """Returns both as JAX arrays. Raises ValueError or TypeError for other than image batches."""
     given = {"images": images, "targets": targets}
     for name, array in given.items():
         as_images(array, name, low=0, channels=channels, dtype=array.dtype)

@@ -85,7 +85,7 @@ def site_bits_per_dim(
 
 
 def _places(values: Int[Array, "b h w c"]) -> list[Int[Array, "b h w c"]]:
-    """Row, column and channel of every value."""
+    """Returns row, column and channel of every value."""
     return [jax.lax.broadcasted_iota(jnp.int32, values.shape, axis) for axis in (1, 2, 3)]
 
 

@@ -35,9 +35,9 @@ def build_shard(staging_root: str, settings: Settings, shard: int, names: Sequen
 
     Args:
         staging_root: the staging folder.
-        settings: of the dataset.
+        settings: settings of the dataset.
         shard: its index.
-        names: of its files, in order.
+        names: names of its files, in order.
 
     Raises:
         OSError: writing failed, as on a full disk; or the sources' disk failed.
@@ -85,7 +85,7 @@ def rewrite_shard(source: str, target: str, file_format: str, dropped: set[int])
     Args:
         source: file that is removed last.
         target: new file.
-        file_format: of the pictures in the records.
+        file_format: format of the pictures in the records.
         dropped: positions of the records that are left out.
     """
     with (
@@ -110,7 +110,7 @@ class RecordWriter:
 
     Args:
         path: local file to write.
-        file_format: of the pictures in the records; one of `examine.FORMATS`.
+        file_format: format of the pictures in the records; one of `examine.FORMATS`.
     """
 
     def __init__(self, path: str, file_format: str):

@@ -38,7 +38,7 @@ class RestoredBatch:
 
 
 class Restorer:
-    """Restores aligned faces with one compiled function per batch size.
+    """Restoration of aligned faces, with one compiled function per batch size.
 
     Args:
         module, variables: the network.

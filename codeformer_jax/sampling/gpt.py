@@ -153,7 +153,7 @@ def _sites(windows: WindowPlan, mask: np.ndarray, first: int) -> _Sites:
 
 @functools.partial(jax.jit, static_argnames=("module", "first"))
 def _sample_map(module, variables, keys, condition, known, sites, sampler, *, first):
-    """One prefill, then a scan of one-token steps: the map is as large as the window."""
+    """Samples by one prefill and a scan of one-token steps: the map is as large as the window."""
     batch, height, width = known.shape
     known = known.reshape(batch, -1)
     prefix = jnp.concatenate([condition.reshape(batch, -1), known[:, :first]], axis=1)
@@ -176,7 +176,7 @@ def _sample_map(module, variables, keys, condition, known, sites, sampler, *, fi
 
 @functools.partial(jax.jit, static_argnames="module")
 def _sample_windows(module, variables, keys, condition, known, sites, sampler):
-    """A scan over sites: a one-token step, or a prefill where the window has moved."""
+    """Samples by a scan over sites: a one-token step, or a prefill where the window has moved."""
     rows, columns = module.map_size
     # Middle rows need only the upper half of the window: two lengths are compiled.
     lengths = sorted({(row * columns + module.condition_length) for row in (rows // 2 + 1, rows)})
@@ -209,7 +209,7 @@ def _sample_windows(module, variables, keys, condition, known, sites, sampler):
 
 @functools.partial(jax.jit, static_argnames="module")
 def _sample_fully(module, variables, keys, condition, known, sites, sampler):
-    """A full forward over the window for every site."""
+    """Samples by a full forward over the window for every site."""
 
     def body(codes, site):
         tokens = _window_tokens(module, condition, codes, site)

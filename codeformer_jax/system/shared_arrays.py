@@ -93,7 +93,7 @@ OWN = Slots()  # The slots of this process.
 
 
 class SharedArrayReader:
-    """Takes arrays out of the slots of any number of workers and frees the slots."""
+    """Reader that takes arrays out of the slots of any number of workers and frees the slots."""
 
     def __init__(self):
         self._memories: dict[str, shared_memory.SharedMemory] = {}

@@ -63,7 +63,7 @@ class CodeTask(Task):
         self.recipes = {name: common.read_recipe(config, name) for name in config.degradation}
         if config.eval.recipe not in self.recipes:
             raise ValueError(
-                f"eval.recipe={config.eval.recipe!r} is no recipe; config.degradation has "
+                f"eval.recipe={config.eval.recipe!r} is not a recipe; config.degradation has "
                 f"{[*self.recipes]}"
             )
 

@@ -18,7 +18,7 @@ START_IMAGES = 8
 
 
 def _restarts_codes(module: Any) -> bool:
-    """Whether the task restarts dead codes; a moving average does so itself."""
+    """Returns whether the task restarts dead codes; a moving average does so itself."""
     trained = module.quantizer == "nearest" and module.ema_decay is None
     return trained and module.restart_below > 0
 

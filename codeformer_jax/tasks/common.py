@@ -73,7 +73,7 @@ def read_recipe(config: ml_collections.ConfigDict, name: str) -> Recipe:
     """
     if name not in config.degradation:
         known = ", ".join(sorted(config.degradation))
-        raise ValueError(f"{name!r} is no recipe; expected one in config.degradation: {known}")
+        raise ValueError(f"{name!r} is not a recipe; expected one in config.degradation: {known}")
     try:
         return Recipe.from_config(config.degradation[name])
     except (TypeError, ValueError) as error:

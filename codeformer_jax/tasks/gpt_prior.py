@@ -76,7 +76,7 @@ class GPTPriorTask(prior.PriorTask):
         *,
         train: bool,
     ) -> Float[Array, "b h2 w2 c k"]:
-        """See `PriorTask.logits`; drops the logits of condition tokens that are no codes."""
+        """Returns the logits of codes, not of condition tokens; see `PriorTask.logits`."""
         condition = self.condition(frozen, inputs, recipe)
         codes, dropping = values.reshape(values.shape[0], -1), None
         if train:

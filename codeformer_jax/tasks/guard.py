@@ -29,7 +29,7 @@ def take_step(
     too.
 
     Args:
-        state: before the step.
+        state: the state before the step.
         metrics: the step's metrics, with every loss and the norms of all gradients.
         update: all changes to the state except its counts of steps.
 

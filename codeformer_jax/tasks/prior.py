@@ -91,7 +91,7 @@ class PriorTask(Task, abc.ABC):
 
     @abc.abstractmethod
     def _init_params(self, key: Key[Array, ""]) -> PyTree:
-        """Random parameters."""
+        """Returns random parameters."""
 
     @abc.abstractmethod
     def logits(

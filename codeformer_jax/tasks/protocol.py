@@ -202,7 +202,7 @@ class Task:
         """Returns the state after one step and the step's metrics, scalars.
 
         Args:
-            state: before the step.
+            state: the state before the step.
             frozen: variables of networks that are not trained: 'teacher' and 'lpips'.
             images: the batch.
             key: the step's key.
@@ -224,7 +224,7 @@ class Task:
         """Returns scores and pictures of held-out images; none by default.
 
         Args:
-            state: in training; `state.variables()` has the averaged parameters.
+            state: the state in training; `state.variables()` has the averaged parameters.
             frozen: as in `train_step`.
             images: clean images.
             keys: one per image, the same at every evaluation.
@@ -274,7 +274,7 @@ class Task:
         A step with a non-finite loss or gradient changes nothing (`guard.take_step`).
 
         Args:
-            state: before the step.
+            state: the state before the step.
             gradients: keyed as `state.params`, of the trained parameters that the losses reach.
                 `optimizer.advance` decides about the others. Averages follow all trained ones.
             metrics: the step's metrics.

@@ -114,7 +114,7 @@ def several(rule: Rule, count: int | None = None) -> Rule:
     """Returns a rule for a tuple.
 
     Args:
-        rule: of each value.
+        rule: rule of each value.
         count: number of values, or None for any.
     """
 

@@ -30,7 +30,7 @@ EVAL = 2
 
 
 class Heldout:
-    """Evaluates on the same images with the same degradation at every call.
+    """Evaluation on the same images, with the same degradation, at every call.
 
     Args:
         task: the task to evaluate.

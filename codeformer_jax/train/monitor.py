@@ -84,7 +84,7 @@ FOLDER = "profile"
 
 
 class Trace:
-    """Records steps START to STOP - 1, counted from 0.
+    """Profile of the steps START to STOP - 1, counted from 0.
 
     A run that resumes between them starts recording at once. A run that ends before STOP keeps what
     was recorded.

@@ -57,7 +57,7 @@ def peak_tflops(device_kind: str, given: float | None) -> float | None:
 
 
 class Speed:
-    """Measures steps, waiting and floating-point operations between two calls of `read`.
+    """Measurement of steps, waiting and floating-point operations between two calls of `read`.
 
     The time of evaluation, saving and compilation (`away`) does not count.
 

@@ -34,7 +34,7 @@ class Limits:
 
 
 class Symptoms:
-    """Watches the metrics of a run and warns when they exceed their `Limits`."""
+    """Watch over the metrics of a run, which warns when they exceed their `Limits`."""
 
     def __init__(self, limits: Limits):
         self._limits = limits

@@ -21,7 +21,7 @@ class Diverged(ValueError):
 
 
 class Watch:
-    """Looks for steps that the guard skipped, without waiting for the device.
+    """Record of the steps that the guard skipped; it does not wait for the device.
 
     Each skipped step is a line of `skipped.jsonl`: 'step' as in metrics.jsonl, 'not_finite' with
     the names of the non-finite metrics, 'index' and 'name' of the batch's examples. Hosts other

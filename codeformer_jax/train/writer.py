@@ -22,7 +22,7 @@ Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
 
 
 class Writer:
-    """Collects the metrics of steps on the device and fetches them every `log_every` steps.
+    """Writer of metrics, which stay on the device until they are fetched every `log_every` steps.
 
     Only the first process writes. Every process calls `read`, which may end the run.
 

@@ -117,7 +117,9 @@ def test_a_row_of_the_schedule_is_named_by_its_place():
 def test_recipes_are_named_by_their_section():
     config = tiny_config("code_prediction").unlock()
     config.eval.recipe = "tiny"
-    with pytest.raises(ValueError, match=r"eval.recipe='tiny' is no recipe; config.degradation ha"):
+    with pytest.raises(
+        ValueError, match=r"eval.recipe='tiny' is not a recipe; config.degradation ha"
+    ):
         make_task(config)
     config.degradation.small.noise = (-1.0, 5.0)
     with pytest.raises(ValueError, match=r"degradation.small: noise is .*: expected \(low, high\)"):
