@@ -8,7 +8,7 @@ import logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax.system import paths, process
+from codeformer_jax.system import paths, process, signals
 from configs import vqgan
 
 _HELP = "Configuration file, see configs/; default: the config that the run wrote into WORKDIR."
@@ -53,4 +53,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signals.end_at_interrupt()
     process.run(main, define_config)

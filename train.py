@@ -5,7 +5,7 @@ import logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax.system import process
+from codeformer_jax.system import process, signals
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -45,4 +45,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signals.end_at_interrupt()
     process.run(main)

@@ -12,6 +12,16 @@ _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 _UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1)
 
 
+def end_at_interrupt() -> None:
+    """Lets Ctrl-C end the process at once, as a shell expects, until something is there to save.
+
+    Python's own handler raises KeyboardInterrupt, which callbacks from C++ lose. Where SIGINT is
+    ignored, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class StopSignal:
     """A flag that the first of SIGINT, SIGTERM, SIGHUP and SIGUSR1 raises.
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from codeformer_jax.system import signals
 from codeformer_jax.system.signals import StopSignal
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ WAIT = 60
 # Prints after its terminal has closed.
 PRINTING = """
 import fcntl, pathlib, signal, sys, termios, time
+from codeformer_jax.system import signals
 from codeformer_jax.system.signals import StopSignal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -94,3 +96,15 @@ def test_other_threads_handle_no_signals():
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_an_interrupt_ends_the_process_before_there_is_something_to_save():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signals.end_at_interrupt()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # As in the background of a shell.
+        signals.end_at_interrupt()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -73,7 +73,7 @@ from codeformer_jax.train import run
 
 def get_config():
     # It is ignored where the tests run in the background of a shell.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     log, prepare = run.Run.log, run.prepare
 
     def flagged_log(self, *arguments):
@@ -98,7 +98,7 @@ def get_config():
     ("moment", "number", "code"),
     [
         ("start", signal.SIGTERM, -signal.SIGTERM),
-        ("start", signal.SIGINT, 130),
+        ("start", signal.SIGINT, -signal.SIGINT),
         ("step", signal.SIGTERM, 0),
         ("step", signal.SIGINT, 130),
         ("step", signal.SIGUSR1, 0),
