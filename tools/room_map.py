@@ -23,7 +23,7 @@ ROWS = (
     {"cli": "the command line"},
     {"restore": "restored pictures", "prepare": "dataset builder"},
     {
-        "demo": "make demo",
+        "demo": "three short runs",
         "evaluate": "scores, reports",
         "train": "the loop",
         "priors": "pictures of priors",

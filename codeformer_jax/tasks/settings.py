@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from codeformer_jax.metrics import METRICS
 from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
@@ -171,7 +172,10 @@ RULES: dict[str, Rule] = {
     "model.norm_groups": _POSITIVE,
     "model.hidden": _POSITIVE,
     "model.z_channels": _POSITIVE,
-    "model.quantizer": Rule(QUANTIZERS.__contains__, "nearest, gumbel, or one of config.plugins"),
+    "model.quantizer": Rule(
+        QUANTIZERS.__contains__,
+        "nearest, gumbel, or a name that config.plugins registers",
+    ),
     "model.beta": _WEIGHT,
     "model.beta_on": choice("commitment", "codebook"),
     "model.ema_decay": optional(_SHARE),
@@ -243,7 +247,7 @@ RULES: dict[str, Rule] = {
     "eval.batches": _POSITIVE,
     "eval.weights": several(_WEIGHT),
     "eval.limit": optional(_POSITIVE),
-    "eval.metrics": optional(several(Rule(lambda name: isinstance(name, str), "a name"))),
+    "eval.metrics": optional(several(Rule(METRICS.__contains__, "a registered metric"))),
     "schedule": several(Rule(_is_section, "a row such as {'until': 1000, 'w': 1.0, ...}")),
     "schedule[].until": _POSITIVE,
     "schedule[].w": _WEIGHT,

@@ -95,6 +95,7 @@ def test_a_ruinous_value_is_refused_and_nothing_is_written(name, value, message,
         (tiny_gpt, "gpt.block_size", 0),
         (tiny_gpt, "gpt.condition", "text"),
         (tiny_gpt, "gpt.remat", "some"),
+        (lambda: tiny_config("vqgan"), "eval.metrics", ("psnrr",)),
     ],
 )
 def test_values_of_the_other_tasks_are_refused_as_well(config, name, value):
