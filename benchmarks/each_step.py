@@ -182,12 +182,12 @@ def torch_tables(found):
 
 
 def norm(arrays):
-    """Of all arrays together."""
+    """Returns the Euclidean norm of all arrays together."""
     return sum(float(np.vdot(array, array)) for array in arrays) ** 0.5
 
 
 def apart(before, theirs, weights, means):
-    """How far another's step lies from PyTorch's, which led from `before` to `theirs`.
+    """Returns the distance of another's step from PyTorch's, which led from `before` to `theirs`.
 
     Returns:
         `update`: |weights - PyTorch's| / |PyTorch's update|; `gradient`: likewise of the gradients

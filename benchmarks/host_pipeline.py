@@ -95,7 +95,7 @@ def decode_by_pillow(encoded):
 
 
 def decode_all(text):
-    """As the pipeline decodes: records as `data.records` does, files as `data.folder`."""
+    """Decodes as the pipeline does: records like `data.records`, files like `data.folder`."""
     kind, _, path = text.partition(":")
     if kind == "folder":
         files = sorted(pathlib.Path(path).iterdir())

@@ -129,7 +129,7 @@ def train(root: Path, only: list[str]) -> None:
 
 
 def bits(workdir: Path) -> dict[str, float | int]:
-    """Of the best checkpoint, on held-out maps."""
+    """Returns the scores of the best checkpoint on held-out maps."""
     trained = load_trained(workdir, "best")
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     row = [r for r in rows if r["step"] == trained.step and "eval/bits_per_dim" in r][-1]

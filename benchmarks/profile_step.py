@@ -1,4 +1,4 @@
-"""Where a training step's time goes on this machine, by kind of operation.
+"""Profile of a training step on this machine, by kind of operation.
 
     python benchmarks/profile_step.py --reference DIR [--stages vqgan ...] [--size 128] [--batch 2]
         [--top 20]

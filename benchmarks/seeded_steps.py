@@ -156,7 +156,7 @@ def make_step(task):
 
 
 def use_double_precision():
-    """From here on what the package computes in float32 it computes in float64.
+    """Makes the package compute in float64 what it computes in float32.
 
     To be called before anything of it is imported: its modules name the type as they are read.
     """

@@ -1,4 +1,4 @@
-"""What crosses devices in every task's step and evaluation, and what each device computes.
+"""Traffic between devices and work of each device, in every task's step and evaluation.
 
     python benchmarks/sharding.py [--only NAME ...] [--without-degrade]
 

@@ -25,7 +25,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does.
+    """Job of a worker.
 
     Attributes:
         framework: 'jax', or 'torch' in the given `variant` of `torch_variants`.

@@ -124,7 +124,7 @@ WORKERS = {
 
 
 def run(worker, stage, folder, arguments):
-    """What the worker returns, from a process of its own, so that memory is bounded."""
+    """Returns the result of a worker in a separate process, so that memory is bounded."""
     path = folder / f"{worker}.json"
     if path.exists():
         return json.loads(path.read_text())

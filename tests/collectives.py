@@ -1,4 +1,4 @@
-"""What the devices send to each other in a compiled step or evaluation, and what each computes."""
+"""Traffic between devices in a compiled step or evaluation, and the work of each."""
 
 import math
 import re

@@ -5,7 +5,7 @@ import numpy as np
 
 
 def drawn_state(task, images):
-    """What `task.init` gives for images [b, h, w, 3], on the device, from NumPy's generator.
+    """Returns a state like that of `task.init` for images [b, h, w, 3], from NumPy's generator.
 
     Shapes, dtypes and structure are those of `init`, and so are zeros and ones; kernels, biases and
     codes are random and of about its size, also where it begins with zeros or with latents.

@@ -4,7 +4,7 @@ import time
 
 
 def signalled(process, ready, number, code, within):
-    """What a process prints that gets a signal once `ready()` holds, and ends with `code`.
+    """Returns the output of a process that gets a signal once `ready()` holds and ends with `code`.
 
     Args:
         within: seconds that it has to end.

@@ -1,4 +1,4 @@
-"""What checkpoints hold, read and compared bit for bit."""
+"""Contents of checkpoints, read and compared bit for bit."""
 
 import jax
 import numpy as np

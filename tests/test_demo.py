@@ -1,4 +1,4 @@
-"""What the demo promises, the pictures it makes and the commands it runs."""
+"""Promises of the demo, its pictures and its commands."""
 
 import json
 

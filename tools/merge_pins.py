@@ -23,7 +23,7 @@ def read_freeze(path):
 
 
 def merge(frozen):
-    """Lines of the constraints file from {python version: {name: version}}."""
+    """Returns the lines of the constraints file from {python version: {name: version}}."""
     lines = []
     for name in sorted(set().union(*frozen.values())):
         pins = {python: names.get(name) for python, names in frozen.items()}

@@ -41,7 +41,8 @@ def read_settings(tree: Any) -> tuple[str, dict[str, Any]] | None:
             return network, fields
     raise ConversionError(
         f"its entry '{SETTINGS_KEY}' does not hold settings of version {_VERSION}: the file was "
-        "written by another version of codeformer-jax or changed; update, or pass --key and --set"
+        "written by another version of codeformer-jax or changed, or its network is your own and "
+        "not registered; update, name its module as --plugin, or pass --key and --set"
     )
 
 

@@ -51,7 +51,7 @@ def batches(
 
     Args:
         source: any number of examples; with `repeat` also fewer than a batch. Each part of a
-            mixture is shuffled and repeated on its own, and any stretch of the stream has its share
+            mixture is shuffled and repeated on its own, and any window of the stream has its share
             (to within 1 % of its weight).
         batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
         seed: 0..2**32-1; fixes order and flips.
@@ -89,7 +89,7 @@ def batches(
 def evaluation_batches(
     source: Source, *, batch_size: int, workers: int = 0, host: int = 0, hosts: int = 1
 ) -> grain.DatasetIterator:
-    """Returns one pass in the source's order: batches as of `batches`, with 'valid': bool [b].
+    """Returns one pass in order: batches like those of `batches`, with 'valid': bool [b].
 
     Every batch is full and every host sees the same number of them: the last one is padded with
     examples from the start that are not `valid`. An example that replaces a broken one is not valid

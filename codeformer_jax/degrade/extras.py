@@ -180,7 +180,7 @@ def _uniform(key: Key[Array, ""], bounds: Array, shape: tuple[int, ...] = ()) ->
 
 
 def _integers(key: Key[Array, ""], shape: tuple[int, ...], bounds: Array) -> Array:
-    """Integers from low to high, both included, as float32."""
+    """Draws integers from low to high, both included, as float32."""
     value = jax.random.uniform(key, shape, jnp.float32, bounds[0], bounds[1] + 1.0)
     # The largest uniform numbers may be rounded up to the open end.
     return jnp.minimum(jnp.floor(value), bounds[1])

@@ -107,7 +107,7 @@ class Collector:
         self._kept = {image: kept for image, kept in self._kept.items() if image in chosen}
 
     def _groups(self) -> dict[str, list[int]]:
-        """Images of each group; an image that left every group never returns to one."""
+        """Returns the images of each group; an image that left every group never returns to one."""
         by_merit = sorted(self._kept, key=lambda image: (self._kept[image][0], image))
         return {
             "worst": by_merit[:_WORST],

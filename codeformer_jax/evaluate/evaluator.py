@@ -155,7 +155,7 @@ def _run(
 
 
 def _batches(source: Source, number: int, batch_size: int, module: Any) -> Iterator[_Batch]:
-    """Batches of one size; the last is padded with copies of its last image."""
+    """Yields batches of one size; the last is padded with copies of its last image."""
     shape, elements = None, []
     for index in range(number):
         element = dict(source[index])

@@ -158,7 +158,7 @@ def _degraded(
 def _row(
     title: str, pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], cell: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Pictures side by side under a title, each above its lines."""
+    """Draws pictures side by side under a title, each above its lines."""
     font = ImageFont.load_default(max(9, min(16, cell // 16)))
     heading = ImageFont.load_default(max(11, min(20, cell // 12)))
     line, head = int(font.size * 1.35), int(heading.size * 1.7)
@@ -179,7 +179,7 @@ def _row(
 
 
 def _wrapped(lines: Sequence[str], font: Any, width: int) -> list[str]:
-    """Lines, of which those that are too wide are broken between words."""
+    """Breaks lines that are too wide between words."""
     result = []
     for text in lines:
         words = text.split()

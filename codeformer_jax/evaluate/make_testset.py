@@ -323,7 +323,7 @@ def _refuse(unreadable: Mapping[str, str], too_small: str = ""):
 
 
 def _versions() -> dict[str, str]:
-    """Versions that may change single levels or the bytes of a file."""
+    """Returns the versions that may change single levels or the bytes of a file."""
     return {
         "codeformer_jax": __version__,
         "jax": jax.__version__,

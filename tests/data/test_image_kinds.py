@@ -1,4 +1,4 @@
-"""Which files are pictures, whatever they are called, and the remarks on what reading drops."""
+"""Kinds of files that are pictures, whatever their names, and remarks on what reading drops."""
 
 import os
 

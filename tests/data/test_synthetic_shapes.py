@@ -47,7 +47,7 @@ def test_size_does_not_change_a_shape(label):
 
 
 def test_classes_can_be_told_apart():
-    """By their nearest neighbours among upright masks: far above chance, though not perfectly."""
+    """Classifies by nearest neighbours among upright masks: far above chance, not perfectly."""
 
     def features(split, count):
         source = SyntheticShapes(split, SIZE, count)

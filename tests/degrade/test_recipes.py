@@ -1,4 +1,4 @@
-"""Which kinds and sections a config may have; what is off is not computed."""
+"""Kinds and sections that a config may have; what is off is not computed."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which config an evaluation goes by: the run's own, one that is given, and overrides."""
+"""Config of an evaluation: the run's own, a given one, and overrides."""
 
 import json
 

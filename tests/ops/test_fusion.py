@@ -1,4 +1,4 @@
-"""What a CPU computes in its own way is what accelerators compute."""
+"""Equal results of the CPU's own code and the code of accelerators."""
 
 import jax
 import jax.numpy as jnp

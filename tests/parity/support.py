@@ -1,4 +1,4 @@
-"""What the parity tests share: fixtures, seeded weights, and errors that name the first layer."""
+"""Shared parts of the parity tests: fixtures, weights, errors that name the first layer."""
 
 import functools
 import json

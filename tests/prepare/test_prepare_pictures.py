@@ -1,4 +1,4 @@
-"""What a prepared dataset holds: pictures, names, splits, metadata."""
+"""Contents of a prepared dataset: pictures, names, splits, metadata."""
 
 import json
 import unicodedata

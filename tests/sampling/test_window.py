@@ -9,7 +9,7 @@ from codeformer_jax.sampling.gpt import plan_windows
 
 
 def published_offset(i, extent, window):
-    """How far a window's first row lies before row i, as the published sampler has it."""
+    """Returns the rows between a window's first row and row i, as in the published sampler."""
     half = window // 2
     if i <= half:
         return i

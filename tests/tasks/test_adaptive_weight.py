@@ -1,4 +1,4 @@
-"""What the adaptive weight of the adversarial loss costs."""
+"""Cost of the adaptive weight of the adversarial loss."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How codes start, and how those of Gumbel noise follow their settings."""
+"""Start of codes, and settings of Gumbel codes."""
 
 import jax
 import jax.numpy as jnp

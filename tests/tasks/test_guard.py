@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing but the step number, whatever the task."""
+"""A non-finite step changes nothing but the step number, whatever the task."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What JAX's global settings may not change, and what `model.precision` must: every task's step."""
+"""Every task's step under JAX's global settings and under `model.precision`."""
 
 import concurrent.futures
 import functools

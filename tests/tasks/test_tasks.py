@@ -1,4 +1,4 @@
-"""What each task trains and what it leaves alone."""
+"""Parameters that each task trains, and those that it leaves alone."""
 
 import jax
 import jax.numpy as jnp
