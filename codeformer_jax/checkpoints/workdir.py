@@ -109,15 +109,15 @@ def compare_configs(
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
-    lines = [f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()]
-    if any(_another_model(key) for key in changed):
+    lines = {key: f"  {key}: {before} -> {after}" for key, (before, after) in changed.items()}
+    if refused := [line for key, line in lines.items() if _another_model(key)]:
         raise ValueError(
             f"{workdir} holds a run of another model. Its settings and the given ones:\n"
-            + "\n".join(lines)
+            + "\n".join(refused)
             + "\nUse another --workdir, or the settings that it was started with."
         )
     if changed:
-        logging.warning("settings changed since this run began:\n%s", "\n".join(lines))
+        logging.warning("settings changed since this run began:\n%s", "\n".join(lines.values()))
 
 
 def _another_model(key: str) -> bool:
