@@ -92,6 +92,7 @@ def expected_rates(config, published):
     return optimizer.learning_rate * optimizer.gamma**passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PUBLISHED)
 def test_published_config_runs_over_its_boundaries(path):
     published = load(path)
@@ -204,6 +205,7 @@ def test_stage_2_with_random_fusion_blocks_does_not_hand_them_on(tmp_path):
     assert not any(x.any() for x in last_kernels(corrected))
 
 
+@pytest.mark.slow
 def test_trained_fusion_blocks_are_kept(tmp_path, caplog):
     """Of a stage III workdir, a model file, and a stage II that came from such a network."""
     caplog.set_level(logging.INFO)

@@ -130,6 +130,7 @@ def test_other_numbers_do_not_recompile(batch):
     assert RUN._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_extras_go_with_it(batch):
     extras = {"gray": 1.0, "mask": {"strokes": (1, 1), "width": (9, 9)}}
     ours = RUN(*batch, Recipe.from_config({**RECIPE, **extras}))

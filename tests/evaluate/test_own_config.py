@@ -26,6 +26,7 @@ def same_scores(a, b):
             np.testing.assert_allclose(a[row][metric], b[row][metric], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adain", [True, False])
 def test_held_out_scores_in_training_have_its_adain(runs, adain):
     trained = load_trained(runs / "restoration")

@@ -81,6 +81,7 @@ def test_a_codeformer_is_scored_beside_its_input_and_teacher(restoration, recons
     assert json.loads(evaluation.to_json())["settings"]["images"] == HELDOUT
 
 
+@pytest.mark.slow
 def test_an_exported_network_scores_as_its_run(runs, restoration):
     config = tiny_config("restoration").unlock()
     alone = evaluate_run(config, runs / "codeformer.safetensors")
@@ -314,6 +315,7 @@ def test_an_exported_network_goes_to_pytorch_and_back(runs, tmp_path, capsys):
     assert "n_head: not shown by the file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_networks_of_a_workdir_are_computed_in_its_precision(runs, tmp_path, monkeypatch):
     workdir, seen = tmp_path / "run", []
     workdir.mkdir()

@@ -108,6 +108,7 @@ def test_image_losses_train_fusion_and_code_losses_the_rest(network):
     assert names(by_codes) == {"encoder"} | transformer | head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adain", [False, True])
 def test_the_image_has_gradients_by_what_it_is_made_of(network, adain):
     module, variables, _, _ = network

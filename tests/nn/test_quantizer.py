@@ -321,6 +321,7 @@ def test_a_start_from_latents_gets_the_codes_used_in_a_users_model():
     assert trained_perplexity(**average) > 1.5 * published
 
 
+@pytest.mark.slow
 def test_a_registered_quantizer_works_in_a_vqgan(monkeypatch):
     monkeypatch.setattr(QUANTIZERS, "_entries", dict(QUANTIZERS._entries))
     run_example(quantizer, {"__name__": __name__})

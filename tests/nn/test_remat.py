@@ -51,6 +51,7 @@ def residuals(module, arguments, params, images):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept)) - own
 
 
+@pytest.mark.slow
 def test_gradients_and_names_are_those_without(images):
     """Of CodeFormer, which has every kind of block that can be computed again."""
     cls, fields, arguments = NETWORKS["codeformer"]
@@ -75,6 +76,7 @@ def test_gradients_and_names_are_those_without(images):
             np.testing.assert_allclose(left, right, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_each_policy_keeps_what_it_says(images, network):
     cls, fields, arguments = NETWORKS[network]

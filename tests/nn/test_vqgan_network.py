@@ -175,6 +175,7 @@ def test_gumbel_temperature_falls_by_a_cosine():
     assert VQGAN(**SMALL, temperature=0.5).temperature_at(jnp.int32(7)) == 0.5
 
 
+@pytest.mark.slow
 def test_forward_mode_is_the_transpose_of_reverse_mode(small):
     """Through encoder and decoder, by `jax.jvp` and by `jax.jacfwd`."""
     module, variables, images = small

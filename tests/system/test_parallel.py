@@ -63,6 +63,7 @@ def test_large_arrays_are_split_along_their_longest_divisible_axis():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_FAST)
 def test_every_mesh_steps_like_one_device(linear, name):
     """Losses, parameters, moving averages and optimizer states of five steps."""

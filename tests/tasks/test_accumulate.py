@@ -71,6 +71,7 @@ def steps(config, images):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "model"),
     [

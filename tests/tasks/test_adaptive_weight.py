@@ -71,6 +71,7 @@ def pass_flops(images, module):
 
 
 # Products for one tap of the last layer's 3x3 kernel and one image: sites, channels in and out.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "products"),
     [(vqgan, SIDE**2 * WIDTH * 3), (codeformer_stage3, (SIDE // 2) ** 2 * (2 * WIDTH) ** 2)],

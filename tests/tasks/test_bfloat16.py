@@ -68,6 +68,7 @@ def traced(stage, dtype, images):
     return [*equations(jaxpr.jaxpr)], jaxpr, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_products_are_bfloat16_and_everything_delicate_is_float32(images, stage):
     found, jaxpr, state = traced(stage, "bfloat16", images)
@@ -112,6 +113,7 @@ def test_every_network_follows_the_models_dtype():
     assert make_task(config).image_losses.discriminator.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", [pytest.param("vqgan", marks=pytest.mark.slow), "code_prediction", "restoration"]
 )

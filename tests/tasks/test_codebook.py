@@ -17,6 +17,7 @@ def images():
     return np.stack([source[i]["image"] for i in range(8)])
 
 
+@pytest.mark.slow
 def test_codes_start_from_latents_or_uniform(images):
     config = tiny_config("vqgan").unlock()
     config.model.ema_decay = None
@@ -35,6 +36,7 @@ def test_codes_start_from_latents_or_uniform(images):
         make_task(config)
 
 
+@pytest.mark.slow
 def test_codes_start_from_as_many_images_as_give_a_latent_for_each(images):
     """Eight at least, and the same ones on any mesh: more images in the batch change nothing."""
     config = tiny_config("vqgan").unlock()
@@ -59,6 +61,7 @@ def test_codes_start_from_as_many_images_as_give_a_latent_for_each(images):
         np.testing.assert_allclose(init(split), codes, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("straight_through", [True, False])
 def test_gumbel_follows_its_settings(images, straight_through):
     config = tiny_config("vqgan", steps=8).unlock()
@@ -97,6 +100,7 @@ def test_gumbel_follows_its_settings(images, straight_through):
     np.testing.assert_array_equal(result.indices, encoded.indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(None, 0.9), (0.9, None)])
 def test_stage1_starts_from_a_vqgan_with_either_codebook(images, before, after):
     config = tiny_config("vqgan").unlock()

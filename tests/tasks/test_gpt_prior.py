@@ -41,6 +41,7 @@ def chains(number, seed=0):
     return ((rng.randint(0, CODES, (number, 1)) + 3 * np.arange(SITES)) % CODES).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_it_learns_maps_better_than_sites_on_their_own(images):
     config = tiny_gpt(steps=40).unlock()
     config.loss.pkeep = 1.0
@@ -126,6 +127,7 @@ def test_corruption_keeps_the_share_and_hides_no_target():
     np.testing.assert_array_equal(gpt_prior.corrupt(codes[5:6], keys[5:6], 0.9, 4)[0], seen[5])
 
 
+@pytest.mark.slow
 def test_conditions_come_before_the_codes(images):
     config = tiny_gpt().unlock()
     config.gpt.update(condition="class", classes=20)

@@ -28,6 +28,7 @@ def make(stage, groups):
     return task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vqgan", "restoration"])
 def test_two_groups_step_like_two_processes_that_average_gradients(stage):
     source = SyntheticFaces("train", 32, 8)

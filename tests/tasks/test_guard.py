@@ -18,6 +18,7 @@ def with_restarts(config):
     return config.lock()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -67,6 +67,7 @@ def lowered(config, *functions):
         return pool.submit(lower).result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_precision_reaches_every_product_and_images_keep_threefry(name):
     config = CONFIGS[name]().unlock()

@@ -192,6 +192,7 @@ def test_teachers_that_do_not_fit_are_refused(root, stages, tmp_path):
     refused(config, tmp_path, "under the floor of 60 dB")
 
 
+@pytest.mark.slow
 def test_a_vqgan_has_a_prior_too(stages, tmp_path):
     config = tiny_pixelcnn("vqgan").unlock()
     config.init_from = str(stages[0] / "vqgan")

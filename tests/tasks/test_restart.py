@@ -76,6 +76,7 @@ def test_the_draw_follows_from_the_key_on_any_number_of_devices(monkeypatch, des
     assert np.any(codes(2, state(), LATENTS) != on_one)
 
 
+@pytest.mark.slow
 def test_stage1_with_a_trained_codebook_restarts_dead_codes():
     config = tiny_config("vqgan").unlock()
     config.model.ema_decay = None

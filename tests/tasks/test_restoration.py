@@ -20,6 +20,7 @@ def images():
     return np.stack([source[i]["image"] for i in range(8)])
 
 
+@pytest.mark.slow
 def test_stage3_image_losses_train_the_fusion_alone(images):
     config = tiny_config("restoration", steps=15).unlock()
     config.loss.feature_weight = config.loss.cross_entropy_weight = 0.0
@@ -29,6 +30,7 @@ def test_stage3_image_losses_train_the_fusion_alone(images):
     assert history[-1]["l1"] < history[0]["l1"]
 
 
+@pytest.mark.slow
 def test_stage3_runs_every_boundary_of_its_schedule(images):
     """The published schedule fails at the first step of its third phase."""
     config = tiny_config("restoration", steps=11).unlock()
@@ -55,6 +57,7 @@ def test_stage3_runs_every_boundary_of_its_schedule(images):
     assert ["gan" in metrics for metrics in history][:3] == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advance", ["reached", "all"])
 def test_stage3_steps_for_the_codes_alone_leave_the_fusion_blocks(images, advance):
     """Parameters and moments, bit for bit; `advance='all'` is the published drift."""
@@ -168,6 +171,7 @@ def test_one_image_under_two_recipes_in_one_step_is_two_independent_draws(images
     assert np.abs(between - np.eye(2 * len(images))).max() < 0.1
 
 
+@pytest.mark.slow
 def test_codes_learn_from_their_own_degradation_in_a_step_with_two(images):
     config = two_recipes()
     alone = config.copy_and_resolve_references()
@@ -213,6 +217,7 @@ def test_schedule_faults_are_refused():
         make_task(config)
 
 
+@pytest.mark.slow
 def test_steps_without_image_losses_do_not_compute_the_generator(images):
     config = tiny_config("restoration").unlock()
     row = {"w": 0.0, "recipe": "small", "image_losses": False}

@@ -28,6 +28,7 @@ def test_unknown_task_names_the_known_ones():
         make_task(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_stage1_learns_and_its_discriminator_waits_for_its_start(images, ema_decay):
     config = tiny_config("vqgan", steps=40).unlock()
@@ -49,6 +50,7 @@ def test_stage1_learns_and_its_discriminator_waits_for_its_start(images, ema_dec
         assert changed(state.collections, after.collections) == {"codebook"}
 
 
+@pytest.mark.slow
 def test_stage2_trains_encoder_and_transformer_only(images):
     task, state, frozen = start(tiny_config("code_prediction", steps=20), images)
     after, history = run(task, state, frozen, images, 20)
@@ -104,6 +106,7 @@ def test_stage2_starts_from_stage1_with_its_averaged_codebook(images):
     assert not changed({"generator": state.params["generator"]}, student.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["code_prediction", "restoration"])
 def test_known_codes_give_the_teachers_step_without_the_teacher(images, stage):
     """Its forward is not in the compiled step, its parameters are not among the arguments."""

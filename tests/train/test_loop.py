@@ -125,6 +125,7 @@ def test_stage2_without_a_teacher_is_refused(tmp_path):
     refused(tmp_path, config, "learns the codes of a trained stage-I network and none was given")
 
 
+@pytest.mark.slow
 def test_a_refused_run_starts_once_its_settings_are_mended_on_several_devices(stages, tmp_path):
     config = tiny_config("code_prediction", steps=1).unlock()
     config.mesh = "data:2"
@@ -150,6 +151,7 @@ def test_a_run_with_a_value_that_is_refused_today_is_still_loaded(stages, tmp_pa
     assert load_trained(workdir).step == load_trained(stages[0] / "vqgan").step
 
 
+@pytest.mark.slow
 def test_images_that_break_while_training_stop_it_with_the_state_saved(tmp_path):
     for i in range(8):
         write_image(tmp_path / f"faces/{i}.png", np.full((32, 32, 3), 30 * i, np.uint8))

@@ -56,6 +56,7 @@ def nbytes(tree):
     )
 
 
+@pytest.mark.slow
 def test_one_row_for_each_compiled_step(planned):
     steps = planned[0].steps
     assert [(c.first_step, c.steps) for c in steps] == [(0, 2), (2, 4)]
@@ -69,6 +70,7 @@ def test_one_row_for_each_compiled_step(planned):
         assert cost.aliases > 0.9 * planned[0].state
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_step_that_runs(planned, monkeypatch):
     monkeypatch.setattr(parallel, "MIN_SHARDED_SIZE", 16)
     config = config_of()
@@ -112,6 +114,7 @@ def test_the_first_state_is_planned_and_encodes_few_images(monkeypatch):
     assert one.peak == one.arguments + one.outputs - one.aliases + one.temporaries
 
 
+@pytest.mark.slow
 def test_the_table_names_everything(planned):
     (text,) = planned[1]
     assert "mesh data:2,fsdp:2, batch 8 (2 on each device)" in text
@@ -121,6 +124,7 @@ def test_the_table_names_everything(planned):
     assert "FLOP on all devices" in text
 
 
+@pytest.mark.slow
 def test_slices_hold_less_and_are_counted(monkeypatch):
     config = config_of(steps=2, mesh="data:1")
     whole = plan.make_plan(config).steps[0]

@@ -39,6 +39,7 @@ def losses(workdir):
     return [{k: v for k, v in line.items() if not k.endswith(clocks)} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_with_codes_has_the_losses_of_one_without(root, tmp_path):
     loop.train(config_with(root), tmp_path / "with")
     wanted, found = losses(root / "code_prediction"), losses(tmp_path / "with")
@@ -61,6 +62,7 @@ def refused(tmp_path, config, message, error=CodesError):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_codes_of_another_network_are_refused(root, tmp_path):
     module, variables = teacher_of(load_trained(root / "vqgan"), root / "vqgan")
     other = jax.tree.map(np.array, variables)

@@ -23,6 +23,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_a_discriminator_comes_from_a_workdir_or_a_file(stages, tmp_path):
     root, _ = stages
     found = load_discriminator(root / "vqgan")
@@ -43,6 +44,7 @@ def test_a_discriminator_comes_from_a_workdir_or_a_file(stages, tmp_path):
     assert prepare(make_task(config), config, root / "vqgan").discriminator is None
 
 
+@pytest.mark.slow
 def test_what_holds_no_discriminator_is_refused(stages, tmp_path):
     root, _ = stages
     config = tiny_config("restoration").unlock()

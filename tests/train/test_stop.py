@@ -37,6 +37,7 @@ def entries(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_finished_and_the_resumed_run_ends_bit_for_bit(
     stages, tmp_path, monkeypatch
 ):

@@ -84,6 +84,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     tmp_path, monkeypatch, caplog
 ):
