@@ -24,7 +24,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 help:
 	@echo 'make demo     train the three stages on synthetic faces, evaluate, restore, write a report'
 	@echo '              [DEMO_DIR=demo] [SHORT=1: a run of few steps, in demo-short] [DATA=a folder of images]'
-	@echo 'make test     check the style, then run what every change needs (10 minutes on two cores)'
+	@echo 'make test     check the style, then run what every change needs (about 10 minutes on two cores)'
 	@echo '              [ARGS="-k jpeg"] [JOBS=2: worker processes, 0: none]'
 	@echo 'make test-slow  the rest: kills, several processes, full-size twins, long compiles'
 	@echo 'make readme   run every command of README.md, in its order, at tiny size'
