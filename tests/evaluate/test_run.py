@@ -288,7 +288,7 @@ def test_train_refuses_stage2_without_a_teacher_in_one_line(tmp_path):
     [
         ("data.bath_size", "batch_size"),
         pytest.param("dta.workers", 'Did you mean "data"', marks=pytest.mark.slow),
-        pytest.param("mesh.data", "behind a setting that is no section", marks=pytest.mark.slow),
+        pytest.param("mesh.data", "only a section has further names", marks=pytest.mark.slow),
     ],
 )
 def test_a_misspelt_setting_is_one_line(setting, told, tmp_path):
