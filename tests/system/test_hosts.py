@@ -137,7 +137,7 @@ def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
     _, two, outputs = runs
     workdir = two / "diverged"
     for output in outputs:
-        assert "the 2 steps up to step 3 all had a loss or gradient that is not finite" in output
+        assert "the 2 steps up to step 3 all had a non-finite loss or gradient" in output
         assert "have not changed since step 1" in output
         assert f"listed in {workdir}/skipped*.jsonl" in output
     assert saved_steps(workdir) == [0]
