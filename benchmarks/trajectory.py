@@ -192,7 +192,7 @@ def differences(ours, theirs):
 
 
 def count_codes(ours, theirs):
-    """How many codes and targets there were and which differ, by the margin they were chosen by."""
+    """Counts codes and targets, and those that differ, with the margin that each was chosen by."""
     flips, margins, targets = [], [], 0
     for step, (o, t) in enumerate(zip(ours, theirs, strict=True)):
         targets += sum(a != b for a, b in zip(o["targets"], t["targets"], strict=True))

@@ -13,6 +13,7 @@ from codeformer_jax.system import hosts
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 DAMAGED_FOLDER = "damaged"
+_LISTED = 5
 
 
 def read_newest(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[str, str]]:
@@ -61,9 +62,6 @@ def move_damaged(workdir: Path, faults: dict[str, str], step: int) -> None:
             folder.rename(target)
     if faults:
         hosts.wait_for_all("damaged checkpoints are moved")
-
-
-_LISTED = 5
 
 
 def check_arrays(folder: Path, wanted: PyTree, *, dtypes: bool = True) -> None:

@@ -19,6 +19,8 @@ from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.tasks import BestScore
 from codeformer_jax.tasks.state import TrainState
 
+_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
+
 
 class Checkpoints:
     """The checkpoints of a run: the latest two and the one with the best held-out score are kept.
@@ -100,9 +102,6 @@ class Checkpoints:
         """Waits for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
 
 
 @contextlib.contextmanager

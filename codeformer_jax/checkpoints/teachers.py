@@ -11,6 +11,14 @@ from codeformer_jax.convert import networks_of_role
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
 
+LPIPS_HELP = (
+    "make one with\n"
+    '  python -c "import lpips, torch; '
+    "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
+    "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
+    "or train without it: --config.loss.perceptual_weight=0.0"
+)
+
 
 def find_teacher(config: ml_collections.ConfigDict, origin: Trained | None) -> tuple[Any, PyTree]:
     """Loads the autoencoder that `config.teacher` or `config.init_from` names.
@@ -61,15 +69,6 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
             "against: give that one's workdir or model file (--config.teacher=PATH for a run)"
         )
     return teacher
-
-
-LPIPS_HELP = (
-    "make one with\n"
-    '  python -c "import lpips, torch; '
-    "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
-    "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
-    "or train without it: --config.loss.perceptual_weight=0.0"
-)
 
 
 def load_lpips(path: str | None) -> PyTree:

@@ -20,6 +20,14 @@ CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
 UNFINISHED = ".orbax-checkpoint-tmp"  # Part of the folder names of saves under way.
 UNSCORED = -1e9  # The rank of checkpoints that were not evaluated.
+# Changing one of these sections makes another model,
+MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
+# except for these settings, which leave its arrays as they are.
+COMPUTATION = (
+    *("dtype", "precision", "remat", "restart_below", "dropout"),
+    *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
+    *("keep_gray", "keep_known"),
+)
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -78,16 +86,6 @@ def stored_rank(checkpoint: Path, best: BestScore) -> float:
     except (ValueError, TypeError):
         logging.warning("%s is damaged; its checkpoint counts as the worst", path)
         return float("-inf")
-
-
-# Changing one of these sections makes another model,
-MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
-# except for these settings, which leave its arrays as they are.
-COMPUTATION = (
-    *("dtype", "precision", "remat", "restart_below", "dropout"),
-    *("straight_through", "kl_weight", "temperature", "temperature_final", "temperature_steps"),
-    *("keep_gray", "keep_known"),
-)
 
 
 def compare_configs(

@@ -46,6 +46,16 @@ _DTYPES = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
+# sczhou/CodeFormer v0.1.0; xinntao/facexlib v0.1.0 and v0.2.2; xinntao/Real-ESRGAN v0.2.1.
+PUBLISHED = {
+    "codeformer.pth": "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
+    "vqgan_code1024.pth": "4d1c6741b3cffcbdc2cd1a12b2c3c2442282e042d5de66909cb643d4fa31b20f",
+    "detection_Resnet50_Final.pth": (
+        "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d"
+    ),
+    "parsing_parsenet.pth": "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+    "RealESRGAN_x2plus.pth": "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+}
 
 
 def save_model(
@@ -171,18 +181,6 @@ def _differences(flat: Mapping[str, np.ndarray], network: str, module: Module) -
         if n in flat and kind(flat[n]) != kind(v)
     ]
     return "\n".join(lines)
-
-
-# sczhou/CodeFormer v0.1.0; xinntao/facexlib v0.1.0 and v0.2.2; xinntao/Real-ESRGAN v0.2.1.
-PUBLISHED = {
-    "codeformer.pth": "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
-    "vqgan_code1024.pth": "4d1c6741b3cffcbdc2cd1a12b2c3c2442282e042d5de66909cb643d4fa31b20f",
-    "detection_Resnet50_Final.pth": (
-        "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d"
-    ),
-    "parsing_parsenet.pth": "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
-    "RealESRGAN_x2plus.pth": "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
-}
 
 
 @dataclass(frozen=True)

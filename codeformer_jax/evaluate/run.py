@@ -19,7 +19,6 @@ from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.system import paths
-from codeformer_jax.system.registry import import_plugins
 from codeformer_jax.tasks import common, settings
 
 # Sections whose settings describe the network, except for those of its training.
@@ -44,7 +43,6 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         ValueError: a value out of range, or networks and images that do not fit together.
     """
     config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
-    import_plugins(config)
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)

@@ -2,6 +2,11 @@
 
 Layout: images [b, h, w, c] in any value range, kernels [b, k, k]; float32. Sigmas are in pixels,
 angles in radians. The border is reflect-101: the edge pixel is not repeated.
+
+Motion blur follows the path of a shaking camera during one exposure: [steps, 2] of (x, y) in
+pixels. Model: Boracchi and Foi, "Modeling the Performance of Image Restoration from Motion Blur"
+(IEEE Transactions on Image Processing, 2012). A particle of constant speed changes direction at
+random, is pulled back towards the start and sometimes reverses. The constants are this project's.
 """
 
 from typing import Literal, get_args
@@ -18,6 +23,13 @@ Method = Literal["auto", "matmul", "fft"]
 # depthwise convolution. At 128 px matrices take 10 ms and the FFT 20 ms; at 256 px the FFT is
 # faster.
 _LARGEST_SIDE_BY_MATMUL = 128
+
+# Steps of a path of motion.
+STEPS = 128
+# Upper ends of uniform draws from 0, one for each path.
+TREMOR = 3.0  # Radians that the direction wanders over the whole path.
+PULL = 8.0  # Radians per path, at a distance of the whole length.
+JERKS = 1.0  # Expected number of abrupt turns.
 
 
 def gaussian_kernels(
@@ -189,13 +201,6 @@ def _fast_length(length: int) -> int:
         if rest == 1:
             return length
         length += 1
-
-
-STEPS = 128
-# Upper ends of uniform draws from 0, one for each path.
-TREMOR = 3.0  # Radians that the direction wanders over the whole path.
-PULL = 8.0  # Radians per path, at a distance of the whole length.
-JERKS = 1.0  # Expected number of abrupt turns.
 
 
 def motion_path(key: Key[Array, ""], length: Float[Array, ""]) -> Float[Array, "steps 2"]:

@@ -2,8 +2,11 @@
 
 Layout: [b, h, w, c], any value range, float32. An image of traced size lies in the top-left corner
 of a *canvas* of static size. Its `height` and `width` are traced integers, one per image; the rest
-of the canvas is ignored. Pixel centres are at half-integers, coordinates are clamped at the borders
-and nothing is antialiased: cv2.resize with INTER_LINEAR.
+of the canvas is ignored. Pixel centres are at half-integers and coordinates are clamped at the
+borders. `resize_bilinear` equals cv2.resize with INTER_LINEAR and does not antialias.
+
+`resample` takes square images and chooses the filter at run time. The filters equal cv2.resize with
+INTER_AREA (shrinking), INTER_LINEAR and INTER_CUBIC; only `AREA` antialiases.
 """
 
 from typing import Literal, get_args
@@ -18,6 +21,11 @@ Method = Literal["auto", "matmul", "gather"]
 # On two CPU cores, 16 images of 64 px take 1.2 ms by matrices and 2.8 ms by gathers. At 128 px both
 # take the same time; at 512 px matrices take six times as long.
 _LARGEST_SIDE_BY_MATMUL = 96
+
+# Filters of `resample`.
+AREA, BILINEAR, BICUBIC = range(3)
+# Parameter of the cubic convolution, as in PyTorch and OpenCV.
+_CUBIC = -0.75
 
 
 def resize_bilinear(
@@ -102,12 +110,6 @@ def _interpolate_axis(image: Array, index: Array, fraction: Array, axis: int) ->
     following = jnp.minimum(index + 1, image.shape[axis] - 1)
     before, after = (jnp.take(image, i, axis=axis, mode="clip") for i in (index, following))
     return before * (1.0 - fraction) + after * fraction
-
-
-AREA, BILINEAR, BICUBIC = range(3)
-
-# Parameter of the cubic convolution, as in PyTorch and OpenCV.
-_CUBIC = -0.75
 
 
 def resample(

@@ -45,9 +45,10 @@ def make_task(config: ml_collections.ConfigDict, *, check: bool = True) -> Task:
         ValueError: an unknown name, a plugin that cannot be imported, a value out of its range or
             settings that do not fit together.
     """
-    import_plugins(config)
     if check:
         settings.check(config)
+    else:
+        import_plugins(config)
     task, precision = TASKS[config.task](config), precision_of(config)
     for name in _COMPUTED if precision != "default" else ():
         setattr(task, name, with_precision(precision, getattr(task, name)))

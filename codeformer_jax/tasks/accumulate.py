@@ -12,6 +12,16 @@ from jaxtyping import Array, Float
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.tasks.state import PyTree
 
+# Prefix of a parameter's top-level name -> group; all others belong to the transformer.
+GROUPS = {
+    "encoder": "encoder",
+    "quantize": "quantizer",
+    "generator": "generator",
+    "decoder": "decoder",
+    "fuse_convs_dict_": "fusion",
+    **dict.fromkeys(("embed", "gated_", "head_"), "pixelcnn"),
+}
+
 
 @flax.struct.dataclass
 class Measured:
@@ -89,17 +99,6 @@ def measure(measure_slice: Callable[[PyTree], Measured], inputs: PyTree, slices:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
     total, images = jax.lax.scan(body, zeros, parts)
     return Measured(means=jax.tree.map(lambda x: x / slices, total), images=join(images))
-
-
-# Prefix of a parameter's top-level name -> group; all others belong to the transformer.
-GROUPS = {
-    "encoder": "encoder",
-    "quantize": "quantizer",
-    "generator": "generator",
-    "decoder": "decoder",
-    "fuse_convs_dict_": "fusion",
-    **dict.fromkeys(("embed", "gated_", "head_"), "pixelcnn"),
-}
 
 
 def gradient_norms(gradients: PyTree) -> dict[str, Float[Array, ""]]:

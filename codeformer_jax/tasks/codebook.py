@@ -15,6 +15,8 @@ from codeformer_jax.tasks.state import PyTree, TrainState
 
 # The least number of images whose latents the codes start from.
 START_IMAGES = 8
+# Stream of a step's key, apart from that of the quantizer's own draws.
+_STREAM = 2**31 - 2
 
 
 def _restarts_codes(module: Any) -> bool:
@@ -108,10 +110,6 @@ def finish(
         return after
 
     return change
-
-
-# Stream of a step's key, apart from that of the quantizer's own draws.
-_STREAM = 2**31 - 2
 
 
 def restart_dead_codes(

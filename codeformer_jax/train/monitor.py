@@ -80,9 +80,6 @@ class Monitor:
         self.trace.close()
 
 
-FOLDER = "profile"
-
-
 class Trace:
     """Profile of the steps START to STOP - 1, counted from 0.
 
@@ -99,7 +96,7 @@ class Trace:
 
     def __init__(self, steps: str | None, workdir: Path):
         self._steps = parse_steps(steps)
-        self._folder = workdir / FOLDER
+        self._folder = workdir / "profile"
         self._running = False
 
     def at(self, step: int, pending: Any) -> None:
