@@ -7,9 +7,11 @@ import os
 import pathlib
 
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from codeformer_jax.prepare import publish
 from codeformer_jax.prepare.build import prepare
 
 
@@ -64,6 +66,24 @@ class Killed(BaseException):
 
 def killed(*_, **__):
     raise Killed
+
+
+def killed_while_replacing(room, monkeypatch):
+    """Kills `--force` after it has moved a dataset aside; returns the hash of that dataset."""
+    room.prepare(size=8)
+    old, os_rename = tree_hash(room.out), os.rename
+
+    def stop(source, target):
+        if str(target) == str(room.out):
+            raise Killed
+        os_rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish.os, "rename", stop)
+        with pytest.raises(Killed):
+            room.prepare(force=True)
+    assert not room.out.exists()
+    return old
 
 
 def die(*_):

@@ -4,10 +4,10 @@ import os
 import shutil
 
 import pytest
-from prepare.support import Killed, fill, killed, read_all, save, tree_hash
+from prepare.support import Killed, fill, killed, killed_while_replacing, read_all, save, tree_hash
 
 from codeformer_jax import cli
-from codeformer_jax.prepare import build, publish
+from codeformer_jax.prepare import build
 from codeformer_jax.prepare.staging import PrepareError
 
 
@@ -79,21 +79,7 @@ def test_a_dataset_that_appears_during_the_build_is_replaced_by_force_alone(room
 def aside(room, monkeypatch):
     """The hash of a dataset that `--force` has moved aside when it was killed."""
     fill(room.faces, 3)
-    room.prepare(size=8)
-    old = tree_hash(room.out)
-    os_rename = os.rename
-
-    def stop(source, target):
-        if str(target) == str(room.out):
-            raise Killed
-        os_rename(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(publish.os, "rename", stop)
-        with pytest.raises(Killed):
-            room.prepare(force=True)
-    assert not room.out.exists()
-    return old
+    return killed_while_replacing(room, monkeypatch)
 
 
 def test_restart_after_a_kill_between_the_renames_puts_the_old_dataset_back(

@@ -16,6 +16,7 @@ from prepare.support import (
     die,
     fill,
     killed,
+    killed_while_replacing,
     picture,
     read_all,
     rejected,
@@ -133,19 +134,7 @@ def test_stopping_anywhere_between_the_shards_and_the_end(
 
 
 def test_replacing_a_dataset_never_leaves_less_than_one(room, monkeypatch, whole):
-    room.prepare(size=8)
-    old = tree_hash(room.out)
-    os_rename = os.rename
-
-    def stop(source, target):
-        if target == room.out:
-            raise Killed
-        os_rename(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(publish.os, "rename", stop)
-        with pytest.raises(Killed):
-            room.prepare(force=True)
+    old = killed_while_replacing(room, monkeypatch)
     assert tree_hash(room.partial / "replaced") == old
     with pytest.raises(FileExistsError):
         room.prepare()
