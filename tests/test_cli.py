@@ -202,3 +202,10 @@ def test_interrupt_is_quiet(monkeypatch, capsys):
     pretend_demo(monkeypatch, run)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("command", ["sample", "restore"])
+def test_a_default_of_zero_is_shown(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "only; default 0" in " ".join(capsys.readouterr().out.split())
