@@ -14,6 +14,7 @@ from codeformer_jax.convert import (
     PthError,
     UnsafePickleError,
     convert_file,
+    files,
     load_model,
     parse_overrides,
     read_pth,
