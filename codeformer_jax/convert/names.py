@@ -30,6 +30,7 @@ _LEAVES = {
     ("batch_stats", "mean"): ".running_mean",
     ("batch_stats", "var"): ".running_var",
 }
+COLLECTIONS = tuple(dict.fromkeys(collection for collection, _ in _LEAVES))
 # PyTorch has no counterpart to the moving average's state: a converted codebook starts with one
 # count per code, like a new one.
 _EMA_STATE = {("codebook", "counts"), ("codebook", "sums")}

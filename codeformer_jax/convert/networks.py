@@ -85,6 +85,11 @@ class Network:
         hidden: known fields -> names of the fields that neither names nor shapes show.
         published: fields that identify a published size: if they have their defaults, so have the
             hidden ones.
+        torch_outputs: {pattern of PyTorch module names: {place in our output: place in PyTorch's}}
+            for modules whose two outputs are built differently, such as tuples. 'output' is the
+            network itself, and a place is 'indices', '0' or '2.perplexity'; '' is the whole. Places
+            that are not listed have no counterpart.
+        torch_sequence_first: pattern of the modules whose tokens are [n, b, d] in PyTorch.
     """
 
     module: type
@@ -101,6 +106,8 @@ class Network:
     key: str | None = "params_ema"
     hidden: Callable[[Fields], tuple[str, ...]] = lambda fields: ()
     published: tuple[str, ...] = ()
+    torch_outputs: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    torch_sequence_first: str = "(?!)"  # Matches nothing.
 
 
 NETWORKS: Registry[Network] = Registry("network")
@@ -270,6 +277,12 @@ NETWORKS.register("codeformer")(
         read=hyperparameters.read_codeformer,
         hidden=lambda fields: ("norm_groups", "n_head"),
         published=(*_BACKBONE, "dim_embd", "n_layers"),
+        torch_outputs={
+            "output": {"image": "0", "logits": "1", "latents": "2", "indices": "codes"},
+            "encoder": {"0": ""},
+            r"ft_layers\.\d+\.self_attn": {"": "0"},
+        },
+        torch_sequence_first="feat_emb|ft_layers|idx_pred_layer",
     )
 )
 NETWORKS.register("vqgan")(
@@ -282,6 +295,17 @@ NETWORKS.register("vqgan")(
         read=hyperparameters.read_vqgan,
         hidden=lambda fields: ("image_size", "norm_groups"),
         published=_BACKBONE,
+        torch_outputs={
+            "output": {"image": "0", "codebook_loss": "1"},
+            "encoder": {"0": ""},
+            "quantize": {
+                "latents": "0",
+                "loss": "1",
+                "indices": "2.min_encoding_indices",
+                "perplexity": "2.perplexity",
+                "mean_distance": "2.mean_distance",
+            },
+        },
     )
 )
 NETWORKS.register("vqvae")(
@@ -314,6 +338,7 @@ NETWORKS.register("lpips")(
         rename=lpips.rename,
         torch_name=lpips.torch_name,
         key=None,
+        torch_outputs={"vgg|alex": {}},
     )
 )
 # Precedes the autoencoder, which a transformer's checkpoint also holds.
@@ -331,6 +356,11 @@ NETWORKS.register("taming_gpt")(
         buffers=taming.gpt_masks,
         hidden=taming.hidden_gpt,
         published=("n_layer", "n_embd"),
+        torch_outputs={
+            "output": {"": "0"},
+            r"blocks\.\d+": {"0": ""},
+            r"blocks\.\d+\.attn": {"0": "0"},
+        },
     )
 )
 NETWORKS.register("taming_vqgan")(
@@ -346,5 +376,9 @@ NETWORKS.register("taming_vqgan")(
         key="state_dict",
         hidden=lambda fields: ("image_size", "norm_groups"),
         published=("nf", "res_blocks"),
+        torch_outputs={
+            "output": {"image": "0", "codebook_loss": "1"},
+            "quantize": {"latents": "0", "loss": "1", "indices": "2.2"},
+        },
     )
 )

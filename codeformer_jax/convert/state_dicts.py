@@ -82,7 +82,7 @@ def detect_network(state_dict: Mapping[str, Any]) -> str:
     """
     for network in NETWORKS:
         spec = NETWORKS[network]
-        table = spec.rename(_unwrap(state_dict), {})
+        table = spec.rename(unwrap(state_dict), {})
         found = [any(name.startswith(group) for name in table) for group in spec.marks]
         if found and all(found):
             return network
@@ -108,14 +108,14 @@ def read_fields(
     """
     spec = lookup(network)
     check_fields(network, given)
-    table = _unwrap({name: np.asarray(array) for name, array in state_dict.items()})
+    table = unwrap({name: np.asarray(array) for name, array in state_dict.items()})
     fields = spec.read_buffers(table)
     table = spec.rename(table, given)
     shapes = {name: tuple(array.shape) for name, array in table.items()}
     return table, {**fields, **spec.read(shapes, given), **given}
 
 
-def _unwrap(table: Table) -> Table:
+def unwrap(table: Table) -> Table:
     """Returns the table without the prefixes that PyTorch's wrappers add.
 
     torch.compile adds `_orig_mod.` wherever it was called, DataParallel and AveragedModel `module.`
