@@ -186,8 +186,8 @@ def compare(
         flips=tuple(flips),
     )
     if suspects and comparison.first_difference is not None:
-        index = rows.index(comparison.first_difference)
-        found = try_suspects(a, b, pairs[: index + 1], tolerance)
+        first = comparison.first_difference
+        found = try_suspects(a, b, pairs[rows.index(first)], first.relative_l2, tolerance)
         comparison = dataclasses.replace(comparison, suspects=tuple(found))
     return comparison
 

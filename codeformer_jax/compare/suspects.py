@@ -1,6 +1,20 @@
-"""Usual suspects: explanations of the first layer that differs, each tried on that layer."""
+"""Usual suspects: explanations of the first layer that differs, each tried on that layer alone."""
 
 import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from codeformer_jax.compare.layer import find_layer
+from codeformer_jax.compare.match import Pair
+from codeformer_jax.compare.record import torch_table
+from codeformer_jax.compare.trace import Entry, Trace
+from codeformer_jax.compare.variations import variations
+
+# An explanation that leaves more than this share of the difference is not worth a line.
+_WORTH_A_LINE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,21 +23,94 @@ class Suspect:
 
     Attributes:
         name: short name, such as 'transposed kernel'.
-        relative_l2: difference of the layer that is left with it.
+        detail: which form of it.
+        relative_l2: difference of the layer that is left.
         vanishes: whether that is within the tolerance.
-        detail: what to look at.
     """
 
     name: str
+    detail: str
     relative_l2: float
     vanishes: bool
-    detail: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.relative_l2:.1e} left{f' ({self.detail})' if self.detail else ''}"
+        left = "the difference vanishes" if self.vanishes else "some of the difference is left"
+        return f"{self.name} ({self.detail}): {left}, relative L2 {self.relative_l2:.1e}"
+
+
+def try_suspects(
+    a: Trace, b: Trace, found: Pair, difference: float, tolerance: float
+) -> list[Suspect]:
+    """Tries explanations of the first difference.
+
+    Args:
+        a, b: the traces. One of them needs `Trace.rerun`.
+        found: the first entries that differ.
+        difference: their relative L2 difference.
+        tolerance: relative L2 difference up to which one counts as vanished.
+
+    Returns:
+        The explanations that leave less than half of the difference, best first.
+    """
+    own, other, rerun = found.ours, found.theirs, a.rerun
+    if rerun is None:
+        own, other, rerun = found.theirs, found.ours, b.rerun
+    if rerun is None:
+        return []
+    tried = []
+    outputs = _buffers(rerun, own) if own.kind == "buffer" else _outputs(rerun, own, other)
+    for name, detail, array in outputs:
+        left = _relative(array, other.array)
+        if left <= max(tolerance, _WORTH_A_LINE * difference):
+            tried.append(Suspect(name, detail, left, left <= tolerance))
+    return sorted(tried, key=lambda suspect: suspect.relative_l2)[:5]
+
+
+def _outputs(rerun: Any, own: Entry, other: Entry) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields name, detail and output of every variation of the layer that made an entry."""
+    layer = find_layer(rerun, own) if own.kind == "activation" else None
+    if layer is None:
+        return
+    for name, detail, compute in variations(layer):
+        try:
+            yield name, detail, layer.as_stored(compute(), other.stride)
+        except (TypeError, ValueError) as error:  # A variation that this layer's shapes exclude.
+            logging.debug("%s (%s) was not tried: %s", name, detail, error)
+
+
+def _buffers(rerun: Any, own: Entry) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields other conventions of BatchNorm's running statistics.
+
+    Flax: momentum * old + (1 - momentum) * new; PyTorch has the weights the other way round.
+    """
+    before = torch_table(rerun.network, {"batch_stats": rerun.variables["batch_stats"]})[own.name]
+    module, _, leaf = own.name.rpartition(".")
+    layer = find_layer(rerun, dataclasses.replace(own, kind="activation", name=module))
+    momentum = getattr(getattr(layer, "module", None), "momentum", None)
+    if momentum is None or layer is None:
+        return
+    batch = (own.array - momentum * before) / (1 - momentum)
+    count = layer.x.size // layer.x.shape[-1]
+    unbiased = batch * count / (count - 1)
+    swapped = (1 - momentum) * before + momentum * batch
+    yield "momentum convention", f"{1 - momentum:g} of the old statistics there", swapped
+    if leaf == "running_var":
+        yield (
+            "unbiased variance",
+            f"divided by n - 1 = {count - 1} there, by n here",
+            momentum * before + (1 - momentum) * unbiased,
         )
+        yield (
+            "momentum convention",
+            f"{1 - momentum:g} of the old, unbiased variance there",
+            (1 - momentum) * before + momentum * unbiased,
+        )
+    yield "running statistics not updated", "evaluation mode there", before
 
 
-def try_suspects(a, b, pairs, tolerance):
-    return []
+def _relative(x: np.ndarray, y: np.ndarray) -> float:
+    if x.shape != y.shape:
+        return np.inf
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    norm = np.linalg.norm(y.reshape(-1))
+    return float(np.linalg.norm((x - y).reshape(-1)) / norm) if norm else np.inf
