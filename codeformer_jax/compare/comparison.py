@@ -68,10 +68,9 @@ class Comparison:
 
     @property
     def worst(self) -> Row:
-        """The row with the largest relative L2 difference."""
-        return max(
-            self.rows, key=lambda r: math.inf if math.isnan(r.relative_l2) else r.relative_l2
-        )
+        """The row with the largest relative L2 difference, gradients of zero left out."""
+        rows = [row for row in self.rows if not (row.agrees and row.relative_l2 > self.tolerance)]
+        return max(rows, key=lambda row: np.nan_to_num(row.relative_l2, nan=np.inf, posinf=np.inf))
 
     @property
     def explanation(self) -> Suspect | None:

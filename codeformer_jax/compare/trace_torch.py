@@ -1,6 +1,6 @@
 """Records what a PyTorch module computes, for `codeformer-jax compare`. One file: copy it anywhere.
 
-It needs PyTorch, NumPy and safetensors. From a shell, with --input of one or several .npy files:
+It needs PyTorch, NumPy and safetensors. From a shell:
 
     python trace_torch.py --module pkg.mod:Class --kwargs '{"width": 64}' \\
         --weights w.pth --input x.npy -o b.trace [--call '{"w": 1}'] [--gradients] [--device cuda]
@@ -17,6 +17,7 @@ import dataclasses
 import importlib
 import json
 import platform
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,22 +30,21 @@ OBJECTIVE = "mean of the squares of the first output"
 
 def digest(tensor):
     """Returns 16 hexadecimal digits: sums of bits_i w_i and bits_i w_i^2, w_i = 2 i + 1."""
-    bits = tensor.detach().float().cpu().contiguous().reshape(-1).view(torch.int32)
-    sums = [0, 0]
-    for start in range(0, bits.numel(), 1 << 22):
-        part = bits[start : start + (1 << 22)].long()
-        weights = 2 * torch.arange(start, start + part.numel()) + 1
-        for i in range(2):
-            part = (part * weights) & 0xFFFFFFFF
-            sums[i] = (sums[i] + int(part.sum())) & 0xFFFFFFFF
-    return f"{sums[0]:08x}{sums[1]:08x}"
+    bits = tensor.detach().float().contiguous().reshape(-1).view(torch.int32)
+    first = second = 0
+    for start in range(0, bits.numel(), 1 << 22):  # Products of 32-bit integers wrap around.
+        part = bits[start : start + (1 << 22)]
+        index = torch.arange(start, start + part.numel(), device=part.device)
+        weights = (2 * index + 1).to(torch.int32)
+        first += int((part * weights).sum(dtype=torch.int64))
+        second += int((part * weights * weights).sum(dtype=torch.int64))
+    return f"{first & 0xFFFFFFFF:08x}{second & 0xFFFFFFFF:08x}"
 
 
 def described(tensors):
     return {
         name: {"shape": list(t.shape), "dtype": dtype_of(t), "digest": digest(t)}
         for name, t in tensors.items()
-        if not str(name).endswith("num_batches_tracked")
     }
 
 
@@ -56,12 +56,12 @@ def leaves(value, name):
     """Yields (name, tensor) of tensors in tuples, lists, dictionaries and objects."""
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif isinstance(value, (tuple, list)):
-        for i, part in enumerate(value):
-            yield from leaves(part, f"{name}.{i}")
-    elif isinstance(value, dict) or dataclasses.is_dataclass(value):
-        for key, part in (value if isinstance(value, dict) else vars(value)).items():
-            yield from leaves(part, f"{name}.{key}")
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, (tuple, list)):
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, dict) else ():
+        yield from leaves(part, f"{name}.{key}")
 
 
 class Recorder:
@@ -72,28 +72,24 @@ class Recorder:
 
     def add(self, kind, name, tensor, layer="", stride=None):
         tensor = tensor.detach()
-        shape, stride = list(tensor.shape), 1 if len(tensor.shape) != 4 else stride or self.stride
+        stride = stride or self.stride if tensor.dim() == 4 else 1
         if stride is None:
-            stride = 1
-            while tensor.numel() > KEPT_VALUES * stride**2:
-                stride *= 2
-        fields = {"kind": kind, "name": name, "shape": shape, "layer": layer, "stride": stride}
-        fields["dtype"] = dtype_of(tensor)
+            stride = next(2**i for i in range(20) if tensor.numel() <= KEPT_VALUES * 4**i)
+        known = {"shape": list(tensor.shape), "stride": stride, "dtype": dtype_of(tensor)}
         if tensor.is_floating_point():
-            wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-            values = wide[torch.isfinite(wide)].double()
+            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            finite = torch.isfinite(tensor)
+            values = tensor if finite.all() else tensor[finite]
             if values.numel():
-                fields.update(mean=values.mean().item(), std=values.std(correction=0).item())
-                fields.update(min=values.min().item(), max=values.max().item())
-            fields.update(nonfinite=wide.numel() - values.numel(), digest=digest(wide))
-            tensor = wide
+                numbers = (*torch.std_mean(values, correction=0), values.min(), values.max())
+                known |= zip(("std", "mean", "min", "max"), map(float, numbers), strict=True)
+            known |= {"nonfinite": tensor.numel() - values.numel(), "digest": digest(tensor)}
         elif kind == "activation":
-            fields["kind"] = kind = "code"
-        key = f"{kind}/{name}"
-        if key not in self.arrays:  # A module may return one tensor under two names.
+            kind = "code"
+        if f"{kind}/{name}" not in self.arrays:  # A module may return one tensor under two names.
+            self.entries.append({"kind": kind, "name": name, "layer": layer, **known})
             kept = tensor[:, :, ::stride, ::stride] if stride > 1 else tensor
-            self.entries.append(fields)
-            self.arrays[key] = kept.cpu().contiguous().clone()
+            self.arrays[f"{kind}/{name}"] = kept.cpu().contiguous().clone()
 
     def hook(self, name, gradients):
         def take(module, args, output):
@@ -102,44 +98,37 @@ class Recorder:
             layer = f"{type(module).__name__}({module.extra_repr()})"
             for place, tensor in leaves(output, label):
                 self.add("activation", place, tensor, layer)
-                if gradients and tensor.requires_grad and tensor.is_floating_point():
-                    tensor.register_hook(
-                        lambda g, place=place: self.add("activation_gradient", place, g)
-                    )
+                if gradients and tensor.requires_grad:
+                    tensor.register_hook(partial(self.add, "activation_gradient", place))
 
         return take
 
+    def add_gradients(self, parameters):
+        for name, parameter in parameters:
+            if parameter.grad is not None:
+                self.add("gradient", name, parameter.grad, stride=1)
+
     def save(self, path, header, example):
-        made_by = {
-            "framework": f"torch {torch.__version__}",
-            "python": platform.python_version(),
-            "device": str(example.device),
-            "dtype": dtype_of(example),
-            "precision": torch.get_float32_matmul_precision(),
-        }
-        header = {"format": FORMAT, "version": VERSION, "made_by": made_by, **header}
+        made_by = {"framework": f"torch {torch.__version__}", "python": platform.python_version()}
+        made_by |= {"device": str(example.device), "dtype": dtype_of(example)}
+        made_by["precision"] = torch.get_float32_matmul_precision()
+        header |= {"format": FORMAT, "version": VERSION, "made_by": made_by}
         save_file(self.arrays, path, {"trace": json.dumps({**header, "entries": self.entries})})
 
 
 def record(module, inputs, path, *, gradients=False, stride=None, call=None):
-    """Runs module(*inputs, **call) and writes every output of every submodule to `path`.
+    """Runs module(*inputs, **call) and writes what each submodule returns to `path`.
 
-    Args:
-        module: any nn.Module, in the mode (train or eval) that is to be recorded.
-        inputs: tuple of tensors, or one tensor.
-        path: file to write.
-        gradients: also gradients of the mean square of the first output, by parameter and output.
-        stride: keep every stride-th row and column of maps; by default large maps are reduced.
-        call: keyword arguments.
+    The module keeps its mode, train or eval. `gradients` adds those of the mean square of the first
+    output, by parameter and by output. `stride` keeps every stride-th row and column of maps; by
+    default large maps are reduced.
     """
     inputs = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     recorder, call = Recorder(stride), dict(call or {})
     header = {"inputs": described(dict(enumerate(inputs)))}
-    header["weights"] = described(module.state_dict())
-    handles = [
-        part.register_forward_hook(recorder.hook(name or "output", gradients))
-        for name, part in module.named_modules()
-    ]
+    header |= {"weights": described(module.state_dict()), "network": type(module).__name__}
+    hooks = {name or "output": part for name, part in module.named_modules()}
+    handles = [p.register_forward_hook(recorder.hook(n, gradients)) for n, p in hooks.items()]
     try:
         with torch.set_grad_enabled(gradients):
             output = module(*inputs, **call)
@@ -152,34 +141,26 @@ def record(module, inputs, path, *, gradients=False, stride=None, call=None):
         recorder.add("loss", "objective", loss)
         module.zero_grad(set_to_none=True)
         loss.backward()
-        for name, parameter in module.named_parameters():
-            if parameter.grad is not None:
-                recorder.add("gradient", name, parameter.grad, stride=1)
+        recorder.add_gradients(module.named_parameters())
     for name, buffer in module.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             recorder.add("buffer", name, buffer)
     header["call"] = {k: v for k, v in call.items() if isinstance(v, (str, int, float, bool))}
-    header |= {"network": type(module).__name__, "objective": OBJECTIVE if gradients else ""}
+    header["objective"] = OBJECTIVE if gradients else ""
     recorder.save(path, header, next(iter([*module.parameters(), *inputs])))
 
 
-def record_step(step, parameters, path, *, network=""):
+def record_step(step, parameters, path):
     """Runs one training step and writes losses, gradients and the parameters after it to `path`.
 
-    Args:
-        step: function without arguments that takes the step and returns {name: loss}. It must
-            leave the gradients in place: call zero_grad before, not after.
-        parameters: {name: parameter} to watch.
-        path: file to write.
-        network: name of the network, for the converter of `codeformer-jax compare`.
+    `step` takes no arguments and returns {name: loss}. It must leave the gradients in place: call
+    zero_grad before it, not after. `parameters` is {name: parameter}.
     """
     recorder = Recorder(stride=1)
-    header = {"network": network, "weights": described(parameters), "objective": "step"}
+    header = {"weights": described(parameters), "objective": "step"}
     for name, value in step().items():
         recorder.add("loss", name, torch.as_tensor(value, dtype=torch.float32))
-    for name, parameter in parameters.items():
-        if parameter.grad is not None:
-            recorder.add("gradient", name, parameter.grad)
+    recorder.add_gradients(parameters.items())
     for name, parameter in parameters.items():
         recorder.add("parameter", name, parameter)
     recorder.save(path, header, next(iter(parameters.values())))
@@ -204,14 +185,14 @@ def main():
     package, _, name = args.module.partition(":")
     module = getattr(importlib.import_module(package), name)(**json.loads(args.kwargs))
     if args.weights:
-        weights = torch.load(args.weights, map_location="cpu", weights_only=True)
+        weights = torch.load(args.weights, "cpu", weights_only=True)
         module.load_state_dict(weights[args.key] if args.key else weights)
     dtype = getattr(torch, args.dtype)
     module = module.to(args.device, dtype).train(args.train)
     inputs = [torch.from_numpy(np.load(path)) for path in args.input]
     inputs = [x.to(args.device, dtype if x.is_floating_point() else None) for x in inputs]
-    options = {"gradients": args.gradients, "stride": args.stride, "call": json.loads(args.call)}
-    record(module, inputs, args.output, **options)
+    options = {"stride": args.stride, "call": json.loads(args.call)}
+    record(module, inputs, args.output, gradients=args.gradients, **options)
 
 
 if __name__ == "__main__":
