@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.nn.layers import sum_dtype
 from codeformer_jax.ops.checks import AnyArray, as_images
 
 
@@ -80,7 +81,9 @@ class PatchDiscriminator(nn.Module):
                 with jax.numpy_dtype_promotion("standard"):
                     x = norm(x)
             x = nn.leaky_relu(x, 0.2)
-        return self._conv(1, 1, 3 * self.n_layers + 2, use_bias=True)(x).astype(jnp.float32)
+        return self._conv(1, 1, 3 * self.n_layers + 2, use_bias=True)(x).astype(
+            sum_dtype(self.dtype)
+        )
 
     def _conv(self, features: int, stride: int, index: int, *, use_bias: bool) -> nn.Conv:
         return nn.Conv(

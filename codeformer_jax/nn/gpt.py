@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from codeformer_jax.nn.layers import LayerNorm, wide_dot_general
+from codeformer_jax.nn.layers import LayerNorm, sum_dtype, wide_dot_general
 from codeformer_jax.nn.remat import check_policy, rematted
 from codeformer_jax.ops.checks import AnyArray, as_integers
 
@@ -121,8 +121,9 @@ def _attention_weights(
     queries: Float[Array, "bh q e"], keys: Float[Array, "bh k e"], mask: Bool[Array, "#q k"]
 ) -> Float[Array, "bh q k"]:
     """Returns softmax(q k^T / sqrt(e)) over the unmasked keys, in float32."""
-    scores = jnp.einsum("hqd,hkd->hqk", queries, keys, preferred_element_type=jnp.float32)
-    scores = scores / jnp.sqrt(jnp.float32(queries.shape[-1]))
+    wide = sum_dtype(queries.dtype)
+    scores = jnp.einsum("hqd,hkd->hqk", queries, keys, preferred_element_type=wide)
+    scores = scores / jnp.sqrt(jnp.asarray(queries.shape[-1], wide))
     return jax.nn.softmax(jnp.where(mask[None], scores, _MASKED), axis=-1)
 
 

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import Conv
+from codeformer_jax.nn.layers import Conv, sum_dtype
 from codeformer_jax.nn.quantizer import (
     LATENT_AXES,
     QUANTIZERS,
@@ -44,6 +44,7 @@ class GumbelQuantizer(Quantizer):
             published, returns soft mixtures with noise; without noise codes are always one-hot.
         temperature: softmax temperature unless the call gives one; lower is closer to one-hot.
         kl_weight: weight of the KL term.
+        dtype: dtype of the computation, float32 or wider.
     """
 
     codebook_size: int
@@ -51,6 +52,7 @@ class GumbelQuantizer(Quantizer):
     straight_through: bool = True
     temperature: float = 1.0
     kl_weight: float = 5e-4
+    dtype: DTypeLike = jnp.float32
 
     draws_noise: ClassVar[bool] = True
 
@@ -63,10 +65,11 @@ class GumbelQuantizer(Quantizer):
             straight_through=model.straight_through,
             kl_weight=model.kl_weight,
             temperature=model.temperature,
+            dtype=sum_dtype(model.dtype),
         )
 
     def setup(self):
-        self.proj = Conv(self.codebook_size, kernel_size=1)
+        self.proj = Conv(self.codebook_size, kernel_size=1, dtype=self.dtype)
         self.embed = self.param(
             "embed",
             nn.initializers.normal(1.0),
@@ -100,7 +103,7 @@ class GumbelQuantizer(Quantizer):
             TypeError: for integers, float64 or old-style keys.
         """
         latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float))
-        logits = self.proj(latents.astype(jnp.float32))
+        logits = self.proj(latents)
         b, h, w, k = logits.shape
         hard, noisy = True, logits
         if keys is None and self.has_rng("gumbel"):

@@ -95,7 +95,7 @@ def _wide_product(x, kernel, dimension_numbers, precision):
     y = jax.lax.dot_general(
         x, kernel, dimension_numbers, precision, preferred_element_type=sum_dtype(x.dtype)
     )
-    return y.astype(jnp.float32)
+    return y.astype(sum_dtype(x.dtype))
 
 
 @_wide_product.defjvp
@@ -105,7 +105,9 @@ def _wide_jvp(dimension_numbers, precision, primals, tangents):
 
     (x, kernel), (dx, dkernel) = primals, tangents
     tangent = product(dx, kernel) + product(x, dkernel)
-    return _wide_product(x, kernel, dimension_numbers, precision), tangent.astype(jnp.float32)
+    return _wide_product(x, kernel, dimension_numbers, precision), tangent.astype(
+        sum_dtype(x.dtype)
+    )
 
 
 def swish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -125,7 +127,7 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        x = x.astype(jnp.float32)
+        x = x.astype(sum_dtype(x.dtype))
         mean = self._group_mean(jnp.mean(x, axis=(1, 2)))
         centred = x - mean[:, None, None, :]
         variance = self._group_mean(jnp.mean(jnp.square(centred), axis=(1, 2)))
@@ -172,11 +174,14 @@ def attend(
     keys: Float[Array, "b n heads d"],
     values: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """Returns softmax(q k^T / sqrt(d)) v for every head, with the softmax in float32.
+    """Returns softmax(q k^T / sqrt(d)) v for every head, with the softmax in float32 or wider.
 
     Args:
         queries, keys, values: [b, n, heads, d].
     """
+    if queries.dtype.itemsize > 4:  # JAX's function takes the softmax in float32.
+        scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys) / math.sqrt(queries.shape[-1])
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), values)
     # JAX's function promotes bfloat16 with float32, which strict mode refuses.
     with jax.numpy_dtype_promotion("standard"):
         return jax.nn.dot_product_attention(queries, keys, values)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn.cpu.conv_gradients import convolve
-from codeformer_jax.nn.layers import wide_dot_general
+from codeformer_jax.nn.layers import sum_dtype, wide_dot_general
 from codeformer_jax.ops.checks import AnyArray, as_integers
 
 # Variance of initial weights times fan-in; a gate halves its input.
@@ -241,7 +241,7 @@ class PixelCNN(nn.Module):
     def embedded(self, values: Int[Array, "*s c"]) -> Float[Array, "*s d"]:
         """Returns the layers' input for values; outside a map the input is zero."""
         if self.ordinal:
-            x = values.astype(jnp.float32) * (2 / (self.levels - 1)) - 1
+            x = values.astype(sum_dtype(self.dtype)) * (2 / (self.levels - 1)) - 1
             x = jnp.stack([x, jnp.ones_like(x)], axis=-1)
         else:
             offsets = (jnp.arange(self.channels) * self.levels).astype(values.dtype)

@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from codeformer_jax.nn.layers import sum_dtype
 from codeformer_jax.ops.checks import AnyArray, as_features
 from codeformer_jax.system.registry import Registry
 
@@ -270,9 +271,8 @@ class VectorQuantizer(Quantizer):
         Raises:
             ValueError, TypeError: for latents of another form; the message says what to pass.
         """
-        latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float)).astype(
-            jnp.float32
-        )
+        latents = as_features(latents, "latents", LATENT_AXES, dtype=jnp.result_type(float))
+        latents = latents.astype(sum_dtype(latents.dtype))
         b, h, w, d = latents.shape
         flat = latents.reshape(-1, d)
         if self.is_initializing() and self.codebook_init == "latents":
@@ -316,7 +316,7 @@ class VectorQuantizer(Quantizer):
             indices: their codes [b, h * w].
         """
         if self.ema_decay is not None:
-            flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
+            flat = latents.astype(sum_dtype(latents.dtype)).reshape(-1, latents.shape[-1])
             counts = count_codes(indices, self.codebook_size)
             self._update_average(flat, counts, indices.reshape(-1))
 

@@ -7,7 +7,6 @@ own size. 1x1 convolutions precede and follow the codebook.
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -18,6 +17,7 @@ from codeformer_jax.nn.layers import (
     GroupNorm,
     ResBlock,
     Upsample,
+    sum_dtype,
     swish,
 )
 from codeformer_jax.nn.quantizer import QUANTIZERS
@@ -179,7 +179,7 @@ class TamingVQGAN(VQGAN):
         self.quantize = QUANTIZERS[self.quantizer].from_model(self)
 
     def _latents(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
-        return self.quant_conv(self.encoder(images)).astype(jnp.float32)
+        return self.quant_conv(self.encoder(images)).astype(sum_dtype(self.dtype))
 
     def _generate(self, quantized: Float[Array, "b h w d"]) -> Float[Array, "b h2 w2 3"]:
-        return self.decoder(self.post_quant_conv(quantized)).astype(jnp.float32)
+        return self.decoder(self.post_quant_conv(quantized)).astype(sum_dtype(self.dtype))

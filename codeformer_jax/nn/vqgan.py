@@ -20,6 +20,7 @@ from codeformer_jax.nn.layers import (
     GroupNorm,
     ResBlock,
     Upsample,
+    sum_dtype,
 )
 from codeformer_jax.nn.quantizer import QUANTIZERS, Quantized
 from codeformer_jax.nn.remat import check_policy, rematted
@@ -97,7 +98,7 @@ class Encoder(nn.Module):
             x = block(x)
             if index in self.taps:
                 features[self.taps[index]] = x
-        return x.astype(jnp.float32), features
+        return x.astype(sum_dtype(self.dtype)), features
 
 
 class Generator(nn.Module):
@@ -179,7 +180,7 @@ class Generator(nn.Module):
     def _images(self, x, blocks):
         for block in blocks:
             x = block(x)
-        return x.astype(jnp.float32)
+        return x.astype(sum_dtype(self.dtype))
 
 
 class VQGAN(nn.Module):

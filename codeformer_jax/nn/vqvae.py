@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from codeformer_jax.nn.layers import Conv, Padding, fan_in_uniform
+from codeformer_jax.nn.layers import Conv, Padding, fan_in_uniform, sum_dtype
 from codeformer_jax.nn.quantizer import Quantized, VectorQuantizer
 from codeformer_jax.nn.vqgan import VQGANOutput, as_input
 from codeformer_jax.ops import checks
@@ -74,7 +74,7 @@ class VQVAEEncoder(nn.Module):
         for index in range(self.res_blocks):
             x = PlainResBlock(self.hidden, self.dtype, name=f"res{index + 1}")(x)
         x = Conv(self.emb_dim, kernel_size=1, dtype=self.dtype, name="head")(nn.relu(x))
-        return x.astype(jnp.float32)
+        return x.astype(sum_dtype(self.dtype))
 
 
 class VQVAEDecoder(nn.Module):
@@ -90,7 +90,7 @@ class VQVAEDecoder(nn.Module):
         for index in range(self.res_blocks):
             x = PlainResBlock(self.hidden, self.dtype, name=f"res{index + 1}")(x)
         x = nn.relu(TransposedConv(self.hidden, self.dtype, name="up1")(nn.relu(x)))
-        return TransposedConv(3, self.dtype, name="up2")(x).astype(jnp.float32)
+        return TransposedConv(3, self.dtype, name="up2")(x).astype(sum_dtype(self.dtype))
 
 
 class VQVAE(nn.Module):

@@ -44,7 +44,7 @@ def _dense(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     dtype = sum_dtype(kernel.dtype) if wide else None
     y = _product(kernel, x.astype(kernel.dtype).reshape(-1, x.shape[-1]), dtype)
     if wide:
-        y = y.astype(jnp.float32)
+        y = y.astype(dtype)
     if dense.use_bias:
         y = y + dense.get_variable("params", "bias").astype(y.dtype)[None]
     return y.reshape(*x.shape[:-1], -1)
