@@ -1,35 +1,14 @@
 """Real tasks on seeded weights, with an optimizer that also keeps the gradients it is given."""
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from parity import support
 
 from codeformer_jax import convert
+from codeformer_jax.tasks.recorded_step import recording
 from codeformer_jax.tasks.state import DiscriminatorState, TrainState
-
-
-class Recorded(NamedTuple):
-    """State of `recording`: the last gradients and the inner transformation's state."""
-
-    gradients: Any
-    inner: Any
-
-
-def recording(transform):
-    """`transform` with the gradients of the last step in its state."""
-
-    def update(gradients, state, params=None):
-        updates, inner = transform.update(gradients, state.inner, params)
-        return updates, Recorded(gradients, inner)
-
-    def init(params):
-        return Recorded(jax.tree.map(jnp.zeros_like, params), transform.init(params))
-
-    return optax.GradientTransformation(init, update)
 
 
 def record(task, transform=None):

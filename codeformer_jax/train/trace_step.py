@@ -1,0 +1,48 @@
+"""The next training step of a run, recorded."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from codeformer_jax.checkpoints.recover import read_newest
+from codeformer_jax.checkpoints.workdir import abstract_state, read_config
+from codeformer_jax.compare.trace import Trace
+from codeformer_jax.system import paths
+from codeformer_jax.system.keys import make_key
+from codeformer_jax.tasks import make_task
+from codeformer_jax.tasks.recorded_step import recorded_step
+from codeformer_jax.train.start import prepare
+from codeformer_jax.train.step import STEP
+
+
+def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> Trace:
+    """Records the step that follows the newest checkpoint of a run; changes no file.
+
+    Args:
+        workdir: the run's folder.
+        images: clean images [b, h, w, 3], uint8 or floats in [-1, 1].
+        degraded: degraded images in [-1, 1]; default the task's own degradation.
+
+    Raises:
+        FileNotFoundError: no run in `workdir`.
+        ValueError: no checkpoint, or a damaged one.
+    """
+    workdir = Path(paths.local(workdir))
+    config = read_config(workdir)
+    task = make_task(config)
+    start = prepare(task, config, workdir)
+    if not start.resuming:
+        raise ValueError(f"{workdir} has no checkpoint yet, so there is no step to record")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        abstract_state(task, config),
+    )
+    state, _ = read_newest(workdir, abstract)
+    key = jax.random.fold_in(jax.random.fold_in(make_key(config.seed), STEP), state.step)
+    _, _, trace = recorded_step(
+        task, state, start.frozen, np.asarray(images), degraded=degraded, key=key
+    )
+    return trace
