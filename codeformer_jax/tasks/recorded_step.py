@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from codeformer_jax.compare.steps import step_trace
 from codeformer_jax.compare.trace import Trace
+from codeformer_jax.ops.checks import AnyArray
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks.protocol import Task
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -41,9 +42,9 @@ def recorded_step(
     task: Task,
     state: TrainState,
     frozen: Mapping[str, PyTree],
-    images: Float[Array, "b h w 3"],
+    images: AnyArray,
     *,
-    degraded: Float[Array, "b h w 3"] | None = None,
+    degraded: AnyArray | None = None,
     key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, dict[str, Array], Trace]:
     """Takes one training step and records it.
@@ -52,9 +53,9 @@ def recorded_step(
         task: the task.
         state: the state before the step.
         frozen: variables of the frozen networks.
-        images: clean images, floats in [-1, 1] or uint8.
-        degraded: degraded images in [-1, 1], in place of the task's own degradation, so that
-            another program can see the same.
+        images: clean images [b, h, w, 3], floats in [-1, 1] or uint8.
+        degraded: degraded images, floats in [-1, 1], which another program can be given too;
+            default the task's own degradation.
         key: key of the step; default key 0.
 
     Returns:
