@@ -2,9 +2,9 @@
 
 So a difference is that of one step and not of all before it. Taken over are the weights of both
 networks, Adam's moments and counts, the moving average and BatchNorm's statistics, converted by the
-package's own names and layouts; a moment has its weight's. The loss, the gradient that Adam was
-given and the update that came of it are compared. The same is measured of PyTorch on one thread,
-from the same state.
+package's own names and layouts; a moment has its weight's. `codeformer_jax.compare` compares the
+losses, the gradients that Adam was given and the parameters after the step. The same is measured of
+PyTorch on one thread, from the same state.
 """
 
 import os
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import seeded_steps
-
-BETA = 0.9  # of Adam's mean, in both programs
 
 
 @dataclass(frozen=True)
@@ -131,12 +129,6 @@ class Converter:
             nu=convert(snapshot.squares),
         )
 
-    @staticmethod
-    def table(params):
-        from codeformer_jax.convert import names  # noqa: PLC0415
-
-        return names.dump_table({"params": params})
-
 
 def put(state, snapshots, converters):
     """Our state with PyTorch's in place of everything that PyTorch keeps, too."""
@@ -163,52 +155,58 @@ def put(state, snapshots, converters):
     return state
 
 
-def our_tables(state, network):
-    """{network: (weights, Adam's means)} of our state by PyTorch names."""
-    found = {network: (state.params, state.opt_state[1].mu)}
-    if state.discriminator is not None:
-        found["discriminator"] = state.discriminator.params, state.discriminator.opt_state[1].mu
-    return {name: tuple(map(Converter.table, trees)) for name, trees in found.items()}
+def torch_trace(losses, found, before):
+    """Trace of a step of PyTorch's, with the gradients that Adam was given."""
+    from codeformer_jax.compare import Entry, Trace  # noqa: PLC0415
+
+    entries = [Entry.whole("loss", name, np.float32(value)) for name, value in losses.items()]
+    for i, (network, trained) in enumerate(found.items()):
+        prefix = f"{network}." if i else ""
+        for name, parameter in named(trained):
+            if name in before[network].means and parameter.grad is not None:
+                entries.append(Entry.whole("gradient", prefix + name, parameter.grad.numpy()))
+                array = parameter.detach().numpy().copy()
+                entries.append(Entry.whole("parameter", prefix + name, array))
+    return Trace(tuple(entries), {"framework": "torch"})
 
 
-def torch_tables(found):
-    return {
-        name: (
-            {n: p.detach().numpy() for n, p in named(trained)},
-            {n: trained.optimizer.state[p]["exp_avg"].numpy() for n, p in named(trained)},
-        )
-        for name, trained in found.items()
-    }
-
-
-def norm(arrays):
-    """Returns the Euclidean norm of all arrays together."""
-    return sum(float(np.vdot(array, array)) for array in arrays) ** 0.5
-
-
-def apart(before, theirs, weights, means):
-    """Returns the distance of another's step from PyTorch's, which led from `before` to `theirs`.
+def apart(ours, theirs, before, after):
+    """Distance of another's step from PyTorch's, by network.
 
     Returns:
-        `update`: |weights - PyTorch's| / |PyTorch's update|; `gradient`: likewise of the gradients
-        that Adam was given, which its means tell exactly, as both started from the same.
+        {network: {"gradient": |g - PyTorch's| / |PyTorch's|, "update": |weights - PyTorch's| /
+        |PyTorch's update|}}.
     """
-    names = before.means
-    return {
-        "update": norm(weights[n] - theirs.weights[n] for n in names)
-        / norm(theirs.weights[n] - before.weights[n] for n in names),
-        "gradient": norm(means[n] - theirs.means[n] for n in names)
-        / norm(theirs.means[n] - np.float32(BETA) * before.means[n] for n in names),
+    from codeformer_jax.compare import compare  # noqa: PLC0415
+
+    comparison = compare(ours, theirs, suspects=False)
+    odd = [n for n in comparison.only_a + comparison.only_b if n.startswith(("gradient", "param"))]
+    if odd:
+        raise ValueError(f"trained on one side alone: {', '.join(odd[:10])}")
+    distances = {}
+    for row in comparison.rows:
+        network = "discriminator" if row.name.startswith("discriminator.") else next(iter(before))
+        found = distances.setdefault(network, {"gradient": [], "parameter": [], "scale": []})
+        if row.kind in found:
+            found[row.kind].append(row.distance)
+        if row.kind == "gradient":
+            found["scale"].append(row.norm)
+    moved = {
+        network: np.linalg.norm(
+            [
+                np.linalg.norm(after[network].weights[name] - before[network].weights[name])
+                for name in before[network].means
+            ]
+        )
+        for network in before
     }
-
-
-def measure(before, theirs, tables):
-    """{network: `apart`} of another's tables after the step."""
-    for name, (_, means) in tables.items():
-        if set(means) != set(before[name].means):
-            odd = sorted(set(means) ^ set(before[name].means))
-            raise ValueError(f"{name}: trained on one side alone: {', '.join(odd[:10])}")
-    return {name: apart(before[name], theirs[name], *pair) for name, pair in tables.items()}
+    return {
+        network: {
+            "update": float(np.linalg.norm(found["parameter"]) / moved[network]),
+            "gradient": float(np.linalg.norm(found["gradient"]) / np.linalg.norm(found["scale"])),
+        }
+        for network, found in distances.items()
+    }
 
 
 def make_torch(arguments, weights):
@@ -237,8 +235,11 @@ def make_torch(arguments, weights):
     return take, run
 
 
-def make_jax(arguments, weights, observer):
-    """(state, converters, run): run(state, images) -> the next state and what `observer` saw."""
+def make_jax(arguments, weights, observer, recorded=False):
+    """(state, converters, run): run(state, images) -> the next state and what `observer` saw.
+
+    With `recorded`, run also returns the trace of the step.
+    """
     import jax  # noqa: PLC0415
 
     if arguments.dtype == "float64":
@@ -247,18 +248,25 @@ def make_jax(arguments, weights, observer):
         arguments.stage, arguments.size, arguments.batch, arguments.dtype
     )
     task, state, frozen = seeded_steps.start(arguments.stage, weights, config)
-    observe, take = jax.jit(observer(task)), seeded_steps.make_step(task)
+    observe = jax.jit(observer(task))
     converters = {task.network: Converter(task.network, task.module)}
     if state.discriminator is not None:
         judge = task.image_losses.discriminator
         converters["discriminator"] = Converter("discriminator", judge)
+    if recorded:
+        from codeformer_jax.tasks.recorded_step import step_recorder  # noqa: PLC0415
+
+        take = step_recorder(task)
+    else:
+        take = seeded_steps.make_step(task)
 
     def run(state, images):
         images = [x.astype(arguments.dtype) for x in images]
         seen = {k: np.asarray(v) for k, v in observe(state, frozen, *images).items()}
-        state, metrics = take(state, frozen, *images)
+        state, metrics, *trace = take(state, frozen, *images)
         losses = {name: float(value) for name, value in metrics.items()}
-        return state, {"losses": losses} | {k: v.flatten().tolist() for k, v in seen.items()}
+        seen = {"losses": losses} | {k: v.flatten().tolist() for k, v in seen.items()}
+        return (state, seen, *trace)
 
     return state, converters, run
 
@@ -271,7 +279,7 @@ def curves(folder, arguments, batches, observer):
     """
     weights = seeded_steps.read_weights(folder / "weights.npz")
     take, run_torch = make_torch(arguments, weights)
-    state, converters, run_jax = make_jax(arguments, weights, observer)
+    state, converters, run_jax = make_jax(arguments, weights, observer, recorded=True)
     network = next(iter(converters))
     del weights
     found = parts(take, network)
@@ -279,15 +287,17 @@ def curves(folder, arguments, batches, observer):
     course = {name: [] for name in ("torch", "torch_again", "jax", "apart", "apart_again")}
     for step, images in enumerate(batches(folder, arguments.batch)):
         state = put(state, before, converters)
-        state, seen = run_jax(state, images)
+        state, seen, ours = run_jax(state, images)
         course["jax"].append(seen)
         course["torch"].append(run_torch(len(os.sched_getaffinity(0)), images, step))
         after = {name: take_snapshot(trained) for name, trained in found.items()}
-        course["apart"].append(measure(before, after, our_tables(state, network)))
+        theirs = torch_trace(course["torch"][-1]["losses"], found, before)
+        course["apart"].append(apart(ours, theirs, before, after))
         for name, trained in found.items():
             restore(trained, before[name])
         course["torch_again"].append(run_torch(1, images, step))
-        course["apart_again"].append(measure(before, after, torch_tables(found)))
+        again = torch_trace(course["torch_again"][-1]["losses"], found, before)
+        course["apart_again"].append(apart(again, theirs, before, after))
         for name, trained in found.items():
             restore(trained, after[name])
         before = after

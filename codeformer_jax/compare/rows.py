@@ -27,6 +27,7 @@ class Row:
         beyond: share of elements that differ by more than the tolerance times the root mean
             square of b.
         norm_ratio: ||a|| / ||b||.
+        distance, norm: ||a - b|| and ||b||.
         nonfinite: numbers of infinities and NaN in a and b.
         agrees: whether `relative_l2` is within the tolerance; codes must be identical.
         note: what else there is to say.
@@ -43,6 +44,8 @@ class Row:
     cosine: float = math.nan
     beyond: float = math.nan
     norm_ratio: float = math.nan
+    distance: float = math.nan
+    norm: float = math.nan
     nonfinite: tuple[int, int] = (0, 0)
     agrees: bool = False
     note: str = ""
@@ -96,8 +99,7 @@ def compare_pair(found: Pair, tolerance: float, scale: float = 0.0) -> Row:
             note=f"{len(different)} of {x.size} codes differ" if len(different) else note,
         )
     row = dataclasses.replace(row, note=note, **_measures(x, y, a.stride, tolerance))
-    distance = float(np.linalg.norm((x.astype(np.float64) - y).reshape(-1)))
-    if not row.agrees and distance <= _NEGLIGIBLE * tolerance * scale:
+    if not row.agrees and row.distance <= _NEGLIGIBLE * tolerance * scale:
         row = dataclasses.replace(row, agrees=True, note="rounding: zero in exact arithmetic")
     return row
 
@@ -166,5 +168,7 @@ def _measures(x: np.ndarray, y: np.ndarray, stride: int, tolerance: float) -> di
         "cosine": float(np.vdot(x, y)) / product if product else math.nan,
         "beyond": float(np.mean(~(difference <= allowed))) if x.size else 0.0,
         "norm_ratio": norm_x / norm_y if norm_y else math.nan,
+        "distance": distance,
+        "norm": norm_y,
         "agrees": bool(relative <= tolerance),
     }

@@ -2,17 +2,16 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from codeformer_jax.compare.steps import step_trace
 from codeformer_jax.compare.trace import Trace
-from codeformer_jax.ops.checks import AnyArray
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks.protocol import Task
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -38,19 +37,11 @@ def recording(transform: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(init, update)
 
 
-def recorded_step(
-    task: Task,
-    state: TrainState,
-    frozen: Mapping[str, PyTree],
-    images: AnyArray,
-    *,
-    degraded: AnyArray | None = None,
-    key: Key[Array, ""] | None = None,
-) -> tuple[TrainState, dict[str, Array], Trace]:
-    """Takes one training step and records it.
+def step_recorder(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array], Trace]]:
+    """Returns a function that takes one training step and records it.
 
-    Args:
-        task: the task.
+    It is compiled once for each static part of a phase. Its arguments are:
+
         state: the state before the step.
         frozen: variables of the frozen networks.
         images: clean images [b, h, w, 3], floats in [-1, 1] or uint8.
@@ -58,45 +49,58 @@ def recorded_step(
             default the task's own degradation.
         key: key of the step; default key 0.
 
-    Returns:
-        The state after the step, its metrics, and the trace: metrics as losses, the gradients that
-        reach the optimizer, and the trained parameters after the step.
+    It returns the state after the step, its metrics, and the trace: metrics as losses, the
+    gradients that reach the optimizer, and the trained parameters after the step.
+
+    Args:
+        task: the task; it is not changed.
     """
     task = copy.copy(task)
     transform = recording(task.optimizer.transform)
     task.optimizer = dataclasses.replace(task.optimizer, transform=transform)
-    if degraded is not None:
-        task.degrade = lambda real, keys, recipe: degraded
-    step = int(state.step)
 
     @jax.jit
-    def take(state, frozen, images, key):
-        return task.train_step(state, frozen, images, key, task.phase(step))
+    def take(state, frozen, images, degraded, key, phase):
+        given = copy.copy(task)
+        if degraded is not None:
+            given.degrade = lambda real, keys, recipe: degraded
+        return given.train_step(state, frozen, images, key, phase)
 
-    started = _with_gradients(state, state.ema_params)
-    after, metrics = take(started, dict(frozen), images, make_key(0) if key is None else key)
+    def step(state, frozen, images, degraded=None, key=None):
+        key = make_key(0) if key is None else key
+        phase = task.phase(int(state.step))
+        after, metrics = take(_recorded(state), dict(frozen), images, degraded, key, phase)
+        return _plain(after), metrics, _trace(task, state, after, metrics)
+
+    return step
+
+
+def _trace(
+    task: Task, before: TrainState, after: TrainState, metrics: Mapping[str, Array]
+) -> Trace:
     gradients = {task.network: after.opt_state.gradients}
-    before_all, after_all = ({task.network: s.params} for s in (state, after))
-    if state.discriminator is not None:
+    params = [{task.network: state.params} for state in (before, after)]
+    if before.discriminator is not None:
         gradients["discriminator"] = after.discriminator.opt_state.gradients
-        before_all["discriminator"] = state.discriminator.params
-        after_all["discriminator"] = after.discriminator.params
-    trace = step_trace(metrics, gradients, before_all, after_all)
-    return _without_gradients(after), metrics, trace
+        for found, state in zip(params, (before, after), strict=True):
+            found["discriminator"] = state.discriminator.params
+    return step_trace(metrics, gradients, *params)
 
 
-def _with_gradients(state: TrainState, trained: PyTree) -> TrainState:
+def _recorded(state: TrainState) -> TrainState:
+    """Returns a state whose optimizer states have room for gradients."""
+
+    def room(params, opt_state):
+        return Recorded(jax.tree.map(jnp.zeros_like, params), opt_state)
+
     judge = state.discriminator
     if judge is not None:
-        judge = judge.replace(opt_state=_zeros(judge.params, judge.opt_state))
-    return state.replace(opt_state=_zeros(trained, state.opt_state), discriminator=judge)
+        judge = judge.replace(opt_state=room(judge.params, judge.opt_state))
+    return state.replace(opt_state=room(state.ema_params, state.opt_state), discriminator=judge)
 
 
-def _zeros(params: PyTree, opt_state: PyTree) -> Recorded:
-    return Recorded(jax.tree.map(jnp.zeros_like, params), opt_state)
-
-
-def _without_gradients(state: TrainState) -> TrainState:
+def _plain(state: TrainState) -> TrainState:
+    """Returns a state without the gradients."""
     judge = state.discriminator
     if judge is not None:
         judge = judge.replace(opt_state=judge.opt_state.inner)

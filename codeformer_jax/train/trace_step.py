@@ -12,7 +12,7 @@ from codeformer_jax.compare.trace import Trace
 from codeformer_jax.system import paths
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import make_task
-from codeformer_jax.tasks.recorded_step import recorded_step
+from codeformer_jax.tasks.recorded_step import step_recorder
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import STEP
 
@@ -42,7 +42,4 @@ def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> T
     )
     state, _ = read_newest(workdir, abstract)
     key = jax.random.fold_in(jax.random.fold_in(make_key(config.seed), STEP), state.step)
-    _, _, trace = recorded_step(
-        task, state, start.frozen, np.asarray(images), degraded=degraded, key=key
-    )
-    return trace
+    return step_recorder(task)(state, start.frozen, np.asarray(images), degraded, key)[2]

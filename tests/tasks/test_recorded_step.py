@@ -8,7 +8,7 @@ from stepping import start
 from tiny import tiny_config
 
 from codeformer_jax.compare import compare, load
-from codeformer_jax.tasks.recorded_step import recorded_step
+from codeformer_jax.tasks.recorded_step import step_recorder
 from codeformer_jax.train.trace_step import trace_next_step
 
 
@@ -23,7 +23,7 @@ def entries(trace, kind):
 def test_recording_changes_no_bit_of_the_step():
     task, state, frozen = start(tiny_config("code_prediction"), images(0))
     degraded = images(1).astype(np.float32) / 127.5 - 1
-    after, metrics, trace = recorded_step(task, state, frozen, images(0), degraded=degraded)
+    after, metrics, trace = step_recorder(task)(state, frozen, images(0), degraded)
     task.degrade = lambda real, keys, recipe: degraded
     plain, plain_metrics = jax.jit(task.train_step)(
         state, frozen, images(0), jax.random.key(0), task.phase(0)
@@ -43,7 +43,7 @@ def test_recording_changes_no_bit_of_the_step():
 
 def test_a_step_of_stage_3_has_both_networks(tmp_path):
     task, state, frozen = start(tiny_config("restoration"), images(0))
-    trace = recorded_step(task, state, frozen, images(0))[2]
+    trace = step_recorder(task)(state, frozen, images(0))[2]
     gradients = entries(trace, "gradient")
     assert "fuse_convs_dict.16.scale.2.weight" in gradients
     assert "discriminator.main.0.weight" in gradients
@@ -56,10 +56,10 @@ def test_a_step_of_stage_3_has_both_networks(tmp_path):
 def test_the_first_parameter_that_another_program_moved_elsewhere_is_named():
     config = tiny_config("vqgan").unlock()
     task, state, frozen = start(config, images(0))
-    ours = recorded_step(task, state, frozen, images(0))[2]
+    ours = step_recorder(task)(state, frozen, images(0))[2]
     config.optimizer.learning_rate *= 2
     task, state, frozen = start(config, images(0))
-    comparison = compare(ours, recorded_step(task, state, frozen, images(0))[2], tolerance=1e-7)
+    comparison = compare(ours, step_recorder(task)(state, frozen, images(0))[2], tolerance=1e-7)
     assert comparison.first_difference.name == "d_learning_rate"
     kinds = {row.kind for row in comparison.rows if not row.agrees}
     assert kinds == {"loss", "parameter"}
