@@ -22,6 +22,7 @@ ROWS = (
     ("convert",),
     ("sampling",),
     ("data",),
+    ("compare",),
     ("prepare",),
     ("tasks",),
     ("checkpoints",),

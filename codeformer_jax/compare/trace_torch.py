@@ -18,9 +18,14 @@ import importlib
 import json
 import platform
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
+try:
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"{missing}: pip install torch numpy safetensors") from None
 
 FORMAT, VERSION = "codeformer-jax trace", 1
 KEPT_VALUES = 1 << 18  # Larger maps are reduced to about this many values.
