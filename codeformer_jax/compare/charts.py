@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _LINE, _AGREES, _DIFFERS = "#4a86c8", "#2f9560", "#d0503f"
 _LOWEST = 1e-9  # Smaller differences, which may be zero, are drawn here.
-_MOST_GROUPS = 16
+_MOST_GROUPS = 24
 
 
 def depth_chart(rows: Sequence[Row], tolerance: float, below: str) -> "Figure":
@@ -66,9 +66,11 @@ def depth_chart(rows: Sequence[Row], tolerance: float, below: str) -> "Figure":
 
 
 def _mark_groups(axes, rows: Sequence[Row]) -> None:
-    """Labels the places where the first part of the names changes."""
+    """Labels places where the first part of the names changes, unless they are too close."""
     heads = [row.name.split(".")[0].split("#")[0] for row in rows]
-    starts = [i for i, head in enumerate(heads) if i == 0 or head != heads[i - 1]]
-    if len(starts) > _MOST_GROUPS:
-        return
-    axes.set_xticks(starts, [heads[i] for i in starts], rotation=30, ha="right", fontsize=8)
+    labelled: list[int] = []
+    for i, head in enumerate(heads):
+        changes = not i or head != heads[i - 1]
+        if changes and (not labelled or i - labelled[-1] >= len(rows) / _MOST_GROUPS):
+            labelled.append(i)
+    axes.set_xticks(labelled, [heads[i] for i in labelled], rotation=30, ha="right", fontsize=8)

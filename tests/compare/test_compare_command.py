@@ -178,7 +178,8 @@ def test_inputs_are_read_in_both_layouts(tmp_path):
     for name, array in variants.items():
         np.save(tmp_path / f"{name}.npy", array)
         (read,) = read_inputs([tmp_path / f"{name}.npy"], "discriminator", GAN)
-        assert read.dtype == np.float32 and np.array_equal(read, images), name
+        assert read.dtype == np.float32, name
+        assert np.array_equal(read, images), name
     files = save_inputs(tmp_path / "both.npy", [images, images])
     assert [file.name for file in files] == ["both.0.npy", "both.1.npy"]
     assert np.array_equal(np.load(files[1]), variants["c"])
