@@ -42,7 +42,7 @@ CENTRES = {
     "cli": 450,
     "restore": 600, "prepare": 800,
     "demo": 110, "evaluate": 310, "train": 505, "priors": 700,
-    "checkpoints": 180, "compare": 690,
+    "checkpoints": 180, "compare": 410,
     "tasks": 290, "data": 800,
     "convert": 690, "sampling": 495,
     "losses": 230, "metrics": 420,
