@@ -40,6 +40,22 @@ def add(commands: Commands) -> None:
         help="image file, or .npy file of images [b, 3, h, w] or of integers; LPIPS takes two",
     )
     parser.add_argument("-o", "--output", required=True, type=path, help="file to write")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT")
+    parser.add_argument(
+        "--save-input", type=path, metavar="NPY", help="write the input for trace_torch.py"
+    )
+    parser.add_argument(
+        "--torch-script",
+        action=_TorchScript,
+        type=path,
+        metavar="FILE",
+        help="write trace_torch.py, which needs PyTorch and safetensors only, and exit",
+    )
+    _add_weights(parser)
+    _add_computation(parser)
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", help="registered name; default: recognised by its names")
     parser.add_argument("--key", help="state dict of the PyTorch file, such as params_ema")
     parser.add_argument(
@@ -50,6 +66,9 @@ def add(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="hyperparameter that the file does not show; may be repeated",
     )
+
+
+def _add_computation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--call",
         type=_keywords,
@@ -75,17 +94,6 @@ def add(commands: Commands) -> None:
         help="precision of matrix products; default: the training run's, or JAX's",
     )
     parser.add_argument("--device", help="such as cpu, gpu or gpu:1; default: JAX's choice")
-    parser.add_argument(
-        "--save-input", type=path, metavar="NPY", help="write the input for trace_torch.py"
-    )
-    parser.add_argument("--force", action="store_true", help="replace OUTPUT")
-    parser.add_argument(
-        "--torch-script",
-        action=_TorchScript,
-        type=path,
-        metavar="FILE",
-        help="write trace_torch.py, which needs PyTorch and safetensors only, and exit",
-    )
 
 
 def _run(args: argparse.Namespace) -> int:

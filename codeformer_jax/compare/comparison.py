@@ -187,7 +187,12 @@ def compare(
     )
     if comparison.first_difference is None:
         return comparison
-    index = rows.index(comparison.first_difference)
+    return _explained(comparison, a, b, pairs, suspects, load_workdir)
+
+
+def _explained(comparison, a, b, pairs, suspects, load_workdir) -> Comparison:
+    """Returns the comparison with the layers of the first difference and the suspects."""
+    index = comparison.rows.index(comparison.first_difference)
     comparison = dataclasses.replace(
         comparison, layers=(pairs[index].ours.layer, pairs[index].theirs.layer)
     )
@@ -197,7 +202,7 @@ def compare(
         a, b = _rerunnable(a, b, load_workdir)
     except TraceError as error:
         return dataclasses.replace(comparison, untried=str(error))
-    found = try_suspects(a, b, pairs[: index + 1], tolerance)
+    found = try_suspects(a, b, pairs[: index + 1], comparison.tolerance)
     return dataclasses.replace(comparison, suspects=tuple(found))
 
 

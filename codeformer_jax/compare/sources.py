@@ -130,17 +130,10 @@ def trace_files(
         module = _in_dtype(loaded.module, dtype)
         args = read_inputs(inputs, loaded.network, module)
         kwargs = _keywords(loaded.network, module, call or {})
+        options = {"network": loaded.network, "gradients": gradients, "stride": stride}
         with products_in(precision or loaded.precision):
             try:
-                found = trace(
-                    module,
-                    loaded.variables,
-                    *args,
-                    network=loaded.network,
-                    gradients=gradients,
-                    stride=stride,
-                    **kwargs,
-                )
+                found = trace(module, loaded.variables, *args, **options, **kwargs)
             except ValueError as error:  # Of the network: sizes that it cannot take.
                 raise ValueError(f"{', '.join(map(str, inputs))}: {error}") from error
     source = {
