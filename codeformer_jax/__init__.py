@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "checkpoints",
+    "compare",
     "convert",
     "data",
     "degrade",
@@ -59,6 +60,7 @@ __all__ = ["__version__", *_MODULES, *_OBJECTS]  # noqa: PLE0604
 if TYPE_CHECKING:  # For editors and type checkers.
     from codeformer_jax import (
         checkpoints,
+        compare,
         convert,
         data,
         degrade,

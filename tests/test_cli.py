@@ -35,6 +35,8 @@ def pretend_demo(monkeypatch, run):
         ["testset", "--help"],
         ["gallery", "--help"],
         ["sample", "--help"],
+        ["trace", "--help"],
+        ["compare", "--help"],
         ["--version"],
     ],
 )
@@ -58,7 +60,10 @@ assert not {{"jax", "numpy", "flax"}} & set(sys.modules)
 
 @pytest.mark.parametrize(
     "command",
-    ["restore", "sample", "convert", "export", "prepare", "encode", "testset", "gallery", "demo"],
+    [
+        *("restore", "sample", "convert", "export", "trace", "compare"),
+        *("prepare", "encode", "testset", "gallery", "demo"),
+    ],
 )
 def test_help_lists_the_commands(command, capsys):
     with pytest.raises(SystemExit):
@@ -85,6 +90,14 @@ def test_help_lists_the_commands(command, capsys):
         (["sample"], "required: --checkpoint"),
         (["sample", "--checkpoint", "x", "-n", "few"], "-n: invalid int value"),
         (["encode", "runs/vqgan"], "required: OUT"),
+        (["trace", "net.pth", "x.npy"], "required: -o/--output"),
+        (["trace", "net.pth", "-o", "a.trace"], "required: INPUT"),
+        (["trace", "net.pth", "x.npy", "-o", "a", "--call", "w=1"], "'w=1' is not JSON"),
+        (["trace", "net.pth", "x.npy", "-o", "a", "--call", "1"], "'1' is not an object"),
+        (["trace", "net.pth", "x.npy", "-o", "a", "--stride", "0"], "not a positive integer"),
+        (["trace", "net.pth", "x.npy", "-o", "a", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["compare", "a.trace"], "required: B"),
+        (["compare", "a", "b", "--tolerance", "-1"], "not a number of at least 0"),
         (["encode", "runs/vqgan", "codes", "--size", "big"], "--size: invalid int value"),
     ],
 )

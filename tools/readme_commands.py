@@ -76,6 +76,8 @@ TINY = {
     "codeformer-jax testset": ["--size", str(SIDE)],
     "codeformer-jax gallery": ["--size", "64", "-n", "1"],
     "codeformer-jax sample": [],
+    "codeformer-jax trace": [],
+    "codeformer-jax compare": [],
 }
 
 # benchmarks/priors.py with its own arguments, but tiny networks and few steps.

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "codeformer_jax"
 PICTURE = ROOT / "docs" / "rooms.svg"
-MOST_ARROWS = 70
+MOST_ARROWS = 75
 
 # Rows of the picture from the top; a room imports only from rows below its own.
 ROWS = (
@@ -28,7 +28,7 @@ ROWS = (
         "train": "the loop",
         "priors": "pictures of priors",
     },
-    {"checkpoints": "save, load, teachers"},
+    {"checkpoints": "save, load, teachers", "compare": "traces, differences"},
     {"tasks": "training tasks", "data": "sources, batches"},
     {"convert": "PyTorch weights", "sampling": "codes of a prior"},
     {"losses": "pure functions", "metrics": "pure functions"},
@@ -42,7 +42,7 @@ CENTRES = {
     "cli": 450,
     "restore": 600, "prepare": 800,
     "demo": 110, "evaluate": 310, "train": 505, "priors": 700,
-    "checkpoints": 180,
+    "checkpoints": 180, "compare": 410,
     "tasks": 290, "data": 800,
     "convert": 690, "sampling": 495,
     "losses": 230, "metrics": 420,

@@ -1,7 +1,8 @@
 """The `codeformer-jax` command, with a file for each sub-command.
 
-Exit codes: 0 done; 1 some images were not restored; 2 nothing was done, for the printed reason;
-130 interrupted. Sub-commands import JAX only when they run, so that `--help` is immediate.
+Exit codes: 0 done; 1 some images were not restored, or two traces differ; 2 nothing was done, for
+the printed reason; 130 interrupted. Sub-commands import JAX only when they run, so that `--help` is
+immediate.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from typing import NoReturn
 
 from codeformer_jax import __version__
 from codeformer_jax.cli import (
+    compare,
     convert,
     demo,
     encode,
@@ -20,10 +22,14 @@ from codeformer_jax.cli import (
     restore,
     sample,
     testset,
+    trace,
 )
 from codeformer_jax.system import process
 
-COMMANDS = (restore, sample, convert, export, prepare, encode, testset, gallery, demo)
+COMMANDS = (
+    *(restore, sample, convert, export, trace, compare),
+    *(prepare, encode, testset, gallery, demo),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from codeformer_jax.compare import sources, text
 from codeformer_jax.compare.match import pair
 from codeformer_jax.compare.rows import Flip, Row, compare_pair, find_flips
 from codeformer_jax.compare.suspects import Suspect, try_suspects
@@ -15,7 +16,6 @@ from codeformer_jax.compare.trace import Entry, Trace, TraceError, load
 from codeformer_jax.system.atomic import atomic_path
 
 TOLERANCE = 1e-5
-_HEADINGS = ("layer", "shape", "rel. L2", "max abs", "at", "cosine", "beyond", "norms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Comparison:
     Attributes:
         rows: one per pair of entries, in the execution order of the first trace.
         only_a, only_b: names without a counterpart.
-        made_by: what made each trace.
+        made_by: {what: value} of each trace: framework, device, dtype, call, inputs and weights.
         tolerance: largest relative L2 difference that agrees.
         notes: what differs between the inputs and weights, if they were compared anyway.
         flips: codes that differ, smallest margin first.
         suspects: explanations of the first difference that were tried, best first.
+        untried: why no suspects were tried, or ''.
+        layers: the layer of the first difference with its settings, in each trace.
     """
 
     rows: tuple[Row, ...]
@@ -40,11 +42,13 @@ class Comparison:
     notes: tuple[str, ...] = ()
     flips: tuple[Flip, ...] = ()
     suspects: tuple[Suspect, ...] = ()
+    untried: str = ""
+    layers: tuple[str, str] = ("", "")
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is within the tolerance."""
-        return all(row.agrees for row in self.rows)
+        """Whether every row is within the tolerance and all values are finite."""
+        return self.first_nonfinite is None and all(row.agrees for row in self.rows)
 
     @property
     def first_difference(self) -> Row | None:
@@ -83,35 +87,28 @@ class Comparison:
         Args:
             only_differences: leaves out rows that agree.
         """
-        rows = [row for row in self.rows if not (only_differences and row.agrees)]
-        cells = [_HEADINGS, *(_cells(row) for row in rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(_HEADINGS))]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        )
+        return text.table([row for row in self.rows if not (only_differences and row.agrees)])
 
     def summary(self) -> str:
         """Returns the verdict in a few lines."""
         lines = [f"note: {note}" for note in self.notes]
         if row := self.first_nonfinite:
             lines.append(
-                f"first layer with infinities or NaN: {_named(row)} ({row.nonfinite[0]} values in "
-                f"A, {row.nonfinite[1]} in B)"
+                f"first layer with infinities or NaN: {text.named(row)} "
+                f"({row.nonfinite[0]} values in A, {row.nonfinite[1]} in B)"
             )
         if row := self.first_difference:
             last = self.last_agreement
             lines += [
-                f"first layer that differs: {_named(row)}, {_amount(row)}",
-                f"last layer that agrees: {_named(last) if last else 'none'}",
+                f"first layer that differs: {text.named(row)}, {text.amount(row)}",
+                f"last layer that agrees: {text.named(last) if last else 'none'}",
             ]
             for suspect in self.suspects:
                 lines.append(f"  {'-> ' if suspect.vanishes else '   '}{suspect}")
+            if self.untried:
+                lines.append(f"suspects were not tried: {self.untried}")
         differ = sum(not row.agrees for row in self.rows)
-        lines += _flip_lines(self.flips)
+        lines += text.flip_lines(self.flips)
         for label, names in (("A", self.only_a), ("B", self.only_b)):
             if names:
                 shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
@@ -119,7 +116,7 @@ class Comparison:
         worst = self.worst
         lines.append(
             f"{len(self.rows)} entries compared, {differ} beyond {self.tolerance:g}; the largest "
-            f"difference is {_amount(worst)}, of {_named(worst)}"
+            f"difference is {text.amount(worst)}, of {text.named(worst)}"
         )
         return "\n".join(lines)
 
@@ -145,6 +142,7 @@ def compare(
     tolerance: float = TOLERANCE,
     force: bool = False,
     suspects: bool = True,
+    load_workdir: sources.LoadWorkdir | None = None,
 ) -> Comparison:
     """Compares two traces.
 
@@ -154,6 +152,7 @@ def compare(
         force: compares traces of different inputs or weights too.
         suspects: tries to explain the first difference. This computes single layers again, and
             needs a trace of a Linen module, made in this process or from files that still exist.
+        load_workdir: `checkpoints.trained.load_trained`, for suspects of a training run's traces.
 
     Returns:
         The comparison.
@@ -170,7 +169,8 @@ def compare(
         )
     pairs, only_a, only_b = pair(_with_codes(a, b), _with_codes(b, a))
     scales = _scales(b)
-    rows = tuple(compare_pair(p, tolerance, scales.get(p.theirs.kind, 0.0)) for p in pairs)
+    with np.errstate(all="ignore"):  # Differences of infinities.
+        rows = tuple(compare_pair(p, tolerance, scales.get(p.theirs.kind, 0.0)) for p in pairs)
     margins = {e.name: e.array for t in (b, a) for e in t.entries if e.kind == "margin"}
     flips = [
         flip for found in pairs if found.ours.kind == "code" for flip in find_flips(found, margins)
@@ -179,16 +179,29 @@ def compare(
         rows=rows,
         only_a=tuple(entry.name for entry in only_a),
         only_b=tuple(entry.name for entry in only_b),
-        made_by=(a.made_by, b.made_by),
+        made_by=(text.described(a), text.described(b)),
         tolerance=tolerance,
         notes=tuple(problems),
         flips=tuple(flips),
     )
-    if suspects and comparison.first_difference is not None:
-        first = comparison.first_difference
-        found = try_suspects(a, b, pairs[rows.index(first)], first.relative_l2, tolerance)
-        comparison = dataclasses.replace(comparison, suspects=tuple(found))
-    return comparison
+    if comparison.first_difference is None:
+        return comparison
+    return _explained(comparison, a, b, pairs, suspects, load_workdir)
+
+
+def _explained(comparison, a, b, pairs, suspects, load_workdir) -> Comparison:
+    """Returns the comparison with the layers of the first difference and the suspects."""
+    row = comparison.first_difference
+    first = pairs[comparison.rows.index(row)]
+    comparison = dataclasses.replace(comparison, layers=(first.ours.layer, first.theirs.layer))
+    if not suspects:
+        return comparison
+    try:
+        a, b = _rerunnable(a, b, load_workdir)
+    except TraceError as error:
+        return dataclasses.replace(comparison, untried=str(error))
+    found = try_suspects(a, b, first, row.relative_l2, comparison.tolerance)
+    return dataclasses.replace(comparison, suspects=tuple(found))
 
 
 def assert_close(
@@ -227,6 +240,20 @@ def differing_sources(a: Trace, b: Trace) -> list[str]:
     return found
 
 
+def _rerunnable(
+    a: Trace, b: Trace, load_workdir: sources.LoadWorkdir | None
+) -> tuple[Trace, Trace]:
+    """Returns both traces, at least one of which can be computed again."""
+    try:
+        return sources.restored(a, load_workdir), b
+    except TraceError as error:
+        of_a = error
+    try:
+        return a, sources.restored(b, load_workdir)
+    except TraceError as of_b:
+        raise TraceError(f"of A, {of_a}; of B, {of_b}") from of_b
+
+
 def _scales(trace: Trace) -> dict[str, float]:
     """Returns the largest norm of the gradients by activation and by parameter."""
     scales: dict[str, float] = {}
@@ -246,45 +273,3 @@ def _with_codes(trace: Trace, other: Trace) -> Trace:
         if code.kind == "code" and code.name not in known and code.argmax_of in known
     ]
     return dataclasses.replace(trace, entries=(*trace.entries, *added))
-
-
-def _named(row: Row) -> str:
-    other = "" if row.other == row.name else f" ({row.other} in B, paired by {row.by})"
-    kind = {"activation": "", "code": ""}.get(row.kind, f"{row.kind.replace('_', ' ')} of ")
-    return f"{kind}{row.name}{other}"
-
-
-def _amount(row: Row) -> str:
-    if row.kind == "code" or math.isinf(row.relative_l2):
-        return row.note or "identical"
-    at = f", largest {row.max_abs:.2e} at {list(row.where)}" if row.where else ""
-    return f"relative L2 {row.relative_l2:.2e}{at}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    mark = "  " if row.agrees else "! "
-    kind = {"activation": "", "code": ""}.get(row.kind, f"{row.kind}: ")
-    return (
-        f"{mark}{kind}{row.name}",
-        "x".join(map(str, row.shape)) or "scalar",
-        f"{row.relative_l2:.1e}",
-        f"{row.max_abs:.1e}",
-        ",".join(map(str, row.where)),
-        f"{row.cosine:.7f}",
-        f"{100 * row.beyond:.2f} %",
-        f"{row.norm_ratio:.7f}",
-    )
-
-
-def _flip_lines(flips: tuple[Flip, ...]) -> list[str]:
-    if not flips:
-        return []
-    lines = [f"{len(flips)} codes differ; by margin over the second best code, smallest first:"]
-    for flip in flips[:5]:
-        lines.append(
-            f"    {flip.name}{list(flip.where)}: {flip.codes[0]} and {flip.codes[1]}, margin "
-            f"{flip.margin:.1e}"
-        )
-    if len(flips) > 5:
-        lines.append(f"    ... the largest margin is {flips[-1].margin:.1e}")
-    return lines

@@ -1,6 +1,7 @@
 """Traces of this package's networks and of any other Linen module."""
 
 import dataclasses
+import importlib.metadata
 import math
 import platform
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from codeformer_jax import __version__
 from codeformer_jax.compare import layout
 from codeformer_jax.compare.trace import Entry, Trace, digest
 from codeformer_jax.convert import ConversionError, names, network_of, to_torch
@@ -288,10 +288,10 @@ def made_by(module: Any = None) -> dict[str, str]:
     Args:
         module: its field `dtype` is the dtype of the computation; default float32.
     """
-    device = jax.devices()[0]
+    device = jax.config.jax_default_device or jax.devices()[0]
     return {
         "framework": f"jax {jax.__version__}",
-        "package": f"codeformer-jax {__version__}",
+        "package": f"codeformer-jax {importlib.metadata.version('codeformer-jax')}",
         "python": platform.python_version(),
         "device": f"{device.platform}: {device.device_kind}",
         "dtype": jnp.dtype(getattr(module, "dtype", None) or jnp.float32).name,

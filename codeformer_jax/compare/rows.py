@@ -98,7 +98,9 @@ def compare_pair(found: Pair, tolerance: float, scale: float = 0.0) -> Row:
             agrees=not len(different),
             note=f"{len(different)} of {x.size} codes differ" if len(different) else note,
         )
-    row = dataclasses.replace(row, note=note, **_measures(x, y, a.stride, tolerance))
+    row = dataclasses.replace(
+        row, note=note, **_measures(x, y, math.lcm(a.stride, b.stride), tolerance)
+    )
     if not row.agrees and row.distance <= _NEGLIGIBLE * tolerance * scale:
         row = dataclasses.replace(row, agrees=True, note="rounding: zero in exact arithmetic")
     return row

@@ -19,9 +19,13 @@ import json
 import platform
 from functools import partial
 
-import numpy as np
-import torch
-from safetensors.torch import save_file
+try:
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+except ModuleNotFoundError as missing:
+    text = f"{missing}; pip install torch numpy safetensors"
+    raise (SystemExit(text) if __name__ == "__main__" else missing) from None
 
 FORMAT, VERSION = "codeformer-jax trace", 1
 KEPT_VALUES = 1 << 18  # Larger maps are reduced to about this many values.
@@ -43,13 +47,9 @@ def digest(tensor):
 
 def described(tensors):
     return {
-        name: {"shape": list(t.shape), "dtype": dtype_of(t), "digest": digest(t)}
+        name: {"shape": list(t.shape), "dtype": str(t.dtype)[6:], "digest": digest(t)}
         for name, t in tensors.items()
     }
-
-
-def dtype_of(tensor):
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def leaves(value, name):
@@ -75,7 +75,7 @@ class Recorder:
         stride = stride or self.stride if tensor.dim() == 4 else 1
         if stride is None:
             stride = next(2**i for i in range(20) if tensor.numel() <= KEPT_VALUES * 4**i)
-        known = {"shape": list(tensor.shape), "stride": stride, "dtype": dtype_of(tensor)}
+        known = {"shape": list(tensor.shape), "stride": stride, "dtype": str(tensor.dtype)[6:]}
         if tensor.is_floating_point():
             tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
             finite = torch.isfinite(tensor)
@@ -110,7 +110,7 @@ class Recorder:
 
     def save(self, path, header, example):
         made_by = {"framework": f"torch {torch.__version__}", "python": platform.python_version()}
-        made_by |= {"device": str(example.device), "dtype": dtype_of(example)}
+        made_by |= {"device": str(example.device), "dtype": str(example.dtype)[6:]}
         made_by["precision"] = torch.get_float32_matmul_precision()
         header |= {"format": FORMAT, "version": VERSION, "made_by": made_by}
         save_file(self.arrays, path, {"trace": json.dumps({**header, "entries": self.entries})})

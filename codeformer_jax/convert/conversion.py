@@ -133,6 +133,42 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return fields
 
 
+def read_torch_file(path: StrPath) -> Any:
+    """Reads a `.pth` file, or safetensors of PyTorch weights; see `read_pth`.
+
+    Raises:
+        ConversionError: not such a file, or a damaged one; the message names it.
+    """
+    path = Path(path)
+    try:
+        return read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
+    except ConversionError as error:
+        raise _naming(path, error) from error
+
+
+def network_from_tree(
+    tree: Any,
+    *,
+    network: str | None = None,
+    key: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[str, Module, dict[str, Any], str]:
+    """Builds the network that a PyTorch file holds.
+
+    Args:
+        tree: what `read_torch_file` returned.
+        network, key, overrides: see `convert_file`.
+
+    Returns:
+        The network's name, its module, its variables and the note of `ConversionSummary`.
+
+    Raises:
+        ConversionError: anything wrong with the weights or the options.
+    """
+    table, settings = _read_tree(tree, key)
+    return _from_table(table, settings, network, dict(overrides or {}))
+
+
 def _target_path(sources: tuple[Path, ...], target: StrPath, suffix: str, force: bool) -> Path:
     folder = str(target).endswith(("/", os.sep))
     target = Path(target)
@@ -160,17 +196,25 @@ def _read_sources(
     table: dict[str, np.ndarray] = {}
     settings = None
     for path in sources:
+        tree = read_torch_file(path)
         try:
-            tree = read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
-            part = select_state_dict(tree, key)
-            if key is None or key in tree:  # They do not describe a part of a state dict.
-                settings = settings or read_settings(tree)
+            part, found = _read_tree(tree, key)
         except ConversionError as error:
             raise _naming(path, error) from error
+        settings = settings or found
         if both := sorted(set(part) & set(table)):
             raise ConversionError(f"{path}: holds names that another source has: {', '.join(both)}")
         table.update(part)
     return table, settings
+
+
+def _read_tree(
+    tree: Any, key: str | None
+) -> tuple[dict[str, np.ndarray], tuple[str, dict[str, Any]] | None]:
+    """Returns the state dict of a file's contents, and the settings that they hold."""
+    table = select_state_dict(tree, key)
+    # Settings do not describe a part of a state dict.
+    return table, read_settings(tree) if key is None or key in tree else None
 
 
 def _from_table(

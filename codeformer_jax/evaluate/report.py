@@ -18,6 +18,7 @@ from codeformer_jax.evaluate import charts, table
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.metrics import METRICS
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.figures import data_url
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
@@ -82,7 +83,7 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         axis = f"{metric.heading} gain" + (f" ({metric.unit})" if metric.unit else "")
         found.append(
             (
-                charts.data_url(charts.gain_chart(gain, axis)),
+                data_url(charts.gain_chart(gain, axis)),
                 f"{axis} of {len(gain)} images from {' to '.join(ends)}",
                 f"{metric.heading} gain of every image at {table.label(evaluation.best_row)} over "
                 "its input.",
@@ -97,7 +98,7 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             "predicted ones."
         )
     chart = charts.usage_chart(evaluation.code_counts)
-    found.append((charts.data_url(chart), "codebook use", text))
+    found.append((data_url(chart), "codebook use", text))
     return found
 
 

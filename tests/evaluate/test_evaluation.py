@@ -11,6 +11,7 @@ import pytest
 
 from codeformer_jax.evaluate import Evaluation, Pictures, charts, plain_text, write_report
 from codeformer_jax.evaluate.report import html_report
+from codeformer_jax.system.figures import data_url
 
 NAMES = ("plain.png", "a <script>alert(1)</script>.png", 'quote".png', "zoë & co/x.png", "e.png")
 
@@ -142,8 +143,8 @@ def test_the_usage_chart_is_in_the_order_of_the_teachers_codes():
 
 
 def test_a_chart_is_a_picture_within_the_page():
-    url = charts.data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
-    assert url == charts.data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
+    url = data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
+    assert url == data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
     picture = base64.b64decode(url.removeprefix("data:image/svg+xml;base64,"))
     assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
 

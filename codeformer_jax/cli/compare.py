@@ -1,0 +1,70 @@
+"""`codeformer-jax compare`: two traces layer by layer."""
+
+import argparse
+
+from codeformer_jax.cli.parsing import Commands, add_command, path
+
+_DESCRIPTION = """\
+Compares two traces, of `codeformer-jax trace` or trace_torch.py, and names the first layer that
+differs. Exit code 0: all within the tolerance; 1: a difference, infinities or NaN; 2: traces that
+cannot be compared, for the printed reason."""
+_EXAMPLES = """\
+  codeformer-jax compare ours.trace theirs.trace
+  codeformer-jax compare gpu.trace cpu.trace --tolerance 1e-3 -o report.html"""
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "compare",
+        _run,
+        "compare two traces and name the first layer that differs",
+        _DESCRIPTION,
+        _EXAMPLES,
+    )
+    parser.add_argument("a", type=path, metavar="A", help="trace")
+    parser.add_argument(
+        "b", type=path, metavar="B", help="trace that relative differences refer to"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=_number,
+        default=1e-5,
+        metavar="T",
+        help="largest relative L2 difference that agrees; codes must be equal; default %(default)s",
+    )
+    parser.add_argument(
+        "-o", "--output", type=path, metavar="HTML", help="report to write or replace"
+    )
+    parser.add_argument(
+        "--only-differences", action="store_true", help="leave rows that agree out of the table"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="compare traces of different inputs or weights"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
+    from codeformer_jax.compare import compare  # noqa: PLC0415
+
+    if args.output and not args.output.endswith(".html"):
+        raise ValueError(f"--output: {args.output} must end in .html")
+    comparison = compare(
+        args.a, args.b, tolerance=args.tolerance, force=args.force, load_workdir=load_trained
+    )
+    if comparison.rows and not (args.only_differences and comparison.agrees):
+        print(comparison.table(only_differences=args.only_differences), end="\n\n")
+    print(comparison.summary())
+    if args.output:
+        comparison.write_html(args.output)
+        print(f"report: {args.output}")
+    return 0 if comparison.agrees else 1
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
