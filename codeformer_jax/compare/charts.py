@@ -25,7 +25,7 @@ def depth_chart(rows: Sequence[Row], tolerance: float, below: str) -> "Figure":
         tolerance: drawn as a line.
         below: text of the horizontal axis.
     """
-    axes = new_axes(below, "relative L2 difference", (9, 3.4))
+    axes = new_axes(below, "relative L2 difference", (9.0, 3.4))
     finite = [r.relative_l2 for r in rows if math.isfinite(r.relative_l2)]
     top = 10 * max([*finite, tolerance, _LOWEST])
     values = [

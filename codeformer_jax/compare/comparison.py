@@ -1,7 +1,6 @@
 """Comparison of two traces: rows per layer, the first that differs, and why."""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 from typing import Any

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from codeformer_jax.compare import layout
 from codeformer_jax.compare.trace import Entry, Trace, digest
 from codeformer_jax.convert import ConversionError, names, network_of, to_torch
+from codeformer_jax.nn.layers import sum_dtype
 from codeformer_jax.nn.quantizer import squared_distances
 from codeformer_jax.nn.recording import Call, recorded_calls
 
@@ -124,7 +125,7 @@ class _Recorder:
                     before = jax.tree.leaves(call.output)[:index]
                     places[name] = str(call.key), sum(map(_is_float, before)), call
             first = next(x for x in jax.tree.leaves(calls[-1].output) if _is_float(x))
-            loss = jnp.mean(first.astype(jnp.promote_types(first.dtype, jnp.float32)) ** 2)
+            loss = jnp.mean(first.astype(sum_dtype(first.dtype)) ** 2)
             return loss, (arrays, trees)
 
         grad = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
@@ -209,7 +210,7 @@ class _Recorder:
         kept = array[:, ::stride, ::stride] if stride > 1 else array
         if not _is_float(array):
             return {"array": kept.transpose(axes)}
-        wide = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+        wide = array.astype(sum_dtype(array.dtype))
         finite = jnp.isfinite(wide)
         values = jnp.where(finite, wide, 0)
         mean = jnp.mean(values)
