@@ -105,11 +105,12 @@ def high_water():
 def plan_names(count, folder, connection):
     """Sends what the parent's part costs for `count` files, without their pictures."""
     names = ((f"{index // PER_FOLDER:05d}/{index:08d}.jpg", "123456 789") for index in range(count))
-    staging = Staging.of(pathlib.Path(folder, "planned"))
+    staging = Staging(pathlib.Path(folder, "planned"))
     settings = build_plan.Settings(("/faces",), 512, "png", 256, 0.1)
     start, before = time.perf_counter(), high_water()
     with mock.patch.object(build_plan, "_versions", return_value=names):
-        made = build_plan.make_plan(settings, staging)
+        made = build_plan.make_plan(settings)
+    build_plan.resume_or_start(staging, made, restart=False)
     planned = time.perf_counter() - start
     for shard, shard_names in enumerate(made.shards):
         with open(staging.notes(shard), "w") as file:
