@@ -28,7 +28,7 @@ import psutil
 from PIL import Image
 
 from codeformer_jax.data.synthetic import SyntheticFaces
-from codeformer_jax.prepare import build_plan, duplicates
+from codeformer_jax.prepare import build_plan, publish
 from codeformer_jax.prepare.staging import Staging, to_line
 
 TARGETS = (70_000, 10_000_000)
@@ -118,7 +118,7 @@ def plan_names(count, folder, connection):
                 digest = hashlib.sha256(name.encode()).hexdigest()
                 file.write(to_line({"name": name, "sha256": digest}))
     start = time.perf_counter()
-    if duplicates.find_duplicates(staging, made):
+    if publish.find_duplicates(staging, made):
         sys.exit("names that differ were taken for duplicates")
     compared = time.perf_counter() - start
     connection.send((planned, compared, high_water() - before))

@@ -83,16 +83,8 @@ class Wrapper:
 
     def __init__(self, source: Source):
         self._source = source
-
-    @property
-    def weights(self) -> Sequence[float] | None:
-        """The weights of a mixture, None for another source."""
-        return getattr(self._source, "weights", None)
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        """The sources of a mixture, or the only one."""
-        return getattr(self._source, "sources", (self._source,))
+        self.sources = getattr(source, "sources", (source,))
+        self.weights = getattr(source, "weights", None)
 
     def __len__(self) -> int:
         return len(self._source)

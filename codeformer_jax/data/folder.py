@@ -72,7 +72,16 @@ class ImageFolder:
         max_unreadable: int | None = None,
         max_megapixels: float | None = None,
     ):
-        _check_options(size, split, heldout_fraction, max_megapixels)
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+        if not 0 <= heldout_fraction <= 1:
+            raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
+        if max_megapixels is not None and not 0 < max_megapixels < math.inf:
+            raise ValueError(
+                f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
+            )
         self.root = pathlib.Path(root)
         self.size = size
         self.split = split
@@ -191,21 +200,6 @@ def name_hash(name: str) -> int:
     """
     normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
-
-
-def _check_options(
-    size: int, split: str, heldout_fraction: float, max_megapixels: float | None
-) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
-    if not 0 <= heldout_fraction <= 1:
-        raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
-    if max_megapixels is not None and not 0 < max_megapixels < math.inf:
-        raise ValueError(
-            f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
-        )
 
 
 def image_names(root: pathlib.Path) -> list[str]:

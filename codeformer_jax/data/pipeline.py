@@ -68,7 +68,9 @@ def batches(
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
     # Flips are drawn before the hosts take their rows: afterwards all hosts would draw the same.
-    chosen = _order(source, seed).random_map(_Flip(0.5 if flip else 0.0))
+    chosen = _order(source, seed).random_map(
+        lambda index, rng: (index, flip and rng.random() < 0.5)
+    )
     rows = _rows(chosen, batch_size, host, hosts)
     steps = rows.map(_Read(source, share=workers > 0))
     return _iterate(steps[start_step:], workers, source, batch_size // hosts)
@@ -99,16 +101,6 @@ def evaluation_batches(
     rows = _rows(grain.MapDataset.range(padded), batch_size, host, hosts)
     steps = rows.map(_ReadValid(source, share=workers > 0))
     return _iterate(steps, workers, source, batch_size // hosts)
-
-
-class _Flip(grain.transforms.RandomMap):
-    """Maps an index to (index, whether its picture is mirrored)."""
-
-    def __init__(self, share: float):
-        self._share = share
-
-    def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
-        return element, rng.random() < self._share
 
 
 def _rows(chosen: grain.MapDataset, batch_size: int, host: int, hosts: int) -> grain.MapDataset:

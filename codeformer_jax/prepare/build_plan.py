@@ -71,10 +71,9 @@ class Settings:
 
     def path(self, name: str) -> epath.Path:
         """Returns the file with a name in the dataset."""
-        if len(self.sources) == 1:
-            return epath.Path(self.sources[0]) / name
-        folder, _, rest = name.partition("/")
-        return epath.Path(self.sources[self.prefixes.index(f"{folder}/")]) / rest
+        places = zip(self.prefixes, self.sources, strict=True)
+        prefix, source = next(place for place in places if name.startswith(place[0]))
+        return epath.Path(source) / name.removeprefix(prefix)
 
 
 @dataclasses.dataclass(frozen=True)

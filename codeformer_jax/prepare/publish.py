@@ -3,6 +3,7 @@
 Every step can be interrupted and repeated: what is there already stays.
 """
 
+import collections
 import hashlib
 import itertools
 import os
@@ -10,12 +11,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
 from codeformer_jax.prepare.build_plan import SPLITS, Plan
-from codeformer_jax.prepare.duplicates import find_duplicates
 from codeformer_jax.prepare.shards import features, rewrite_shard
 from codeformer_jax.prepare.staging import (
     PrepareError,
@@ -248,3 +249,43 @@ def _place(
 def _size(path: epath.Path) -> int:
     # Not by epath for a local file, which fails where its owner has no name.
     return path.stat().length if is_remote(path) else os.path.getsize(path)
+
+
+def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, str]]:
+    """Returns {shard: {name: name of the equal picture that stays}} of the records to leave out.
+
+    Pictures are equal if their pixels are, after orientation, conversion, crop and resizing. Among
+    equal pictures one of the train split stays, if any is in it, and among these the one with
+    the smallest name: a file that is added moves no picture from train to validation.
+
+    Args:
+        staging: the build, whose shards are all done.
+        plan: its shards.
+    """
+    # Two passes, since 8 bytes for each picture fit into memory and all digests may not.
+    starts = np.fromiter((_start(digest) for *_, digest in _records(staging, plan)), np.uint64)
+    values, counts = np.unique(starts, return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    groups: dict[str, list[tuple[bool, str, int]]] = collections.defaultdict(list)
+    for shard, name, digest in _records(staging, plan) if repeated else ():
+        if _start(digest) in repeated:
+            held = shard < plan.validation_shards
+            groups[digest].append((held, name, shard))
+    found: dict[int, dict[str, str]] = collections.defaultdict(dict)
+    for members in groups.values():
+        (_, kept, _), *others = sorted(members)
+        for _, name, shard in others:
+            found[shard][name] = kept
+    return dict(found)
+
+
+def _records(staging: Staging, plan: Plan) -> Iterator[tuple[int, str, str]]:
+    """Yields shard, name and digest of every record."""
+    for shard in range(len(plan.shards)):
+        for note in read_lines(staging.notes(shard)):
+            if "sha256" in note:
+                yield shard, note["name"], note["sha256"]
+
+
+def _start(digest: str) -> int:
+    return int(digest[:16], 16)

@@ -198,7 +198,7 @@ def resized(seed):
 
 
 def test_equal_beginnings_of_digests_are_no_duplicates(room, monkeypatch):
-    monkeypatch.setattr("codeformer_jax.prepare.duplicates._start", lambda digest: 7)
+    monkeypatch.setattr("codeformer_jax.prepare.publish._start", lambda digest: 7)
     fill(room.faces, 5)
     save(room.faces / "copy.png", 2)
     room.prepare()

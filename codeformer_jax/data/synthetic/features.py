@@ -170,7 +170,8 @@ def paint_mouth(canvas: Canvas, face: Look) -> None:
     low = line + (mouth.lower + gap_down) * body * (1 + 0.35 * square)
     flat = np.float32(0.9)
     lips = np.maximum(top - y, y - low) * flat
-    shade = _local_shade(face, x)
+    light = face.light
+    shade = np.float32(light.ambient + 0.78 * light.strength) + 0.1 * light.direction[0] * x
 
     crease = blob(
         x, y, (0.0, float(mouth.lower + gap_down) + 0.016 + 0.012 * mouth.smile), 0.6, 0.011
@@ -199,11 +200,6 @@ def paint_mouth(canvas: Canvas, face: Look) -> None:
 def _gap(y: np.ndarray, top: np.ndarray, low: np.ndarray, px: Number) -> np.ndarray:
     """Returns the coverage between two curves, also where they are closer than a pixel."""
     return np.maximum(band(y - 0.5 * (top + low), 0.5 * (low - top), px), 0)
-
-
-def _local_shade(face: Look, x: np.ndarray) -> np.ndarray:
-    light = face.light
-    return np.float32(light.ambient + 0.78 * light.strength) + 0.1 * light.direction[0] * x
 
 
 def _teeth(part: Canvas, frame) -> None:

@@ -19,7 +19,7 @@ class Drawn:
     Attributes:
         split: 'train' or 'heldout'; no picture is in both, at any seed.
         size: side in pixels, at least 16.
-        length: number of pictures; None is PICTURES_PER_SEED, the maximum.
+        length: number of pictures, at most PICTURES_PER_SEED.
         seed: selects PICTURES_PER_SEED pictures of the split; different seeds share none.
 
     Raises:
@@ -28,23 +28,20 @@ class Drawn:
 
     split: str
     size: int
-    length: int | None = None
+    length: int = PICTURES_PER_SEED
     seed: int = 0
 
     def __post_init__(self):
         if self.split not in _PARITY:
             raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_PARITY)}")
         check_size(self.size)
-        if not 0 <= (self.length or 0) <= PICTURES_PER_SEED:
-            raise ValueError(
-                f"length is {self.length!r}; give an integer from 0 to {PICTURES_PER_SEED}, "
-                "or None for all of them"
-            )
+        if not 0 <= self.length <= PICTURES_PER_SEED:
+            raise ValueError(f"length is {self.length}; give 0 to {PICTURES_PER_SEED}")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more")
+            raise ValueError(f"seed is {self.seed}; give an integer of 0 or more")
 
     def __len__(self) -> int:
-        return PICTURES_PER_SEED if self.length is None else self.length
+        return self.length
 
     def identity(self, index: SupportsIndex) -> int:
         """Returns the number of the picture at an index, which no other split or seed has."""
