@@ -151,7 +151,7 @@ def test_grain_reads_it():
         ({"split": "test"}, "split is 'test'; choose one of train, heldout"),
         ({"size": 15}, "size is 15; .* >= 16"),
         ({"size": True}, "size is True"),
-        ({"length": -1}, "length is -1; give 0 to 1048576"),
+        ({"length": -1}, "length is -1; give an integer from 0 to 1048576"),
         ({"length": PICTURES_PER_SEED + 1}, "length is 1048577"),
         ({"seed": -1}, "seed is -1"),
     ],

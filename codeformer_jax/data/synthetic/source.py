@@ -36,7 +36,9 @@ class Drawn:
             raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_PARITY)}")
         check_size(self.size)
         if not 0 <= self.length <= PICTURES_PER_SEED:
-            raise ValueError(f"length is {self.length}; give 0 to {PICTURES_PER_SEED}")
+            raise ValueError(
+                f"length is {self.length}; give an integer from 0 to {PICTURES_PER_SEED}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; give an integer of 0 or more")
 
