@@ -39,11 +39,8 @@ def paint_background(canvas: Canvas, background: Look, light) -> None:
     planes[:] = first + np.clip(amount, 0, 1) * (second - first)
     if background.kind == "bokeh":
         for right, down, wide in phases[:24].reshape(8, 3):
-            cx, cy, radius = (
-                0.52 * float(right),
-                0.3 * float(down) - 0.15,
-                0.07 + 0.04 * float(wide),
-            )
+            cx, cy = 0.52 * float(right), 0.3 * float(down) - 0.15
+            radius = 0.07 + 0.04 * float(wide)
             part = canvas.box(cx - 0.13, cy - 0.13, cx + 0.13, cy + 0.13)
             wx, wy = part.x, part.y
             disc = cover(np.hypot(wx - cx, wy - cy) - radius, canvas.px, 0.012)
