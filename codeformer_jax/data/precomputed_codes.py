@@ -136,6 +136,9 @@ class Codes:
         if self._array.shape != self.description.shape:
             raise self._damaged(f"shape {self._array.shape}, expected {self.description.shape}")
 
+    def __len__(self) -> int:
+        return self.description.number
+
     def __getitem__(self, index: int) -> Int32[np.ndarray, "2 n"]:
         return self._array[index].astype(np.int32)
 
