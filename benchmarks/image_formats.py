@@ -25,7 +25,7 @@ from codeformer_jax.data.folder import ImageFolder
 from codeformer_jax.data.images import read_image, resize_image
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.prepare.examine import FORMATS, encode
-from codeformer_jax.prepare.shards import RecordWriter
+from codeformer_jax.prepare.shards import record_writer
 
 SIZE = 512
 ALTERNATIVES = {
@@ -52,7 +52,7 @@ def prepared(faces, file_format, folder):
     """(encoding seconds, bytes, reader) of records in one of the formats of `prepare`."""
     path = pathlib.Path(folder, file_format)
     start = time.process_time()
-    with RecordWriter(str(path), file_format) as writer:
+    with record_writer(str(path), file_format) as writer:
         for face in faces:
             writer.write(encode(face, file_format))
     seconds = time.process_time() - start

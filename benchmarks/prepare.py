@@ -28,7 +28,7 @@ import psutil
 from PIL import Image
 
 from codeformer_jax.data.synthetic import SyntheticFaces
-from codeformer_jax.prepare import build_plan, duplicates
+from codeformer_jax.prepare import build_plan, publish
 from codeformer_jax.prepare.staging import Staging, to_line
 
 TARGETS = (70_000, 10_000_000)
@@ -105,11 +105,12 @@ def high_water():
 def plan_names(count, folder, connection):
     """Sends what the parent's part costs for `count` files, without their pictures."""
     names = ((f"{index // PER_FOLDER:05d}/{index:08d}.jpg", "123456 789") for index in range(count))
-    staging = Staging.of(pathlib.Path(folder, "planned"))
+    staging = Staging(pathlib.Path(folder, "planned"))
     settings = build_plan.Settings(("/faces",), 512, "png", 256, 0.1)
     start, before = time.perf_counter(), high_water()
     with mock.patch.object(build_plan, "_versions", return_value=names):
-        made = build_plan.make_plan(settings, staging)
+        made = build_plan.make_plan(settings)
+    build_plan.resume_or_start(staging, made, restart=False)
     planned = time.perf_counter() - start
     for shard, shard_names in enumerate(made.shards):
         with open(staging.notes(shard), "w") as file:
@@ -117,7 +118,7 @@ def plan_names(count, folder, connection):
                 digest = hashlib.sha256(name.encode()).hexdigest()
                 file.write(to_line({"name": name, "sha256": digest}))
     start = time.perf_counter()
-    if duplicates.find_duplicates(staging, made):
+    if publish.find_duplicates(staging, made):
         sys.exit("names that differ were taken for duplicates")
     compared = time.perf_counter() - start
     connection.send((planned, compared, high_water() - before))

@@ -1,9 +1,11 @@
 """The module of docs/extending.md, outside the package, trains, evaluates and restores."""
 
+import contextlib
 import json
 import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +41,11 @@ def folder(tmp_path_factory):
     page = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (folder / f"{NAME}.py").write_text("\n\n".join(blocks))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() != ROOT])
         patch.chdir(folder)
         for registry in REGISTRIES:
-            patch.setattr(registry, "_entries", dict(registry._entries))
+            stack.enter_context(mock.patch.dict(registry))
         yield folder
     sys.modules.pop(NAME, None)
 

@@ -1,7 +1,6 @@
 """Sources of examples: the protocol, mixtures and caches."""
 
 import bisect
-import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
@@ -48,21 +47,11 @@ def _listing(source: Source) -> Iterable[str]:
     return (repr(source),)
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Consecutive examples of a mixture, which the pipeline draws with a share by `weight`.
-
-    A source with an attribute `parts`, a sequence of these, is a mixture (see `Mixture`).
-    """
-
-    length: int
-    weight: float
-
-
 class Mixture:
     """Several sources concatenated; `data.pipeline.batches` draws from each by its weight.
 
-    `index` counts through all of them. Every source is shuffled and repeated on its own.
+    A source with attributes `sources` and `weights` is a mixture. `index` counts through all
+    sources. Every one is shuffled and repeated on its own.
 
     Args:
         sources: the sources, none empty.
@@ -70,9 +59,8 @@ class Mixture:
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
-        self.sources = tuple(sources)
-        self.parts = tuple(map(Part, map(len, self.sources), weights))
-        self._ends = tuple(itertools.accumulate(part.length for part in self.parts))
+        self.sources, self.weights = tuple(sources), tuple(weights)
+        self._ends = tuple(itertools.accumulate(map(len, self.sources)))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -81,13 +69,13 @@ class Mixture:
         number = bisect.bisect_right(self._ends, index)
         if index < 0 or number == len(self.sources):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        start = self._ends[number] - self.parts[number].length
+        start = self._ends[number] - len(self.sources[number])
         found = self.sources[number][index - start]
         return {**found, "index": start + int(found.get("index", index - start))}
 
     def __repr__(self) -> str:
-        terms = zip(self.parts, self.sources, strict=True)
-        return " + ".join(f"{part.weight:g} * {source!r}" for part, source in terms)
+        terms = zip(self.weights, self.sources, strict=True)
+        return " + ".join(f"{weight:g} * {source!r}" for weight, source in terms)
 
 
 class Wrapper:
@@ -95,16 +83,8 @@ class Wrapper:
 
     def __init__(self, source: Source):
         self._source = source
-
-    @property
-    def parts(self) -> Sequence[Part] | None:
-        """The parts of a mixture, None for another source."""
-        return getattr(self._source, "parts", None)
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        """The sources of a mixture, or the only one."""
-        return getattr(self._source, "sources", (self._source,))
+        self.sources = getattr(source, "sources", (source,))
+        self.weights = getattr(source, "weights", None)
 
     def __len__(self) -> int:
         return len(self._source)

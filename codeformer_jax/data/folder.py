@@ -6,18 +6,14 @@ import logging
 import math
 import os
 import pathlib
-import threading
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-import numpy as np
-
 from codeformer_jax.data.images import (
     READ_SUFFIXES,
     UnreadableImage,
-    has_picture_suffix,
     image_size,
     is_picture,
     read_image,
@@ -30,7 +26,6 @@ _log = logging.getLogger(__name__)
 _SCAN_THREADS = 16  # Opening files waits for the disk or network.
 _LISTED = 20
 _NAMED = 5
-_report_lock = threading.Lock()  # Global, so that sources stay picklable.
 
 
 class TooManyUnreadable(ValueError):
@@ -77,7 +72,16 @@ class ImageFolder:
         max_unreadable: int | None = None,
         max_megapixels: float | None = None,
     ):
-        _check_options(size, split, heldout_fraction, max_megapixels)
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+        if not 0 <= heldout_fraction <= 1:
+            raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
+        if max_megapixels is not None and not 0 < max_megapixels < math.inf:
+            raise ValueError(
+                f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
+            )
         self.root = pathlib.Path(root)
         self.size = size
         self.split = split
@@ -95,16 +99,9 @@ class ImageFolder:
             max(10, len(names) // 100) if max_unreadable is None else max_unreadable
         )
         with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            found = list(pool.map(self._examined, names))
-        usable = [problem is None for problem, _ in found]
-        self.names = tuple(itertools.compress(names, usable))
-        lengths = (length for problem, length in found if problem is None)
-        self._lengths = np.fromiter(lengths, np.int64, len(self.names))
-        self.skipped = {
-            name: problem
-            for name, (problem, _) in zip(names, found, strict=True)
-            if problem is not None
-        }
+            problems = zip(names, pool.map(self._problem, names), strict=True)
+            self.skipped = {name: problem for name, problem in problems if problem}
+        self.names = tuple(name for name in names if name not in self.skipped)
         self._check_limit()
         for name, problem in self.skipped.items():
             self._warn(name, problem)
@@ -138,20 +135,24 @@ class ImageFolder:
 
         Times of change are left out: they differ between copies.
         """
-        for name, length in zip(self.names, self._lengths, strict=True):
-            yield f"{length} {name}"
+        for name in self.names:
+            yield f"{os.path.getsize(self.root / name)} {name}"
 
-    def _examined(self, name: str) -> tuple[str | None, int]:
-        """Returns why a file cannot be used, or None, and its length in bytes."""
-        path = self.root / name
-        problem = header_problem(path, self.min_size, self.max_megapixels)
-        return problem, 0 if problem else os.path.getsize(path)
+    def _problem(self, name: str) -> str | None:
+        """Returns why a file cannot be used, as far as its header tells, or None."""
+        try:
+            height, width = image_size(self.root / name, self.max_megapixels)
+        except UnreadableImage as error:
+            return error.reason
+        if min(height, width) >= self.min_size:
+            return None
+        return (
+            f"too small: {width}x{height} pixels (w x h), its shorter side must be at least "
+            f"{self.min_size}"
+        )
 
     def _report(self, name: str, reason: str) -> None:
-        with _report_lock:  # Several reading threads may meet the same file.
-            if name in self.skipped:
-                return
-            self.skipped[name] = reason
+        self.skipped[name] = reason
         self._warn(name, reason)
         self._check_limit()
 
@@ -178,28 +179,6 @@ class ImageFolder:
         )
 
 
-def header_problem(
-    path: str | os.PathLike, min_size: int, max_megapixels: float | None = None
-) -> str | None:
-    """Returns why a file cannot be used, as far as its header tells, or None.
-
-    Args:
-        path: the file.
-        min_size: smallest accepted shorter side in pixels.
-        max_megapixels: see `read_image`.
-    """
-    try:
-        height, width = image_size(path, max_megapixels)
-    except UnreadableImage as error:
-        return error.reason
-    if min(height, width) < min_size:
-        return (
-            f"too small: {width}x{height} pixels (w x h), its shorter side must be at least "
-            f"{min_size}"
-        )
-    return None
-
-
 def in_split(name: str, split: str, heldout_fraction: float) -> bool:
     """Returns whether an image belongs to a split; a hash of its name decides.
 
@@ -223,21 +202,6 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
 
-def _check_options(
-    size: int, split: str, heldout_fraction: float, max_megapixels: float | None
-) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
-    if not 0 <= heldout_fraction <= 1:
-        raise ValueError(f"heldout_fraction must be within 0..1, got {heldout_fraction}")
-    if max_megapixels is not None and not 0 < max_megapixels < math.inf:
-        raise ValueError(
-            f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
-        )
-
-
 def image_names(root: pathlib.Path) -> list[str]:
     """Returns sorted names, relative to `root` with slashes, of the pictures below it.
 
@@ -248,20 +212,11 @@ def image_names(root: pathlib.Path) -> list[str]:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
       ValueError: it holds no images.
     """
-    if not root.exists():
-        raise FileNotFoundError(
-            f"no image folder '{root}'; give an existing folder, or leave the path empty for "
-            "synthetic faces"
-        )
-    if not root.is_dir():
-        raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     files = sorted(visible_files(root))
-    unknown = [name for name in files if not has_picture_suffix(name)]
     with futures.ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        pictures = list(pool.map(lambda name: is_picture(root / name), unknown))
-    others = [name for name, found in zip(unknown, pictures, strict=True) if not found]
-    left_out = set(others)
-    names = [name for name in files if name not in left_out]
+        pictures = list(pool.map(lambda name: is_picture(root / name), files))
+    names = list(itertools.compress(files, pictures))
+    others = [name for name, picture in zip(files, pictures, strict=True) if not picture]
     if not names:
         found = f"{len(files)} other files, such as '{files[0]}'" if files else "no files at all"
         raise ValueError(
@@ -287,8 +242,13 @@ def visible_files(root: pathlib.Path) -> Iterator[str]:
     Links are followed, hidden files and folders are left out. The order is always the same.
 
     Raises:
+      FileNotFoundError, NotADirectoryError: `root` is missing or a file.
       PermissionError: a folder cannot be listed.
     """
+    if not root.exists():
+        raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
+    if not root.is_dir():
+        raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         # os.walk descends into what stays in the list. Each folder counts once: links may loop.

@@ -10,7 +10,6 @@ import functools
 import io
 import os
 import pathlib
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,9 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codeformer_jax.data import profiles
 from codeformer_jax.system.atomic import atomic_path
-
-# Suffixes of files that can be written.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 # Pillow's readers and the suffixes of their files. Readers that start or need another program (EPS,
 # WMF, GRIB, HDF5) are left out, and so are formats that hold no pictures.
@@ -57,8 +53,6 @@ _PICTURE_SUFFIXES = READ_SUFFIXES + UNREAD_SUFFIXES
 TRANSPARENT = "transparency was laid on white"
 FIRST_FRAME = "the first of several frames was taken"
 METADATA = "EXIF data were not kept"
-CONVERTED = "colours were converted from an embedded profile to sRGB"
-UNUSABLE_PROFILE = "the embedded colour profile is unusable; colours were taken as sRGB"
 
 _SAVE_FORMATS = {
     ".png": ("PNG", {}),
@@ -69,18 +63,13 @@ _SAVE_FORMATS = {
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
 }
+SUFFIXES = tuple(_SAVE_FORMATS)  # Of files that can be written.
 
 # Metadata in which Pillow finds an orientation or a transparent colour.
 _CHANGING = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
 _ORIENTATION = 0x0112
 # Where several images in a file are frames or pages, and not previews or layers.
 _WITH_FRAMES = ("PNG", "WEBP", "TIFF", "GIF", "AVIF")
-
-_REASONS = {
-    FileNotFoundError: "no such file",
-    IsADirectoryError: "this is a folder",
-    PermissionError: "permission denied",
-}
 
 
 class UnreadableImage(ValueError):
@@ -107,7 +96,7 @@ class Picture:
     Attributes:
         pixels: 8-bit sRGB.
         notes: what reading has changed or left out: `TRANSPARENT`, `FIRST_FRAME`, `METADATA`,
-            `CONVERTED`, `UNUSABLE_PROFILE`.
+            `profiles.CONVERTED`, `profiles.UNUSABLE`.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -124,7 +113,7 @@ def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     Args:
         path: the file, or the address of one in a bucket.
         max_megapixels: bound against decompression bombs; None is `PIL.Image.MAX_IMAGE_PIXELS`. A
-            larger one raises that constant for this process, since Pillow knows no other.
+            larger one raises that constant for this process, since Pillow knows no other bound.
 
     Raises:
         UnreadableImage: missing, corrupt, truncated, not an image, or too large.
@@ -215,8 +204,6 @@ def resize_image(
         size = (size, size)
     if pixels.shape[:2] == size:
         return np.ascontiguousarray(pixels)  # A view would keep what was cut off.
-    if min(size) < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
     resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS)
     return np.array(resized)
 
@@ -235,17 +222,12 @@ def write_image(
 
     Raises:
         ValueError: a suffix that is none of `SUFFIXES`.
-        TypeError: pixels that are not uint8 [h, w, 3].
+        TypeError: pixels that are not 8-bit RGB.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SAVE_FORMATS:
         raise ValueError(
             f"cannot write '{path}': the suffix '{path.suffix}' is none of {', '.join(SUFFIXES)}"
-        )
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise TypeError(
-            f"cannot write '{path}': expected uint8 [h, w, 3] with 0..255, "
-            f"got {pixels.dtype} {list(pixels.shape)}"
         )
     file_format, options = _SAVE_FORMATS[path.suffix.lower()]
     image = Image.fromarray(pixels)
@@ -275,30 +257,14 @@ def _opened(
         raise UnreadableImage(path, _reason(error, path, limit)) from error
 
 
-class _Raised(int):
-    """A bound that `_bound` has set in place of Pillow's."""
-
-
-_own = Image.MAX_IMAGE_PIXELS  # Pillow's bound, as the user has set it.
-_BOUND = threading.Lock()
-
-
 def _bound(max_megapixels: float | None) -> int | None:
-    """Returns the largest number of pixels that is read, and lets Pillow read as many.
-
-    Pillow has one bound for the process. It is only raised, and reads without a bound of their own
-    keep the former one.
-    """
-    global _own  # noqa: PLW0603  The constant is Pillow's.
-    with _BOUND:
-        if not isinstance(Image.MAX_IMAGE_PIXELS, _Raised):
-            _own = Image.MAX_IMAGE_PIXELS
-        if max_megapixels is None:
-            return _own
-        limit = int(max_megapixels * 1e6)
-        if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-            Image.MAX_IMAGE_PIXELS = _Raised(limit)
-        return limit
+    """Returns the largest number of pixels that is read, and lets Pillow read as many."""
+    if max_megapixels is None:
+        return Image.MAX_IMAGE_PIXELS
+    limit = int(max_megapixels * 1e6)
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(limit, Image.MAX_IMAGE_PIXELS)
+    return limit
 
 
 def _file(path: str | os.PathLike) -> io.BufferedIOBase:
@@ -338,9 +304,8 @@ def _reason(error: Exception, path: str | os.PathLike, limit: int | None) -> str
         if suffix in UNREAD_SUFFIXES:
             return f"{suffix} files cannot be read; export the picture as PNG or JPEG"
         return "not an image of a known format, or its header is damaged"
-    for kind, reason in _REASONS.items():
-        if isinstance(error, kind):
-            return reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     return str(error) or type(error).__name__
 
 
@@ -383,9 +348,8 @@ def _rgb(image: Image.Image, file_format: str | None) -> tuple[Image.Image, list
         image = image.convert("RGB")
     if profile:
         image = image.convert("L" if gray else "CMYK" if image.mode == "CMYK" else "RGB")
-        image, outcome = profiles.to_srgb(image, profile)
-        known = {profiles.CONVERTED: CONVERTED, profiles.UNUSABLE: UNUSABLE_PROFILE}
-        notes += [known[outcome]] if outcome else []
+        image, note = profiles.to_srgb(image, profile)
+        notes += [note] if note else []
     image = image.convert("RGB")
     if alpha is not None:
         image.putalpha(alpha)

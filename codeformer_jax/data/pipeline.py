@@ -13,14 +13,13 @@ Close iterators when done: `with contextlib.closing(batches(...)) as stream:`.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from codeformer_jax.data.examples import Element, Part, Source
+from codeformer_jax.data.examples import Element, Source
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
@@ -36,53 +35,44 @@ def batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    shuffle: bool = True,
     flip: bool = True,
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
-    repeat: bool = True,
 ) -> grain.DatasetIterator:
-    """Returns batches `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
+    """Returns endless batches `{'image': uint8 [b, h, w, 3], 'index': int32 [b], 'name': str [b]}`.
+
+    Every epoch has a new order.
 
     If the source's examples have 'codes' of both orientations, int32 [2, n], a batch has int32
     [b, n] of its pictures as they are in it, mirrored or not. If they have a 'label', a batch has
     int32 [b].
 
     Args:
-        source: any number of examples; with `repeat` also fewer than a batch. Each part of a
-            mixture is shuffled and repeated on its own, and any window of the stream has its share
-            (to within 1 % of its weight).
+        source: any number of examples, also fewer than a batch. Each part of a mixture is shuffled
+            and repeated on its own, and any window of the stream has its share (to within 1 % of
+            its weight).
         batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
         seed: 0..2**32-1; fixes order and flips.
         start_step: first step; element k of the stream is step `start_step + k`.
-        shuffle: draw a new order every epoch, otherwise keep the source's.
         flip: mirror each example left to right with probability 1/2, drawn again every epoch.
         workers: processes that read; 0 reads in threads of this process.
         host, hosts: index of this host (`jax.process_index()`) and their number.
-        repeat: never end; otherwise one epoch, whose last incomplete batch is dropped.
-
-    Returns:
-        An endless iterator with `repeat`.
 
     Raises:
-        ValueError: an empty source, less than one batch or a mixture without `repeat`, or an
-            argument out of range.
+        ValueError: an empty source, or an argument out of range.
         SharedMemoryFull: too little shared memory for the workers.
     """
     _check(source, batch_size, workers, host, hosts)
     check_seed(seed)
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
-    if not repeat and batch_size > len(source):
-        raise ValueError(
-            f"batch_size={batch_size} is more than the {len(source)} examples of the source and "
-            "repeat is off, so there is not one full batch; lower batch_size or use repeat=True"
-        )
     # Flips are drawn before the hosts take their rows: afterwards all hosts would draw the same.
-    chosen = _order(source, seed, shuffle, repeat).random_map(_Flip(0.5 if flip else 0.0))
-    rows = _Rows(chosen, batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_Read(source, share=workers > 0))
+    chosen = _order(source, seed).random_map(
+        lambda index, rng: (index, flip and rng.random() < 0.5)
+    )
+    rows = _rows(chosen, batch_size, host, hosts)
+    steps = rows.map(_Read(source, share=workers > 0))
     return _iterate(steps[start_step:], workers, source, batch_size // hosts)
 
 
@@ -108,33 +98,15 @@ def evaluation_batches(
     """
     _check(source, batch_size, workers, host, hosts)
     padded = -(-len(source) // batch_size) * batch_size
-    rows = _Rows(grain.MapDataset.range(padded), batch_size, host, hosts)
-    steps = grain.MapDataset.source(rows).map(_ReadValid(source, share=workers > 0))
+    rows = _rows(grain.MapDataset.range(padded), batch_size, host, hosts)
+    steps = rows.map(_ReadValid(source, share=workers > 0))
     return _iterate(steps, workers, source, batch_size // hosts)
 
 
-class _Flip(grain.transforms.RandomMap):
-    """Maps an index to (index, whether its picture is mirrored)."""
-
-    def __init__(self, share: float):
-        self._share = share
-
-    def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
-        return element, rng.random() < self._share
-
-
-class _Rows:
-    """Element k is the list of what a host reads for global batch k; a remainder is dropped."""
-
-    def __init__(self, chosen: grain.MapDataset, batch_size: int, host: int, hosts: int):
-        self._chosen, self._batch_size = chosen, batch_size
-        self._rows = range(host * batch_size // hosts, (host + 1) * batch_size // hosts)
-
-    def __len__(self) -> int:
-        return len(self._chosen) // self._batch_size
-
-    def __getitem__(self, step: int) -> list[Any]:
-        return [self._chosen[step * self._batch_size + row] for row in self._rows]
+def _rows(chosen: grain.MapDataset, batch_size: int, host: int, hosts: int) -> grain.MapDataset:
+    """Returns, for each global batch, the list of what a host reads for it."""
+    rows = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
+    return chosen.batch(batch_size, batch_fn=list).map(lambda batch: batch[rows])
 
 
 class _Read:
@@ -145,9 +117,7 @@ class _Read:
 
     Args:
         source: the examples.
-        share: read into shared memory of this worker process, which `_Receive` copies. An error is
-            then returned, too: raising it would end the process, and its shared memory, before the
-            batches ahead of it are copied.
+        share: read into shared memory of this worker process, which `_Receive` copies.
     """
 
     def __init__(self, source: Source, *, share: bool):
@@ -155,14 +125,6 @@ class _Read:
         self._share = share
 
     def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
-        if not self._share:
-            return self._read(chosen)
-        try:
-            return self._read(chosen)
-        except Exception as error:
-            return {"error": error}
-
-    def _read(self, chosen: Sequence[tuple[int, bool]]) -> Element:
         images, result, rows = None, None, []
         for row, (index, mirrored) in enumerate(chosen):
             found = self._source[int(index)]
@@ -189,16 +151,12 @@ class _ReadValid(_Read):
 
     def __init__(self, source: Source, *, share: bool):
         super().__init__(source, share=share)
-        self._order = _interleaved(getattr(source, "parts", None))
+        self._order = _interleaved(_lengths(source))
 
     def __call__(self, chosen: Sequence[int]) -> Element:
         places = np.asarray(chosen)
-        wanted = places % len(self._source)
-        if self._order is not None:
-            wanted = self._order[wanted]
+        wanted = self._order[places % len(self._source)]
         batch = super().__call__([(int(index), False) for index in wanted])
-        if "error" in batch:
-            return batch
         return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
 
 
@@ -206,12 +164,12 @@ class _Receive(grain.transforms.Map):
     """Copies a batch's pictures from shared memory of the worker that read them."""
 
     def __init__(self):
-        self._reader = shared_arrays.SharedArrayReader()
+        self._memories = {}  # Stay open for the next arrays.
 
     def map(self, element: Element) -> Element:
-        if "error" in element:
-            raise element["error"]
-        return element | {"image": self._reader.take(element["image"])}
+        shared = element["image"]
+        self._memories[shared.slot] = shared.memory
+        return element | {"image": shared.take()}
 
 
 def _copy(
@@ -224,34 +182,29 @@ def _copy(
         target[..., channel] = image[:, ::-1, channel]
 
 
-def _order(source: Source, seed: int, shuffle: bool, repeat: bool) -> grain.MapDataset:
+def _order(source: Source, seed: int) -> grain.MapDataset:
     """Returns the indices of the source's examples, in the order in which they are read."""
-    parts = getattr(source, "parts", None)
-    if parts is None:
-        indices = grain.MapDataset.range(len(source)).seed(seed)
-        indices = indices.shuffle() if shuffle else indices
-        return indices.repeat() if repeat else indices
-    if not repeat:
-        raise ValueError(
-            "a mixture of sources draws by weight and has no end; use repeat=True, or one source"
-        )
+    weights = getattr(source, "weights", None)
+    if weights is None:
+        return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     streams, start = [], 0
-    for number, part in enumerate(parts):
-        indices = grain.MapDataset.range(start, start + part.length)
-        if shuffle:
-            # Otherwise parts of equal length would have the same order.
-            own = np.random.SeedSequence((seed, number)).generate_state(1)[0]
-            indices = indices.shuffle(seed=int(own))
-        streams.append(indices.repeat())
-        start += part.length
-    return grain.MapDataset.mix(streams, [part.weight for part in parts]).seed(seed)
+    for number, length in enumerate(_lengths(source)):
+        # Otherwise parts of equal length would have the same order.
+        own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        indices = grain.MapDataset.range(start, start + length)
+        streams.append(indices.shuffle(seed=own).repeat())
+        start += length
+    return grain.MapDataset.mix(streams, weights).seed(seed)
 
 
-def _interleaved(parts: Sequence[Part] | None) -> np.ndarray | None:
-    """Returns an order in which each part of a mixture is spread evenly; None for other sources."""
-    if parts is None:
-        return None
-    spread = [(np.arange(part.length) + 0.5) / part.length for part in parts]
+def _lengths(source: Source) -> list[int]:
+    """Returns the lengths of the parts of a mixture, or of the only source."""
+    return [len(part) for part in getattr(source, "sources", (source,))]
+
+
+def _interleaved(lengths: Sequence[int]) -> np.ndarray:
+    """Returns an order in which each part of a mixture is spread evenly."""
+    spread = [(np.arange(length) + 0.5) / length for length in lengths]
     return np.argsort(np.concatenate(spread), kind="stable")
 
 
@@ -262,7 +215,7 @@ def check_seed(seed: int) -> None:
 
 
 def _check(source: Source, batch_size: int, workers: int, host: int, hosts: int) -> None:
-    if len(source) == 0 or any(part.length == 0 for part in getattr(source, "parts", None) or ()):
+    if 0 in _lengths(source):
         raise ValueError("the source is empty; give at least one example")
     if workers < 0:
         raise ValueError(f"workers must be 0 (threads) or more, got {workers}")
@@ -296,7 +249,8 @@ def _iterate(
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads its debug flags from absl.
-    ahead = _has_room(workers, source, rows)
+    batch = rows * source[0]["image"].nbytes
+    ahead = shared_arrays.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)
     options = grain.ReadOptions(num_threads=int(ahead), prefetch_buffer_size=int(ahead))
     processes = grain.MultiprocessingOptions(
         num_workers=workers, per_worker_buffer_size=2 if ahead else 1
@@ -306,12 +260,3 @@ def _iterate(
     by_pipe = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     read = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(options), by_pipe)
     return iter(read.mp_prefetch(processes, _start_worker).map(_Receive()))
-
-
-def _has_room(workers: int, source: Source, rows: int) -> bool:
-    """Returns whether shared memory has room for all batches of the workers."""
-    try:
-        batch = rows * source[0]["image"].nbytes
-    except Exception:  # The worker that reads it raises it again.
-        return True
-    return shared_arrays.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)

@@ -11,8 +11,9 @@ import logging
 import numpy as np
 from PIL import Image, ImageCms
 
-# Outcomes of `to_srgb`.
-CONVERTED, UNUSABLE = "converted", "unusable"
+# Notes of `to_srgb`.
+CONVERTED = "colours were converted from an embedded profile to sRGB"
+UNUSABLE = "the embedded colour profile is unusable; colours were taken as sRGB"
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None
     Returns:
         The picture in mode 'RGB', and `CONVERTED`, `UNUSABLE`, or None for a profile of sRGB.
     """
-    transform, outcome = _conversion(profile, image.mode)
+    transform, note = _conversion(profile, image.mode)
     if transform is None:
-        return image.convert("RGB"), outcome
-    return ImageCms.applyTransform(image.convert(transform.input_mode), transform), outcome
+        return image.convert("RGB"), note
+    return ImageCms.applyTransform(image.convert(transform.input_mode), transform), note
 
 
 def changes_colours(profile: bytes) -> bool:

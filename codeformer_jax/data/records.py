@@ -210,13 +210,14 @@ def open_tfds(
     Args:
         where: a folder with `dataset_info.json`, or a name that TFDS knows.
         size: side of the pictures in pixels.
-        split: 'train', 'heldout' (TFDS's 'validation', or else 'test') or 'all'.
-        chosen: a split of the dataset instead, in TFDS's syntax: 'train[:90%]'.
+        split: 'train', or 'heldout' or 'eval': TFDS's 'validation', or else 'test'.
+        chosen: a split for 'train' or 'eval' instead, in TFDS's syntax: 'train[:90%]'. 'heldout' is
+            then a split that it does not use.
         options: keyword arguments of `Records`.
 
     Raises:
         FileNotFoundError: no such dataset, or it has not been prepared.
-        ValueError: no such split, no images in it, or another file format.
+        ValueError: no such split, no images in it, nothing held out, or another file format.
         Others: as `Records`.
     """
     info = _tfds_info(where)
@@ -225,7 +226,10 @@ def open_tfds(
             f"'tfds:{where}' has no feature 'image', only {', '.join(info.features or ())}; "
             "write its pictures to a folder and use 'codeformer-jax prepare'"
         )
-    name = chosen or _tfds_split(where, split, list(info.splits))
+    if chosen and split != "heldout":
+        name = chosen
+    else:
+        name = _tfds_split(where, split, list(info.splits), used=chosen or "")
     label = f"tfds:{where}[{name}]"
     try:
         instructions = info.splits[name].file_instructions
@@ -239,24 +243,6 @@ def open_tfds(
         for each in instructions
     ]
     return Records(label, shards, size, **options)
-
-
-def heldout_of(where: str, chosen: str) -> str:
-    """Returns the held-out split of a TFDS dataset for a training split.
-
-    Args:
-        where: as in `open_tfds`.
-        chosen: the training split, in TFDS's syntax.
-
-    Raises:
-        FileNotFoundError: no such dataset, or it has not been prepared.
-        ValueError: the training split uses all held-out splits.
-    """
-    splits = list(_tfds_info(where).splits)
-    used = {name for name in splits if name in chosen}
-    if chosen.startswith("all"):
-        used = set(splits)
-    return _tfds_split(where, "heldout", [name for name in splits if name not in used])
 
 
 def _tfds_info(where: str) -> Any:
@@ -291,15 +277,14 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or repr(error)
 
 
-def _tfds_split(where: str, split: str, splits: list[str]) -> str:
-    if split == "all":
-        return "all"
+def _tfds_split(where: str, split: str, splits: Sequence[str], used: str) -> str:
     wanted = (TRAIN_SPLIT,) if split == "train" else HELDOUT_SPLITS
-    found = [name for name in wanted if name in splits]
+    free = [name for name in splits if name not in used and not used.startswith("all")]
+    found = [name for name in wanted if name in free]
     if not found:
         raise ValueError(
             f"'tfds:{where}' has no split {' or '.join(map(repr, wanted))} for '{split}' "
-            f"(unused splits: {', '.join(splits) or 'none'}); name one, such as "
+            f"(unused splits: {', '.join(free) or 'none'}); name one, such as "
             f"tfds:{where}[train[90%:]], in data.path or eval.path"
         )
     return found[0]

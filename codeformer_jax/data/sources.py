@@ -7,27 +7,8 @@
 A plus separates two sources only between spaces and before a weight, so paths may hold plus signs
 and spaces. A path that looks like something else is written with `folder:`.
 
-A module named in `config.plugins` adds a prefix. With this one, `data.path="gradients:100"` trains
-on 100 examples and evaluates on others:
-
-    import numpy as np
-    from codeformer_jax.data.sources import SOURCES
-
-    class Gradients:  # Any class with __len__ and __getitem__; see `data.examples.Source`.
-        def __init__(self, first, length, size):
-            self.first, self.length, self.size = first, length, size
-
-        def __len__(self):
-            return self.length
-
-        def __getitem__(self, index):
-            ramp = np.linspace(0, self.first + index, self.size).astype(np.uint8)
-            image = np.broadcast_to(ramp[None, :, None], (self.size, self.size, 3))
-            return {"image": image, "name": f"gradient {self.first + index}"}
-
-    @SOURCES.register("gradients")
-    def open_gradients(where, data, split):
-        return Gradients(0 if split == "train" else 128, int(where), data.image_size)
+A module named in `config.plugins` registers a prefix of its own in `SOURCES`; `docs/extending.md`
+has an example.
 """
 
 import dataclasses
@@ -40,6 +21,7 @@ from typing import Any
 from codeformer_jax.data import records
 from codeformer_jax.data.examples import CachedSource, Mixture, Source
 from codeformer_jax.data.folder import ImageFolder
+from codeformer_jax.data.synthetic import SyntheticFaces, SyntheticShapes
 from codeformer_jax.system.registry import Registry
 
 # `open(where, data, split) -> Source`, by the prefix in `data.path` and `eval.path`.
@@ -152,10 +134,7 @@ def _open_tfds(where: str, data: Any, split: str) -> Source:
                 "tfds:faces[train[:90%]]"
             )
         where, named = match["name"], match["split"]
-    if named and split == "heldout":
-        named = records.heldout_of(where, named)
-    part = "train" if split == "train" else "heldout"
-    return records.open_tfds(where, data.image_size, part, named, **_options(data, "min_size"))
+    return records.open_tfds(where, data.image_size, split, named, **_options(data, "min_size"))
 
 
 @SOURCES.register("array_record")
@@ -166,16 +145,11 @@ def _open_array_record(where: str, data: Any, split: str) -> Source:
 
 @SOURCES.register("synthetic")
 def _open_faces(where: str, data: Any, split: str) -> Source:
-    # Imported here, so that reading a folder does not load the renderer.
-    from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
-
     return _synthetic(SyntheticFaces, f"synthetic:{where}", data, split)
 
 
 @SOURCES.register("synthetic_shapes")
 def _open_shapes(where: str, data: Any, split: str) -> Source:
-    from codeformer_jax.data.synthetic import SyntheticShapes  # noqa: PLC0415
-
     return _synthetic(SyntheticShapes, f"synthetic_shapes:{where}", data, split)
 
 

@@ -3,12 +3,13 @@
 It maps the function that processes of one machine use, so the dataset is the same.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 
 import fsspec
 
-from codeformer_jax.prepare.build_plan import Plan, Settings
+from codeformer_jax.prepare.build_plan import Plan
 from codeformer_jax.prepare.shards import build_shard
 from codeformer_jax.prepare.staging import PrepareError, Staging
 
@@ -34,20 +35,16 @@ def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str])
             "--beam needs Apache Beam: pip install 'codeformer-jax[beam]' -c constraints.txt, or "
             "leave out --beam to build with processes of this machine"
         ) from error
-    root = os.fspath(staging.root)
+    build = functools.partial(build_shard, os.fspath(staging.out), plan.settings)
     try:
         with beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline:
             _ = (
                 pipeline
                 | beam.Create(list(enumerate(plan.shards)))
                 | beam.Reshuffle()  # Otherwise one worker gets them all.
-                | beam.Map(_build, root=root, settings=plan.settings)
+                | beam.MapTuple(build)
             )
     except RuntimeError as error:  # Runners wrap what fails in their workers.
         raise OSError(f"the Beam pipeline failed: {error}") from error
     # The workers have written to a bucket whose listing may be cached here.
-    fsspec.core.url_to_fs(root)[0].invalidate_cache()
-
-
-def _build(shard: tuple[int, Sequence[str]], root: str, settings: Settings) -> None:
-    build_shard(root, settings, *shard)
+    fsspec.core.url_to_fs(os.fspath(staging.root))[0].invalidate_cache()

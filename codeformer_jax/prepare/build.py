@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from codeformer_jax.prepare.build_plan import Settings, make_plan
+from codeformer_jax.prepare.build_plan import Plan, Settings, make_plan, resume_or_start
 from codeformer_jax.prepare.examine import FORMATS
 from codeformer_jax.prepare.publish import check_out, finish, publish
 from codeformer_jax.prepare.shards import build_shard
@@ -98,77 +98,57 @@ def prepare(
         validation_fraction=validation_fraction,
         max_megapixels=max_megapixels,
     )
-    _check_options(settings, max_rejected, workers)
-    _check_apart(settings.sources, out)
+    _check_options(settings, out, max_rejected, workers)
     check_out(out, force)
-    staging = Staging.of(out)
-    with _kept_or_removed(staging, force, restart):
-        made = _build(staging, settings, max_rejected, workers, beam_args)
+    plan = make_plan(settings)
+    with _staging(out, force, restart) as staging:
+        resume_or_start(staging, plan, restart)
+        made = _build(staging, plan, max_rejected, workers, beam_args)
         publish(staging, force)
     return Summary(out, made["splits"], made["rejected"], made["fingerprint"])
 
 
 @contextlib.contextmanager
-def _kept_or_removed(staging: Staging, force: bool, restart: bool) -> Iterator[None]:
-    """Holds the staging folder; removes it after a publication, or where there is no plan yet."""
+def _staging(out: epath.Path, force: bool, restart: bool) -> Iterator[Staging]:
+    """Holds the staging folder until the dataset is published.
+
+    Interruptions and errors tell that it is kept, and how to resume.
+    """
+    staging = Staging(out)
     with staging.locked():
-        check_out(staging.out, force)  # Again: a dataset may have been put back there.
-        published = False
+        check_out(out, force)  # Again: a dataset may have been put back there.
         try:
-            if restart or staging.published:  # Published by a command that could not tidy up.
-                staging.clear()
-            yield
-            published = True
-            staging.remove()
+            yield staging
         except (KeyboardInterrupt, OSError) as error:
-            if isinstance(error, FileExistsError):  # Its message is complete.
-                raise
-            published = published or staging.published
+            again = ", without --restart," if restart else ""
+            kept = (
+                f"nothing is published; what is done is kept in '{staging.root}': remove the cause "
+                f"of an error, and give the same command again{again} to resume"
+            )
             if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(_outlook(staging, published, restart)) from None
-            if not (published or staging.plan.exists()):
-                raise
-            raise OSError(f"{error}\n{_outlook(staging, published, restart)}") from error
+                raise KeyboardInterrupt(kept) from None
+            raise OSError(f"{error}\n{kept}") from error
         finally:
             staging.remove_temporary()
-            if not staging.plan.exists():
-                with contextlib.suppress(OSError):  # It would hide the first error.
-                    staging.remove()
-
-
-def _outlook(staging: Staging, published: bool, restart: bool) -> str:
-    """Returns what there is after an interruption or an error, and what the user can do."""
-    if published:
-        return (
-            f"'{staging.out}' is published and complete; '{staging.root}' is no longer needed: "
-            "remove it"
-        )
-    if not staging.plan.exists():
-        return "nothing is kept; the same command starts over"
-    again = ", without --restart," if restart else ""
-    return (
-        f"nothing is published; what is done is kept in '{staging.root}': remove the cause of an "
-        f"error, and give the same command again{again} to resume"
-    )
+        staging.remove()
 
 
 def _build(
     staging: Staging,
-    settings: Settings,
+    plan: Plan,
     max_rejected: int | None,
     workers: int | None,
     beam_args: Sequence[str] | None,
 ) -> dict[str, Any]:
-    plan = make_plan(settings, staging)
     if beam_args is not None:
         from codeformer_jax.prepare.beam import build_shards_by_beam  # noqa: PLC0415
 
         build_shards_by_beam(staging, plan, beam_args)
         return finish(staging, plan, max_rejected, workers)
-    root, jobs = os.fspath(staging.root), []
+    out, jobs = os.fspath(staging.out), []
     for shard, names in enumerate(plan.shards):
         if not staging.notes(shard).exists():
-            jobs.append((len(names), (root, settings, shard, names)))
+            jobs.append((len(names), (out, plan.settings, shard, names)))
     done = plan.number - sum(images for images, _ in jobs)
     # `disable=None`: no bar if stderr is not a terminal.
     with tqdm(total=plan.number, initial=done, unit=" images", disable=None) as bar:
@@ -180,7 +160,9 @@ def _absolute(path: StrPath) -> str:
     return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
-def _check_options(settings: Settings, max_rejected: int | None, workers: int | None) -> None:
+def _check_options(
+    settings: Settings, out: epath.Path, max_rejected: int | None, workers: int | None
+) -> None:
     if not settings.sources:
         raise PrepareError("no source was given; expected at least one folder of images")
     if settings.file_format not in FORMATS:
@@ -203,11 +185,8 @@ def _check_options(settings: Settings, max_rejected: int | None, workers: int | 
     ):
         if value is not None and value < least:
             raise PrepareError(f"{name} is {value}; expected at least {least}")
-
-
-def _check_apart(sources: Sequence[str], out: epath.Path) -> None:
     target = pathlib.PurePath(os.path.realpath(out) if not is_remote(out) else out)
-    for source in sources:
+    for source in settings.sources:
         folder = pathlib.PurePath(os.path.realpath(source) if not is_remote(source) else source)
         if folder == target or folder in target.parents or target in folder.parents:
             raise PrepareError(

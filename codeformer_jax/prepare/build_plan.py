@@ -71,10 +71,9 @@ class Settings:
 
     def path(self, name: str) -> epath.Path:
         """Returns the file with a name in the dataset."""
-        if len(self.sources) == 1:
-            return epath.Path(self.sources[0]) / name
-        folder, _, rest = name.partition("/")
-        return epath.Path(self.sources[self.prefixes.index(f"{folder}/")]) / rest
+        places = zip(self.prefixes, self.sources, strict=True)
+        prefix, source = next(place for place in places if name.startswith(place[0]))
+        return epath.Path(source) / name.removeprefix(prefix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +85,14 @@ class Plan:
         shards: the names of each shard's files, in order.
         validation_shards: number of shards, the first ones, that are the validation split.
         others: names of files that are not pictures by their suffix or content.
+        digest: hash of all names and of what changes when a file does.
     """
 
     settings: Settings
     shards: tuple[Sequence[str], ...]
     validation_shards: int
     others: Sequence[str]
+    digest: str
 
     @property
     def number(self) -> int:
@@ -105,59 +106,13 @@ class Plan:
         return range(self.validation_shards, len(self.shards))
 
 
-def make_plan(settings: Settings, staging: Staging) -> Plan:
-    """Lists the sources and notes settings and listing in the staging folder.
-
-    Args:
-        settings: what was asked for.
-        staging: an unfinished build, whose shards stay if it has the same settings and files; any
-            other one is cleared if it has no plan.
+def make_plan(settings: Settings) -> Plan:
+    """Lists the sources, and deals their files to shards.
 
     Raises:
-        PrepareError: no images; sources of equal names; an unfinished build of other settings or
-            files is in the way.
+        PrepareError: no images; sources of equal names.
         FileNotFoundError, NotADirectoryError, PermissionError: a source cannot be listed.
     """
-    known = json.loads(staging.plan.read_text()) if staging.plan.exists() else {}
-    if known.get("layout") != _LAYOUT:
-        known = {}
-    wanted = json.loads(to_line(dataclasses.asdict(settings)))
-    if known and known["settings"] != wanted:
-        old = known["settings"]
-        changed = [f"{k} was {old[k]} and is {v}" for k, v in wanted.items() if old[k] != v]
-        raise PrepareError(
-            f"'{staging.root}' holds an unfinished build with other settings: "
-            f"{', '.join(changed)}; give the same again to resume it, or --restart to start over"
-        )
-    names, hashes, others, digest = _list(settings)
-    if not known:
-        staging.clear()
-        with new_file(staging.plan) as path:
-            values = {"layout": _LAYOUT, "settings": wanted, "listing": digest}
-            pathlib.Path(path).write_text(to_line(values), encoding="utf-8")
-    elif known["listing"] != digest:
-        raise PrepareError(
-            f"the files in {_quoted(settings.sources)} have changed since the unfinished build in "
-            f"'{staging.root}' began; give --restart to start over"
-        )
-    # As in `in_split`, and without rounding.
-    bound = min(math.ceil(settings.validation_fraction * 2**64), 2**64 - 1)
-    held = int(np.count_nonzero(hashes < np.uint64(bound)))
-    validation = _deal(held, len(names))
-    order = np.argsort(hashes, kind="stable")
-    ends = np.cumsum([0, *validation, *_deal(len(names) - held, len(names))])
-    return Plan(
-        settings=settings,
-        shards=tuple(
-            [names[index] for index in order[start:end]] for start, end in itertools.pairwise(ends)
-        ),
-        validation_shards=len(validation),
-        others=others,
-    )
-
-
-def _list(settings: Settings) -> tuple[list[str], np.ndarray, list[str], str]:
-    """Returns names and hashes of the pictures, names of other files, and a hash of the listing."""
     names, others, hashes, digest = [], [], array.array("Q"), hashlib.sha256()
     for prefix, root in zip(settings.prefixes, settings.sources, strict=True):
         for relative, version in _versions(root):
@@ -173,7 +128,57 @@ def _list(settings: Settings) -> tuple[list[str], np.ndarray, list[str], str]:
             f"no images in {_quoted(settings.sources)}: found {len(others)} other files; expected "
             f"pictures ({', '.join(READ_SUFFIXES)}) in the folder itself or at any depth below it"
         )
-    return names, np.asarray(hashes), others, digest.hexdigest()
+    hashes = np.asarray(hashes)
+    # As in `in_split`, and without rounding.
+    bound = min(math.ceil(settings.validation_fraction * 2**64), 2**64 - 1)
+    held = int(np.count_nonzero(hashes < np.uint64(bound)))
+    validation = _deal(held, len(names))
+    order = np.argsort(hashes, kind="stable")
+    ends = np.cumsum([0, *validation, *_deal(len(names) - held, len(names))])
+    return Plan(
+        settings=settings,
+        shards=tuple(
+            [names[index] for index in order[start:end]] for start, end in itertools.pairwise(ends)
+        ),
+        validation_shards=len(validation),
+        others=others,
+        digest=digest.hexdigest(),
+    )
+
+
+def resume_or_start(staging: Staging, plan: Plan, restart: bool) -> None:
+    """Keeps the finished shards of the same plan, and clears what is no build of a plan.
+
+    Args:
+        staging: the folder of the build, which remembers its plan.
+        plan: what is going to be built.
+        restart: clear an unfinished build.
+
+    Raises:
+        PrepareError: an unfinished build of other settings or files is in the way.
+    """
+    wanted = json.loads(to_line(dataclasses.asdict(plan.settings)))
+    # A command that was killed after the publication leaves a plan without a dataset.
+    unpublished = is_remote(staging.root) or staging.dataset.exists()
+    resumes = unpublished and staging.plan.exists() and not restart
+    known = json.loads(staging.plan.read_text()) if resumes else {}
+    if known.get("layout") != _LAYOUT:
+        staging.clear()
+        with new_file(staging.plan) as path:
+            values = {"layout": _LAYOUT, "settings": wanted, "listing": plan.digest}
+            pathlib.Path(path).write_text(to_line(values), encoding="utf-8")
+    elif known["settings"] != wanted:
+        old = known["settings"]
+        changed = [f"{k} was {old[k]} and is {v}" for k, v in wanted.items() if old[k] != v]
+        raise PrepareError(
+            f"'{staging.root}' holds an unfinished build with other settings: "
+            f"{', '.join(changed)}; give the same again to resume it, or --restart to start over"
+        )
+    elif known["listing"] != plan.digest:
+        raise PrepareError(
+            f"the files in {_quoted(plan.settings.sources)} have changed since the unfinished "
+            f"build in '{staging.root}' began; give --restart to start over"
+        )
 
 
 def _is_picture(root: str, relative: str) -> bool:
@@ -189,10 +194,6 @@ def _versions(root: str) -> Iterator[tuple[str, str]]:
         yield from _remote_versions(root)
         return
     folder = pathlib.Path(root)
-    if not folder.exists():
-        raise FileNotFoundError(f"no folder '{root}'; give an existing folder of images")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     for relative in visible_files(folder):
         try:
             stat = os.stat(folder / relative)
@@ -205,7 +206,7 @@ def _versions(root: str) -> Iterator[tuple[str, str]]:
 def _remote_versions(root: str) -> Iterator[tuple[str, str]]:
     system, top = fsspec.core.url_to_fs(root)
     if not system.isdir(top):
-        raise FileNotFoundError(f"no folder '{root}'; give an existing folder of images")
+        raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
     for folder, _, files in system.walk(top, detail=True):
         below = pathlib.PurePosixPath(folder.strip("/")).relative_to(top.strip("/"))
         if any(part.startswith(".") for part in below.parts):

@@ -3,20 +3,21 @@
 Every step can be interrupted and repeated: what is there already stays.
 """
 
+import collections
 import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
 from codeformer_jax.prepare.build_plan import SPLITS, Plan
-from codeformer_jax.prepare.duplicates import Duplicate, find_duplicates
-from codeformer_jax.prepare.shards import features, read_notes, rewrite_shard
+from codeformer_jax.prepare.shards import features, rewrite_shard
 from codeformer_jax.prepare.staging import (
     PrepareError,
     Staging,
@@ -33,7 +34,7 @@ INFO = "dataset_info.json"  # Written last: a folder with it is a whole dataset.
 _NAME = "prepared"  # Not that of OUT, so that the same input gives the same files everywhere.
 _LISTED = 10
 
-Dropped = Mapping[int, Mapping[str, Duplicate]]
+Dropped = Mapping[int, Mapping[str, str]]  # As `find_duplicates` returns them.
 
 
 class TooManyRejected(PrepareError):
@@ -89,7 +90,15 @@ def finish(
         )
         for split, shards in lengths.items()
     ]
-    _write_metadata(staging.dataset, settings.size, infos, summary)
+    tfds.folder_dataset.write_metadata(
+        data_dir=staging.dataset,
+        features=features(settings.size),
+        split_infos=infos,
+        version="1.0.0",
+        check_data=False,
+        description=f"Square pictures of {settings.size} px, made by codeformer-jax prepare.",
+        metadata=tfds.core.MetadataDict(summary),  # As metadata.json, for people.
+    )
     return summary
 
 
@@ -130,14 +139,7 @@ def publish(staging: Staging, force: bool) -> None:
         FileExistsError, PrepareError: as `check_out`; something has come there meanwhile.
     """
     out = staging.out
-    try:
-        check_out(out, force)
-    except (FileExistsError, PrepareError) as error:
-        free = "move it away" if force else "move it away or give --force"
-        raise type(error)(
-            f"{error}\nit came there during the build, whose dataset is kept in '{staging.root}': "
-            f"{free}, and the same command, without --restart, publishes it and reads no file again"
-        ) from error
+    check_out(out, force)
     if is_remote(out):
         if (out / INFO).exists():  # Otherwise these are files that an interrupted copy has left.
             out.rmtree()
@@ -149,12 +151,7 @@ def publish(staging: Staging, force: bool) -> None:
         staging.replaced.rmtree()
     if out.exists():
         os.rename(out, staging.replaced)  # At no time is there less than one whole dataset.
-    try:
-        os.rename(staging.dataset, out)
-    except OSError:
-        if staging.replaced.exists():
-            os.rename(staging.replaced, out)
-        raise
+    os.rename(staging.dataset, out)
 
 
 def _rejections(staging: Staging, plan: Plan, dropped: Dropped) -> Iterator[dict[str, str]]:
@@ -166,12 +163,12 @@ def _rejections(staging: Staging, plan: Plan, dropped: Dropped) -> Iterator[dict
         yield {"name": name, "kind": "other", "reason": reason}
     for shard in range(len(plan.shards)):
         duplicates = dropped.get(shard, {})
-        for note in read_notes(staging, shard):
+        for note in read_lines(staging.notes(shard)):
             name = note["name"]
             if "kind" in note:
                 yield note
             elif name in duplicates:
-                reason = f"the same picture as '{duplicates[name].kept}'"
+                reason = f"the same picture as '{duplicates[name]}'"
                 yield {"name": name, "kind": "duplicate", "reason": reason}
 
 
@@ -215,7 +212,7 @@ def _lengths(
     lengths: dict[int, int] = {}
     for shard in plan.of_split(split):
         duplicates = dropped.get(shard, {})
-        for note in read_notes(staging, shard):
+        for note in read_lines(staging.notes(shard)):
             if "sha256" in note and note["name"] not in duplicates:
                 lengths[shard] = lengths.get(shard, 0) + 1
                 fingerprint.update(to_line([note["name"], note["sha256"]]).encode())
@@ -241,11 +238,10 @@ def _place(
             if shard not in dropped:
                 move(source, target)
                 continue
-            positions = {duplicate.position for duplicate in dropped[shard].values()}
-            paths = os.fspath(source), os.fspath(target)
-            jobs.append((length, (*paths, plan.settings.file_format, positions)))
-    total, quiet = sum(length for length, _ in jobs), None if jobs else True
-    with tqdm(total=total, desc="duplicates", unit=" images", disable=quiet) as bar:
+            paths = os.fspath(staging.out), shard, os.fspath(target)
+            jobs.append((length, (*paths, plan.settings.file_format, set(dropped[shard]))))
+    total = sum(length for length, _ in jobs)
+    with tqdm(total=total, desc="duplicates", unit=" images", disable=not jobs or None) as bar:
         run(rewrite_shard, jobs, workers, bar)
     return targets
 
@@ -255,19 +251,41 @@ def _size(path: epath.Path) -> int:
     return path.stat().length if is_remote(path) else os.path.getsize(path)
 
 
-def _write_metadata(
-    folder: epath.Path,
-    size: int,
-    infos: Sequence[tfds.core.SplitInfo],
-    summary: Mapping[str, Any],
-) -> None:
-    """Writes what `tfds.builder_from_directory` reads, and `metadata.json` for people."""
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=features(size),
-        split_infos=list(infos),
-        version="1.0.0",
-        check_data=False,
-        description=f"Square pictures of {size} px, made by codeformer-jax prepare.",
-        metadata=tfds.core.MetadataDict(summary),
-    )
+def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, str]]:
+    """Returns {shard: {name: name of the equal picture that stays}} of the records to leave out.
+
+    Pictures are equal if their pixels are, after orientation, conversion, crop and resizing. Among
+    equal pictures one of the train split stays, if any is in it, and among these the one with
+    the smallest name: a file that is added moves no picture from train to validation.
+
+    Args:
+        staging: the build, whose shards are all done.
+        plan: its shards.
+    """
+    # Two passes, since 8 bytes for each picture fit into memory and all digests may not.
+    starts = np.fromiter((_start(digest) for *_, digest in _records(staging, plan)), np.uint64)
+    values, counts = np.unique(starts, return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    groups: dict[str, list[tuple[bool, str, int]]] = collections.defaultdict(list)
+    for shard, name, digest in _records(staging, plan) if repeated else ():
+        if _start(digest) in repeated:
+            held = shard < plan.validation_shards
+            groups[digest].append((held, name, shard))
+    found: dict[int, dict[str, str]] = collections.defaultdict(dict)
+    for members in groups.values():
+        (_, kept, _), *others = sorted(members)
+        for _, name, shard in others:
+            found[shard][name] = kept
+    return dict(found)
+
+
+def _records(staging: Staging, plan: Plan) -> Iterator[tuple[int, str, str]]:
+    """Yields shard, name and digest of every record."""
+    for shard in range(len(plan.shards)):
+        for note in read_lines(staging.notes(shard)):
+            if "sha256" in note:
+                yield shard, note["name"], note["sha256"]
+
+
+def _start(digest: str) -> int:
+    return int(digest[:16], 16)

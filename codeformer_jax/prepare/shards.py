@@ -6,8 +6,7 @@ A shard's bytes follow from its names and the settings, so it does not matter wh
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
@@ -27,14 +26,14 @@ def features(size: int) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({"image": image, "name": name})
 
 
-def build_shard(staging_root: str, settings: Settings, shard: int, names: Sequence[str]) -> None:
-    """Builds a shard in a staging folder, unless it is done.
+def build_shard(out: str, settings: Settings, shard: int, names: Sequence[str]) -> None:
+    """Builds a shard in the staging folder of a dataset, unless it is done.
 
     Its notes appear last, one JSON line for each file: `{name, sha256}` of a record, with the hash
     of its pixels, or `{name, kind, reason}` of a file that is left out.
 
     Args:
-        staging_root: the staging folder.
+        out: the place of the dataset.
         settings: settings of the dataset.
         shard: its index.
         names: names of its files, in order.
@@ -42,14 +41,14 @@ def build_shard(staging_root: str, settings: Settings, shard: int, names: Sequen
     Raises:
         OSError: writing failed, as on a full disk; or the sources' disk failed.
     """
-    staging = Staging(epath.Path(staging_root))
+    staging = Staging(out)
     if staging.notes(shard).exists():
         return
     with (  # Left in the opposite order: the notes get their name last.
         new_file(staging.notes(shard)) as notes_path,
         open(notes_path, "w", encoding="ascii") as notes,
         new_file(staging.records(shard)) as records_path,
-        RecordWriter(records_path, settings.file_format) as writer,
+        record_writer(records_path, settings.file_format) as writer,
     ):
         specs = features(settings.size).get_serialized_info()
         serializer = example_serializer.ExampleSerializer(specs)
@@ -79,62 +78,47 @@ def _examined(
     return {"name": name, "sha256": hashlib.sha256(pixels).hexdigest()}, record
 
 
-def rewrite_shard(source: str, target: str, file_format: str, dropped: set[int]) -> None:
-    """Moves the records of a file to another one, without some of them.
+def rewrite_shard(out: str, shard: int, target: str, file_format: str, dropped: set[str]) -> None:
+    """Moves the records of a shard to another file, without some of them.
 
     Args:
-        source: file that is removed last.
-        target: new file.
+        out: the place of the dataset.
+        shard: its index.
+        target: new file; the shard's own file is removed last.
         file_format: format of the pictures in the records.
-        dropped: positions of the records that are left out.
+        dropped: names of the records that are left out.
     """
+    staging = Staging(out)
+    names = (note["name"] for note in read_lines(staging.notes(shard)) if "sha256" in note)
     with (
-        local_file(epath.Path(source)) as path,
+        local_file(staging.records(shard)) as path,
         new_file(epath.Path(target)) as new,
-        RecordWriter(new, file_format) as writer,
+        record_writer(new, file_format) as writer,
     ):
         records = array_record_data_source.ArrayRecordDataSource([path])
-        for position in range(len(records)):
-            if position not in dropped:
+        for position, name in enumerate(names):
+            if name not in dropped:
                 writer.write(records[position])
-    epath.Path(source).unlink()
+    staging.records(shard).unlink()
 
 
-def read_notes(staging: Staging, shard: int) -> Iterator[dict[str, Any]]:
-    """Yields the notes of a shard that is done."""
-    return read_lines(staging.notes(shard))
-
-
-class RecordWriter:
-    """ArrayRecord writer whose errors are OSErrors; one record per group, for random access.
+@contextlib.contextmanager
+def record_writer(path: str, file_format: str) -> Iterator[array_record_module.ArrayRecordWriter]:
+    """Yields an ArrayRecord writer with one record per group, for random access.
 
     Args:
         path: local file to write.
         file_format: format of the pictures in the records; one of `examine.FORMATS`.
+
+    Raises:
+        OSError: writing failed.
     """
-
-    def __init__(self, path: str, file_format: str):
-        # Only this png is not compressed yet.
-        compression = "zstd:3" if file_format == "png" else "uncompressed"
-        self._path = path
-        self._options = f"group_size:1,{compression}"
-
-    def __enter__(self) -> "RecordWriter":
-        self._writer = self._call(array_record_module.ArrayRecordWriter, self._path, self._options)
-        return self
-
-    def write(self, record: bytes) -> None:
-        self._call(self._writer.write, record)
-
-    def __exit__(self, kind: type | None, *_: Any) -> None:
-        if kind is None:
-            self._call(self._writer.close)
-            return
-        with contextlib.suppress(RuntimeError):
-            self._writer.close()
-
-    def _call(self, function: Callable, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except RuntimeError as error:
-            raise OSError(f"cannot write '{os.path.basename(self._path)}': {error}") from error
+    # Only this png is not compressed yet.
+    compression = "zstd:3" if file_format == "png" else "uncompressed"
+    try:
+        with contextlib.closing(
+            array_record_module.ArrayRecordWriter(path, f"group_size:1,{compression}")
+        ) as writer:
+            yield writer
+    except RuntimeError as error:  # What ArrayRecord raises for everything.
+        raise OSError(f"cannot write '{os.path.basename(path)}': {error}") from error

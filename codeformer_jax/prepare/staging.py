@@ -5,7 +5,6 @@ buckets (`gs://`, `s3://`); ArrayRecord writes to local files only, which are co
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -24,55 +23,33 @@ class PrepareError(ValueError):
     """A dataset that cannot be prepared as asked; the message says why and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Staging:
-    """The folder of an unpublished build, `OUT.partial`."""
+    """The folder of an unpublished build, `OUT.partial`: beside OUT, so that a rename publishes.
 
-    root: epath.Path
+    Attributes:
+        out: the place of the dataset.
+        root: the folder.
+        lock: a file that marks the folder as a build's; it is the first one there and the last.
+        replaced: the dataset that was at `out`, between the two renames that publish.
+        plan: settings and listing of the build.
+        report: `rejected.jsonl`.
+        dataset: the folder that is published.
+    """
 
-    @classmethod
-    def of(cls, out: str | os.PathLike) -> "Staging":
-        """Returns the staging folder of a dataset: beside it, so that a rename publishes."""
-        out = epath.Path(out)
-        return cls(out.with_name(out.name + ".partial"))
-
-    @property
-    def out(self) -> epath.Path:
-        """The place of the dataset."""
-        return self.root.with_name(self.root.name.removesuffix(".partial"))
-
-    @property
-    def lock(self) -> epath.Path:
-        """A file that marks the folder as a build's; it is the first one there and the last."""
-        return self.root / "lock"
-
-    @property
-    def replaced(self) -> epath.Path:
-        """The dataset that was at `out`, between the two renames that publish."""
-        return self.root / "replaced"
-
-    @property
-    def plan(self) -> epath.Path:
-        return self.root / "plan.json"
-
-    @property
-    def report(self) -> epath.Path:
-        return self.root / "rejected.jsonl"
-
-    @property
-    def dataset(self) -> epath.Path:
-        return self.root / "dataset"
+    def __init__(self, out: str | os.PathLike):
+        self.out = epath.Path(out)
+        self.root = self.out.with_name(self.out.name + ".partial")
+        self.lock = self.root / "lock"
+        self.replaced = self.root / "replaced"
+        self.plan = self.root / "plan.json"
+        self.report = self.root / "rejected.jsonl"
+        self.dataset = self.root / "dataset"
 
     def records(self, shard: int) -> epath.Path:
         return self.root / "shards" / f"{shard:05d}.array_record"
 
     def notes(self, shard: int) -> epath.Path:
         return self.root / "shards" / f"{shard:05d}.jsonl"
-
-    @property
-    def published(self) -> bool:
-        """Whether the dataset has left this folder, which was not removed yet."""
-        return self.plan.exists() and not is_remote(self.root) and not self.dataset.exists()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -1,9 +1,7 @@
 """Jobs in processes of this machine."""
 
-import contextlib
 import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
@@ -36,8 +34,7 @@ def run(function: Callable, jobs: Sequence[tuple[int, tuple]], workers: int | No
         min(workers, len(jobs)), multiprocessing.get_context("spawn"), end_with_parent
     )
     try:
-        with _without_ctrl_c():
-            images = {pool.submit(function, *arguments): count for count, arguments in jobs}
+        images = {pool.submit(function, *arguments): count for count, arguments in jobs}
         for future in futures.as_completed(images):
             future.result()
             bar.update(images[future])
@@ -52,16 +49,3 @@ def run(function: Callable, jobs: Sequence[tuple[int, tuple]], workers: int | No
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Blocks Ctrl-C in processes that are started inside, until they ignore it themselves.
-
-    It goes to all processes of a terminal, and only the parent should react.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

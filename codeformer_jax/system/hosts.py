@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -64,8 +63,7 @@ def initialize(
                 f"({error}). Pass --coordinator=HOST:PORT --processes=N --process=I, or "
                 "--processes=1 to train alone"
             ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
+    signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
 
 
 def _environment() -> str | None:

@@ -29,53 +29,39 @@ def locked(workdir: Path) -> Iterator[None]:
         OSError: on every process, if another run holds the lock or the workdir cannot be made.
     """
     with contextlib.ExitStack() as stack:
-        if refused := hosts.from_main(lambda: _try(stack, workdir)):
+        if refused := hosts.from_main(lambda: _lock(stack, workdir)):
             raise OSError(refused)
         yield
 
 
-def _try(stack: contextlib.ExitStack, workdir: Path) -> str:
+def _lock(stack: contextlib.ExitStack, workdir: Path) -> str:
     """Locks until `stack` is closed. Returns why it cannot, or ''."""
+    path = workdir / LOCK_FILE
     try:
-        _lock(stack, workdir)
+        for folder in (*reversed(workdir.parents), workdir):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
+                stack.callback(_remove_empty, folder)
+        file = stack.enter_context(exclusive(path))
     except BlockingIOError:
         return (
-            f"workdir={workdir} is in use by {_holder(workdir / LOCK_FILE)}: wait until that run "
-            "has ended, stop it, or give another --workdir"
+            f"workdir={workdir} is in use by {path.read_text().strip() or 'another process'}: wait "
+            "until that run has ended, stop it, or give another --workdir"
         )
     except OSError as error:
-        return f"workdir={workdir} cannot be written: {error}"
-    return ""
-
-
-def _lock(stack: contextlib.ExitStack, workdir: Path) -> None:
-    path = workdir / LOCK_FILE
-    for folder in (*reversed(workdir.parents), workdir):
-        if not folder.is_dir():
-            folder.mkdir(exist_ok=True)
-            stack.callback(_remove_empty, folder)
-    try:
-        file = stack.enter_context(exclusive(path))
-    except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise
+            return f"workdir={workdir} cannot be written: {error}"
         logging.warning("%s cannot be locked (%s): start only one run in it", path, error)
         path.unlink(missing_ok=True)
-        return
+        return ""
     stack.callback(path.unlink, missing_ok=True)
     file.truncate(0)
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
     file.flush()
+    return ""
 
 
 def _remove_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _holder(path: Path) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if text := path.read_text().strip():
-            return text
-    return "another process"

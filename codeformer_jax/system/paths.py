@@ -38,11 +38,8 @@ def local_config(config: Any) -> Any:
     """
     changed = {}
     for setting in _SETTINGS:
-        section = config
-        *sections, name = setting.split(".")
-        for each in sections:
-            section = section.get(each, {})
-        given = section.get(name)
+        section, _, name = setting.rpartition(".")
+        given = (config.get(section, {}) if section else config).get(name)
         if given and (path := local(given, setting)) != given:
             changed[setting] = path
     if not changed:

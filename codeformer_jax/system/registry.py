@@ -6,15 +6,15 @@ Tasks, networks, metrics, corruptions, quantizers and sources each have one `Reg
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import ml_collections
 
 Entry = TypeVar("Entry")
 
 
-class Registry(Generic[Entry]):
+class Registry(dict[str, Entry]):
     """Entries by name, in the order in which they were registered.
 
     Args:
@@ -22,8 +22,8 @@ class Registry(Generic[Entry]):
     """
 
     def __init__(self, setting: str):
+        super().__init__()
         self._setting = setting
-        self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Returns a decorator that adds a class, function or object under `name`.
@@ -33,29 +33,17 @@ class Registry(Generic[Entry]):
         """
 
         def add(entry: Entry) -> Entry:
-            if name in self._entries and self._entries[name] is not entry:
+            if self.setdefault(name, entry) is not entry:
                 raise ValueError(f"{self._setting}={name!r} is registered already")
-            self._entries[name] = entry
             return entry
 
         return add
 
-    def __getitem__(self, name: str) -> Entry:
-        if name not in self._entries:
-            raise ValueError(
-                f"{self._setting}={name!r} is unknown; expected one of {', '.join(self)}. A module "
-                "of your own that registers it belongs into config.plugins"
-            )
-        return self._entries[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __missing__(self, name: str) -> Entry:
+        raise ValueError(
+            f"{self._setting}={name!r} is unknown; expected one of {', '.join(self)}. A module of "
+            "your own that registers it belongs into config.plugins"
+        )
 
 
 def import_plugins(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:

@@ -36,7 +36,8 @@ class SharedMemoryFull(OSError):
 class SharedArrayRef:
     """An array in a slot, as it is sent to the process that takes it.
 
-    Unpickling opens the memory, so that it stays when the worker ends.
+    Unpickling opens the memory, so that it stays when the worker ends. While something refers to
+    `memory`, the next array in the slot finds it open.
     """
 
     slot: str
@@ -46,6 +47,18 @@ class SharedArrayRef:
 
     def __reduce__(self):
         return _arrive, (self.slot, self.shape, self.dtype)
+
+    def take(self) -> np.ndarray:
+        """Returns a copy of the array, which has arrived, and frees the slot.
+
+        Raises:
+            FileNotFoundError: if the worker ended before it arrived.
+        """
+        if self.memory is None:
+            raise FileNotFoundError(f"the worker of the slot '{self.slot}' has ended")
+        array = np.ndarray(self.shape, self.dtype, self.memory.buf, _HEADER).copy()
+        self.memory.buf[0] = 0
+        return array
 
 
 class Slots:
@@ -90,27 +103,6 @@ class Slots:
 
 
 OWN = Slots()  # The slots of this process.
-
-
-class SharedArrayReader:
-    """Reader that takes arrays out of the slots of any number of workers and frees the slots."""
-
-    def __init__(self):
-        self._memories: dict[str, shared_memory.SharedMemory] = {}
-
-    def take(self, lent: SharedArrayRef) -> np.ndarray:
-        """Returns a copy of an array that has arrived.
-
-        Raises:
-            FileNotFoundError: if the worker ended before it arrived.
-        """
-        memory = lent.memory
-        if memory is None:
-            raise FileNotFoundError(f"the worker of the slot '{lent.slot}' has ended")
-        self._memories[lent.slot] = memory  # Stays open for the next arrays.
-        array = np.ndarray(lent.shape, lent.dtype, memory.buf, _HEADER).copy()
-        memory.buf[0] = 0
-        return array
 
 
 def has_room(workers: int, wanted: int, least: int) -> bool:

@@ -49,7 +49,7 @@ def own_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield "own_networks"
     sys.modules.pop("own_networks", None)
-    NETWORKS._entries.pop("scaler", None)
+    NETWORKS.pop("scaler", None)
 
 
 def test_a_users_network_converts_both_ways_from_the_command_line(own_module, tmp_path):
@@ -82,6 +82,6 @@ def test_a_model_file_of_a_network_that_nobody_registered_says_what_to_do(own_mo
     variables = expected_variables("scaler", module)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables)
     convert.save_model(tmp_path / "m.safetensors", "scaler", module, zeros)
-    NETWORKS._entries.pop("scaler")
+    NETWORKS.pop("scaler")
     with pytest.raises(ConversionError, match=r"unknown network 'scaler'(.|\n)*config\.plugins"):
         convert.load_model(tmp_path / "m.safetensors")

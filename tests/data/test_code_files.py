@@ -170,7 +170,7 @@ def test_codes_of_a_mixture_follow_the_place_in_it(tmp_path):
     about = dataclasses.replace(ABOUT, number=20, listing=listing_digest(Faces(NAMES + NAMES)))
     codes = Codes(write(tmp_path / "codes", about))
     source = WithCodes(mixture, codes)
-    assert source.parts is mixture.parts
+    assert source.weights is mixture.weights
     assert source.sources is mixture.sources
     for index, place in {0: 0, 9: 9, 10: 10, 14: 16, 19: 19}.items():
         np.testing.assert_array_equal(source[index]["codes"], drawn(20)[place])

@@ -3,16 +3,13 @@
 import logging
 import os
 import pickle
-import threading
 import unicodedata
-from concurrent import futures
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable, in_split
-from codeformer_jax.data.images import read_image
 
 
 def save(path, value=0, size=(8, 8)):
@@ -188,24 +185,6 @@ def test_undecodable_file_is_replaced_by_the_next_readable_one(tmp_path, caplog)
     assert "truncated" in caplog.records[0].getMessage()
     # Another process, which starts at another place, gives the same.
     assert ImageFolder(tmp_path, 8, "all")[2]["name"] == "03.png"
-
-
-def test_threads_that_meet_the_same_bad_file_report_it_once(tmp_path, caplog, monkeypatch):
-    fill(tmp_path, 1)
-    truncate(tmp_path / "01.png")
-    folder = ImageFolder(tmp_path, 8, "all")
-    together = threading.Barrier(4, timeout=20)
-
-    def read_together(path, *options):
-        if path.name == "01.png":
-            together.wait()
-        return read_image(path, *options)
-
-    monkeypatch.setattr("codeformer_jax.data.folder.read_image", read_together)
-    with caplog.at_level(logging.WARNING), futures.ThreadPoolExecutor(4) as pool:
-        names = [element["name"] for element in pool.map(folder.__getitem__, [1] * 4)]
-    assert names == ["00.png"] * 4
-    assert len(caplog.records) == 1
 
 
 def test_last_file_is_replaced_by_the_first(tmp_path):

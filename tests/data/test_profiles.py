@@ -8,9 +8,8 @@ import pytest
 from data import icc
 from PIL import Image, ImageCms
 
-from codeformer_jax.data import images
+from codeformer_jax.data import images, profiles
 from codeformer_jax.data.images import decode_image, read_image
-from codeformer_jax.data.profiles import changes_colours
 
 ADOBE = icc.rgb_profile(icc.ADOBE, icc.ADOBE_GAMMA)
 SRGB = {
@@ -28,7 +27,7 @@ def colours():
 def test_adobe_rgb_becomes_srgb(tmp_path, colours):
     Image.fromarray(colours).save(tmp_path / "a.png", icc_profile=ADOBE)
     picture = read_image(tmp_path / "a.png")
-    assert picture.notes == (images.CONVERTED,)
+    assert picture.notes == (profiles.CONVERTED,)
     expected = icc.from_adobe_rgb(colours)
     assert np.abs(picture.pixels - expected).max() <= 1
     assert np.abs(colours - expected).mean() > 3
@@ -38,7 +37,7 @@ def test_adobe_rgb_becomes_srgb(tmp_path, colours):
 
 @pytest.mark.parametrize("name", SRGB)
 def test_pixels_with_a_profile_of_srgb_stay_as_they_are(tmp_path, colours, name):
-    assert not changes_colours(SRGB[name])
+    assert not profiles.changes_colours(SRGB[name])
     Image.fromarray(colours).save(tmp_path / "a.png", icc_profile=SRGB[name])
     picture = read_image(tmp_path / "a.png")
     assert picture.notes == ()
@@ -54,7 +53,7 @@ def test_alpha_keeps_its_place_under_a_profile(tmp_path, colours):
         tmp_path / "a.png", icc_profile=ADOBE
     )
     picture = read_image(tmp_path / "a.png")
-    assert picture.notes == (images.TRANSPARENT, images.CONVERTED)
+    assert picture.notes == (images.TRANSPARENT, profiles.CONVERTED)
     assert (picture.pixels[:16] == 255).all()
     assert np.abs(picture.pixels - icc.from_adobe_rgb(colours))[16:].max() <= 1
 
@@ -66,7 +65,7 @@ def test_gray_with_a_gray_profile(tmp_path, mode):
     image = image.convert(mode)
     image.save(tmp_path / "a.png", icc_profile=icc.gray_profile(1.8))
     picture = read_image(tmp_path / "a.png")
-    assert picture.notes == (images.CONVERTED,)
+    assert picture.notes == (profiles.CONVERTED,)
     light = (ramp[0] / 255) ** (round(1.8 * 256) / 256)
     expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     assert np.abs(picture.pixels[0] - 255 * expected[:, None]).max() <= 1
@@ -85,7 +84,7 @@ def test_cmyk_with_a_profile(tmp_path):
     inks.save(tmp_path / "profiled.tif", icc_profile=icc.colourless_cmyk_profile())
     cyan, gray = (read_image(tmp_path / name) for name in ("plain.tif", "profiled.tif"))
     assert cyan.pixels[0, 0].tolist() == [0, 255, 255]
-    assert gray.notes == (images.CONVERTED,)
+    assert gray.notes == (profiles.CONVERTED,)
     assert np.ptp(gray.pixels[0, 0].astype(int)) <= 2
     # L* = 70 is a level of 171.
     assert np.abs(gray.pixels.astype(int) - 171).max() <= 2
@@ -99,7 +98,7 @@ def test_a_profile_that_cannot_be_used_is_said_and_taken_as_srgb(
     Image.fromarray(colours).save(tmp_path / "a.png", icc_profile=profile)
     with caplog.at_level(logging.WARNING):
         first, second = (read_image(tmp_path / "a.png") for _ in range(2))
-    assert first.notes == second.notes == (images.UNUSABLE_PROFILE,)
+    assert first.notes == second.notes == (profiles.UNUSABLE,)
     np.testing.assert_array_equal(first.pixels, colours)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1

@@ -19,7 +19,6 @@ from codeformer_jax.data.records import (
     Records,
     Shard,
     UnreadableRecord,
-    heldout_of,
     open_array_record,
     open_tfds,
 )
@@ -58,8 +57,11 @@ def test_splits_of_tfds(dataset):
     assert list(contents(open_tfds(dataset, 8, "train", "train[80%:]"))) == everything[8:]
     assert len(open_tfds(dataset, 8, "train", "train[9:]+test")) == 4
     assert len(open_tfds(dataset, 8, "heldout")) == 3
-    assert len(open_tfds(dataset, 8, "all")) == 13
-    assert heldout_of(dataset, "train[:50%]") == "test"
+    assert len(open_tfds(dataset, 8, "train", "all")) == 13
+    assert len(open_tfds(dataset, 8, "heldout", "train[:50%]")) == 3
+    assert len(open_tfds(dataset, 8, "eval", "train[:50%]")) == 5
+    with pytest.raises(ValueError, match=r"for 'heldout' \(unused splits: none\)"):
+        open_tfds(dataset, 8, "heldout", "all[:50%]")
 
 
 def test_pictures_of_another_size_are_cropped_and_resized(dataset):

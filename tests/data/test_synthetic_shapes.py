@@ -111,6 +111,6 @@ def test_bad_fields_are_refused(fields, message):
 
 
 def test_outside_there_is_nothing():
-    with pytest.raises(IndexError, match="index is 3; this source has pictures 0 to 2"):
+    with pytest.raises(IndexError, match="index is 3; this source has 3 pictures, from 0"):
         SyntheticShapes("train", SIZE, 3)[3]
     assert len(SHAPE_CLASSES) == 10

@@ -1,5 +1,7 @@
 """A corruption from outside the package, and the form in which manifests store recipes."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ KEYS = jax.random.split(jax.random.key(1), 2)
 
 
 @pytest.fixture(autouse=True)
-def vignette(monkeypatch):
+def vignette():
     """The docstring's example, registered for one test."""
-    monkeypatch.setattr(CORRUPTIONS, "_entries", dict(CORRUPTIONS._entries))
-    return run_example(corruptions, {"__name__": __name__})["Vignette"]
+    with mock.patch.dict(CORRUPTIONS):
+        yield run_example(corruptions, {"__name__": __name__})["Vignette"]
 
 
 def drawn_with(config):

@@ -1,5 +1,7 @@
 """Metrics of a user's own: what an evaluation does with them, and what it refuses."""
 
+from unittest import mock
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +14,8 @@ from codeformer_jax.metrics import METRICS, Metric, choose
 
 
 @pytest.fixture
-def own(monkeypatch):
+def own():
     """Registers a metric per image and one of the set, for one test."""
-    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
 
     def error(pictures, truth):
         return jnp.mean(jnp.abs(pictures - truth), axis=(1, 2, 3))
@@ -22,11 +23,12 @@ def own(monkeypatch):
     def colours(pictures):
         return jnp.mean(pictures, axis=(1, 2))
 
-    METRICS.register("mae")(Metric(error, "MAE", unit="levels", higher_is_better=False))
-    METRICS.register("colour")(
-        Metric(colours, "colour", format=".1%", needs=("pictures",), reduce=np.mean)
-    )
-    return ("mae", "colour")
+    with mock.patch.dict(METRICS):
+        METRICS.register("mae")(Metric(error, "MAE", unit="levels", higher_is_better=False))
+        METRICS.register("colour")(
+            Metric(colours, "colour", format=".1%", needs=("pictures",), reduce=np.mean)
+        )
+        yield ("mae", "colour")
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_a_kill_before_the_plan_leaves_a_bucket_usable(room, bucket, monkeypatch
     upload(bucket, room.faces, "s3://data/faces")
     arguments = (["s3://data/faces"], "s3://data/out")
     with monkeypatch.context() as patch:
-        patch.setattr("codeformer_jax.prepare.build_plan._list", killed)
+        patch.setattr(build, "resume_or_start", killed)
         patch.setattr(Bucket, "rm", killed)  # Nor does the process tidy up.
         patch.setattr(Bucket, "rm_file", killed)
         with pytest.raises(Killed):
@@ -168,7 +168,7 @@ def test_somebody_elses_files_in_a_bucket(room, bucket):
 
 
 def test_a_bucket_without_the_folder(bucket):
-    with pytest.raises(FileNotFoundError, match="no folder 's3://data/faces'"):
+    with pytest.raises(FileNotFoundError, match="no image folder 's3://data/faces'"):
         build.prepare(["s3://data/faces"], "s3://data/out", workers=0)
     assert not bucket.exists("s3://data/out.partial")
 

@@ -42,7 +42,7 @@ CASES = {
     "zero.jpg": (pathlib.Path.touch, "unreadable", "the file is empty"),
     "half.png": (truncated, "unreadable", "truncated"),
     "damaged.png": (damaged, "unreadable", ""),
-    "dangling.png": (dangling, "unreadable", "no such file"),
+    "dangling.png": (dangling, "unreadable", "no such file or directory"),
     "small.png": (lambda path: save(path, height=30, width=7), "too_small", "7x30 pixels (w x h)"),
     "bomb.png": (
         lambda path: save(path, height=60, width=60),
@@ -198,7 +198,7 @@ def resized(seed):
 
 
 def test_equal_beginnings_of_digests_are_no_duplicates(room, monkeypatch):
-    monkeypatch.setattr("codeformer_jax.prepare.duplicates._start", lambda digest: 7)
+    monkeypatch.setattr("codeformer_jax.prepare.publish._start", lambda digest: 7)
     fill(room.faces, 5)
     save(room.faces / "copy.png", 2)
     room.prepare()
@@ -306,7 +306,7 @@ def test_a_place_without_permission(open_room):
 
 
 def test_empty_folder_missing_folder_and_file(room):
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*faces'; give an existing"):
+    with pytest.raises(FileNotFoundError, match=r"no image folder '.*faces'; give an existing"):
         room.prepare()
     room.faces.mkdir()
     with pytest.raises(PrepareError, match=r"no images in '.*faces': found 0 other .*\.png"):

@@ -103,7 +103,7 @@ def test_files_of_finished_shards_are_not_read_again(room, monkeypatch, whole, a
         (publish, "find_duplicates"),
         (publish, "rewrite_shard"),
         (publish, "_size"),
-        (publish, "_write_metadata"),
+        (publish.tfds.folder_dataset, "write_metadata"),
         (shutil, "rmtree"),
         (publish.os, "rename"),
     ],
@@ -145,7 +145,7 @@ def test_replacing_a_dataset_never_leaves_less_than_one(room, monkeypatch, whole
 
 def test_stopping_while_planning(room, monkeypatch, whole):
     with monkeypatch.context() as patch:
-        patch.setattr("codeformer_jax.prepare.build_plan._list", killed)
+        patch.setattr(build, "make_plan", killed)
         with pytest.raises(Killed):
             room.prepare()
     assert not room.partial.exists()
@@ -229,7 +229,7 @@ def test_pictures_and_dataset_do_not_mix(room, out):
 def test_two_builds_at_once(room, monkeypatch, whole):
     interrupt(room, monkeypatch)
     with (
-        Staging.of(room.out).locked(),
+        Staging(room.out).locked(),
         pytest.raises(PrepareError, match=r"another process is writing '.*out\.partial'"),
     ):
         room.prepare(restart=True)

@@ -14,7 +14,6 @@ import pytest
 from codeformer_jax.system import shared_arrays as slots_module
 from codeformer_jax.system.shared_arrays import (
     OWN,
-    SharedArrayReader,
     SharedMemoryFull,
     Slots,
     has_room,
@@ -47,25 +46,22 @@ def exists(lent):
 
 
 def test_a_slot_is_reused_after_it_was_taken(slots):
-    taker = SharedArrayReader()
     first, second = lend(slots, 1), lend(slots, 2)
     assert first.slot != second.slot
-    one = taker.take(first)
+    one = first.take()
     third = lend(slots, 3)
     assert third.slot == first.slot
     np.testing.assert_array_equal(one, np.full(SHAPE, 1, np.uint8))  # Its own memory.
-    np.testing.assert_array_equal(taker.take(second), np.full(SHAPE, 2, np.uint8))
-    np.testing.assert_array_equal(taker.take(third), np.full(SHAPE, 3, np.uint8))
+    np.testing.assert_array_equal(second.take(), np.full(SHAPE, 2, np.uint8))
+    np.testing.assert_array_equal(third.take(), np.full(SHAPE, 3, np.uint8))
 
 
 def test_a_larger_array_gets_a_slot_of_its_own(slots):
     small = lend(slots, 1)
-    SharedArrayReader().take(small)
+    small.take()
     lent = lend(slots, 0.5, (100, 100), np.float32)
     assert lent.slot != small.slot
-    np.testing.assert_array_equal(
-        SharedArrayReader().take(lent), np.full((100, 100), 0.5, np.float32)
-    )
+    np.testing.assert_array_equal(lent.take(), np.full((100, 100), 0.5, np.float32))
 
 
 def test_names_are_gone_once_arrived_or_closed(slots):
@@ -77,9 +73,9 @@ def test_names_are_gone_once_arrived_or_closed(slots):
     assert not exists(lent)
     slots.close()
     assert not exists(left)
-    np.testing.assert_array_equal(SharedArrayReader().take(arrived), np.full(SHAPE, 1, np.uint8))
+    np.testing.assert_array_equal(arrived.take(), np.full(SHAPE, 1, np.uint8))
     with pytest.raises(FileNotFoundError, match="has ended"):
-        SharedArrayReader().take(sent(left))
+        sent(left).take()
     array, nowhere = slots.lend(SHAPE, np.uint8)  # For a thread that has not noticed.
     array[...] = 1
     assert not nowhere.slot
@@ -136,7 +132,7 @@ def test_a_process_that_is_ended_takes_its_slots_with_it():
     process = context.Process(target=work, args=(names,))
     process.start()
     first, second = names.get(timeout=60), names.get(timeout=60)
-    np.testing.assert_array_equal(SharedArrayReader().take(second), np.full(SHAPE, 1, np.uint8))
+    np.testing.assert_array_equal(second.take(), np.full(SHAPE, 1, np.uint8))
     assert Path("/dev/shm", first).exists()
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)

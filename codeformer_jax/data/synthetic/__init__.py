@@ -6,10 +6,10 @@
 
 from codeformer_jax.data.synthetic.emblems import SHAPE_CLASSES, SyntheticShapes, draw_shape
 from codeformer_jax.data.synthetic.render import render_face
-from codeformer_jax.data.synthetic.source import FACES_PER_SEED, SyntheticFaces
+from codeformer_jax.data.synthetic.source import PICTURES_PER_SEED, SyntheticFaces
 
 __all__ = [
-    "FACES_PER_SEED",
+    "PICTURES_PER_SEED",
     "SHAPE_CLASSES",
     "SyntheticFaces",
     "SyntheticShapes",

@@ -2,42 +2,40 @@
 
 import numpy as np
 
-from codeformer_jax.data.synthetic.look import Face
-from codeformer_jax.data.synthetic.shapes import Grid, Number, Outline, band, cover, over, step
+from codeformer_jax.data.synthetic.identity import Look
+from codeformer_jax.data.synthetic.shapes import TURN, Canvas, Number, Outline, band, cover, step
 from codeformer_jax.data.synthetic.skin import HeadMap
 
 
-def paint_beard(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> None:
+def paint_beard(canvas: Canvas, face: Look, head: HeadMap) -> None:
     """Paints the beard, if there is one.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: the face frame, its origin between the eyes.
+        canvas: the picture in the face frame, its origin between the eyes.
         face: the look.
         head: outline and shade of the head.
     """
     beard = face.beard
     if beard.kind == "none":
         return
-    window = grid.window(-0.36, -0.05, 0.36, 0.53)
-    x, y = grid.at(window)
-    px = grid.px
+    part = canvas.box(-0.36, -0.05, 0.36, 0.53)
+    x, y = part.x, part.y
+    px = canvas.px
     x = x - np.float32(head.axis * 0.5)
     mask = _mask(x, y, face, px)
     soft = 0.03 if beard.kind == "stubble" else 0.016
     radii = head.outline.radii.astype(np.float64)
-    turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
-    grown = radii + beard.extra * np.clip(1.3 - np.abs(turn), 0, 1) * (beard.kind == "full")
-    edge = Outline.from_radii(0.0, 0.03, grown).distance(x - np.float32(head.axis * 0.5), y)
+    grown = radii + beard.extra * np.clip(1.3 - np.abs(TURN), 0, 1) * (beard.kind == "full")
+    edge = Outline.from_radii(0.03, grown).distance(x - np.float32(head.axis * 0.5), y)
     strokes = np.sin(x * 331 + 5 * np.sin(y * 71 + 40 * x)) * np.sin(y * 173 + 3 * np.sin(x * 141))
     texture = 1 + (0.13 if px < 1 / 150 else 0.05) * strokes
     lit = 0.8 + 0.25 * face.light.direction[0] * x * 3 - 0.35 * step(-0.05, 0.02, edge)
     colour = np.array(beard.colour, np.float32)[:, None, None] * (1.2 * lit * texture)
     alpha = np.float32(beard.alpha) * mask * cover(edge, px, soft * 0.5)
-    over(planes, window, np.clip(colour, 0, 1), alpha)
+    part.over(np.clip(colour, 0, 1), alpha)
 
 
-def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
+def _mask(x: np.ndarray, y: np.ndarray, face: Look, px: Number) -> np.ndarray:
     beard, mouth = face.beard, face.mouth
     side = np.abs(x)
     my, w = mouth.y + 0.004 * face.pose.pitch, mouth.half_width
@@ -69,13 +67,13 @@ def _mask(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
     return np.maximum(jaw * clear, moustache)
 
 
-def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
+def paint_glasses(canvas: Canvas, face: Look) -> None:
     """Paints the glasses, if there are any; arguments as of `paint_beard`."""
-    glasses, px = face.glasses, grid.px
+    glasses, px = face.glasses, canvas.px
     if glasses.kind == "none":
         return
-    window = grid.window(-0.31, -0.12, 0.31, 0.14)
-    x, y = grid.at(window)
+    part = canvas.box(-0.31, -0.12, 0.31, 0.14)
+    x, y = part.x, part.y
     side = np.abs(x - np.float32(0.008 * face.pose.yaw))
     y = y - np.float32(0.012)
     hw, hh = glasses.half_width, glasses.half_height
@@ -92,12 +90,12 @@ def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
         outside = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0))
         rim = outside + np.minimum(np.maximum(qx, qy), 0) - corner
     lens = cover(rim, px)
-    over(planes, window, (0.1, 0.1, 0.12), np.float32(glasses.tint) * lens)
+    part.over((0.1, 0.1, 0.12), np.float32(glasses.tint) * lens)
     streak = band(dx + 0.9 * y - 0.015, 0.014, px, 0.01) * lens
-    over(planes, window, (1.0, 1.0, 1.0), 0.1 * streak)
+    part.over((1.0, 1.0, 1.0), 0.1 * streak)
     thick = glasses.rim
     shadow = band(rim - 0.006, thick, px, 0.014) * (y > 0)
-    over(planes, window, (0.15, 0.08, 0.06), 0.16 * shadow)
+    part.over((0.15, 0.08, 0.06), 0.16 * shadow)
     frame = band(rim, thick, px)
     gap = max(cx - hw, 0.012)
     bridge = band(y + 0.018 - 1.2 * side * side, thick * 0.9, px) * cover(side - gap, px)
@@ -106,4 +104,4 @@ def paint_glasses(planes: np.ndarray, grid: Grid, face: Face) -> None:
     frame = np.clip(frame + bridge + temple, 0, 1)
     shine = 0.85 + 0.5 * step(0.0, -0.05, y)
     colour = np.array(glasses.colour, np.float32)[:, None, None] * shine
-    over(planes, window, np.clip(colour, 0, 1), frame)
+    part.over(np.clip(colour, 0, 1), frame)

@@ -1,30 +1,12 @@
 """Ten classes of simple shapes, drawn procedurally: pictures with labels that need no data set."""
 
-import dataclasses
-import operator
 from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import UInt8
 
-from codeformer_jax.data.synthetic.render import check_size, is_whole
-from codeformer_jax.data.synthetic.shapes import Grid, cover, over, polygon
-
-SHAPE_CLASSES = (
-    "disc",
-    "ring",
-    "square",
-    "triangle",
-    "star",
-    "plus",
-    "crescent",
-    "bars",
-    "checker",
-    "arrow",
-)
-SHAPES_PER_SEED = 2**20
-_PARITY = {"train": 0, "heldout": 1}
-_EVERYWHERE = (slice(None), slice(None))
+from codeformer_jax.data.synthetic.shapes import Canvas, cover, polygon
+from codeformer_jax.data.synthetic.source import Drawn
 
 
 def draw_shape(label: int, number: SupportsIndex, size: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -41,68 +23,33 @@ def draw_shape(label: int, number: SupportsIndex, size: int) -> UInt8[np.ndarray
     random = np.random.default_rng((int(number), label))
     back, front = _colours(random)
     place = random.uniform(0.42, 0.58, 2)
-    grid = Grid.make(size, (place[0], place[1]), random.uniform(-0.25, 0.25))
-    radius = random.uniform(0.22, 0.34)
     planes = np.empty((3, size, size), np.float32)
+    canvas = Canvas.make(planes, (place[0], place[1]), random.uniform(-0.25, 0.25))
+    radius = random.uniform(0.22, 0.34)
+    x, y = canvas.x, canvas.y
     # A background that brightens along a random direction.
     slope = random.uniform(-0.25, 0.25, 2).astype(np.float32)
-    light = 1 + slope[0] * (grid.x - grid.x.mean()) + slope[1] * (grid.y - grid.y.mean())
+    light = 1 + slope[0] * (x - x.mean()) + slope[1] * (y - y.mean())
     planes[...] = back[:, None, None] * light
     scale = np.float32(1 / radius)
-    distance = _DISTANCES[label](grid.x * scale, grid.y * scale) * np.float32(radius)
-    over(planes, _EVERYWHERE, front, cover(distance, grid.px))
-    picture = np.clip(planes * 255 + 0.5, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture.transpose(1, 2, 0))
+    distance = _DISTANCES[SHAPE_CLASSES[label]](x * scale, y * scale) * np.float32(radius)
+    canvas.over(front, cover(distance, canvas.px))
+    return canvas.picture()
 
 
-@dataclasses.dataclass(frozen=True)
-class SyntheticShapes:
-    """Shapes of one split, drawn when they are read; example i is of class i modulo 10.
+class SyntheticShapes(Drawn):
+    """Synthetic shapes; example i is of class i modulo 10.
 
     `source[i]` is {'image': uint8 [size, size, 3], 'name': 'shapes/train/00000012', 'label': 2},
     the label an index of SHAPE_CLASSES.
-
-    Attributes:
-        split: 'train' or 'heldout'; no picture is in both, at any seed.
-        size: side in pixels, at least 16.
-        length: number of pictures; None is SHAPES_PER_SEED, the maximum.
-        seed: selects SHAPES_PER_SEED pictures of the split; different seeds share none.
-
-    Raises:
-        ValueError: a field is out of range.
     """
 
-    split: str
-    size: int
-    length: int | None = None
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.split not in _PARITY:
-            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_PARITY)}")
-        check_size(self.size)
-        if self.length is not None and not (
-            is_whole(self.length) and 0 <= self.length <= SHAPES_PER_SEED
-        ):
-            raise ValueError(
-                f"length is {self.length!r}; give an integer from 0 to {SHAPES_PER_SEED}, "
-                "or None for all of them"
-            )
-        if not is_whole(self.seed) or self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more")
-
-    def __len__(self) -> int:
-        return SHAPES_PER_SEED if self.length is None else int(self.length)
-
     def __getitem__(self, index: SupportsIndex) -> dict:
-        place = operator.index(index)
-        if not 0 <= place < len(self):
-            holds = f"has pictures 0 to {len(self) - 1}" if len(self) else "is empty"
-            raise IndexError(f"index is {place}; this source {holds}")
-        number = int(self.seed) * SHAPES_PER_SEED + place
+        identity = self.identity(index)
+        number = identity // 2
         label = number % len(SHAPE_CLASSES)
         return {
-            "image": draw_shape(label, 2 * number + _PARITY[self.split], self.size),
+            "image": draw_shape(label, identity, self.size),
             "name": f"shapes/{self.split}/{number:08d}",
             "label": label,
         }
@@ -122,6 +69,12 @@ def _box(x, y, half_width, half_height, centre=(0.0, 0.0)):
     dx = np.abs(x - np.float32(centre[0])) - np.float32(half_width)
     dy = np.abs(y - np.float32(centre[1])) - np.float32(half_height)
     return np.maximum(dx, dy)
+
+
+def _two_boxes(x, y, half_width, half_height, centre):
+    opposite = (-centre[0], -centre[1])
+    boxes = (_box(x, y, half_width, half_height, place) for place in (opposite, centre))
+    return np.minimum(*boxes)
 
 
 def _disc(x, y, radius=1.0, centre=(0.0, 0.0)):
@@ -145,20 +98,17 @@ def _arrow(x, y):
     return np.minimum(head, _box(x, y, 0.28, 0.55, (0.0, 0.4)))
 
 
-def _checker(x, y):
-    squares = [_box(x, y, 0.44, 0.44, (s * 0.44, s * 0.44)) for s in (-1.0, 1.0)]
-    return np.minimum(*squares)
-
-
-_DISTANCES = (
-    _disc,
-    lambda x, y: np.abs(_disc(x, y, 0.78)) - np.float32(0.2),
-    lambda x, y: _box(x, y, 0.8, 0.8),
-    lambda x, y: polygon(x, y, _corners(3)),
-    _star,
-    lambda x, y: np.minimum(_box(x, y, 1.0, 0.28), _box(x, y, 0.28, 1.0)),
-    lambda x, y: np.maximum(_disc(x, y), -_disc(x, y, 0.85, (0.55, -0.1))),
-    lambda x, y: np.minimum(_box(x, y, 0.95, 0.25, (0, -0.5)), _box(x, y, 0.95, 0.25, (0, 0.5))),
-    _checker,
-    _arrow,
-)
+# In the order of their labels.
+_DISTANCES = {
+    "disc": _disc,
+    "ring": lambda x, y: np.abs(_disc(x, y, 0.78)) - np.float32(0.2),
+    "square": lambda x, y: _box(x, y, 0.8, 0.8),
+    "triangle": lambda x, y: polygon(x, y, _corners(3)),
+    "star": _star,
+    "plus": lambda x, y: np.minimum(_box(x, y, 1.0, 0.28), _box(x, y, 0.28, 1.0)),
+    "crescent": lambda x, y: np.maximum(_disc(x, y), -_disc(x, y, 0.85, (0.55, -0.1))),
+    "bars": lambda x, y: _two_boxes(x, y, 0.95, 0.25, (0.0, 0.5)),
+    "checker": lambda x, y: _two_boxes(x, y, 0.44, 0.44, (0.44, 0.44)),
+    "arrow": _arrow,
+}
+SHAPE_CLASSES = tuple(_DISTANCES)

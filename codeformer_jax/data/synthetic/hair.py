@@ -5,16 +5,15 @@ import dataclasses
 import numpy as np
 
 from codeformer_jax.data.synthetic import palette
-from codeformer_jax.data.synthetic.look import Face, Hair
+from codeformer_jax.data.synthetic.identity import Look
 from codeformer_jax.data.synthetic.shapes import (
-    Grid,
+    TURN,
+    Canvas,
     Number,
     Outline,
-    Window,
     band,
     cover,
     melt,
-    over,
     step,
 )
 from codeformer_jax.data.synthetic.skin import HeadMap, head_outline
@@ -24,47 +23,46 @@ from codeformer_jax.data.synthetic.skin import HeadMap, head_outline
 class HairMap:
     """The hair's pixels: distances to silhouette and opening [h, w], lit colour [3, h, w]."""
 
-    window: Window
+    canvas: Canvas
     silhouette: np.ndarray
     opening: np.ndarray
     colour: np.ndarray
 
 
-def map_hair(grid: Grid, face: Face) -> HairMap | None:
+def map_hair(canvas: Canvas, face: Look) -> HairMap | None:
     """Returns shape and lit colour of the hair; None for a bald head.
 
     Args:
-        grid: the face frame, its origin between the eyes.
+        canvas: the picture in the face frame, its origin between the eyes.
         face: the look.
     """
     hair = face.hair
     if hair.style == "bald":
         return None
-    window = grid.window(-0.53, -0.53, 0.53, 0.56 if hair.length else 0.35)
-    x, y = grid.at(window)
+    part = canvas.box(-0.53, -0.53, 0.53, 0.56 if hair.length else 0.35)
+    x, y = part.x, part.y
     x = x + np.float32(0.035 * face.pose.yaw)
-    silhouette = _silhouette(x, y, grid, face)
+    silhouette = _silhouette(x, y, canvas, face)
     opening = _opening(x, y, face)
-    return HairMap(window, silhouette, opening, _colour(x, y, grid, face, (silhouette, opening)))
+    return HairMap(part, silhouette, opening, _colour(x, y, canvas, face, (silhouette, opening)))
 
 
-def _silhouette(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face) -> np.ndarray:
+def _silhouette(x: np.ndarray, y: np.ndarray, canvas: Canvas, face: Look) -> np.ndarray:
     hair = face.hair
     outline = head_outline(face, hair.lift, hair.side + 0.006)
-    turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
     radii = outline.radii.astype(np.float64)
     # Short hair ends behind the ears: below them the silhouette shrinks into the head.
-    below = np.clip((1.75 - np.abs(turn)) / 0.5, 0, 1)
+    below = np.clip((1.75 - np.abs(TURN)) / 0.5, 0, 1)
     radii = radii - (0.0 if hair.length else 0.06) * below
     # A parting lets the fuller side rise.
-    radii = radii + 0.25 * hair.part * np.sin(turn) * np.clip(np.abs(turn) - 1.8, 0, 1)
+    radii = radii + 0.25 * hair.part * np.sin(TURN) * np.clip(np.abs(TURN) - 1.8, 0, 1)
     if hair.curl:
         phase = 6 * float(hair.strands[0])
-        lumps = np.sin(19 * turn + phase) + 0.7 * np.sin(31 * turn + 2 * phase)
-        radii = radii + hair.curl * lumps * (np.abs(turn) > 0.6)
+        lumps = np.sin(19 * TURN + phase) + 0.7 * np.sin(31 * TURN + 2 * phase)
+        radii = radii + hair.curl * lumps * (np.abs(TURN) > 0.6)
     if hair.style == "quiff":
-        radii = radii + 0.006 * np.sin(13 * turn) * (np.abs(turn) > 2.2)
-    distance = Outline.from_radii(0.0, 0.03, radii).distance(x, y)
+        radii = radii + 0.006 * np.sin(13 * TURN) * (np.abs(TURN) > 2.2)
+    distance = Outline.from_radii(0.03, radii).distance(x, y)
     if hair.length:
         distance = melt(distance, _curtain(x, y, hair, face.head.width), 0.06)
     if hair.style == "tied":
@@ -73,7 +71,7 @@ def _silhouette(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face) -> np.ndar
     return distance
 
 
-def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: Number) -> np.ndarray:
+def _curtain(x: np.ndarray, y: np.ndarray, hair: Look, width: Number) -> np.ndarray:
     """Returns the distance to hair that hangs from the temples down to `length`."""
     sway = hair.wave * np.sin(y * 24 + 3 * float(hair.strands[1]))
     side = np.abs(x) + sway
@@ -87,7 +85,7 @@ def _curtain(x: np.ndarray, y: np.ndarray, hair: Hair, width: Number) -> np.ndar
     return np.maximum.reduce([side - reach, end, np.float32(-0.2) - y])
 
 
-def _opening(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
+def _opening(x: np.ndarray, y: np.ndarray, face: Look) -> np.ndarray:
     """Returns a distance, negative where the face shows: below the hairline, between the sides."""
     hair, width = face.hair, face.head.width
     if hair.style == "scarf":
@@ -124,7 +122,7 @@ def _opening(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
     return inner + np.hypot(np.maximum(top + corner, 0), np.maximum(sides + corner, 0)) - corner
 
 
-def _colour(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face, shapes) -> np.ndarray:
+def _colour(x: np.ndarray, y: np.ndarray, canvas: Canvas, face: Look, shapes) -> np.ndarray:
     hair, light = face.hair, face.light
     silhouette, opening = shapes
     crown = np.float32(face.head.crown_y - 0.02)
@@ -133,7 +131,7 @@ def _colour(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face, shapes) -> np.
     s = (x - np.float32(hair.part)) / fall
     if hair.length:
         s = s + 2.5 * hair.wave * np.sin(y * 24 + 3 * float(hair.strands[1]))
-    strand = _strands(s, hair.strands, grid.px)
+    strand = _strands(s, hair.strands, canvas.px)
     colour = hair.colour
     if hair.style in palette.COVERED:
         colour = hair.cloth
@@ -156,7 +154,7 @@ def _colour(x: np.ndarray, y: np.ndarray, grid: Grid, face: Face, shapes) -> np.
     shade = shade * (1 - 0.25 * step(0.1, 0.45, y)) * (1 + 0.17 * strand)
     if hair.style == "tied":
         ring = np.hypot(x, (y - face.head.crown_y + 0.02) * 1.15) - np.float32(0.085)
-        shade = shade * (1 - 0.35 * band(ring, 0.004, grid.px, 0.02))
+        shade = shade * (1 - 0.35 * band(ring, 0.004, canvas.px, 0.02))
     # A band of gloss across the strands, where they face half way to the light.
     arch = y - crown - 0.13 - 0.75 * (x - 0.12 * np.float32(lx)) ** 2
     gloss = np.exp(-((arch / 0.045) ** 2)) * np.clip(0.75 + 0.5 * strand, 0, 1.4)
@@ -178,40 +176,39 @@ def _strands(s: np.ndarray, table: np.ndarray, px: Number) -> np.ndarray:
     return total
 
 
-def paint_back_hair(planes: np.ndarray, grid: Grid, hair: HairMap) -> None:
+def paint_back_hair(canvas: Canvas, hair: HairMap) -> None:
     """Paints the hair behind neck and shoulders, in their shade.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: the face frame.
+        canvas: the picture in the face frame.
         hair: shape and colour of the hair.
     """
     dark = hair.colour * np.float32(0.6)
-    over(planes, hair.window, dark, cover(hair.silhouette, grid.px))
+    hair.canvas.over(dark, cover(hair.silhouette, canvas.px))
 
 
-def paint_front_hair(planes: np.ndarray, grid: Grid, hair: HairMap, face: Face) -> None:
+def paint_front_hair(canvas: Canvas, hair: HairMap, face: Look) -> None:
     """Paints the hair in front of the head; arguments as of `paint_back_hair`."""
     soft = 0.012 if face.hair.style in ("buzz",) else 0.004
     front = np.maximum(hair.silhouette, -hair.opening)
-    alpha = cover(front, grid.px, soft)
+    alpha = cover(front, canvas.px, soft)
     if face.hair.style == "buzz":
         alpha = alpha * np.float32(0.82)
-    over(planes, hair.window, hair.colour, alpha)
+    hair.canvas.over(hair.colour, alpha)
 
 
-def shade_under_hair(head: HeadMap, hair: HairMap, grid: Grid, face: Face) -> np.ndarray:
+def shade_under_hair(head: HeadMap, hair: HairMap, canvas: Canvas, face: Look) -> np.ndarray:
     """Returns the shadow of the hair on the skin: [h, w] in the head's window, 0 for none.
 
     Args:
         head: outline and shade of the head.
         hair: shape of the hair.
-        grid: the face frame.
+        canvas: the picture in the face frame.
         face: the look.
     """
-    full = np.full(grid.x.shape, -1, np.float32)
-    full[hair.window] = hair.opening
-    near = full[head.window]
+    full = np.full(canvas.x.shape, -1, np.float32)
+    full[hair.canvas.window] = hair.opening
+    near = full[head.canvas.window]
     depth = 0.02 if face.hair.style == "buzz" else 0.05
     shadow = 0.3 * step(-depth, 0.005, near)
     if not face.hair.length:

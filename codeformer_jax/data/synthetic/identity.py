@@ -1,29 +1,24 @@
-"""Looks of a face: every number of it, drawn from its identity and from nothing else."""
+"""Looks of a face: every number of it, drawn from its identity and from nothing else.
+
+Lengths are fractions of the image side, y points down from the middle between the eyes, colours are
+sRGB in [0, 1].
+"""
+
+import types
 
 import numpy as np
 
 from codeformer_jax.data.synthetic import palette
-from codeformer_jax.data.synthetic.look import (
-    Background,
-    Beard,
-    Brows,
-    Clothes,
-    Colour,
-    Eyes,
-    Face,
-    Glasses,
-    Hair,
-    Head,
-    Light,
-    Mouth,
-    Nose,
-    Pose,
-    Skin,
-)
 from codeformer_jax.data.synthetic.shapes import Number
+
+Colour = tuple[Number, Number, Number]
 
 # Separates these draws from any other generator that is seeded with a small integer.
 _STREAM = 0xFACE
+
+
+class Look(types.SimpleNamespace):
+    """Looks of a face, which holds those of its parts, or of one part."""
 
 
 class Dice:
@@ -60,14 +55,14 @@ class Dice:
         return tuple(float(value) for value in np.clip(moved, 0, 1))
 
 
-def draw_face(identity: int) -> Face:
+def draw_face(identity: int) -> Look:
     """Returns the look of an identity, 0 or more; it does not depend on the image size."""
     dice = Dice(identity)
     feminine = dice.chance(0.5)
     stage = dice.pick({"child": 0.12, "young": 0.45, "middle": 0.27, "old": 0.16})
-    pose = Pose(dice.bell(-1.4, 1.4), dice.bell(-1.0, 1.0), dice.bell(-0.07, 0.07))
+    pose = Look(yaw=dice.bell(-1.4, 1.4), pitch=dice.bell(-1.0, 1.0), roll=dice.bell(-0.07, 0.07))
     azimuth, height = dice.between(-0.8, 0.8), dice.between(0.25, 0.75)
-    light = Light(
+    light = Look(
         direction=_unit((np.sin(azimuth), -height, 0.85 * np.cos(azimuth))),
         ambient=dice.between(0.36, 0.5),
         strength=dice.between(0.56, 0.7),
@@ -77,14 +72,14 @@ def draw_face(identity: int) -> Face:
     head = _head(dice, stage, feminine)
     hair = _hair(dice, stage, feminine, skin.tone)
     mouth = _mouth(dice, stage, feminine, skin)
-    return Face(
+    return Look(
         pose=pose,
         light=light,
         skin=skin,
         head=head,
         eyes=_eyes(dice, stage, feminine, skin.tone, mouth.smile),
         brows=_brows(dice, stage, feminine, hair.roots),
-        nose=Nose(
+        nose=Look(
             tip_y=dice.bell(0.13, 0.16) - (0.015 if stage == "child" else 0),
             width=dice.bell(0.034, 0.05) * (0.9 if feminine else 1.02) + 0.008 * skin.tone,
             bridge=dice.between(0.018, 0.03),
@@ -104,10 +99,10 @@ def _unit(vector: Colour) -> Colour:
     return tuple(float(value) / length for value in vector)
 
 
-def _skin(dice: Dice, stage: str) -> Skin:
+def _skin(dice: Dice, stage: str) -> Look:
     tone = dice.between(0, 1)
     age = {"child": 0.0, "young": 0.15, "middle": 0.5, "old": 0.9}[stage]
-    return Skin(
+    return Look(
         colour=dice.mix(palette.SKIN, tone, 0.015),
         tone=tone,
         blush=dice.between(0.3, 1.0),
@@ -118,9 +113,9 @@ def _skin(dice: Dice, stage: str) -> Skin:
     )
 
 
-def _head(dice: Dice, stage: str, feminine: bool) -> Head:
+def _head(dice: Dice, stage: str, feminine: bool) -> Look:
     child = stage == "child"
-    return Head(
+    return Look(
         width=dice.bell(0.235, 0.275) + (0.008 if child else -0.006 if feminine else 0.002),
         jaw=dice.bell(0.78, 0.94) + (-0.03 if feminine else 0.05),
         chin=dice.bell(0.055, 0.095) + (-0.01 if feminine else 0.008),
@@ -131,7 +126,7 @@ def _head(dice: Dice, stage: str, feminine: bool) -> Head:
     )
 
 
-def _mouth(dice: Dice, stage: str, feminine: bool, skin: Skin) -> Mouth:
+def _mouth(dice: Dice, stage: str, feminine: bool, skin: Look) -> Look:
     smile = dice.pick({"neutral": 0.3, "soft": 0.35, "broad": 0.35})
     amount = {"neutral": dice.between(-0.25, 0.2), "soft": 0.5, "broad": 0.95}[smile]
     teeth = dice.between(0.35, 1.0)
@@ -139,7 +134,7 @@ def _mouth(dice: Dice, stage: str, feminine: bool, skin: Skin) -> Mouth:
     lipstick = feminine and stage != "child" and dice.chance(0.55)
     natural = tuple(c * f for c, f in zip(skin.colour, (0.86, 0.6, 0.6), strict=True))
     painted = dice.mix(palette.LIPSTICK, dice.between(0, 1), 0.03)
-    return Mouth(
+    return Look(
         y=dice.bell(0.245, 0.268) - (0.022 if stage == "child" else 0),
         half_width=dice.bell(0.078, 0.096) + 0.016 * max(amount, 0) - 0.008 * (stage == "child"),
         upper=dice.between(0.017, 0.024) * plump,
@@ -151,11 +146,11 @@ def _mouth(dice: Dice, stage: str, feminine: bool, skin: Skin) -> Mouth:
     )
 
 
-def _eyes(dice: Dice, stage: str, feminine: bool, tone: Number, smile: Number) -> Eyes:
+def _eyes(dice: Dice, stage: str, feminine: bool, tone: Number, smile: Number) -> Look:
     dark = dice.between(0, 1) < 0.25 + tone * 1.2
     iris = palette.IRIS_DARK if dark else palette.IRIS_LIGHT
     makeup = feminine and stage != "child" and dice.chance(0.65)
-    return Eyes(
+    return Look(
         apart=dice.bell(0.117, 0.128),
         half_width=dice.bell(0.053, 0.063) * (1.06 if stage == "child" else 1.0),
         upper=dice.between(0.35, 0.52) + 0.04 * feminine - 0.05 * max(smile, 0),
@@ -171,9 +166,9 @@ def _eyes(dice: Dice, stage: str, feminine: bool, tone: Number, smile: Number) -
     )
 
 
-def _brows(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Brows:
+def _brows(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Look:
     depth = dice.between(0.5, 0.8)
-    return Brows(
+    return Look(
         colour=tuple(min(value, 0.6) * depth + 0.02 for value in hair),
         y=dice.bell(-0.1, -0.072) - 0.006 * feminine,
         arch=dice.between(0.006, 0.026) + 0.006 * feminine,
@@ -184,7 +179,7 @@ def _brows(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Brows:
     )
 
 
-def _hair(dice: Dice, stage: str, feminine: bool, tone: Number) -> Hair:
+def _hair(dice: Dice, stage: str, feminine: bool, tone: Number) -> Look:
     styles = dict(palette.STYLES_LONG if feminine else palette.STYLES_SHORT)
     if stage in ("child", "young"):
         styles.pop("bald", None)
@@ -202,7 +197,7 @@ def _hair(dice: Dice, stage: str, feminine: bool, tone: Number) -> Hair:
     left, right = shape["left"], shape["right"]
     if side > 0:
         left, right = right, left
-    return Hair(
+    return Look(
         style=style,
         colour=dye if dyed else roots,
         roots=roots,
@@ -224,7 +219,7 @@ def _hair(dice: Dice, stage: str, feminine: bool, tone: Number) -> Hair:
     )
 
 
-def _beard(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Beard:
+def _beard(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Look:
     kind = dice.pick(palette.BEARDS)
     alpha, extra = dice.between(0.93, 1.0), dice.between(0.0, 0.045)
     if feminine or stage == "child":
@@ -232,14 +227,15 @@ def _beard(dice: Dice, stage: str, feminine: bool, hair: Colour) -> Beard:
     depth = 0.85
     if kind == "stubble":
         alpha, extra, depth = 0.35, 0.0, 0.5
-    return Beard(kind, tuple(value * depth + 0.01 for value in hair), alpha, extra)
+    colour = tuple(value * depth + 0.01 for value in hair)
+    return Look(kind=kind, colour=colour, alpha=alpha, extra=extra)
 
 
-def _glasses(dice: Dice, stage: str) -> Glasses:
+def _glasses(dice: Dice, stage: str) -> Look:
     kind = dice.pick({"none": 0.76, "round": 0.08, "square": 0.11, "aviator": 0.05})
     if stage == "old" and kind == "none" and dice.chance(0.3):
         kind = "square"
-    return Glasses(
+    return Look(
         kind=kind,
         colour=dice.mix(palette.FRAMES, dice.between(0, 1), 0.02),
         rim=dice.between(0.0035, 0.0085),
@@ -249,8 +245,8 @@ def _glasses(dice: Dice, stage: str) -> Glasses:
     )
 
 
-def _clothes(dice: Dice, feminine: bool) -> Clothes:
-    return Clothes(
+def _clothes(dice: Dice, feminine: bool) -> Look:
+    return Look(
         neckline=dice.pick({"crew": 0.4, "vee": 0.2, "collar": 0.25, "turtle": 0.15}),
         colour=dice.mix(palette.CLOTHES, dice.between(0, 1), 0.05),
         second=dice.mix(palette.CLOTHES, dice.between(0, 1), 0.05),
@@ -261,7 +257,7 @@ def _clothes(dice: Dice, feminine: bool) -> Clothes:
     )
 
 
-def _background(dice: Dice) -> Background:
+def _background(dice: Dice) -> Look:
     first = dice.mix(palette.BACKGROUND, dice.between(0, 1), 0.06)
     lightness = dice.between(-0.22, 0.22)
     other = dice.mix(palette.BACKGROUND, dice.between(0, 1), 0.06)
@@ -269,7 +265,7 @@ def _background(dice: Dice) -> Background:
         float(np.clip(0.65 * a + 0.35 * b + lightness, 0.05, 0.95))
         for a, b in zip(first, other, strict=True)
     )
-    return Background(
+    return Look(
         kind=dice.pick({"plain": 0.4, "bokeh": 0.25, "panels": 0.2, "horizon": 0.15}),
         first=first,
         second=second,

@@ -27,18 +27,8 @@ BACKGROUND = _rows(
 BEARDS = {"none": 0.5, "stubble": 0.16, "full": 0.16, "goatee": 0.08, "moustache": 0.1}
 
 # left/right: how steeply the hairline falls on either side of the parting; drop moves it down.
-_BASE = {
-    "lift": 0.03,
-    "side": 0.014,
-    "length": 0.0,
-    "curl": 0.0,
-    "wave": 0.0,
-    "drop": 0.0,
-    "part": 0.0,
-    "left": 0.25,
-    "right": 0.25,
-    "recede": 0.0,
-}
+_BASE = dict.fromkeys(("length", "curl", "wave", "drop", "part", "recede"), 0.0)
+_BASE |= {"lift": 0.03, "side": 0.014, "left": 0.25, "right": 0.25}
 STYLES = {
     "bald": _BASE | {"lift": 0.0, "side": 0.0},
     "buzz": _BASE | {"lift": 0.01, "side": 0.004, "recede": 0.05},

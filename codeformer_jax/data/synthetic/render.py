@@ -1,5 +1,6 @@
 """Picture of an identity: the layers, back to front."""
 
+import operator
 from typing import SupportsIndex
 
 import numpy as np
@@ -7,7 +8,7 @@ from jaxtyping import UInt8
 
 from codeformer_jax.data.synthetic import accessories, features, hair, scene, skin
 from codeformer_jax.data.synthetic.identity import draw_face
-from codeformer_jax.data.synthetic.shapes import Grid, cover, darken
+from codeformer_jax.data.synthetic.shapes import Canvas, cover
 
 SMALLEST = 16
 
@@ -26,46 +27,40 @@ def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarra
         sRGB uint8 [size, size, 3].
 
     Raises:
-        ValueError: a negative identity, or a size that is too small or not an integer.
+        ValueError: a negative identity, or a size that is too small.
     """
+    identity, size = operator.index(identity), operator.index(size)
     check_size(size)
-    if not is_whole(identity) or identity < 0:
-        raise ValueError(f"identity is {identity!r}; give an integer of 0 or more")
-    size = int(size)
-    face = draw_face(int(identity))
+    if identity < 0:
+        raise ValueError(f"identity is {identity}; give an integer of 0 or more")
+    face = draw_face(identity)
     planes = np.empty((3, size, size), np.float32)
-    scene.paint_background(planes, Grid.make(size, (0.5, 0.5)), face.background, face.light)
-    upright = Grid.make(size, EYES_AT)
-    grid = Grid.make(size, EYES_AT, face.pose.roll)
-    head = skin.map_head(grid, face)
-    locks = hair.map_hair(grid, face)
+    scene.paint_background(Canvas.make(planes, (0.5, 0.5)), face.background, face.light)
+    upright = Canvas.make(planes, EYES_AT)
+    canvas = Canvas.make(planes, EYES_AT, face.pose.roll)
+    head = skin.map_head(canvas, face)
+    locks = hair.map_hair(canvas, face)
     if locks is not None:
-        hair.paint_back_hair(planes, grid, locks)
-    scene.paint_body(planes, upright, face)
+        hair.paint_back_hair(canvas, locks)
+    scene.paint_body(upright, face)
     if not face.hair.length:
-        skin.paint_ears(planes, grid, face)
-    skin.paint_skin(planes, grid, face, head)
-    features.paint_eyes(planes, grid, face)
-    features.paint_nose(planes, grid, face)
-    accessories.paint_beard(planes, grid, face, head)
-    features.paint_mouth(planes, grid, face)
+        skin.paint_ears(canvas, face)
+    skin.paint_skin(canvas, face, head)
+    features.paint_eyes(canvas, face)
+    features.paint_nose(canvas, face)
+    accessories.paint_beard(canvas, face, head)
+    features.paint_mouth(canvas, face)
     if locks is not None:
-        shadow = hair.shade_under_hair(head, locks, grid, face)
-        darken(planes, head.window, shadow * cover(head.distance, grid.px))
-    features.paint_brows(planes, grid, face)
-    accessories.paint_glasses(planes, grid, face)
+        shadow = hair.shade_under_hair(head, locks, canvas, face)
+        head.canvas.darken(shadow * cover(head.distance, canvas.px))
+    features.paint_brows(canvas, face)
+    accessories.paint_glasses(canvas, face)
     if locks is not None:
-        hair.paint_front_hair(planes, grid, locks, face)
-    picture = np.clip(planes * 255 + 0.5, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture.transpose(1, 2, 0))
+        hair.paint_front_hair(canvas, locks, face)
+    return canvas.picture()
 
 
-def check_size(size: object) -> None:
-    """Raises ValueError unless `size` is an integer of at least SMALLEST."""
-    if not is_whole(size) or size < SMALLEST:
+def check_size(size: int) -> None:
+    """Raises ValueError if `size` is below SMALLEST."""
+    if size < SMALLEST:
         raise ValueError(f"size is {size!r}; give the side in pixels, an integer >= {SMALLEST}")
-
-
-def is_whole(value: object) -> bool:
-    """Returns whether a value is an integer, of Python or NumPy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -2,32 +2,27 @@
 
 import numpy as np
 
-from codeformer_jax.data.synthetic.look import Background, Face
+from codeformer_jax.data.synthetic.identity import Look
 from codeformer_jax.data.synthetic.shapes import (
-    Grid,
+    Canvas,
     Number,
     band,
     blob,
     cover,
-    darken,
-    over,
     polygon,
     step,
 )
 
-_EVERYWHERE = (slice(None), slice(None))
 
-
-def paint_background(planes: np.ndarray, grid: Grid, background: Background, light) -> None:
+def paint_background(canvas: Canvas, background: Look, light) -> None:
     """Paints a smooth gradient with soft structure, brighter towards the light.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: a frame with its origin in the middle.
+        canvas: the picture in a frame with its origin in the middle.
         background: the look of the background.
         light: direction and colour of the light.
     """
-    x, y = grid.x, grid.y
+    x, y, planes = canvas.x, canvas.y, canvas.planes
     phases = background.phases
     along = x * np.float32(np.cos(background.angle)) + y * np.float32(np.sin(background.angle))
     first = np.array(background.first, np.float32)[:, None, None]
@@ -44,31 +39,27 @@ def paint_background(planes: np.ndarray, grid: Grid, background: Background, lig
     planes[:] = first + np.clip(amount, 0, 1) * (second - first)
     if background.kind == "bokeh":
         for right, down, wide in phases[:24].reshape(8, 3):
-            cx, cy, radius = (
-                0.52 * float(right),
-                0.3 * float(down) - 0.15,
-                0.07 + 0.04 * float(wide),
-            )
-            window = grid.window(cx - 0.13, cy - 0.13, cx + 0.13, cy + 0.13)
-            wx, wy = grid.at(window)
-            disc = cover(np.hypot(wx - cx, wy - cy) - radius, grid.px, 0.012)
-            over(planes, window, np.minimum(second[:, 0, 0] + 0.25, 1.0), 0.3 * disc)
+            cx, cy = 0.52 * float(right), 0.3 * float(down) - 0.15
+            radius = 0.07 + 0.04 * float(wide)
+            part = canvas.box(cx - 0.13, cy - 0.13, cx + 0.13, cy + 0.13)
+            wx, wy = part.x, part.y
+            disc = cover(np.hypot(wx - cx, wy - cy) - radius, canvas.px, 0.012)
+            part.over(np.minimum(second[:, 0, 0] + 0.25, 1.0), 0.3 * disc)
     glow = blob(x, y, (light.direction[0] * 0.6, -0.25), 0.6, 0.6)
     planes *= np.float32(0.86) + np.float32(0.2) * glow
 
 
-def paint_body(planes: np.ndarray, grid: Grid, face: Face) -> None:
+def paint_body(canvas: Canvas, face: Look) -> None:
     """Paints neck and shoulders.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: an upright frame with its origin between the eyes.
+        canvas: the picture in an upright frame with its origin between the eyes.
         face: the look.
     """
-    window = grid.window(-0.53, 0.15, 0.53, 0.54)
-    x, y = grid.at(window)
+    part = canvas.box(-0.53, 0.15, 0.53, 0.54)
+    x, y = part.x, part.y
     x = x + np.float32(0.025 * face.pose.yaw)
-    clothes, px = face.clothes, grid.px
+    clothes, px = face.clothes, canvas.px
     width = face.head.neck
     towards = np.float32(face.light.direction[0])
     side = np.abs(x)
@@ -97,24 +88,24 @@ def paint_body(planes: np.ndarray, grid: Grid, face: Face) -> None:
     shade = shade + np.float32(0.025) * folds
     colour = np.array(clothes.colour, np.float32)[:, None, None] * shade
     # Behind the neck the inside of the clothes shows, in shadow.
-    over(planes, window, colour * np.float32(0.45), cover(body, px))
-    _neck(planes, window, grid, face)
-    over(planes, window, colour, cover(cloth, px))
+    part.over(colour * np.float32(0.45), cover(body, px))
+    _neck(part, canvas, face)
+    part.over(colour, cover(cloth, px))
     rim = band(opening, 0.006, px) * cover(body, px)
     if clothes.neckline == "collar":
-        _shirt_collar(planes, window, px, (x, y, shade, width), clothes)
+        _shirt_collar(part, px, (x, y, shade, width), clothes)
     elif clothes.neckline != "turtle":
-        darken(planes, window, 0.3 * rim, (1, 1, 1))
+        part.darken(0.3 * rim, (1, 1, 1))
 
 
 def _neck_width(y: np.ndarray, width: Number) -> np.ndarray:
     return width + 0.9 * np.maximum(y - 0.4, 0) ** 1.5 + 0.15 * np.maximum(y - 0.46, 0)
 
 
-def _neck(planes: np.ndarray, window, grid: Grid, face: Face) -> None:
-    x, y = grid.at(window)
+def _neck(part: Canvas, canvas: Canvas, face: Look) -> None:
+    x, y = part.x, part.y
     x = x + np.float32(0.025 * face.pose.yaw)
-    width, px = face.head.neck, grid.px
+    width, px = face.head.neck, canvas.px
     flare = _neck_width(y, width)
     inside = np.abs(x) - flare
     round_shade = np.sqrt(np.clip(1 - (x / (flare + 0.04)) ** 2, 0.05, 1))
@@ -125,13 +116,13 @@ def _neck(planes: np.ndarray, window, grid: Grid, face: Face) -> None:
     shade = shade - 0.05 * tendon * step(0.4, 0.47, y)
     albedo = np.array(face.skin.colour, np.float32) * np.float32(0.97)
     colour = albedo[:, None, None] * np.stack([shade**0.86, shade, shade**1.08])
-    over(planes, window, colour, cover(inside, px))
+    part.over(colour, cover(inside, px))
 
 
-def _shirt_collar(planes: np.ndarray, window, px: Number, frame, clothes) -> None:
+def _shirt_collar(part: Canvas, px: Number, frame, clothes) -> None:
     x, y, shade, width = frame
     corners = [(width + 0.005, 0.345), (width + 0.05, 0.41), (0.095, 0.56), (0.01, 0.495)]
     flap = polygon(np.abs(x), y, corners)
     colour = np.array(clothes.colour, np.float32) * np.float32(0.92) + np.float32(0.07)
-    over(planes, window, colour[:, None, None] * (shade + 0.06), cover(flap, px))
-    darken(planes, window, 0.25 * band(flap, 0.003, px), (1, 1, 1))
+    part.over(colour[:, None, None] * (shade + 0.06), cover(flap, px))
+    part.darken(0.25 * band(flap, 0.003, px), (1, 1, 1))

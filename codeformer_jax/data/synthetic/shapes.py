@@ -1,4 +1,4 @@
-"""Anti-aliased shapes on a pixel grid: signed distances, coverage and compositing.
+"""Anti-aliased shapes on a canvas: signed distances, coverage and compositing.
 
 Lengths are fractions of the image side, so a shape is the same at every size. Distances are
 negative inside. Pictures are float32 planes [3, rows, columns] in [0, 1].
@@ -9,32 +9,45 @@ import dataclasses
 import numpy as np
 
 Number = float | int | np.floating
-Window = tuple[slice, slice]
+
+TURN = np.linspace(-np.pi, np.pi, 256, endpoint=False)  # Angles of an outline's radii.
+_SMOOTH = 9.0  # Degrees over which an outline through points is smoothed.
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
-    """Pixel centres of an image in a rotated and shifted frame.
+class Canvas:
+    """A picture, or a window of one, with the coordinates of its pixels in a frame of its own.
 
-    x, y: [rows, columns] coordinates; px: the side of a pixel; origin and roll: the frame's place
-    in the image (fractions) and its angle (radians).
+    Attributes:
+        planes: [3, h, w], painted in place.
+        x, y: [h, w], the centres of the pixels.
+        px: the side of a pixel.
+        origin: place of the frame in the image.
+        roll: angle of the frame in radians.
+        window: rows and columns in the whole picture.
     """
 
+    planes: np.ndarray
     x: np.ndarray
     y: np.ndarray
     px: Number
     origin: tuple[Number, Number]
     roll: Number
+    window: tuple[slice, slice] = (slice(None), slice(None))
 
     @classmethod
-    def make(cls, size: int, origin: tuple[Number, Number], roll: Number = 0.0) -> "Grid":
+    def make(
+        cls, planes: np.ndarray, origin: tuple[Number, Number], roll: Number = 0.0
+    ) -> "Canvas":
+        """Returns a frame in a square picture; arguments as the attributes."""
+        size = planes.shape[-1]
         centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         x, y = centres[None, :] - np.float32(origin[0]), centres[:, None] - np.float32(origin[1])
         cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
-        return cls(cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
+        return cls(planes, cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
 
-    def window(self, left: Number, top: Number, right: Number, bottom: Number) -> Window:
-        """Returns the pixels that a box of this frame can touch."""
+    def box(self, left: Number, top: Number, right: Number, bottom: Number) -> "Canvas":
+        """Returns the pixels of a whole picture that a box of this frame can touch."""
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
@@ -46,48 +59,75 @@ class Grid:
             high = int(np.ceil(max(values) * size)) + 1
             return slice(min(max(low, 0), size), min(max(high, 0), size))
 
-        return span(rows), span(columns)
+        window = span(rows), span(columns)
+        return dataclasses.replace(
+            self,
+            planes=self.planes[:, *window],
+            x=self.x[window],
+            y=self.y[window],
+            window=window,
+        )
 
-    def at(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        return self.x[window], self.y[window]
+    def over(self, colour, alpha: np.ndarray) -> None:
+        """Blends a colour over the picture.
+
+        Args:
+            colour: [3], or [3, h, w].
+            alpha: opacity [h, w], 0..1.
+        """
+        paint = np.asarray(colour, np.float32)
+        if paint.ndim == 1:
+            paint = paint[:, None, None]
+        self.planes[...] += alpha * (paint - self.planes)
+
+    def darken(self, amount: np.ndarray, tint=(1.0, 1.1, 1.15)) -> None:
+        """Multiplies the picture by 1 - amount * tint.
+
+        Args:
+            amount: [h, w], 0..1.
+            tint: factors of the channels; the default keeps shadows on skin warm.
+        """
+        self.planes[...] *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]
+
+    def picture(self) -> np.ndarray:
+        """Returns uint8 [h, w, 3]."""
+        picture = np.clip(self.planes * 255 + 0.5, 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """A closed, star-shaped curve: radii [n] at equal angles from straight down, around (x, y)."""
+    """A closed, star-shaped curve: radii [n] at equal angles from straight down, around (0, y)."""
 
-    x: Number
     y: Number
     radii: np.ndarray
     slopes: np.ndarray
 
     @classmethod
-    def through(cls, points: list[tuple[Number, Number]], centre_y: Number, smooth: Number = 9.0):
+    def through(cls, points: list[tuple[Number, Number]], centre_y: Number) -> "Outline":
         """Returns a smooth curve near the points of its right half, listed from bottom to top."""
         angles = np.array([np.arctan2(x, y - centre_y) for x, y in points])
         radii = np.array([np.hypot(x, y - centre_y) for x, y in points])
-        turn = np.linspace(-np.pi, np.pi, 256, endpoint=False)
-        return cls.from_radii(0.0, centre_y, np.interp(np.abs(turn), angles, radii), smooth)
+        radii = np.interp(np.abs(TURN), angles, radii)
+        orders = np.fft.rfftfreq(256, 1 / 256)
+        low_pass = np.exp(-((orders * np.pi / 180 * _SMOOTH) ** 2) / 2)
+        return cls.from_radii(centre_y, np.fft.irfft(np.fft.rfft(radii) * low_pass, 256))
 
     @classmethod
-    def from_radii(cls, x: Number, y: Number, radii: np.ndarray, smooth: Number = 0.0) -> "Outline":
-        if smooth:
-            orders = np.fft.rfftfreq(256, 1 / 256)
-            low_pass = np.exp(-((orders * np.pi / 180 * smooth) ** 2) / 2)
-            radii = np.fft.irfft(np.fft.rfft(radii) * low_pass, 256)
+    def from_radii(cls, y: Number, radii: np.ndarray) -> "Outline":
         slopes = (np.roll(radii, -1) - np.roll(radii, 1)) * (256 / (4 * np.pi)) / radii
         steep = 1 / np.sqrt(1 + slopes**2)
-        return cls(x, y, radii.astype(np.float32), steep.astype(np.float32))
+        return cls(y, radii.astype(np.float32), steep.astype(np.float32))
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        dx, dy = x - np.float32(self.x), y - np.float32(self.y)
-        place = (np.arctan2(dx, dy) + np.float32(np.pi)) * np.float32(256 / (2 * np.pi))
+        dy = y - np.float32(self.y)
+        place = (np.arctan2(x, dy) + np.float32(np.pi)) * np.float32(256 / (2 * np.pi))
         low = place.astype(np.int32)
         part = place - low.astype(np.float32)
         low &= 255
         high = (low + 1) & 255
         radius = self.radii[low] * (1 - part) + self.radii[high] * part
-        return (np.sqrt(dx * dx + dy * dy) - radius) * self.slopes[low]
+        return (np.sqrt(x * x + dy * dy) - radius) * self.slopes[low]
 
 
 def _unit(value: np.ndarray) -> np.ndarray:
@@ -169,32 +209,3 @@ def blob(
     dx = (x - np.float32(centre[0])) * np.float32(1 / sx)
     dy = (y - np.float32(centre[1])) * np.float32(1 / sy)
     return np.exp(-(dx * dx + dy * dy))
-
-
-def over(planes: np.ndarray, window: Window, colour, alpha: np.ndarray) -> None:
-    """Blends a colour over a window, in place.
-
-    Args:
-        planes: picture [3, h, w].
-        window: rows and columns.
-        colour: [3], or [3, h, w] of the window.
-        alpha: opacity [h, w] of the window, 0..1.
-    """
-    target = planes[(slice(None), *window)]
-    paint = np.asarray(colour, np.float32)
-    if paint.ndim == 1:
-        paint = paint[:, None, None]
-    target += alpha * (paint - target)
-
-
-def darken(planes: np.ndarray, window: Window, amount: np.ndarray, tint=(1.0, 1.1, 1.15)) -> None:
-    """Multiplies a window by 1 - amount * tint, in place.
-
-    Args:
-        planes: picture [3, h, w].
-        window: rows and columns.
-        amount: [h, w] of the window, 0..1.
-        tint: factors of the channels; the default keeps shadows on skin warm.
-    """
-    target = planes[(slice(None), *window)]
-    target *= 1 - amount * np.asarray(tint, np.float32)[:, None, None]

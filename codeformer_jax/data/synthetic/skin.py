@@ -4,16 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from codeformer_jax.data.synthetic.look import Face
+from codeformer_jax.data.synthetic.identity import Look
 from codeformer_jax.data.synthetic.shapes import (
-    Grid,
+    Canvas,
     Number,
     Outline,
-    Window,
     band,
     blob,
     cover,
-    over,
     step,
 )
 
@@ -22,7 +20,7 @@ from codeformer_jax.data.synthetic.shapes import (
 class HeadMap:
     """The head's pixels: coordinates moved to the head's axis, outline distance, shade [h, w]."""
 
-    window: Window
+    canvas: Canvas
     x: np.ndarray
     y: np.ndarray
     axis: Number
@@ -32,7 +30,7 @@ class HeadMap:
     gloss: np.ndarray
 
 
-def head_outline(face: Face, grow_top: Number = 0.0, grow_side: Number = 0.0) -> Outline:
+def head_outline(face: Look, grow_top: Number = 0.0, grow_side: Number = 0.0) -> Outline:
     """Returns the head's silhouette in its own frame.
 
     Args:
@@ -57,16 +55,16 @@ def head_outline(face: Face, grow_top: Number = 0.0, grow_side: Number = 0.0) ->
     return Outline.through(points, centre_y=0.03)
 
 
-def map_head(grid: Grid, face: Face) -> HeadMap:
+def map_head(canvas: Canvas, face: Look) -> HeadMap:
     """Returns outline and lighting of the head.
 
     Args:
-        grid: the face frame, its origin between the eyes.
+        canvas: the picture in the face frame, its origin between the eyes.
         face: the look.
     """
     axis = -0.03 * face.pose.yaw
-    window = grid.window(-0.36, -0.52, 0.36, 0.52)
-    x, y = grid.at(window)
+    part = canvas.box(-0.36, -0.52, 0.36, 0.52)
+    x, y = part.x, part.y
     outline = head_outline(face)
     distance = outline.distance(x - np.float32(axis), y)
     slope_x, slope_y = _slopes(x, y, face, axis)
@@ -83,10 +81,10 @@ def map_head(grid: Grid, face: Face) -> HeadMap:
     square = half * half
     gloss = (square * square) ** 5
     edge = step(-0.06, 0.005, distance)
-    return HeadMap(window, x, y, axis, outline, distance, shade * (1 - 0.18 * edge), gloss)
+    return HeadMap(part, x, y, axis, outline, distance, shade * (1 - 0.18 * edge), gloss)
 
 
-def _slopes(x: np.ndarray, y: np.ndarray, face: Face, axis: Number):
+def _slopes(x: np.ndarray, y: np.ndarray, face: Look, axis: Number):
     """Returns slopes of the surface: an egg, plus soft bumps for the relief of the face."""
     head, nose = face.head, face.nose
     cy = 0.5 * (head.chin_y + head.crown_y)
@@ -136,12 +134,11 @@ def _rows_near(y: np.ndarray, low: Number, high: Number) -> slice:
     return slice(first, last)
 
 
-def paint_skin(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> None:
+def paint_skin(canvas: Canvas, face: Look, head: HeadMap) -> None:
     """Paints lit skin with red and pale regions, sheen, freckles and wrinkles.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: the face frame.
+        canvas: the picture in the face frame.
         face: the look.
         head: outline and shade of the head.
     """
@@ -152,10 +149,10 @@ def paint_skin(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> Non
     red = red * np.float32(skin.blush * 0.11)
     sunken = blob(x, y, (-0.118, 0.005), 0.07, 0.045) + blob(x, y, (0.118, 0.005), 0.07, 0.045)
     shade = head.shade * (1 - np.float32(0.07 + 0.06 * skin.age) * sunken)
-    shade = shade - _wrinkles(x, y, face, grid.px)
+    shade = shade - _wrinkles(x, y, face, canvas.px)
     if skin.freckles:
         shade = shade - _freckles(x, y, face)
-    if grid.px < 1 / 150:
+    if canvas.px < 1 / 150:
         shade = shade + _grain(x, y, face)
     r, g, b = (np.float32(value) for value in skin.colour)
     shade = np.clip(shade, 0.05, 1.5)
@@ -169,10 +166,10 @@ def paint_skin(planes: np.ndarray, grid: Grid, face: Face, head: HeadMap) -> Non
         ]
     )
     colour += np.float32(skin.shine) * head.gloss
-    over(planes, head.window, colour, cover(head.distance, grid.px))
+    head.canvas.over(colour, cover(head.distance, canvas.px))
 
 
-def _wrinkles(x: np.ndarray, y: np.ndarray, face: Face, px: Number) -> np.ndarray:
+def _wrinkles(x: np.ndarray, y: np.ndarray, face: Look, px: Number) -> np.ndarray:
     smile, amount = max(face.mouth.smile, 0.0), face.skin.wrinkles
     side = np.abs(x)
     # The fold from the wing of the nose past the corner of the mouth.
@@ -198,7 +195,7 @@ def _between(value: np.ndarray, low: Number, high: Number, soft: Number) -> np.n
     return step(low - soft, low + soft, value) * (1 - step(high - soft, high + soft, value))
 
 
-def _freckles(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
+def _freckles(x: np.ndarray, y: np.ndarray, face: Look) -> np.ndarray:
     total = np.zeros_like(x)
     for dx, dy in face.hair.strands[:96].reshape(48, 2):
         cx, cy = 0.19 * float(dx), 0.11 + 0.055 * float(dy) - 0.03 * float(dx) ** 2
@@ -207,28 +204,27 @@ def _freckles(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
     return np.float32(0.1 * face.skin.freckles) * np.minimum(total, 1)
 
 
-def _grain(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
+def _grain(x: np.ndarray, y: np.ndarray, face: Look) -> np.ndarray:
     """Returns pores, which are too fine for small sizes."""
     fine = np.sin(x * 811 + 5 * np.sin(y * 313)) * np.sin(y * 787 + 5 * np.sin(x * 291))
     return np.float32(0.012 + 0.01 * face.skin.age) * fine
 
 
-def paint_ears(planes: np.ndarray, grid: Grid, face: Face) -> None:
+def paint_ears(canvas: Canvas, face: Look) -> None:
     """Paints both ears, behind the face; the one that yaw turns away is narrower.
 
     Args:
-        planes: picture [3, h, w], painted in place.
-        grid: the face frame.
+        canvas: the picture in the face frame.
         face: the look.
     """
-    head, px = face.head, grid.px
+    head, px = face.head, canvas.px
     albedo = np.array(face.skin.colour, np.float32) * np.array([0.93, 0.8, 0.76], np.float32)
     for side in (-1.0, 1.0):
         turned = 1 - 0.5 * side * face.pose.yaw
         cx = side * (head.width + 0.012 * turned) - 0.03 * face.pose.yaw
         rx, ry = 0.034 * max(turned, 0.35) * head.ear, 0.072 * head.ear
-        window = grid.window(cx - 0.09, -0.08, cx + 0.09, 0.18)
-        x, y = grid.at(window)
+        part = canvas.box(cx - 0.09, -0.08, cx + 0.09, 0.18)
+        x, y = part.x, part.y
         ox, oy = (x - cx) * side, y - 0.045
         # Wider at the top than at the lobe, leaning outwards.
         width = rx * (1.0 - 2.2 * oy)
@@ -237,8 +233,8 @@ def paint_ears(planes: np.ndarray, grid: Grid, face: Face) -> None:
         lit = 0.72 + 0.3 * side * face.light.direction[0]
         inner = blob(ox, oy, (0.002, -0.005), rx * 0.55, ry * 0.6)
         shade = np.clip(lit - 0.33 * inner + 0.1 * step(0.7, 0.9, ring), 0.1, 1.2)
-        over(planes, window, albedo[:, None, None] * shade, cover(inside, px))
+        part.over(albedo[:, None, None] * shade, cover(inside, px))
         if face.clothes.earrings:
             drop = np.hypot(ox - 0.004, oy - ry * 1.0) - 0.011
-            over(planes, window, (0.93, 0.85, 0.6), cover(drop, px))
-            over(planes, window, (1.0, 0.99, 0.93), cover(drop + 0.007, px))
+            part.over((0.93, 0.85, 0.6), cover(drop, px))
+            part.over((1.0, 0.99, 0.93), cover(drop + 0.007, px))
