@@ -254,7 +254,7 @@ def make_jax(arguments, weights, observer, recorded=False):
         judge = task.image_losses.discriminator
         converters["discriminator"] = Converter("discriminator", judge)
     if recorded:
-        from codeformer_jax.tasks.recorded_step import step_recorder  # noqa: PLC0415
+        from codeformer_jax.train.recorded_step import step_recorder  # noqa: PLC0415
 
         take = step_recorder(task)
     else:

@@ -3,6 +3,7 @@
 import argparse
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.trace import add_weights
 
 _DESCRIPTION = """\
 Compares two traces, of `codeformer-jax trace` or trace_torch.py, and names the first layer that
@@ -10,7 +11,8 @@ differs. Exit code 0: all within the tolerance; 1: a difference, infinities or N
 cannot be compared, for the printed reason."""
 _EXAMPLES = """\
   codeformer-jax compare ours.trace theirs.trace
-  codeformer-jax compare gpu.trace cpu.trace --tolerance 1e-3 -o report.html"""
+  codeformer-jax compare gpu.trace cpu.trace --tolerance 1e-3 -o report.html
+  codeformer-jax compare --ladder weights/codeformer.safetensors face.png"""
 
 
 def add(commands: Commands) -> None:
@@ -28,6 +30,12 @@ def add(commands: Commands) -> None:
         "b", type=path, metavar="B", help="trace that relative differences refer to"
     )
     parser.add_argument(
+        "--ladder",
+        action="store_true",
+        help="print what each precision costs against float64 on the CPU; A is a model file, "
+        "PyTorch file or workdir, B its input",
+    )
+    parser.add_argument(
         "--tolerance",
         type=_number,
         default=1e-5,
@@ -43,12 +51,15 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--force", action="store_true", help="compare traces of different inputs or weights"
     )
+    add_weights(parser.add_argument_group("options of --ladder"))
 
 
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
     from codeformer_jax.compare import compare  # noqa: PLC0415
 
+    if args.ladder:
+        return _ladder(args)
     if args.output and not args.output.endswith(".html"):
         raise ValueError(f"--output: {args.output} must end in .html")
     comparison = compare(
@@ -61,6 +72,24 @@ def _run(args: argparse.Namespace) -> int:
         comparison.write_html(args.output)
         print(f"report: {args.output}")
     return 0 if comparison.agrees else 1
+
+
+def _ladder(args: argparse.Namespace) -> int:
+    from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
+    from codeformer_jax.compare.ladder import ladder_of_files  # noqa: PLC0415
+    from codeformer_jax.convert.conversion import parse_overrides  # noqa: PLC0415
+
+    found = ladder_of_files(
+        args.a,
+        [args.b],
+        network=args.network,
+        key=args.key,
+        overrides=parse_overrides(args.overrides),
+        call=args.call,
+        load_workdir=load_trained,
+    )
+    print(found)
+    return 0
 
 
 def _number(text: str) -> float:

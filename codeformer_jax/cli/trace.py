@@ -16,7 +16,8 @@ _EXAMPLES = """\
   codeformer-jax trace weights/codeformer.safetensors face.png -o ours.trace --save-input x.npy
   codeformer-jax trace --torch-script trace_torch.py
   python trace_torch.py --module my.code:Net --weights net.pth --input x.npy -o theirs.trace
-  codeformer-jax compare ours.trace theirs.trace"""
+  codeformer-jax compare ours.trace theirs.trace
+  codeformer-jax trace runs/vqgan images.npy --step -o step.trace"""
 
 
 def add(commands: Commands) -> None:
@@ -51,11 +52,12 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="write trace_torch.py, which needs PyTorch and safetensors only, and exit",
     )
-    _add_weights(parser)
+    add_weights(parser)
     _add_computation(parser)
 
 
-def _add_weights(parser: argparse.ArgumentParser) -> None:
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how WEIGHTS are read and called."""
     parser.add_argument("--network", help="registered name; default: recognised by its names")
     parser.add_argument("--key", help="state dict of the PyTorch file, such as params_ema")
     parser.add_argument(
@@ -66,9 +68,6 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="hyperparameter that the file does not show; may be repeated",
     )
-
-
-def _add_computation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--call",
         type=_keywords,
@@ -76,7 +75,16 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="keyword arguments of the pass, such as '{\"w\": 0.5}'; CodeFormer's default is w=1",
     )
+
+
+def _add_computation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gradients", action="store_true", help="also record gradients")
+    parser.add_argument(
+        "--step",
+        action="store_true",
+        help="record the next training step of the workdir WEIGHTS: losses, gradients and updated "
+        "parameters; INPUT is a batch of clean images and, optionally, one of degraded images",
+    )
     parser.add_argument(
         "--stride",
         type=_positive,
@@ -85,7 +93,7 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float64", "float32", "bfloat16", "float16"),
         help="dtype of the computation; default: the network's",
     )
     parser.add_argument(
@@ -97,15 +105,35 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
     from codeformer_jax.compare.inputs import save_inputs  # noqa: PLC0415
-    from codeformer_jax.compare.sources import trace_files  # noqa: PLC0415
-    from codeformer_jax.convert.conversion import parse_overrides  # noqa: PLC0415
 
     start = time.perf_counter()
     if os.path.exists(args.output) and not args.force:
         raise FileExistsError(f"{args.output}: exists; pass --force to replace it")
-    trace = trace_files(
+    trace = _step(args) if args.step else _pass(args)
+    trace.save(args.output)
+    size, seconds = os.path.getsize(args.output) / 1e6, time.perf_counter() - start
+    print(f"{args.output}: {len(trace.entries)} entries, {size:.1f} MB, {seconds:.1f} s")
+    if args.save_input and not args.step:
+        print(*save_inputs(args.save_input, trace.rerun.args), sep="\n")
+    return 0
+
+
+def _step(args: argparse.Namespace) -> Any:
+    from codeformer_jax.compare.inputs import read_images  # noqa: PLC0415
+    from codeformer_jax.train.trace_step import trace_next_step  # noqa: PLC0415
+
+    if not os.path.isdir(args.weights) or len(args.inputs) > 2:
+        raise ValueError("--step takes a workdir, clean images and, optionally, degraded images")
+    return trace_next_step(args.weights, *map(read_images, args.inputs))
+
+
+def _pass(args: argparse.Namespace) -> Any:
+    from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
+    from codeformer_jax.compare.sources import trace_files  # noqa: PLC0415
+    from codeformer_jax.convert.conversion import parse_overrides  # noqa: PLC0415
+
+    return trace_files(
         args.weights,
         args.inputs,
         network=args.network,
@@ -119,12 +147,6 @@ def _run(args: argparse.Namespace) -> int:
         device=args.device,
         load_workdir=load_trained,
     )
-    trace.save(args.output)
-    size, seconds = os.path.getsize(args.output) / 1e6, time.perf_counter() - start
-    print(f"{args.output}: {len(trace.entries)} entries, {size:.1f} MB, {seconds:.1f} s")
-    if args.save_input:
-        print(*save_inputs(args.save_input, trace.rerun.args), sep="\n")
-    return 0
 
 
 class _TorchScript(argparse.Action):

@@ -45,6 +45,15 @@ def read_inputs(paths: Sequence[StrPath], network: str, module: Any) -> tuple[np
     return tuple(_read(Path(p), like, network) for p, like in zip(paths, expected, strict=True))
 
 
+def read_images(path: StrPath) -> np.ndarray:
+    """Reads a batch of images, see `read_inputs`; float32 [b, h, w, 3] in [-1, 1].
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_inputs`.
+    """
+    return _read(Path(path), jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32), "a training step")
+
+
 def save_inputs(path: StrPath, args: Sequence[Any]) -> list[Path]:
     """Writes arguments as `.npy` files in PyTorch's layout, for `trace_torch.py --input`.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from codeformer_jax.compare.comparison import Comparison, compare
+from codeformer_jax.compare.inputs import StrPath, read_inputs
 from codeformer_jax.compare.record import trace
+from codeformer_jax.compare.sources import keywords, load_weights
 from codeformer_jax.compare.trace import Trace, TraceError
 
 # Name -> (dtype of the computation, dtype that weights are rounded to, precision of products).
@@ -119,6 +121,25 @@ def ladder(
         shares = [row.relative_l2 for row in comparison.rows if row.kind == "code"]
         rungs.append(Rung(name, comparison, max(shares, default=math.nan), _psnr(found, reference)))
     return Ladder(tuple(rungs))
+
+
+def ladder_of_files(
+    weights: StrPath,
+    inputs: Sequence[StrPath],
+    *,
+    call: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Ladder:
+    """Returns the ladder of a network on disk, see `ladder`.
+
+    Args:
+        weights, inputs, call: see `sources.trace_files`.
+        options: `network`, `key`, `overrides` and `load_workdir` of `sources.load_weights`.
+    """
+    loaded = load_weights(weights, **options)
+    args = read_inputs(inputs, loaded.network, loaded.module)
+    kwargs = keywords(loaded.network, loaded.module, call or {})
+    return ladder(loaded.module, loaded.variables, *args, network=loaded.network, **kwargs)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ Path = tuple[str, ...]
 
 def spec_of(network: str) -> Network | None:
     """Returns the registered network of a name, or None."""
-    return NETWORKS[network] if network in NETWORKS else None  # noqa: SIM401
+    return NETWORKS.get(network)
 
 
 def module_names(

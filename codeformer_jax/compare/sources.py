@@ -111,7 +111,8 @@ def trace_files(
         inputs: see `read_inputs`.
         call: keyword arguments. Restorers get w=1 and discriminators train=False by default.
         gradients, stride: see `record.trace`.
-        dtype: dtype of the computation; None is the module's own.
+        dtype: dtype of the computation; None is the module's own. 'float64' also widens weights
+            and inputs.
         precision: 'default', 'high' or 'highest'; None is that of the training run.
         device: platform such as 'cpu', or one device of it such as 'gpu:1'; None is JAX's choice.
 
@@ -122,18 +123,21 @@ def trace_files(
         FileNotFoundError: no such file.
         ValueError: anything wrong with the weights, the inputs or the options.
     """
-    place = find_device(device)
-    with jax.default_device(place) if device else contextlib.nullcontext():
+    place, wide = find_device(device), dtype == "float64"
+    with jax.default_device(place) if device else contextlib.nullcontext(), jax.enable_x64(wide):
         loaded = load_weights(
             weights, network=network, key=key, overrides=overrides, load_workdir=load_workdir
         )
         module = _in_dtype(loaded.module, dtype)
         args = read_inputs(inputs, loaded.network, module)
-        kwargs = _keywords(loaded.network, module, call or {})
+        variables = loaded.variables
+        if wide:
+            variables, args = jax.tree.map(_widened, (variables, args))
+        kwargs = keywords(loaded.network, module, call or {})
         options = {"network": loaded.network, "gradients": gradients, "stride": stride}
         with products_in(precision or loaded.precision):
             try:
-                found = trace(module, loaded.variables, *args, **options, **kwargs)
+                found = trace(module, variables, *args, **options, **kwargs)
             except ValueError as error:  # Of the network: sizes that it cannot take.
                 raise ValueError(f"{', '.join(map(str, inputs))}: {error}") from error
     source = {
@@ -236,8 +240,22 @@ def _in_dtype(module: Any, dtype: str | None) -> Any:
     return module.clone(dtype=getattr(jnp, dtype))
 
 
-def _keywords(network: str, module: Any, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments of the call, with those that the network needs."""
+def _widened(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+
+
+def keywords(network: str, module: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments of a network's call, with those that it needs.
+
+    Args:
+        network: registered name.
+        module: its module.
+        call: keyword arguments that are given.
+
+    Raises:
+        ValueError: a keyword that the network does not have.
+    """
     spec = lookup(network)
     known = [
         name

@@ -12,7 +12,7 @@ from codeformer_jax.compare.trace import Trace
 from codeformer_jax.system import paths
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import make_task
-from codeformer_jax.tasks.recorded_step import step_recorder
+from codeformer_jax.train.recorded_step import step_recorder
 from codeformer_jax.train.start import prepare
 from codeformer_jax.train.step import STEP
 

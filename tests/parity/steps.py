@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from parity import support
 
 from codeformer_jax import convert
-from codeformer_jax.tasks.recorded_step import recording
 from codeformer_jax.tasks.state import DiscriminatorState, TrainState
+from codeformer_jax.train.recorded_step import recording
 
 
 def record(task, transform=None):

@@ -8,7 +8,7 @@ from stepping import start
 from tiny import tiny_config
 
 from codeformer_jax.compare import compare, load
-from codeformer_jax.tasks.recorded_step import step_recorder
+from codeformer_jax.train.recorded_step import step_recorder
 from codeformer_jax.train.trace_step import trace_next_step
 
 
