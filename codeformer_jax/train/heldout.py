@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -174,32 +174,37 @@ def check_labels(
     """
     if not task.needs_labels:
         return
-    classes = task.classes
-    parts = [part for each in (source, heldout) for part in getattr(each, "sources", (each,))]
-    for part in parts:
-        label: Any = part[0].get("label")
-        if label is None:
-            raise ValueError(
-                f"task {config.task!r} is conditioned on {classes} classes, and {part!r} gives no "
-                "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
-                f"a feature 'label') or a network without classes ({task.without_classes})"
-            )
-        _check_known(task, config, repr(part), int(label), int(label))
+    for each in (source, heldout):
+        for part in getattr(each, "sources", (each,)):
+            check_batch(task, config, part[0], repr(part))
 
 
-def check_batch(task: Task, config: ml_collections.ConfigDict, batch: dict[str, Any]) -> None:
-    """Raises ValueError if a batch on the host has a label of an unknown class."""
-    if task.needs_labels:
-        labels = batch["label"]
-        _check_known(task, config, "a batch", int(labels.min()), int(labels.max()))
-
-
-def _check_known(
-    task: Task, config: ml_collections.ConfigDict, who: str, least: int, most: int
+def check_batch(
+    task: Task, config: ml_collections.ConfigDict, batch: Mapping[str, Any], whose: str = "a batch"
 ) -> None:
-    classes = task.classes
+    """Checks the labels of a batch or example on the host, if the task needs labels.
+
+    Args:
+        task: the task to train.
+        config: the run's config.
+        batch: the batch or example.
+        whose: what error messages call it.
+
+    Raises:
+        ValueError: if there are no labels, or one is of an unknown class.
+    """
+    if not task.needs_labels:
+        return
+    classes, labels = task.classes, batch.get("label")
+    if labels is None:
+        raise ValueError(
+            f"task {config.task!r} is conditioned on {classes} classes, and {whose} gives no "
+            "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
+            f"a feature 'label') or a network without classes ({task.without_classes})"
+        )
+    least, most = int(np.min(labels)), int(np.max(labels))
     if not 0 <= least <= most < classes:
         raise ValueError(
-            f"{who} has the label {least if least < 0 else most}, but the network knows only 0 to "
-            f"{classes - 1}; set {task.classes_setting} to the number of classes"
+            f"{whose} has the label {least if least < 0 else most}, but the network knows only 0 "
+            f"to {classes - 1}; set {task.classes_setting} to the number of classes"
         )
