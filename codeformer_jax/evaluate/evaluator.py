@@ -69,7 +69,6 @@ def evaluate(
     """
     restores = role_of(module) == "restorer"
     weights = sorted(float(w) for w in weights) if restores else []
-    _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
     metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
@@ -173,14 +172,10 @@ def _batches(source: Source, number: int, batch_size: int, module: Any) -> Itera
 def _stacked(elements: list[Element], batch_size: int) -> _Batch:
     names = [str(element["name"]) for element in elements]
     padded = elements + elements[-1:] * (batch_size - len(elements))
-    degraded = [element["degraded"] for element in padded if "degraded" in element]
-    if degraded and len(degraded) < len(padded):
-        raise ValueError(
-            f"{names}: some have a degraded image and some do not; give it for all or for none"
-        )
+    stored = "degraded" in padded[0]
     return _Batch(
         np.stack([element["image"] for element in padded]),
-        np.stack(degraded) if degraded else None,
+        np.stack([element["degraded"] for element in padded]) if stored else None,
         np.array([element["index"] for element in padded], np.int32),
         names,
     )
@@ -206,12 +201,6 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
             f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
-
-
-def _check_counts(**counts: int | None):
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):

@@ -44,7 +44,6 @@ from codeformer_jax.evaluate.testset import (
     file_hash,
     listing,
 )
-from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.workers import usable_cores
@@ -64,7 +63,6 @@ def make_testset(
     size: int = 512,
     limit: int | None = None,
     force: bool = False,
-    progress: bool | None = False,
 ) -> StoredPairs:
     """Writes a test set of clean pictures; see `evaluate.testset` for its files.
 
@@ -82,7 +80,6 @@ def make_testset(
         size: side of the pictures in pixels.
         limit: largest number of pictures, in order of their names.
         force: replace a test set at `output`.
-        progress: show a progress bar; None: on terminals only.
 
     Returns:
         The test set.
@@ -105,14 +102,10 @@ def make_testset(
         "size": size,
         "made_with": _versions(),
     }
-    try:
-        with atomic_directory(output, replace=force) as staging:
-            manifest["pairs"] = _write_pairs(files, staging, pair, size, progress)
-            manifest["sha256"] = content_hash(manifest)
-            (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
-    except OSError as error:
-        error.filename = error.filename or os.fspath(output)  # A full disk names no file.
-        raise
+    with atomic_directory(output, replace=force) as staging:
+        manifest["pairs"] = _write_pairs(files, staging, pair, size)
+        manifest["sha256"] = content_hash(manifest)
+        (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
     return StoredPairs(output, manifest)
 
 
@@ -152,15 +145,7 @@ def degrade_picture(
 
 def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
     """Compiles `degrade_picture` for the CPU; returns it and the recipe's ranges as JSON values."""
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError as error:
-        if process.no_devices(error):
-            raise
-        raise ValueError(
-            "JAX_PLATFORMS leaves out the CPU, on which test sets are made; add it, such as "
-            "JAX_PLATFORMS=cuda,cpu"
-        ) from error
+    cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu):
         ranges = Recipe.named(recipe)
         shape = jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)
@@ -180,7 +165,6 @@ def _write_pairs(
     folder: pathlib.Path,
     pair: _Pair,
     size: int,
-    progress: bool | None,
 ) -> list[dict[str, Any]]:
     """Writes both halves of every pair below `folder`; returns the manifest's entries, in order."""
     unreadable: dict[str, str] = {}
@@ -204,15 +188,8 @@ def _write_pairs(
 
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
     try:
-        pairs = list(
-            tqdm.tqdm(
-                threads.map(make, files.items()),
-                desc="testset",
-                total=len(files),
-                unit="pair",
-                disable=None if progress is None else not progress,
-            )
-        )
+        made = threads.map(make, files.items())
+        pairs = list(tqdm.tqdm(made, "testset", len(files), unit="pair", disable=None))
     finally:
         threads.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits for all files.
     _refuse(unreadable)

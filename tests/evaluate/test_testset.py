@@ -57,7 +57,6 @@ DAMAGES = {
     ),
     "hash": (lambda d: rewrite(d, lambda m: m.update(sha256=7), sign=False), "was changed"),
     "text": (lambda d: (d / "manifest.json").write_bytes(b'{"a": \xff'), "is not JSON"),
-    "deep": (lambda d: (d / "manifest.json").write_text("[" * 10**5), "is not JSON"),
     "list": (lambda d: (d / "manifest.json").write_text("[]"), "is not the manifest of a test set"),
     "format": (
         lambda d: rewrite(d, lambda m: m.update(format="another")),
@@ -67,11 +66,6 @@ DAMAGES = {
         lambda d: rewrite(d, lambda m: m["pairs"][0].update(name="../../outside.png")),
         "gt/../../outside.png: missing",
     ),
-    "none": (lambda d: rewrite(d, lambda m: m.update(pairs=[])), "is incomplete"),
-    "twice": (lambda d: rewrite(d, lambda m: m["pairs"].append(m["pairs"][0])), "each name once"),
-    "unnamed": (lambda d: rewrite(d, lambda m: m["pairs"][0].pop("name")), "is incomplete"),
-    "sizeless": (lambda d: rewrite(d, lambda m: m.pop("size")), "is incomplete"),
-    "recipe": (lambda d: rewrite(d, lambda m: m.update(recipe={})), "is incomplete"),
 }
 
 
@@ -105,12 +99,6 @@ def test_many_damages_are_counted(copied):
 def test_other_libraries_that_make_the_same_files_make_the_same_set(copied, made):
     rewrite(copied, lambda m: m.update(made_with={"jax": "99"}), sign=False)
     assert open_testset(copied).sha256 == made[1].sha256
-
-
-def test_pictures_of_another_size_than_the_manifests_are_refused(copied):
-    rewrite(copied, lambda m: m.update(size=64))
-    with pytest.raises(DamagedTestSet, match=r"32x32 pixels, but the manifest says 64x64"):
-        open_testset(copied)[0]
 
 
 @pytest.mark.parametrize(("name", "what"), [("nowhere", "no such folder"), ("", "no manifest")])
