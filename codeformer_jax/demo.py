@@ -89,20 +89,14 @@ def check(metrics: dict, *, own_data: bool = False) -> bool:
     means, codes = metrics["means"], metrics["codes"]
     restored, degraded = means["w=1"], means["input"]
     size = len(codes["counts"]["teacher"])
+    accuracy = codes["accuracy"] / codes["commonest_accuracy"]
+    perplexity = codes["usage"]["teacher"]["perplexity"]
     promises = [
         ("PSNR over the input at w = 1, dB", restored["psnr"] - degraded["psnr"], 1.0),
         ("SSIM over the input at w = 1", restored["ssim"] - degraded["ssim"], 0.05),
         ("PSNR at w = 1 over w = 0, dB", restored["psnr"] - means["w=0"]["psnr"], 0.0),
-        (
-            "code accuracy, times the commonest code's",
-            codes["accuracy"] / codes["commonest_accuracy"],
-            2.0,
-        ),
-        (
-            f"perplexity of the teacher's {size} codes",
-            codes["usage"]["teacher"]["perplexity"],
-            size / 4,
-        ),
+        ("code accuracy, times the commonest code's", accuracy, 2.0),
+        (f"perplexity of the teacher's {size} codes", perplexity, size / 4),
     ]
     number, kind = metrics["settings"]["images"], "images" if own_data else "faces"
     print(f"{number} held-out {kind}, input at {degraded['psnr']:.2f} dB:")

@@ -41,10 +41,9 @@ def evaluate(
     lpips: tuple[Any, Variables] | None = None,
     metrics: Sequence[str] | None = None,
     limit: int | None = None,
-    progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores a network's restorations or reconstructions of clean images.
+    """Scores a network's restorations or reconstructions of clean images; terminals show a bar.
 
     Args:
         module: a 'restorer', or an 'autoencoder', whose inputs stay clean; see `convert.Network`.
@@ -59,7 +58,6 @@ def evaluate(
         lpips: an `nn.LPIPS` and its variables.
         metrics: names from `metrics.METRICS`; None for all whose needs are given.
         limit: largest number of images.
-        progress: show a bar on stderr.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
 
     Raises:
@@ -72,7 +70,9 @@ def evaluate(
     _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
     metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
-    arguments = _networks(module, variables, teacher, lpips) | {
+    arguments = {
+        "networks": Networks(module, teacher and teacher[0], lpips and lpips[0]),
+        "variables": (variables, teacher and teacher[1], lpips and lpips[1]),
         "restores": restores,
         "metrics": metrics,
         "weights": np.array(weights, np.float32),
@@ -83,7 +83,7 @@ def evaluate(
     }
     collector = Collector(_rows(weights, teacher is not None), metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
-    size = _run(arguments, collector, images_source, number, batch_size, progress)
+    size = _run(arguments, collector, images_source, number, batch_size)
     found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     return collector.finish(found | _settings(arguments, weights, seed))
 
@@ -93,14 +93,6 @@ def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
     found = {"codes": codes, "logits": codes and restores}
     found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
     return ["pictures", "truth", *(name for name, there in found.items() if there)]
-
-
-def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> dict[str, Any]:
-    teacher, lpips = teacher or (None, None), lpips or (None, None)
-    return {
-        "networks": Networks(module, teacher[0], lpips[0]),
-        "variables": (variables, teacher[1], lpips[1]),
-    }
 
 
 def _settings(arguments: Mapping[str, Any], weights: list[float], seed: int) -> dict[str, Any]:
@@ -128,13 +120,12 @@ def _run(
     source: Source,
     number: int,
     batch_size: int,
-    progress: bool,
 ) -> list[int]:
     """Measures the first `number` images into the collector; returns their height and width."""
     if number == 0:
         raise ValueError("the source has no images to evaluate; give it at least one")
     pending = None
-    with tqdm.tqdm(total=number, desc="evaluate", unit="image", disable=not progress) as bar:
+    with tqdm.tqdm(total=number, desc="evaluate", unit="image", disable=None) as bar:
 
         def collect(batch, measured):
             collector.add(batch.names, batch.indices, measured)

@@ -50,7 +50,7 @@ def sample_command(
     """
     # What needs no network is checked before one is loaded.
     Sampler(temperature=options.temperature, top_p=options.top_p).check(1)
-    pixels = None if options.size is None else parse_size(options.size)
+    pixels = None if options.size is None else _parse_size(options.size)
     outputs = plan_outputs(output, options.force)
     prior = load_prior(
         checkpoint,
@@ -102,7 +102,7 @@ def _classes(prior: Prior, given: str | None, number: int) -> tuple[int, ...] | 
             raise ValueError(f"--class {given}: this prior has no classes; leave it out")
         return None
     every = tuple(range(prior.module.classes))
-    classes = every if given is None else parse_classes(given) or every
+    classes = every if given is None else _parse_classes(given) or every
     if unknown := sorted(set(classes) - set(every)):
         raise ValueError(
             f"class {', '.join(map(str, unknown))} is unknown; this prior has the classes 0 to "
@@ -117,12 +117,8 @@ def _classes(prior: Prior, given: str | None, number: int) -> tuple[int, ...] | 
     return tuple(classes[index * len(classes) // number] for index in range(number))
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Parses a size: '256x384' is (256, 384), height and width in pixels; '256' is a square.
-
-    Raises:
-        ValueError: if the text is anything else.
-    """
+def _parse_size(text: str) -> tuple[int, int]:
+    """Returns height and width in pixels: '256x384' is (256, 384), '256' a square."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if min(size) < 1:
@@ -133,12 +129,8 @@ def parse_size(text: str) -> tuple[int, int]:
     return size
 
 
-def parse_classes(text: str) -> tuple[int, ...] | None:
-    """Parses classes: '3' is (3,), '0,3,7' is (0, 3, 7), 'all' is None.
-
-    Raises:
-        ValueError: if the text is anything else.
-    """
+def _parse_classes(text: str) -> tuple[int, ...] | None:
+    """Returns classes: '3' is (3,), '0,3,7' is (0, 3, 7), 'all' is None."""
     if text == "all":
         return None
     try:

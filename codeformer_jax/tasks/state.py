@@ -83,14 +83,9 @@ class TrainState:
             **{"collections": {}, **others},
         )
 
-    def variables(self, *, ema: bool = True) -> dict[str, PyTree]:
-        """Returns the network's variables for inference.
-
-        Args:
-            ema: whether trained parameters are replaced by their averages.
-        """
-        params = {**self.params, **self.ema_params} if ema else self.params
-        return {"params": params, **self.collections}
+    def variables(self) -> dict[str, PyTree]:
+        """Returns the network's variables for inference, with averages of trained parameters."""
+        return {"params": {**self.params, **self.ema_params}, **self.collections}
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("start", ["--complete", "gone.png"], "cannot read image 'gone.png': no such file"),
         ("start", ["--condition", "face"], "this prior has no condition of codes; leave it out"),
         ("codes", [], "give a picture as --condition IMAGE"),
-        ("few", ["--condition", "face"], "the condition has shape [16, 16]; expected [[16, 9]]"),
+        ("few", ["--condition", "face"], "the condition has shape [8, 16]; expected [8, 9]"),
         ("start", ["-o", "grid"], "cannot write 'grid': expected a name ending in .png"),
         ("start", ["-o", "/proc/no/grid.png"], "No such file or directory: '/proc/no'"),
         ("start", ["-o", "file/grid.png"], "File exists: 'file'"),

@@ -68,7 +68,7 @@ def test_a_class_tells_what_a_map_without_it_cannot():
     state = jax.jit(task.init)(jax.random.key(0), images, None)
     after, _ = take(task, state, {}, images, 120, labels=jnp.asarray(labels, jnp.int32))
     logits = task.module.apply(
-        after.variables(ema=False), jnp.asarray(images[:4], jnp.int32), jnp.arange(4)
+        {"params": after.params}, jnp.asarray(images[:4], jnp.int32), jnp.arange(4)
     )
     np.testing.assert_array_equal(jnp.argmax(logits[:, 0, 0, 0], axis=-1), 60 * np.arange(4))
 
