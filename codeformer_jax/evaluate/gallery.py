@@ -137,7 +137,7 @@ def _row(
     line, head = int(font.size * 1.35), int(heading.size * 1.7)
     letters = int(cell / font.getlength("0"))
     wrap = functools.partial(textwrap.wrap, width=letters, subsequent_indent="  ")
-    lines = [[line for text in caption for line in wrap(text)] for caption in captions]
+    lines = [[part for text in caption for part in wrap(text)] for caption in captions]
     height = head + cell + max(map(len, lines)) * line + 2 * _MARGIN
     sheet = Image.new("RGB", (len(pictures) * (cell + _MARGIN) + _MARGIN, height), _PAPER)
     pen = ImageDraw.Draw(sheet)

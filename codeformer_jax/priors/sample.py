@@ -48,8 +48,6 @@ def sample_command(
         FileExistsError: if outputs exist and `force` is not set.
         ValueError, OSError: if something cannot be sampled, read or written.
     """
-    # What needs no network is checked before one is loaded.
-    Sampler(temperature=options.temperature, top_p=options.top_p).check(1)
     pixels = None if options.size is None else _parse_size(options.size)
     outputs = plan_outputs(output, options.force)
     prior = load_prior(

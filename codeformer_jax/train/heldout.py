@@ -1,4 +1,4 @@
-"""Evaluation on the held-out images during training, and checks of class labels."""
+"""Evaluation on the held-out images during training, and the check of class labels."""
 
 import contextlib
 import itertools
@@ -15,7 +15,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Key
 
-from codeformer_jax.data.examples import Source
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.ops.devices import on_all_devices
@@ -159,36 +158,13 @@ def _fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def check_labels(
-    task: Task, config: ml_collections.ConfigDict, source: Source, heldout: Source
-) -> None:
-    """Checks the label of one example of each source, if the task needs labels.
+def check_batch(task: Task, config: ml_collections.ConfigDict, batch: Mapping[str, Any]) -> None:
+    """Checks the labels of a batch on the host, if the task needs labels.
 
     Args:
         task: the task to train.
         config: the run's config.
-        source, heldout: the sources of training and evaluation.
-
-    Raises:
-        ValueError: if a source has no labels, or one of an unknown class.
-    """
-    if not task.needs_labels:
-        return
-    for each in (source, heldout):
-        for part in getattr(each, "sources", (each,)):
-            check_batch(task, config, part[0], repr(part))
-
-
-def check_batch(
-    task: Task, config: ml_collections.ConfigDict, batch: Mapping[str, Any], whose: str = "a batch"
-) -> None:
-    """Checks the labels of a batch or example on the host, if the task needs labels.
-
-    Args:
-        task: the task to train.
-        config: the run's config.
-        batch: the batch or example.
-        whose: what error messages call it.
+        batch: the batch.
 
     Raises:
         ValueError: if there are no labels, or one is of an unknown class.
@@ -198,13 +174,13 @@ def check_batch(
     classes, labels = task.classes, batch.get("label")
     if labels is None:
         raise ValueError(
-            f"task {config.task!r} is conditioned on {classes} classes, and {whose} gives no "
+            f"task {config.task!r} is conditioned on {classes} classes, and a batch has no "
             "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
             f"a feature 'label') or a network without classes ({task.without_classes})"
         )
     least, most = int(np.min(labels)), int(np.max(labels))
     if not 0 <= least <= most < classes:
         raise ValueError(
-            f"{whose} has the label {least if least < 0 else most}, but the network knows only 0 "
+            f"a batch has the label {least if least < 0 else most}, but the network knows only 0 "
             f"to {classes - 1}; set {task.classes_setting} to the number of classes"
         )
