@@ -50,7 +50,7 @@ def add_command(
     parser = commands.add_parser(
         name,
         help=summary,
-        description=textwrap.fill(description, 78),
+        description=textwrap.fill(description, 78, break_on_hyphens=False),
         epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

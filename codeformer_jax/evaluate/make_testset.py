@@ -44,6 +44,7 @@ from codeformer_jax.evaluate.testset import (
     file_hash,
     listing,
 )
+from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.workers import usable_cores
@@ -145,7 +146,15 @@ def degrade_picture(
 
 def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
     """Compiles `degrade_picture` for the CPU; returns it and the recipe's ranges as JSON values."""
-    cpu = jax.local_devices(backend="cpu")[0]
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        if process.no_devices(error):
+            raise
+        raise ValueError(
+            "JAX_PLATFORMS leaves out the CPU, on which test sets are made; add it, such as "
+            "JAX_PLATFORMS=cuda,cpu"
+        ) from error
     with jax.default_device(cpu):
         ranges = Recipe.named(recipe)
         shape = jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)
