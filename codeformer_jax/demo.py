@@ -36,21 +36,19 @@ def run(
 
     Returns:
         0, or 1 if a command failed or the scores of the synthetic faces miss the promised ones.
+
+    Raises:
+        ValueError: outside a clone of the repository, or if `directory` holds another demo.
     """
     if not (ROOT / "train.py").exists():
-        print("error: the demo runs from a clone of the repository", file=sys.stderr)
-        return 1
+        raise ValueError("the demo runs from a clone of the repository")
     start, directory = time.perf_counter(), Path(directory).absolute()
     size = "short" if short else "full"
     images, floor = [], []
     if data:
         images = [f"--config.data.path={Path(data).absolute()}"]
         floor = [f"--config.teacher_min_psnr={LEAST_PSNR}"]
-    try:
-        _claim(directory, {"size": size, "images": images})
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    _claim(directory, {"size": size, "images": images})
     commands, previous = [], None
     for number, stage in enumerate(STAGES, 1):
         workdir = directory / f"{number}_{stage}"
@@ -91,33 +89,20 @@ def check(metrics: dict, *, own_data: bool = False) -> bool:
     means, codes = metrics["means"], metrics["codes"]
     restored, degraded = means["w=1"], means["input"]
     size = len(codes["counts"]["teacher"])
+    accuracy = codes["accuracy"] / codes["commonest_accuracy"]
+    perplexity = codes["usage"]["teacher"]["perplexity"]
     promises = [
         ("PSNR over the input at w = 1, dB", restored["psnr"] - degraded["psnr"], 1.0),
         ("SSIM over the input at w = 1", restored["ssim"] - degraded["ssim"], 0.05),
         ("PSNR at w = 1 over w = 0, dB", restored["psnr"] - means["w=0"]["psnr"], 0.0),
-        (
-            "code accuracy, times the commonest code's",
-            codes["accuracy"] / codes["commonest_accuracy"],
-            2.0,
-        ),
-        (
-            f"perplexity of the teacher's {size} codes",
-            codes["usage"]["teacher"]["perplexity"],
-            size / 4,
-        ),
+        ("code accuracy, times the commonest code's", accuracy, 2.0),
+        (f"perplexity of the teacher's {size} codes", perplexity, size / 4),
     ]
     number, kind = metrics["settings"]["images"], "images" if own_data else "faces"
     print(f"{number} held-out {kind}, input at {degraded['psnr']:.2f} dB:")
     for name, reached, least in promises:
-        verdict = "holds" if reached >= least else "MISSED"
-        beside = (
-            f"the synthetic faces: at least {least:g}"
-            if own_data
-            else f"at least {least:g}: {verdict}"
-        )
-        print(f"  {name:<45}{reached:9.3f}   {beside}")
-    if own_data:
-        print("The bounds on the right are for the synthetic faces, not for your images.")
+        verdict = f"   at least {least:g}: {'holds' if reached >= least else 'MISSED'}"
+        print(f"  {name:<45}{reached:9.3f}{'' if own_data else verdict}")
     return own_data or all(reached >= least for _, reached, least in promises)
 
 

@@ -20,7 +20,7 @@ from codeformer_jax.checkpoints.workdir import (
     stored_rank,
 )
 from codeformer_jax.system import paths
-from codeformer_jax.tasks import BestScore, make_task
+from codeformer_jax.tasks import BestScore, Task, make_task
 from codeformer_jax.tasks.common import precision_of
 
 
@@ -63,11 +63,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
     path = Path(paths.local(path))
     if path.is_file():
         return Trained(*convert.load_model(path))
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
-    config = read_config(path)
-    paths.check_workdir(path)
-    task = make_task(config, check=False)  # Older settings may be out of today's ranges.
+    task, config = _open_run(path)
     step = _find_step(path, which, task.best_score)
     abstract = abstract_state(task, config)
     names = ("params", "ema_params", "collections")
@@ -92,11 +88,7 @@ def load_discriminator(path: str | Path) -> Any:
         if network != "discriminator":
             raise ValueError(f"{path} holds a {network}, not a discriminator")
         return variables
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: expected a model file or a workdir")
-    config = read_config(path)
-    paths.check_workdir(path)
-    task = make_task(config, check=False)
+    task, config = _open_run(path)
     state = abstract_state(task, config).discriminator
     if state is None:
         raise ValueError(f"{path} is a run of task {config.task!r}, which has no discriminator")
@@ -139,6 +131,14 @@ def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
     """Returns module and variables of the teacher that a run keeps, or None if it has none."""
     path = Path(paths.local(workdir)) / TEACHER_FILE
     return convert.load_model(path)[1:] if path.is_file() else None
+
+
+def _open_run(workdir: Path) -> tuple[Task, ml_collections.ConfigDict]:
+    if not workdir.exists():
+        raise FileNotFoundError(f"{workdir} does not exist: expected a model file or a workdir")
+    config = read_config(workdir)
+    paths.check_workdir(workdir)
+    return make_task(config, check=False), config  # Older settings may be out of today's ranges.
 
 
 def _restore(workdir: Path, step: int, abstract: Any) -> Any:

@@ -77,14 +77,10 @@ def rank(scores: dict[str, float], best: BestScore) -> float:
 
 def stored_rank(checkpoint: Path, best: BestScore) -> float:
     """Returns the rank of a checkpoint by the scores beside it; -inf if they cannot be read."""
-    path = checkpoint / "metrics" / "metrics"
-    if not path.is_file():
-        logging.warning("%s has no metrics; it counts as the worst", checkpoint)
-        return float("-inf")
     try:
-        return rank(json.loads(path.read_bytes()), best)
-    except (ValueError, TypeError):
-        logging.warning("%s is damaged; its checkpoint counts as the worst", path)
+        return rank(json.loads((checkpoint / "metrics" / "metrics").read_bytes()), best)
+    except (OSError, ValueError, TypeError) as error:
+        logging.warning("%s counts as the worst: its metrics are damaged: %s", checkpoint, error)
         return float("-inf")
 
 

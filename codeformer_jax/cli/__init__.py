@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             import_plugins({"plugins": args.plugins})
         return args.run(args)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if error.args:
+            print(f"codeformer-jax: interrupted; {error}", file=sys.stderr)
         return 130
     # The package raises these for bad input; anything else is a bug and keeps its traceback.
     except (ValueError, OSError) as error:

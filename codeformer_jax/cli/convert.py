@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -47,15 +47,6 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.convert.conversion import convert_file, parse_overrides  # noqa: PLC0415
 
-    summary = convert_file(
-        args.source,
-        args.target,
-        network=args.network,
-        to_torch=args.to_torch,
-        force=args.force,
-        verify=args.verify,
-        key=args.key,
-        overrides=parse_overrides(args.overrides),
-    )
-    print(summary)
+    given = arguments(args)
+    print(convert_file(**given | {"overrides": parse_overrides(args.overrides)}))
     return 0

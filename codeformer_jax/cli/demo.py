@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -32,4 +32,4 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax import demo  # noqa: PLC0415
 
-    return demo.run(args.directory, short=args.short, data=args.data)
+    return demo.run(**arguments(args))

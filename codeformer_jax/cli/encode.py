@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -45,17 +45,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.priors.encode import encode_dataset  # noqa: PLC0415
 
-    done = encode_dataset(
-        args.checkpoint,
-        args.target,
-        data=args.data,
-        size=args.size,
-        heldout_fraction=args.heldout_fraction,
-        workers=args.workers,
-        batch_size=args.batch_size,
-        mesh=args.mesh,
-        force=args.force,
-    )
+    done = encode_dataset(**arguments(args))
     print(
         f"codes of {done.number} images in both orientations ({done.source}, {done.image_size} px, "
         f"{done.grid[0]}x{done.grid[1]} codes of {done.codebook_size}) -> {args.target}"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 _DESCRIPTION = """\
 Writes the averaged network of a training run as one .safetensors model file. `convert --to-torch`
@@ -36,6 +36,6 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.checkpoints.trained import export_trained  # noqa: PLC0415
 
-    trained = export_trained(args.workdir, args.target, which=args.which, force=args.force)
+    trained = export_trained(**arguments(args))
     print(f"{args.workdir} at step {trained.step} -> {args.target} ({trained.network})")
     return 0

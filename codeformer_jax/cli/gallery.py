@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
         "the recipe above their parameters.",
     )
     parser.add_argument(
-        "output", type=path, metavar="OUT", help="picture to write, such as gallery.png"
+        "target", type=path, metavar="OUT", help="picture to write, such as gallery.png"
     )
     parser.add_argument(
         "inputs", nargs="*", type=path, metavar="INPUT", help="image file; default a synthetic face"
@@ -45,16 +45,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.evaluate.gallery import write_gallery  # noqa: PLC0415
 
-    height, width = write_gallery(
-        args.output,
-        args.inputs,
-        recipes=args.recipes or ["large"],
-        draws=args.draws,
-        seed=args.seed,
-        size=args.size,
-        cell=args.cell,
-        force=args.force,
-        progress=None,
-    )
-    print(f"{args.output}: {width} x {height} px")
+    given = arguments(args) | {"recipes": args.recipes or ["large"]}
+    height, width = write_gallery(**given)
+    print(f"{args.target}: {width} x {height} px")
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import textwrap
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -49,9 +50,9 @@ def add_command(
     parser = commands.add_parser(
         name,
         help=summary,
-        description=description,
+        description=textwrap.fill(description, 78, break_on_hyphens=False),
         epilog=f"examples:\n{examples}" if examples else None,
-        formatter_class=_Formatter if examples else argparse.HelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -63,16 +64,6 @@ def add_command(
         help="Python module that registers networks of your own; may be repeated",
     )
     return parser
-
-
-def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that limits the size of pictures, for commands that read a user's own."""
-    parser.add_argument(
-        "--max-megapixels",
-        type=float,
-        metavar="M",
-        help="largest picture that is read, a guard against decompression bombs; default 89.5",
-    )
 
 
 def add_options(parser: argparse.ArgumentParser, options: type) -> None:
@@ -108,17 +99,13 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
         group.add_argument(*flags, dest=field.name, default=field.default, **settings)
 
 
+def arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what a sub-command's own arguments set, by their `dest`."""
+    return {k: v for k, v in vars(args).items() if k not in ("command", "run", "plugins")}
+
+
 def read_options(args: argparse.Namespace, options: type) -> Any:
     """Returns the dataclass of `add_options`, filled from parsed arguments."""
     return options(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(options)}
     )
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Help formatter that wraps everything but the examples."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("examples:"):
-            return "\n".join(f"{indent}{line}" for line in text.splitlines())
-        return super()._fill_text(text, width, indent)

@@ -1,10 +1,9 @@
 """`codeformer-jax prepare`: folders of images in, a checked dataset out."""
 
 import argparse
-import sys
 from os.path import expanduser
 
-from codeformer_jax.cli.parsing import Commands, add_command, add_max_megapixels
+from codeformer_jax.cli.parsing import Commands, add_command, arguments
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +26,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--format",
+        dest="file_format",
         choices=("png", "webp", "jpeg"),
         default="png",
         help="png and webp are lossless, jpeg has quality 95; default %(default)s",
@@ -44,7 +44,12 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="share of the names in the validation split; default %(default)s",
     )
-    add_max_megapixels(parser)
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        metavar="M",
+        help="largest picture that is read, a guard against decompression bombs; default 89.5",
+    )
     parser.add_argument(
         "--max-rejected",
         type=int,
@@ -75,24 +80,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.prepare.build import prepare  # noqa: PLC0415
 
-    try:
-        summary = prepare(
-            args.sources,
-            args.out,
-            size=args.size,
-            file_format=args.format,
-            min_size=args.min_size,
-            validation_fraction=args.validation_fraction,
-            max_megapixels=args.max_megapixels,
-            max_rejected=args.max_rejected,
-            workers=args.workers,
-            force=args.force,
-            restart=args.restart,
-            beam_args=args.beam_args if args.beam or args.beam_args else None,
-        )
-    except KeyboardInterrupt as error:
-        left = f"; {error}" if error.args else ""
-        print(f"codeformer-jax: interrupted{left}", file=sys.stderr)
-        return 130
-    print(summary)
+    given = arguments(args)
+    if not (given.pop("beam") or args.beam_args):
+        given["beam_args"] = None
+    print(prepare(**given))
     return 0

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.restore.files import restore_files  # noqa: PLC0415
 
     options = read_options(args, RestoreOptions)
-    summary = restore_files(args.inputs, args.output, options, progress=None)
+    summary = restore_files(args.inputs, args.output, options)
     print(summary)
     if summary.failed:
         print(f"not restored ({len(summary.failed)}):", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -40,17 +40,10 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("give the pictures and, last, the folder to make: testset GT... OUT")
     from codeformer_jax.evaluate.make_testset import make_testset  # noqa: PLC0415
 
-    *inputs, output = args.paths
-    made = make_testset(
-        inputs,
-        output,
-        recipe=args.recipe,
-        seed=args.seed,
-        size=args.size,
-        limit=args.limit,
-        force=args.force,
-        progress=None,
-    )
+    given = arguments(args)
+    del given["verify"]
+    *inputs, output = given.pop("paths")
+    made = make_testset(inputs, output, **given)
     print(f"{output}: {made}")
     print(f"SHA-256 {made.sha256}")
     return 0
@@ -61,7 +54,7 @@ def _verify(paths: list[str]) -> int:
         raise ValueError(f"--verify takes one test set, got {len(paths)}: {', '.join(paths)}")
     from codeformer_jax.evaluate.testset import open_testset  # noqa: PLC0415
 
-    found = open_testset(paths[0], progress=None)
+    found = open_testset(paths[0])
     print(f"{paths[0]}: {found}; every file agrees with the manifest")
     print(f"SHA-256 {found.sha256}")
     return 0

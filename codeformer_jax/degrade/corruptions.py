@@ -1,32 +1,8 @@
 """Protocol and registry of the corruptions that a recipe may add to its degradation.
 
-A module of your own, named in `config.plugins`, adds one like this:
-
-    import jax
-    import jax.numpy as jnp
-
-    from codeformer_jax.degrade import CORRUPTIONS, Corruption, probability, within
-
-
-    @CORRUPTIONS.register("vignette")
-    class Vignette(Corruption):
-        settings = {"probability": (probability, 0.5), "strength": (within(0.0, 1.0), (0.2, 0.8))}
-
-        def draw(self, key, ranges, image_size):
-            chance, value = jax.random.split(key)
-            chosen = jax.random.uniform(chance) < ranges["probability"]
-            strength = jax.random.uniform(value, (), jnp.float32, *ranges["strength"])
-            return jnp.where(chosen, strength, 0.0)
-
-        def apply(self, images, drawn):
-            square = jnp.linspace(-1.0, 1.0, images.shape[1]) ** 2
-            corner = (square[None, :, None, None] + square[None, None, :, None]) / 2
-            return images * (1.0 - drawn[:, None, None, None] * corner)
-
-        def words(self, drawn):
-            return [f"vignette {drawn:.1f}"] if drawn else []
-
-The section `config.degradation.RECIPE.vignette = {"strength": (0.1, 0.5)}` switches it on.
+A module of your own, named in `config.plugins`, may register more: see docs/extending.md.
+A section of its name, such as `config.degradation.RECIPE.vignette = {"strength": (0.1, 0.5)}`,
+switches a corruption on.
 """
 
 import zlib
@@ -36,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import jax
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.degrade.ranges import Check, read
+from codeformer_jax.degrade.ranges import Settings, read
 from codeformer_jax.system.registry import Registry
 
 Place = Literal["before", "after", "last"]
@@ -58,7 +34,7 @@ class Corruption:
         stream: number of the random stream below an image's key; None derives it from the name.
     """
 
-    settings: ClassVar[Mapping[str, tuple[Check, Any]]] = {}
+    settings: ClassVar[Settings] = {}
     place: ClassVar[Place] = "after"
     stream: ClassVar[int | None] = None
 
@@ -72,9 +48,7 @@ class Corruption:
         Raises:
             ValueError: for an unknown setting or a value out of range.
         """
-        checks = {setting: check for setting, (check, _) in self.settings.items()}
-        defaults = {setting: default for setting, (_, default) in self.settings.items()}
-        return read(name, given, checks, defaults)
+        return read(name, given, self.settings)
 
     def draw(self, key: Key[Array, ""], ranges: Any, image_size: int) -> Any:
         """Returns the parameters of one image: an array, or a dict or dataclass of arrays.

@@ -9,6 +9,8 @@ from jaxtyping import Array
 
 # (name, value) -> array; raises ValueError for a value out of range.
 Check = Callable[[str, Any], Array]
+# {name: (check, default)} of a section.
+Settings = Mapping[str, tuple[Check, Any]]
 
 
 def within(low: float | int, high: float | int) -> Check:
@@ -52,10 +54,7 @@ def number(low: float | int, high: float | int) -> Check:
 
 def probability(name: str, value: Any) -> Array:
     """Checks a probability; returns an array []."""
-    given = _numbers(value)
-    if given.shape != () or not 0.0 <= given <= 1.0:
-        raise ValueError(f"{name} is {value!r}: expected a probability in [0, 1].")
-    return jnp.asarray(given, jnp.float32)
+    return number(0, 1)(name, value)
 
 
 def shares(*kinds: str) -> Check:
@@ -74,27 +73,26 @@ def shares(*kinds: str) -> Check:
     return check
 
 
-def read(
-    section: str, given: Any, checks: Mapping[str, Check], defaults: Mapping[str, Any]
-) -> dict[str, Array]:
+def read(section: str, given: Any, settings: Settings) -> dict[str, Array]:
     """Returns a config's section as {name: array}.
 
     Args:
         section: name of the section, for error messages.
-        given: section of a config.
-        checks: check of every setting that the section may have.
-        defaults: values of settings that the section lacks.
+        given: section of a config; settings that it lacks get their defaults.
+        settings: {name: (check, default)} of every setting that the section may have.
 
     Raises:
         ValueError: for an unknown setting or a value out of range.
     """
     if not hasattr(given, "items"):
-        raise ValueError(f"{section} is {given!r}: expected a section with {sorted(checks)}.")
+        raise ValueError(f"{section} is {given!r}: expected a section with {sorted(settings)}.")
     given = dict(given.items())
-    if unknown := sorted(set(given) - set(checks)):
-        raise ValueError(f"{section} may have {sorted(checks)}: unknown {unknown}.")
-    values = {**defaults, **given}
-    return {name: check(f"{section}.{name}", values[name]) for name, check in checks.items()}
+    if unknown := sorted(set(given) - set(settings)):
+        raise ValueError(f"{section} may have {sorted(settings)}: unknown {unknown}.")
+    return {
+        name: check(f"{section}.{name}", given.get(name, default))
+        for name, (check, default) in settings.items()
+    }
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from codeformer_jax.degrade.ranges import Check, probability, read, shares, whole, within
+from codeformer_jax.degrade.ranges import Settings, probability, read, shares, whole, within
 from codeformer_jax.ops.blur import filter2d
 from codeformer_jax.ops.jpeg import jpeg
 from codeformer_jax.ops.kernels import identity_kernels, shaped_kernels, sinc_kernels
@@ -28,41 +28,25 @@ KERNEL_SIZE = 21
 LARGEST_ENLARGEMENT = 1.5
 IDENTITY, GAUSSIAN, GENERALIZED, PLATEAU, SINC = range(5)
 
-_CHECKS: dict[str, Check] = {
-    "blur": probability,
-    "sinc": probability,
-    "kernel_radius": whole(1, KERNEL_SIZE // 2),
-    "shapes": shares("Gaussian", "generalized Gaussian", "plateau"),
-    "anisotropic": probability,
-    "blur_sigma": within(0.01, 1000.0),
-    "beta_generalized": within(0.1, 10.0),
-    "beta_plateau": within(0.1, 10.0),
-    "resize": shares("up", "down", "keep"),
-    "scale": within(0.01, LARGEST_ENLARGEMENT),
-    "gaussian": probability,
-    "noise": within(0.0, 255.0),
-    "poisson": within(0.0, 100.0),
-    "gray_noise": probability,
-    "jpeg_quality": within(1.0, 100.0),
+# Checks and defaults of the first round.
+_FIRST: Settings = {
+    "blur": (probability, 1.0),  # Of any blur.
+    "sinc": (probability, 0.1),  # That the blur is a sinc filter.
+    "kernel_radius": (whole(1, KERNEL_SIZE // 2), (3, 10)),  # 2 radius + 1 taps a side.
+    "shapes": (shares("Gaussian", "generalized Gaussian", "plateau"), (0.7, 0.15, 0.15)),
+    "anisotropic": (probability, 0.31),  # Of two widths at an angle.
+    "blur_sigma": (within(0.01, 1000.0), (0.2, 3.0)),  # Pixels.
+    "beta_generalized": (within(0.1, 10.0), (0.5, 4.0)),  # Exponents of the shapes.
+    "beta_plateau": (within(0.1, 10.0), (1.0, 2.0)),
+    "resize": (shares("up", "down", "keep"), (0.2, 0.7, 0.1)),
+    "scale": (within(0.01, LARGEST_ENLARGEMENT), (0.15, 1.5)),  # Smallest and largest factor.
+    "gaussian": (probability, 0.5),  # Of Gaussian noise instead of Poisson noise.
+    "noise": (within(0.0, 255.0), (1.0, 30.0)),  # Levels of 255.
+    "poisson": (within(0.0, 100.0), (0.05, 3.0)),  # Strength, see `ops.noise`.
+    "gray_noise": (probability, 0.4),  # Of the same noise in all channels.
+    "jpeg_quality": (within(1.0, 100.0), (30.0, 95.0)),
 }
-_FIRST = {
-    "blur": 1.0,
-    "sinc": 0.1,
-    "kernel_radius": (3, 10),
-    "shapes": (0.7, 0.15, 0.15),
-    "anisotropic": 0.31,
-    "blur_sigma": (0.2, 3.0),
-    "beta_generalized": (0.5, 4.0),
-    "beta_plateau": (1.0, 2.0),
-    "resize": (0.2, 0.7, 0.1),
-    "scale": (0.15, 1.5),
-    "gaussian": 0.5,
-    "noise": (1.0, 30.0),
-    "poisson": (0.05, 3.0),
-    "gray_noise": 0.4,
-    "jpeg_quality": (30.0, 95.0),
-}
-_SECOND = _FIRST | {
+_SECOND_DEFAULTS = {
     "blur": 0.8,
     "blur_sigma": (0.2, 1.5),
     "resize": (0.3, 0.4, 0.3),
@@ -70,44 +54,13 @@ _SECOND = _FIRST | {
     "noise": (1.0, 25.0),
     "poisson": (0.05, 2.5),
 }
+_SECOND: Settings = {
+    name: (check, _SECOND_DEFAULTS.get(name, first)) for name, (check, first) in _FIRST.items()
+}
 
 
-@struct.dataclass
-class Round:
-    """Ranges of one round.
-
-    Attributes:
-        blur: [] probability of any blur.
-        sinc: [] probability that the blur is a sinc filter.
-        kernel_radius: [2] integers; the kernel has 2 radius + 1 taps a side.
-        shapes: [3] shares of Gaussian, generalized Gaussian and plateau kernels.
-        anisotropic: [] probability of two widths at an angle.
-        blur_sigma: [2] pixels.
-        beta_generalized, beta_plateau: [2] exponents of the shapes.
-        resize: [3] shares of enlarging, shrinking and keeping.
-        scale: [2] smallest and largest factor.
-        gaussian: [] probability of Gaussian noise instead of Poisson noise.
-        noise: [2] levels of 255.
-        poisson: [2] strength, see `ops.noise`.
-        gray_noise: [] probability of the same noise in all channels.
-        jpeg_quality: [2].
-    """
-
-    blur: Any
-    sinc: Any
-    kernel_radius: Any
-    shapes: Any
-    anisotropic: Any
-    blur_sigma: Any
-    beta_generalized: Any
-    beta_plateau: Any
-    resize: Any
-    scale: Any
-    gaussian: Any
-    noise: Any
-    poisson: Any
-    gray_noise: Any
-    jpeg_quality: Any
+# Ranges of a round, by the names in `_FIRST`.
+Round = dict[str, Array]
 
 
 @struct.dataclass
@@ -115,7 +68,7 @@ class SecondOrder:
     """Ranges of both rounds.
 
     Attributes:
-        first, second: `Round`.
+        first, second: ranges of the rounds.
         final_sinc: [] probability of a last sinc filter.
         jpeg_last: [] probability of compressing after that filter instead of before it.
     """
@@ -129,8 +82,8 @@ class SecondOrder:
     def from_config(cls, given: dict[str, Any]) -> "SecondOrder":
         """Returns ranges from sections 'first' and 'second' and two probabilities, all optional."""
         return cls(
-            first=Round(**read("first", given.get("first", {}), _CHECKS, _FIRST)),
-            second=Round(**read("second", given.get("second", {}), _CHECKS, _SECOND)),
+            first=read("first", given.get("first", {}), _FIRST),
+            second=read("second", given.get("second", {}), _SECOND),
             final_sinc=probability("final_sinc", given.get("final_sinc", 0.8)),
             jpeg_last=probability("jpeg_last", given.get("jpeg_last", 0.5)),
         )
@@ -281,35 +234,35 @@ def _apply(
 def _draw_round(key: Key[Array, ""], ranges: Round, side: Array, canvas: int) -> RoundParameters:
     keys = jax.random.split(key, 8)
     one = jnp.float32(1)
-    up = _uniform(keys[0], jnp.stack([one, jnp.maximum(ranges.scale[1], one)]))
-    down = _uniform(keys[1], jnp.stack([jnp.minimum(ranges.scale[0], one), one]))
-    scale = jnp.stack([up, down, one])[_choose(keys[2], ranges.resize)]
-    gaussian = jax.random.uniform(keys[3]) < ranges.gaussian
+    up = _uniform(keys[0], jnp.stack([one, jnp.maximum(ranges["scale"][1], one)]))
+    down = _uniform(keys[1], jnp.stack([jnp.minimum(ranges["scale"][0], one), one]))
+    scale = jnp.stack([up, down, one])[_choose(keys[2], ranges["resize"])]
+    gaussian = jax.random.uniform(keys[3]) < ranges["gaussian"]
     gray, mode = jax.random.split(keys[4])
     return RoundParameters(
         kernel=_draw_kernel(keys[5], ranges),
         side=jnp.clip((side * scale).astype(jnp.int32), 1, canvas),
         mode=jax.random.randint(mode, (), 0, 3),
-        noise_sigma=jnp.where(gaussian, _uniform(keys[6], ranges.noise) / 255.0, 0.0),
-        poisson=jnp.where(gaussian, 0.0, _uniform(keys[6], ranges.poisson)),
-        gray_noise=jax.random.uniform(gray) < ranges.gray_noise,
-        jpeg_quality=_uniform(keys[7], ranges.jpeg_quality).astype(jnp.int32),
+        noise_sigma=jnp.where(gaussian, _uniform(keys[6], ranges["noise"]) / 255.0, 0.0),
+        poisson=jnp.where(gaussian, 0.0, _uniform(keys[6], ranges["poisson"])),
+        gray_noise=jax.random.uniform(gray) < ranges["gray_noise"],
+        jpeg_quality=_uniform(keys[7], ranges["jpeg_quality"]).astype(jnp.int32),
     )
 
 
 def _draw_kernel(key: Key[Array, ""], ranges: Round) -> Kernel:
     keys = jax.random.split(key, 9)
-    shape = GAUSSIAN + _choose(keys[0], ranges.shapes)
+    shape = GAUSSIAN + _choose(keys[0], ranges["shapes"])
     betas = jnp.stack(
-        [_uniform(keys[1], ranges.beta_generalized), _uniform(keys[1], ranges.beta_plateau)]
+        [_uniform(keys[1], ranges["beta_generalized"]), _uniform(keys[1], ranges["beta_plateau"])]
     )
     beta = jnp.where(shape == GAUSSIAN, 1.0, betas[jnp.maximum(shape - GENERALIZED, 0)])
-    sigma_x, sigma_y = _uniform(keys[2], ranges.blur_sigma), _uniform(keys[3], ranges.blur_sigma)
-    anisotropic = jax.random.uniform(keys[4]) < ranges.anisotropic
+    sigma_x, sigma_y = (_uniform(key, ranges["blur_sigma"]) for key in keys[2:4])
+    anisotropic = jax.random.uniform(keys[4]) < ranges["anisotropic"]
     theta = jax.random.uniform(keys[5], (), jnp.float32, -np.pi, np.pi)
-    sinc = _draw_sinc(keys[6], ranges.kernel_radius, np.pi / 5)
-    shape = jnp.where(jax.random.uniform(keys[7]) < ranges.sinc, SINC, shape)
-    shape = jnp.where(jax.random.uniform(keys[8]) < ranges.blur, shape, IDENTITY)
+    sinc = _draw_sinc(keys[6], ranges["kernel_radius"], np.pi / 5)
+    shape = jnp.where(jax.random.uniform(keys[7]) < ranges["sinc"], SINC, shape)
+    shape = jnp.where(jax.random.uniform(keys[8]) < ranges["blur"], shape, IDENTITY)
     return sinc.replace(
         shape=shape,
         sigma_x=sigma_x,

@@ -41,10 +41,9 @@ def evaluate(
     lpips: tuple[Any, Variables] | None = None,
     metrics: Sequence[str] | None = None,
     limit: int | None = None,
-    progress: bool = True,
     degrade_fn: DegradeFn = degrade,
 ) -> Evaluation:
-    """Scores a network's restorations or reconstructions of clean images.
+    """Scores a network's restorations or reconstructions of clean images; terminals show a bar.
 
     Args:
         module: a 'restorer', or an 'autoencoder', whose inputs stay clean; see `convert.Network`.
@@ -59,7 +58,6 @@ def evaluate(
         lpips: an `nn.LPIPS` and its variables.
         metrics: names from `metrics.METRICS`; None for all whose needs are given.
         limit: largest number of images.
-        progress: show a bar on stderr.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
 
     Raises:
@@ -69,11 +67,12 @@ def evaluate(
     """
     restores = role_of(module) == "restorer"
     weights = sorted(float(w) for w in weights) if restores else []
-    _check_counts(batch_size=batch_size, limit=limit)
     _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
     metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
-    arguments = _networks(module, variables, teacher, lpips) | {
+    arguments = {
+        "networks": Networks(module, teacher and teacher[0], lpips and lpips[0]),
+        "variables": (variables, teacher and teacher[1], lpips and lpips[1]),
         "restores": restores,
         "metrics": metrics,
         "weights": np.array(weights, np.float32),
@@ -84,7 +83,7 @@ def evaluate(
     }
     collector = Collector(_rows(weights, teacher is not None), metrics, codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
-    size = _run(arguments, collector, images_source, number, batch_size, progress)
+    size = _run(arguments, collector, images_source, number, batch_size)
     found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     return collector.finish(found | _settings(arguments, weights, seed))
 
@@ -94,14 +93,6 @@ def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
     found = {"codes": codes, "logits": codes and restores}
     found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
     return ["pictures", "truth", *(name for name, there in found.items() if there)]
-
-
-def _networks(module: Any, variables: Variables, teacher: Any, lpips: Any) -> dict[str, Any]:
-    teacher, lpips = teacher or (None, None), lpips or (None, None)
-    return {
-        "networks": Networks(module, teacher[0], lpips[0]),
-        "variables": (variables, teacher[1], lpips[1]),
-    }
 
 
 def _settings(arguments: Mapping[str, Any], weights: list[float], seed: int) -> dict[str, Any]:
@@ -129,13 +120,12 @@ def _run(
     source: Source,
     number: int,
     batch_size: int,
-    progress: bool,
 ) -> list[int]:
     """Measures the first `number` images into the collector; returns their height and width."""
     if number == 0:
         raise ValueError("the source has no images to evaluate; give it at least one")
     pending = None
-    with tqdm.tqdm(total=number, desc="evaluate", unit="image", disable=not progress) as bar:
+    with tqdm.tqdm(total=number, desc="evaluate", unit="image", disable=None) as bar:
 
         def collect(batch, measured):
             collector.add(batch.names, batch.indices, measured)
@@ -173,14 +163,10 @@ def _batches(source: Source, number: int, batch_size: int, module: Any) -> Itera
 def _stacked(elements: list[Element], batch_size: int) -> _Batch:
     names = [str(element["name"]) for element in elements]
     padded = elements + elements[-1:] * (batch_size - len(elements))
-    degraded = [element["degraded"] for element in padded if "degraded" in element]
-    if degraded and len(degraded) < len(padded):
-        raise ValueError(
-            f"{names}: some have a degraded image and some do not; give it for all or for none"
-        )
+    stored = "degraded" in padded[0]
     return _Batch(
         np.stack([element["image"] for element in padded]),
-        np.stack(degraded) if degraded else None,
+        np.stack([element["degraded"] for element in padded]) if stored else None,
         np.array([element["index"] for element in padded], np.int32),
         names,
     )
@@ -206,12 +192,6 @@ def _check_image(image: np.ndarray, name: str, shape: tuple[int, ...] | None, mo
             f"{size}, but this network needs sides that are multiples of {factor}; "
             f"resize the images, for example to {module.image_size} px"
         )
-
-
-def _check_counts(**counts: int | None):
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _check_recipe(batch: _Batch, arguments: Mapping[str, Any]):

@@ -1,16 +1,16 @@
 """Gallery of degradations: one picture with clean images, draws and their parameters."""
 
-import contextlib
-import importlib.util
+import functools
+import runpy
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,7 +35,6 @@ def write_gallery(
     size: int = 512,
     cell: int | None = None,
     force: bool = False,
-    progress: bool | None = False,
 ) -> tuple[int, int]:
     """Writes a picture with a row for each recipe and image: the clean image and its degradations.
 
@@ -48,7 +47,6 @@ def write_gallery(
         size: side of the degraded images in pixels.
         cell: side in pixels at which each image is shown; default `size`.
         force: replace an existing `target`.
-        progress: show a progress bar; None: on terminals only.
 
     Returns:
         Height and width of the picture.
@@ -72,15 +70,15 @@ def write_gallery(
     found = {name: find_recipe(name) for name in recipes}
     images = _images(inputs, size, seed)
     rows = []
-    shown = None if progress is None else not progress
-    with tqdm.tqdm(total=len(found) * len(images) * draws, unit="draw", disable=shown) as bar:
-        for name, recipe in found.items():
-            bar.set_description(name)
-            for title, image in images.items():
-                keys = jax.random.split(make_key(seed), draws)
-                pictures, captions = _degraded(image, recipe, keys, bar)
-                label = f"{name}: {title}" if inputs else name
-                rows.append(_row(label, [image, *pictures], [["clean"], *captions], cell))
+    keys = jax.random.split(make_key(seed), draws)
+    for name, recipe in found.items():
+        for title, image in images.items():
+            pictures, captions = [image], [["clean"]]
+            for key in keys:
+                degraded, parameters = degrade_picture(jnp.asarray(image), key, recipe)
+                pictures.append(np.asarray(degraded))
+                captions.append(describe(parameters, len(image)))
+            rows.append(_row(f"{name}: {title}" if inputs else name, pictures, captions, cell))
     picture = np.concatenate(rows)
     write_image(target, picture)
     return picture.shape[:2]
@@ -118,21 +116,9 @@ def find_recipe(name: str) -> Recipe:
 def _load_config(path: str, argument: str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config '{path}'; run this from the folder that holds configs/")
-    spec = importlib.util.spec_from_file_location("gallery_config", path)
-    module = importlib.util.module_from_spec(spec)
-    with _folder_on_path():
-        spec.loader.exec_module(module)
-        return module.get_config(*([argument] if argument else []))
-
-
-@contextlib.contextmanager
-def _folder_on_path() -> Iterator[None]:
-    """Lets configs import one another from the current folder, as in `python train.py`."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
+    sys.path.insert(0, "")  # Configs import one another from the current folder.
+    get_config = runpy.run_path(path)["get_config"]
+    return get_config(argument) if argument else get_config()
 
 
 def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray]:
@@ -142,19 +128,6 @@ def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray
     return {Path(path).name: resize_image(read_image(path).pixels, size) for path in inputs}
 
 
-def _degraded(
-    image: UInt8[np.ndarray, "s s 3"], recipe: Recipe, keys: jax.Array, bar: tqdm.tqdm
-) -> tuple[list[np.ndarray], list[list[str]]]:
-    """Returns pictures and the lines that describe each draw; advances the bar by one for each."""
-    pictures, captions = [], []
-    for key in keys:
-        degraded, parameters = degrade_picture(jnp.asarray(image), key, recipe)
-        pictures.append(np.asarray(degraded))
-        captions.append(describe(parameters, len(image)))
-        bar.update()
-    return pictures, captions
-
-
 def _row(
     title: str, pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], cell: int
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -162,7 +135,9 @@ def _row(
     font = ImageFont.load_default(max(9, min(16, cell // 16)))
     heading = ImageFont.load_default(max(11, min(20, cell // 12)))
     line, head = int(font.size * 1.35), int(heading.size * 1.7)
-    lines = [_wrapped(caption, font, cell) for caption in captions]
+    letters = int(cell / font.getlength("0"))
+    wrap = functools.partial(textwrap.wrap, width=letters, subsequent_indent="  ")
+    lines = [[part for text in caption for part in wrap(text)] for caption in captions]
     height = head + cell + max(map(len, lines)) * line + 2 * _MARGIN
     sheet = Image.new("RGB", (len(pictures) * (cell + _MARGIN) + _MARGIN, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -176,19 +151,3 @@ def _row(
         for number, text in enumerate(caption):
             pen.text((left, head + cell + 3 + number * line), text, _FAINT, font)
     return np.array(sheet)
-
-
-def _wrapped(lines: Sequence[str], font: Any, width: int) -> list[str]:
-    """Breaks lines that are too wide between words."""
-    result = []
-    for text in lines:
-        words = text.split()
-        current = words[0]
-        for word in words[1:]:
-            if font.getlength(f"{current} {word}") > width:
-                result.append(current)
-                current = f"  {word}"
-            else:
-                current = f"{current} {word}"
-        result.append(current)
-    return result

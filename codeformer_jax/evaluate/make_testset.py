@@ -64,7 +64,6 @@ def make_testset(
     size: int = 512,
     limit: int | None = None,
     force: bool = False,
-    progress: bool | None = False,
 ) -> StoredPairs:
     """Writes a test set of clean pictures; see `evaluate.testset` for its files.
 
@@ -82,7 +81,6 @@ def make_testset(
         size: side of the pictures in pixels.
         limit: largest number of pictures, in order of their names.
         force: replace a test set at `output`.
-        progress: show a progress bar; None: on terminals only.
 
     Returns:
         The test set.
@@ -105,14 +103,10 @@ def make_testset(
         "size": size,
         "made_with": _versions(),
     }
-    try:
-        with atomic_directory(output, replace=force) as staging:
-            manifest["pairs"] = _write_pairs(files, staging, pair, size, progress)
-            manifest["sha256"] = content_hash(manifest)
-            (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
-    except OSError as error:
-        error.filename = error.filename or os.fspath(output)  # A full disk names no file.
-        raise
+    with atomic_directory(output, replace=force) as staging:
+        manifest["pairs"] = _write_pairs(files, staging, pair, size)
+        manifest["sha256"] = content_hash(manifest)
+        (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
     return StoredPairs(output, manifest)
 
 
@@ -180,7 +174,6 @@ def _write_pairs(
     folder: pathlib.Path,
     pair: _Pair,
     size: int,
-    progress: bool | None,
 ) -> list[dict[str, Any]]:
     """Writes both halves of every pair below `folder`; returns the manifest's entries, in order."""
     unreadable: dict[str, str] = {}
@@ -204,15 +197,8 @@ def _write_pairs(
 
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))
     try:
-        pairs = list(
-            tqdm.tqdm(
-                threads.map(make, files.items()),
-                desc="testset",
-                total=len(files),
-                unit="pair",
-                disable=None if progress is None else not progress,
-            )
-        )
+        made = threads.map(make, files.items())
+        pairs = list(tqdm.tqdm(made, "testset", len(files), unit="pair", disable=None))
     finally:
         threads.shutdown(cancel_futures=True)  # Otherwise Ctrl-C waits for all files.
     _refuse(unreadable)

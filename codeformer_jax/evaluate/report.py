@@ -1,28 +1,32 @@
 """Files of an evaluation: metrics.json, and a report as one HTML page that requests nothing."""
 
 import base64
-import contextlib
 import importlib.resources
 import io
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 from PIL import Image
 
-from codeformer_jax.evaluate import charts, table
+from codeformer_jax.evaluate import table
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.metrics import METRICS
 from codeformer_jax.system.atomic import atomic_path
-from codeformer_jax.system.figures import data_url
+from codeformer_jax.system.figures import QUIET, data_url, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
 _LARGEST_PICTURE = 256
+# Readable on white and on black paper.
+_BAR, _LINE, _BETTER, _WORSE = "#4a86c8", "#d9822b", "#2f9560", "#d0503f"
 _GROUPS = {
     "worst": "Worst cases",
     "first": "The first images of the set",
@@ -36,7 +40,7 @@ def write_report(evaluation: Evaluation, directory: str | os.PathLike) -> tuple[
     Args:
         evaluation: results to write.
         directory: folder of the files; made where it is missing. Files of an earlier evaluation
-            are replaced only once both new ones are complete.
+            are replaced.
 
     Returns:
         Paths of the two files.
@@ -45,9 +49,8 @@ def write_report(evaluation: Evaluation, directory: str | os.PathLike) -> tuple[
         ValueError: a score is not finite; nothing is written.
     """
     contents = {METRICS_FILE: evaluation.to_json(), REPORT_FILE: html_report(evaluation)}
-    with contextlib.ExitStack() as stack:
-        for name, content in contents.items():
-            path = stack.enter_context(atomic_path(Path(directory, name)))
+    for name, content in contents.items():
+        with atomic_path(Path(directory, name)) as path:
             # A file name may hold bytes that are not text.
             path.write_bytes(content.encode("utf-8", "replace"))
     return Path(directory, METRICS_FILE), Path(directory, REPORT_FILE)
@@ -83,7 +86,7 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         axis = f"{metric.heading} gain" + (f" ({metric.unit})" if metric.unit else "")
         found.append(
             (
-                data_url(charts.gain_chart(gain, axis)),
+                data_url(gain_chart(gain, axis)),
                 f"{axis} of {len(gain)} images from {' to '.join(ends)}",
                 f"{metric.heading} gain of every image at {table.label(evaluation.best_row)} over "
                 "its input.",
@@ -97,7 +100,7 @@ def _charts(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             "How often each code occurs: the teacher's codes of the clean images and the "
             "predicted ones."
         )
-    chart = charts.usage_chart(evaluation.code_counts)
+    chart = usage_chart(evaluation.code_counts)
     found.append((data_url(chart), "codebook use", text))
     return found
 
@@ -119,3 +122,39 @@ def _picture_url(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def gain_chart(gain: np.ndarray, unit: str) -> "Figure":
+    """Draws the gain of every image as a bar, the smallest first.
+
+    Args:
+        gain: gains [n].
+        unit: text of the vertical axis, such as 'PSNR gain (dB)'.
+    """
+    ordered = np.sort(gain)
+    axes = new_axes("images, smallest gain first", unit)
+    colours = np.where(ordered > 0, _BETTER, _WORSE)
+    axes.bar(np.arange(len(ordered)), ordered, width=0.8, color=colours)
+    axes.axhline(0, color=QUIET, linewidth=1)
+    axes.set_xticks([])
+    return axes.figure
+
+
+def usage_chart(counts: Mapping[str, np.ndarray]) -> "Figure":
+    """Draws the share of every code, the commonest first.
+
+    Args:
+        counts: {whose: how often each code occurs [K]}. The teacher's, or else the first, are
+            filled and give the order; the others are lines.
+    """
+    first = "teacher" if "teacher" in counts else next(iter(counts))
+    shares = {whose: 100 * c / max(c.sum(), 1) for whose, c in counts.items()}
+    order = np.argsort(-shares[first], kind="stable")
+    axes = new_axes(f"{len(order)} codes, commonest first", "share of all codes (%)")
+    axes.stairs(shares[first][order], fill=True, color=_BAR, label=first)
+    for whose, values in shares.items():
+        if whose != first:
+            axes.stairs(values[order], color=_LINE, linewidth=1, label=whose)
+    axes.axhline(100 / len(order), color=QUIET, linewidth=1, linestyle="--", label="even use")
+    axes.legend(frameon=False, labelcolor=QUIET)
+    return axes.figure

@@ -176,7 +176,7 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
             f"eval.testset='{root}' and eval.path='{config.eval.path}' are both given: a test set "
             "holds its own images, so give one of the two"
         )
-    return open_testset(root, progress=True)
+    return open_testset(root)
 
 
 def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:

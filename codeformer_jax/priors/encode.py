@@ -144,9 +144,7 @@ def encode_source(
     encode = make_encode(module, variables, devices, precision)
     bar = tqdm.tqdm(desc="encode", unit="image", total=len(source), dynamic_ncols=True)
     with contextlib.closing(loader), bar, atomic_directory(target, replace=force) as folder:
-        description = write_codes(folder, description, _encoded(loader, encode, bar))
-        check_target(target, force)  # Again: encoding takes long.
-    return description
+        return write_codes(folder, description, _encoded(loader, encode, bar))
 
 
 def check_target(target: str | Path, force: bool) -> None:

@@ -1,7 +1,6 @@
 """Registry of the networks that can be priors: how each is sampled and scored."""
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +18,6 @@ from codeformer_jax.sampling import (
     sample_pixelcnn,
     start_tokens,
 )
-from codeformer_jax.sampling.pixelcnn import check_labels
 from codeformer_jax.system.registry import Registry
 
 Values = Int32[np.ndarray, "_ rows columns"] | Int32[np.ndarray, "_ rows columns c"]
@@ -60,7 +58,6 @@ class PriorKind(abc.ABC):
         pixels: whether values are pixels, [h, w, c], instead of codes, [h, w].
         condition: 'start' (none), 'class' or 'codes'.
         map_size: rows and columns of the maps in training.
-        smallest: rows and columns of the smallest map that can be sampled.
         tokens: number of logits per value.
         causal: whether a value sees only those before it.
     """
@@ -69,7 +66,7 @@ class PriorKind(abc.ABC):
     pixels = False
     condition = "start"
     causal = True
-    map_size = smallest = (1, 1)
+    map_size = (1, 1)
     tokens = 0
 
     def has_codes(self, codes: int, own_condition: bool) -> bool:
@@ -81,10 +78,6 @@ class PriorKind(abc.ABC):
         """
         del own_condition
         return codes == self.tokens
-
-    @abc.abstractmethod
-    def check_classes(self, classes: Sequence[int]) -> None:
-        """Raises ValueError if one is not a class of the network."""
 
     @abc.abstractmethod
     def sample(self, variables: Any, keys: AnyArray, plan: SamplePlan, levels: int) -> jax.Array:
@@ -120,16 +113,13 @@ class GPTKind(PriorKind):
     module: GPT
     condition = property(lambda self: self.module.condition)
     causal = property(lambda self: self.module.n_unmasked <= self.module.condition_length)
-    map_size = smallest = property(lambda self: tuple(self.module.map_size))
+    map_size = property(lambda self: tuple(self.module.map_size))
     tokens = property(lambda self: self.module.vocab_size)
 
     def has_codes(self, codes: int, own_condition: bool) -> bool:
         # Conditions share the vocabulary, and may need more of it than the codes.
         filled = own_condition or self.module.classes == self.tokens
         return codes == self.tokens or (filled and codes < self.tokens)
-
-    def check_classes(self, classes: Sequence[int]) -> None:
-        class_tokens(self.module, classes)
 
     def sample(self, variables: Any, keys: AnyArray, plan: SamplePlan, levels: int) -> jax.Array:
         if self.condition == "start":
@@ -162,9 +152,6 @@ class PixelCNNKind(PriorKind):
     condition = property(lambda self: "class" if self.module.classes else "start")
     map_size = property(lambda self: (self.module.map_size, self.module.map_size))
     tokens = property(lambda self: self.module.levels)
-
-    def check_classes(self, classes: Sequence[int]) -> None:
-        check_labels(self.module, np.asarray(classes), len(classes))
 
     def sample(self, variables: Any, keys: AnyArray, plan: SamplePlan, levels: int) -> jax.Array:
         del levels

@@ -21,19 +21,18 @@ _SINGLE = re.compile(r"\d{4,}\.png")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files of one call; the folder of single pictures is None if there are none."""
+    """Files of one call, and the folder of the single pictures."""
 
     sheet: Path
     codes: Path
-    folder: Path | None
+    folder: Path
 
 
-def plan_outputs(sheet: str | os.PathLike, each: bool, force: bool) -> Outputs:
+def plan_outputs(sheet: str | os.PathLike, force: bool) -> Outputs:
     """Names the files to write and checks that they can be written.
 
     Args:
         sheet: file of the sheet; the other names follow from it.
-        each: whether single pictures are written.
         force: whether existing files may be replaced.
 
     Returns:
@@ -46,13 +45,10 @@ def plan_outputs(sheet: str | os.PathLike, each: bool, force: bool) -> Outputs:
     sheet = Path(sheet)
     if sheet.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write '{sheet}': expected a name ending in {', '.join(SUFFIXES)}")
-    outputs = Outputs(sheet, sheet.with_suffix(".npz"), sheet.with_suffix("") if each else None)
-    for path in (outputs.sheet, outputs.codes):
-        if path.is_dir():
-            raise IsADirectoryError(f"'{path}' is a folder; give another name as -o")
-    if outputs.folder is not None and os.path.lexists(outputs.folder):
+    outputs = Outputs(sheet, sheet.with_suffix(".npz"), sheet.with_suffix(""))
+    if os.path.lexists(outputs.folder):
         _check_replaceable(outputs.folder)
-    for path in filter(None, (outputs.sheet, outputs.codes, outputs.folder)):
+    for path in (outputs.sheet, outputs.codes, outputs.folder):
         if os.path.lexists(path) and not force:
             raise FileExistsError(f"{path}: exists; pass --force to replace it")
     return outputs
@@ -66,20 +62,8 @@ def _check_replaceable(folder: Path) -> None:
     if foreign is not None:
         raise FileExistsError(
             f"the folder '{folder}' of the single pictures would replace '{foreign}', which is "
-            "another file; give another -o, or --no-each"
+            "another file; give another -o"
         )
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents; raises OSError if it cannot be made or written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot make the folder '{folder}': {error.strerror}; give another -o"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OSError(f"cannot write into the folder '{folder}'; give another -o")
 
 
 def describe(
@@ -137,10 +121,9 @@ def write_outputs(
         stored: see `describe`.
         force: whether existing files are replaced.
     """
-    if outputs.folder is not None:
-        with atomic_directory(outputs.folder, replace=force) as folder:
-            for index, picture in enumerate(pictures):
-                write_image(folder / f"{index:04d}.png", picture)
+    with atomic_directory(outputs.folder, replace=force) as folder:
+        for index, picture in enumerate(pictures):
+            write_image(folder / f"{index:04d}.png", picture)
     with atomic_path(outputs.codes) as path, open(path, "wb") as file:
         np.savez_compressed(file, **stored)
     write_image(outputs.sheet, sheet)

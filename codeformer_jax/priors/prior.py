@@ -148,8 +148,6 @@ def _find_stage1(
     trained: Trained, kind: PriorKind, path: Path, given: str | Path | None
 ) -> Stage1 | None:
     if kind.pixels:
-        if given is not None:
-            raise ValueError(f"{path} is a prior of pixels, not of codes: leave --teacher out")
         return None
     if given is not None:
         return _load_stage1(given, "--teacher")
@@ -176,11 +174,6 @@ def _condition_stage1(
     kind: PriorKind, stage1: Stage1 | None, given: str | Path | None
 ) -> Stage1 | None:
     if kind.condition != "codes":
-        if given is not None:
-            raise ValueError(
-                "--condition-teacher is for priors with a condition of codes, which this one has "
-                "not: leave it out"
-            )
         return None
     found = stage1 if given is None else _load_stage1(given, "--condition-teacher")
     if found.module.codebook_size > kind.tokens:
@@ -252,31 +245,20 @@ def _decode(
     return jnp.round(to_unit(images) * 255).astype(jnp.uint8)
 
 
-def check_plan(prior: Prior, plan: SamplePlan) -> None:
-    """Raises ValueError if the prior cannot sample with these settings or classes."""
-    plan.sampler.check(prior.levels)
-    if plan.classes is not None:
-        prior.kind.check_classes(plan.classes)
-
-
-def sample_maps(
-    prior: Prior, plan: SamplePlan, *, batch_size: int, progress: bool | None = None
-) -> Values:
+def sample_maps(prior: Prior, plan: SamplePlan, *, batch_size: int) -> Values:
     """Samples maps; a last batch that is not full is filled up with copies.
 
     Args:
         prior: the prior.
         plan: the maps.
         batch_size: maps per batch.
-        progress: show a bar on stderr; None shows it on terminals only.
 
     Returns:
         Values [number, h, w], of pixels [number, h, w, c].
     """
     batch_size = min(batch_size, plan.number)
-    disable = None if progress is None else not progress
     key, maps = make_key(plan.seed), []
-    with tqdm.tqdm(desc="sample", total=plan.number, unit="map", disable=disable) as bar:
+    with tqdm.tqdm(desc="sample", total=plan.number, unit="map", disable=None) as bar:
         for start in range(0, plan.number, batch_size):
             rows = np.arange(start, start + batch_size, dtype=np.int32).clip(max=plan.number - 1)
             keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)

@@ -87,7 +87,6 @@ class SampleOptions:
         metavar="AE",
         section=_IMAGES,
     )
-    each: bool = option(True, "write single pictures as well", section=_FILES)
     force: bool = option(False, "replace existing files", section=_FILES)
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
-_MARGIN, _GAP = 8, 4
+_MARGIN, _GAP, _LINE = 8, 4, 16
 # Small pictures are enlarged for the sheet, and many large ones reduced.
 _LEAST_CELL, _WIDEST = 96, 4096
 
@@ -30,40 +30,31 @@ def make_sheet(
         samples: pictures of one size.
         title: text above the samples.
         classes: one per sample, equal ones next to each other; each class begins a labelled row.
-        references: (caption, picture) shown above the samples.
+        references: (caption, picture), each in a row above the samples.
 
     Returns:
         The sheet.
     """
     groups = _groups(samples, classes)
     columns = _columns(samples, [len(group) for _, group in groups])
-    columns = max(columns, len(references))
     height, width = _cell(samples.shape[1:3], columns)
+    rows = [(caption, picture[None]) for caption, picture in references]
+    for label, group in groups:
+        parts = [group[start : start + columns] for start in range(0, len(group), columns)]
+        rows += [(label, parts[0]), *(("", part) for part in parts[1:])]
     font = ImageFont.load_default(12)
-    left = _MARGIN + (_GAP + round(max(font.getlength(label) for label, _ in groups)))
-    rows = [
-        (label if n == 0 else "", part)
-        for label, group in groups
-        for n, part in _cut(group, columns)
-    ]
-    line = 16
-    head = _MARGIN + line + _GAP + (height + line + _MARGIN if references else 0)
+    left = _MARGIN + _GAP + round(max(font.getlength(label) for label, _ in rows))
+    top = _MARGIN + _LINE + _GAP
     whole = (
-        left + columns * (width + _GAP) + _MARGIN,
-        head + len(rows) * (height + _GAP) + _MARGIN,
+        max(left + columns * (width + _GAP), _MARGIN + round(font.getlength(title))) + _MARGIN,
+        top + len(rows) * (height + _GAP) + _MARGIN,
     )
-    title_width = round(font.getlength(title)) + 2 * _MARGIN
-    sheet = Image.new("RGB", (max(whole[0], title_width), whole[1]), _PAPER)
+    sheet = Image.new("RGB", whole, _PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((_MARGIN, _MARGIN // 2), title, _FAINT, font)
-    top = _MARGIN + line + _GAP
-    for column, (caption, picture) in enumerate(references):
-        x = left + column * (width + _GAP)
-        sheet.paste(_resized(picture, height, width), (x, top))
-        pen.text((x, top + height), caption, _FAINT, font)
     for row, (label, pictures) in enumerate(rows):
-        y = head + row * (height + _GAP)
-        pen.text((_MARGIN, y + height // 2 - line // 2), label, _INK, font)
+        y = top + row * (height + _GAP)
+        pen.text((_MARGIN, y + (height - _LINE) // 2), label, _INK, font)
         for column, picture in enumerate(pictures):
             sheet.paste(_resized(picture, height, width), (left + column * (width + _GAP), y))
     return np.array(sheet)
@@ -82,11 +73,6 @@ def _columns(samples: Pictures, sizes: Sequence[int]) -> int:
     height, width = samples.shape[1:3]
     square = math.ceil(math.sqrt(len(samples) * height / width))
     return min(max(sizes), max(square, 1) if len(sizes) == 1 else max(square, 8))
-
-
-def _cut(group: Pictures, columns: int) -> list[tuple[int, Pictures]]:
-    starts = range(0, len(group), columns)
-    return [(number, group[start : start + columns]) for number, start in enumerate(starts)]
 
 
 def _cell(size: tuple[int, int], columns: int) -> tuple[int, int]:

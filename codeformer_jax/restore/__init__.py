@@ -22,7 +22,7 @@ _FILES = {
     "RestoreSummary": "files",
     "RestoredBatch": "restorer",
     "Restorer": "restorer",
-    "Scorer": "scorer",
+    "Scorer": "scores",
     "restore_files": "files",
     "sample_batch": "samples",
 }

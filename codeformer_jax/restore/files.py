@@ -19,8 +19,7 @@ from codeformer_jax.restore.jobs import Failure, Job, Plan, plan_files
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import NOT_FINITE, Restorer
 from codeformer_jax.restore.samples import sample_batch
-from codeformer_jax.restore.scorer import Scorer
-from codeformer_jax.restore.scores import Scores
+from codeformer_jax.restore.scores import Scorer, Scores
 from codeformer_jax.system.workers import usable_cores
 
 DEFAULT_WEIGHTS = pathlib.Path("weights", "codeformer.safetensors")
@@ -39,7 +38,7 @@ class RestoreSummary:
 
     Attributes:
         written: result files, in the order of the inputs.
-        failed: inputs without a result; nothing was written for them.
+        failed: inputs without a result.
         skipped: existing results that were kept.
         seconds: from the first read to the last write.
         others: files in the folders that are not pictures.
@@ -88,12 +87,11 @@ def restore_files(
     *,
     restorer: Restorer | None = None,
     scorer: Scorer | None = None,
-    progress: bool | None = False,
 ) -> RestoreSummary:
     """Restores files and folders of aligned faces.
 
     A file that cannot be read, restored or written is reported in the summary, and the others
-    are restored. A result is written whole or not at all.
+    are restored. Each file is written whole or not at all. Terminals show a progress bar.
 
     Args:
         inputs: files and folders; see `plan_files`.
@@ -101,15 +99,15 @@ def restore_files(
         options: default `RestoreOptions()`.
         restorer: the network; default the one of `options.checkpoint`.
         scorer: the prior that scores results; default the one of `options.score`, or none.
-        progress: show a progress bar; None shows it on terminals only.
 
     Returns:
         A report.
 
     Raises:
         RestoreError: before anything is written: see `plan_files`, `Restorer.load`, `Scorer.load`
-            and `read_scores`; also without weights, or if the output folder is read-only.
+            and `read_scores`; also without weights.
         ValueError, FileNotFoundError: see `Restorer.load` and `Scorer.load`.
+        OSError: if the output folder cannot be made.
     """
     options = options or RestoreOptions()
     if restorer is None and options.checkpoint is None and not DEFAULT_WEIGHTS.exists():
@@ -122,9 +120,10 @@ def restore_files(
     if scorer is None and options.score is not None:
         scorer = Scorer.load(options.score, restorer, teacher=options.score_teacher)
     with Scores(plan, scorer, options.force) as scores:
-        _make_folders(plan)
+        for folder in {job.results[0].parent for job in plan.jobs}:
+            folder.mkdir(parents=True, exist_ok=True)
         run = _Run(plan, options, restorer, scorer, scores)
-        run(progress)
+        run()
     ordered = [run.outcomes[job] for job in plan.jobs]
     return RestoreSummary(
         written=tuple(path for paths in ordered if isinstance(paths, tuple) for path in paths),
@@ -146,16 +145,6 @@ def _load(options: RestoreOptions) -> Restorer:
         keep_gray=options.keep_gray,
         keep_known=options.keep_known,
     )
-
-
-def _make_folders(plan: Plan) -> None:
-    for folder in dict.fromkeys(job.results[0].parent for job in plan.jobs):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RestoreError(f"cannot make the folder '{folder}': {_reason(error)}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise RestoreError(f"cannot write into the folder '{folder}': permission denied")
 
 
 class _Run:
@@ -180,12 +169,12 @@ class _Run:
         self.outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
         self.notes: dict[str, list[pathlib.Path]] = {}
 
-    def __call__(self, progress: bool | None) -> None:
+    def __call__(self) -> None:
         """Restores a batch while the next one is read and the one before is written."""
-        jobs, disable = self._plan.jobs, None if progress is None else not progress
+        jobs = self._plan.jobs
         batches = [jobs[i : i + self._size] for i in range(0, len(jobs), self._size)] + [()]
         with (
-            tqdm.tqdm(total=len(jobs), unit="image", disable=disable) as bar,
+            tqdm.tqdm(total=len(jobs), unit="image", disable=None) as bar,
             concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores())) as threads,
         ):
             reads = [threads.submit(self._read, job) for job in batches[0]]
@@ -229,16 +218,18 @@ class _Run:
         arguments = {"w": options.w, "adain": options.adain, "batch_size": self._size}
         try:
             if options.samples:
-                names = [job.name for job in pictures]
-                sampling = {
-                    "number": options.samples,
-                    "seed": options.seed or 0,
-                    "temperature": 1.0 if options.temperature is None else options.temperature,
-                }
-                made = sample_batch(self._restorer, batch, names, **arguments, **sampling)
+                made = sample_batch(
+                    self._restorer,
+                    batch,
+                    [job.name for job in pictures],
+                    number=options.samples,
+                    seed=options.seed,
+                    temperature=options.temperature,
+                    **arguments,
+                )
             else:
-                codes = {"codes": True} if self._scorer else {}
-                made = [self._restorer.restore_batch(batch, **arguments, **codes)]
+                codes = self._scorer is not None
+                made = [self._restorer.restore_batch(batch, **arguments, codes=codes)]
             unscored = [None] * len(batch)
             bits = [
                 self._scorer.bits(batch, x.indices, self._size) if self._scorer else unscored
@@ -262,7 +253,6 @@ class _Run:
         return results
 
     def _write(self, job: Job, fitted: Fitted, results: list[_Result]) -> None:
-        """Writes all files of a picture, or none of those that are new."""
         pictures = [(path, x.pixels) for path, x in zip(job.results, results, strict=True)]
         if self._scorer:
             prior = self._scorer.prior
@@ -271,20 +261,11 @@ class _Run:
                 (path, draw_heatmap(x.pixels, x.bits, fitted, **scale))
                 for path, x in zip(job.maps, results, strict=True)
             ]
-        made = []
         try:
             for path, pixels in pictures:
-                if path in self._kept:
-                    continue
-                exists = os.path.lexists(path)
-                # Another program, or a file system that ignores case, may have made it meanwhile.
-                if exists and not self._options.force:
-                    raise FileExistsError(None, "it has come to exist meanwhile and was kept")
-                write_image(path, pixels, gray=fitted.gray and path in job.results)
-                made += [] if exists else [path]
+                if path not in self._kept:
+                    write_image(path, pixels, gray=fitted.gray and path in job.results)
         except OSError as error:
-            for other in made:
-                other.unlink(missing_ok=True)
             return self._fail(job, f"cannot write '{path}': {_reason(error)}")
         self._scores.add(job, [result.bits for result in results])
         self.outcomes[job] = job.results

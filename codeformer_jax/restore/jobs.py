@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from codeformer_jax.data.folder import describe_others
+from codeformer_jax.data.folder import describe_others, visible_files
 from codeformer_jax.data.images import (
     READ_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -92,7 +92,8 @@ def plan_files(
 
     Raises:
         RestoreError: if no picture is found; if results exist (without `force` and
-            `skip_existing`), collide or are inputs; if the output folder is a file or an input.
+            `skip_existing`), collide or are inputs; if the output folder is an input.
+        PermissionError: if a folder cannot be listed.
     """
     output_dir = pathlib.Path(output_dir)
     _check_output(output_dir, inputs)
@@ -128,11 +129,6 @@ def plan_files(
 
 
 def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]) -> None:
-    for path in (output_dir, *output_dir.parents):
-        if os.path.lexists(path) and not path.is_dir():
-            raise RestoreError(
-                f"cannot write into '{output_dir}': '{path}' is a file; give another output folder"
-            )
     for path in map(pathlib.Path, inputs):
         if path.is_dir() and path.resolve() == output_dir.resolve():
             raise RestoreError(
@@ -198,9 +194,6 @@ def _find(
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Yields (picture, its path below the output folder); appends the rest to the lists."""
 
-    def report(error: OSError) -> None:
-        unreadable.append(Failure(pathlib.Path(error.filename), error.strerror or str(error)))
-
     def readable(path: pathlib.Path) -> bool:
         # Settled before results are named: cameras write IMG.HEIC beside IMG.JPG.
         if path.suffix.lower() in UNREAD_SUFFIXES:
@@ -218,23 +211,11 @@ def _find(
             if readable(given):
                 yield given, pathlib.Path(given.name)
         else:
-            seen = {os.path.realpath(output_dir), os.path.realpath(given)}
-            for folder, folders, names in os.walk(given, onerror=report, followlinks=True):
-                here = pathlib.Path(folder)
-                folders[:] = _unseen(here, folders if options.recursive else (), seen)
-                for path in (here / name for name in sorted(names) if not name.startswith(".")):
-                    if not is_picture(path):
-                        others.append(path)
-                    elif readable(path):
-                        yield path, path.relative_to(given)
-
-
-def _unseen(here: pathlib.Path, folders: Iterable[str], seen: set[str]) -> list[str]:
-    """Returns the sub-folders to search, each once however many links lead to it."""
-    chosen = []
-    for name in sorted(folders):
-        target = os.path.realpath(here / name)
-        if not name.startswith(".") and target not in seen:
-            seen.add(target)
-            chosen.append(name)
-    return chosen
+            for name in visible_files(given):
+                path = given / name
+                if output_dir.resolve() in path.resolve().parents:
+                    continue
+                if not is_picture(path):
+                    others.append(path)
+                elif readable(path):
+                    yield path, pathlib.Path(name)

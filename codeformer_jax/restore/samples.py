@@ -73,7 +73,6 @@ def sample_batch(
                 weights,
                 module=module,
                 adain=adain,
-                whole=images.dtype == np.uint8,
             )
         arrays = (np.asarray(array)[: len(batch)] for array in (pixels, finite, indices))
         results.append(RestoredBatch(*arrays))
@@ -97,7 +96,7 @@ def _sample(
     return sample(logits, jax.vmap(key)(labels), sites, Sampler(temperature=temperature))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "adain", "whole"))
+@functools.partial(jax.jit, static_argnames=("module", "adain"))
 def _generate(
     variables: Mapping[str, Any],
     prediction: CodePrediction,
@@ -106,7 +105,6 @@ def _generate(
     *,
     module: CodeFormer,
     adain: bool,
-    whole: bool,
 ) -> tuple[Array, Bool[Array, "b"]]:
     restored = module.apply(variables, prediction, indices, w=w, adain=adain, method="restore")
-    return to_pixels(restored, whole)
+    return to_pixels(restored)

@@ -7,42 +7,42 @@ positions in it change, and its tokens are computed again.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Float, Int
 
 from codeformer_jax.nn import GPT, Cache, transpose_kernels, with_transposed_kernels
 from codeformer_jax.ops.checks import AnyArray, as_keys
-from codeformer_jax.sampling.prefix import check_known
-from codeformer_jax.sampling.sampler import Sampler, sample_codes
+from codeformer_jax.sampling.sampler import Sampler, check_known, sample_codes
 
 Variables = Any
 Condition = Int[Array, "b m"] | Int[Array, "b h w"]
 Step = Callable[[Int[Array, "b"], Cache], tuple[Float[Array, "b k"], Cache]]
 
 
-@dataclass(frozen=True)
-class WindowPlan:
-    """Windows of all sites, in sampling order: row by row.
+@flax.struct.dataclass
+class Sites:
+    """Sites of a map in sampling order, row by row: arrays [n], or scalars inside a scan.
 
     Attributes:
-        top, left: first row and column of the window.
-        target: index of the site in its window, row-major.
+        site: int32, index of the site in the map, row-major.
+        top, left: int32, first row and column of the site's window.
+        target: int32, index of the site in its window, row-major.
         moved: whether the window differs from that of the site before.
     """
 
-    top: Int32[np.ndarray, "n"]
-    left: Int32[np.ndarray, "n"]
-    target: Int32[np.ndarray, "n"]
-    moved: Bool[np.ndarray, "n"]
+    site: Any
+    top: Any
+    left: Any
+    target: Any
+    moved: Any
 
 
-def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
+def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> Sites:
     """Centres the window on each site; at the borders of the map it stops.
 
     Args:
@@ -50,7 +50,7 @@ def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
         window: rows and columns of the window.
 
     Returns:
-        The windows of all size[0] * size[1] sites.
+        All size[0] * size[1] sites.
 
     Raises:
         ValueError: if the map is smaller than the window.
@@ -66,19 +66,8 @@ def plan_windows(size: tuple[int, int], window: tuple[int, int]) -> WindowPlan:
     moved = np.ones(len(rows), bool)
     moved[1:] = (np.diff(top) != 0) | (np.diff(left) != 0)
     target = (rows - top) * window[1] + columns - left
-    return WindowPlan(top.astype(np.int32), left.astype(np.int32), target.astype(np.int32), moved)
-
-
-@flax.struct.dataclass
-class _Sites:
-    """Inputs of the scan: arrays [n] over sites, scalars inside it; see `window.WindowPlan`."""
-
-    site: Any
-    top: Any
-    left: Any
-    target: Any
-    moved: Any
-    known: Any
+    places = (np.arange(rows.size), top, left, target)
+    return Sites(*(place.astype(np.int32) for place in places), moved)
 
 
 def sample_gpt(
@@ -119,16 +108,17 @@ def sample_gpt(
     sampler, size = sampler or Sampler(), tuple(size or module.map_size)
     sampler.check(module.vocab_size)
     keys = as_keys(keys, keys.size if keys.ndim < 2 else len(keys), "sample")
-    windows = plan_windows(size, module.map_size)
+    sites = plan_windows(size, module.map_size)
     _check_condition(module, condition, keys.shape[0], size)
     known, mask = check_known(known, known_mask, (keys.shape[0], *size), module.vocab_size)
     mask = mask.reshape(-1)
     if mask.all():
         return jnp.asarray(known)
     first = int(np.argmin(mask))  # All known sites before the first sampled one are prefilled.
-    sites = _sites(windows, mask, first)
+    sites, mask = jax.tree.map(lambda x: x[first:].copy(), (sites, mask))
+    sites.moved[0] = True
     condition, known = jnp.asarray(condition), jnp.asarray(known)
-    arguments = (module, variables, keys, condition, known, sites, sampler)
+    arguments = (module, variables, keys, condition, known, sites, mask, sampler)
     if not cache:
         return _sample_fully(*arguments)
     if size == module.map_size:
@@ -136,23 +126,8 @@ def sample_gpt(
     return _sample_windows(*arguments)
 
 
-def _sites(windows: WindowPlan, mask: np.ndarray, first: int) -> _Sites:
-    """Returns the sites from the first sampled one on."""
-    sites = _Sites(
-        site=np.arange(mask.size, dtype=np.int32),
-        top=windows.top,
-        left=windows.left,
-        target=windows.target,
-        moved=windows.moved,
-        known=mask,
-    )
-    sites = jax.tree.map(lambda x: x[first:].copy(), sites)
-    sites.moved[0] = True
-    return sites
-
-
 @functools.partial(jax.jit, static_argnames=("module", "first"))
-def _sample_map(module, variables, keys, condition, known, sites, sampler, *, first):
+def _sample_map(module, variables, keys, condition, known, sites, mask, sampler, *, first):
     """Samples by one prefill and a scan of one-token steps: the map is as large as the window."""
     batch, height, width = known.shape
     known = known.reshape(batch, -1)
@@ -168,14 +143,14 @@ def _sample_map(module, variables, keys, condition, known, sites, sampler, *, fi
         code = jnp.where(is_known, value, sample_codes(logits, keys, site, sampler))
         return (code, cache), code
 
-    rest = (sites.site[1:], sites.known[1:], known.T[first + 1 :])
+    rest = (sites.site[1:], mask[1:], known.T[first + 1 :])
     _, codes = jax.lax.scan(body, (code, cache), rest)
     codes = jnp.concatenate([known[:, :first], code[:, None], codes.T], axis=1)
     return codes.reshape(batch, height, width)
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _sample_windows(module, variables, keys, condition, known, sites, sampler):
+def _sample_windows(module, variables, keys, condition, known, sites, mask, sampler):
     """Samples by a scan over sites: a one-token step, or a prefill where the window has moved."""
     rows, columns = module.map_size
     # Middle rows need only the upper half of the window: two lengths are compiled.
@@ -197,28 +172,29 @@ def _sample_windows(module, variables, keys, condition, known, sites, sampler):
         before = codes.reshape(codes.shape[0], -1)[:, site.site - 1]
         return step(before, cache)
 
-    def body(carry, site):
-        codes, cache = carry
+    def body(carry, inputs):
+        (codes, cache), (site, is_known) = carry, inputs
         logits, cache = jax.lax.cond(site.moved, refill, advance, codes, cache, site)
-        return (_put(codes, logits, keys, site, sampler), cache), None
+        return (_put(codes, logits, keys, site, is_known, sampler), cache), None
 
     empty = module.empty_cache(known.shape[0], module.sequence_length)
-    (codes, _), _ = jax.lax.scan(body, (known, empty), sites)
+    (codes, _), _ = jax.lax.scan(body, (known, empty), (sites, mask))
     return codes
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _sample_fully(module, variables, keys, condition, known, sites, sampler):
+def _sample_fully(module, variables, keys, condition, known, sites, mask, sampler):
     """Samples by a full forward over the window for every site."""
 
-    def body(codes, site):
+    def body(codes, inputs):
+        site, is_known = inputs
         tokens = _window_tokens(module, condition, codes, site)
         logits = module.apply(variables, tokens)
         at = module.condition_length + site.target - 1
         logits = jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False)
-        return _put(codes, logits, keys, site, sampler), None
+        return _put(codes, logits, keys, site, is_known, sampler), None
 
-    return jax.lax.scan(body, known, sites)[0]
+    return jax.lax.scan(body, known, (sites, mask))[0]
 
 
 def _prefill(
@@ -228,7 +204,7 @@ def _prefill(
 
 
 def _window_tokens(
-    module: GPT, condition: Condition, codes: Int[Array, "b h w"], site: _Sites
+    module: GPT, condition: Condition, codes: Int[Array, "b h w"], site: Sites
 ) -> Int[Array, "b n"]:
     """Returns condition and codes in the window of `site`, without the last code."""
     start = (jnp.zeros_like(site.top), site.top, site.left)
@@ -241,12 +217,12 @@ def _window_tokens(
     return jnp.concatenate([before, cut(codes)[:, :-1]], axis=1)
 
 
-def _put(codes, logits, keys, site, sampler):
+def _put(codes, logits, keys, site, is_known, sampler):
     """Writes the code of a site into the map; a known one stays."""
     batch, _, width = codes.shape
     flat = codes.reshape(batch, -1)
     sampled = sample_codes(logits, keys, site.site, sampler)
-    code = jnp.where(site.known, flat[:, site.site], sampled)
+    code = jnp.where(is_known, flat[:, site.site], sampled)
     return flat.at[:, site.site].set(code).reshape(batch, -1, width)
 
 

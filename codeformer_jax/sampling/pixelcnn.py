@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from codeformer_jax.nn import PixelCNN
 from codeformer_jax.ops.checks import AnyArray, as_keys
-from codeformer_jax.sampling.prefix import check_known
-from codeformer_jax.sampling.sampler import Sampler, sample_codes
+from codeformer_jax.sampling.sampler import Sampler, check_known, sample_codes
 
 # The functions check the shapes themselves, with a message.
 Values = Int[Array, "..."] | Int[np.ndarray, "..."]

@@ -6,7 +6,6 @@ row in `RULES`. Settings without a row, such as those of your own task, pass. Re
 """
 
 import dataclasses
-import itertools
 import math
 import numbers
 import re
@@ -21,8 +20,6 @@ from codeformer_jax.nn import QUANTIZERS
 from codeformer_jax.nn.precision import PRECISIONS
 from codeformer_jax.nn.remat import POLICIES
 from codeformer_jax.system.registry import import_plugins
-
-Bound = float | int | None
 
 
 def _is_number(value: Any) -> bool:
@@ -51,54 +48,28 @@ class Rule:
     expected: str
 
 
-def _bounded(
-    right_kind: Callable[[Any], bool],
-    kind: str,
-    bounds: tuple[Bound, Bound, Bound, Bound],
-    expected: str,
-) -> Rule:
-    above, least, most, below = bounds
-    words = zip(("more than", "at least", "at most", "less than"), bounds, strict=True)
-    said = " and ".join(f"{word} {bound}" for word, bound in words if bound is not None)
-
-    def accepts(value: Any) -> bool:
-        return (
-            right_kind(value)
-            and (above is None or value > above)
-            and (least is None or value >= least)
-            and (most is None or value <= most)
-            and (below is None or value < below)
-        )
-
-    return Rule(accepts, expected or f"{kind} of {said}")
-
-
-def number(
-    *,
-    above: Bound = None,
-    least: Bound = None,
-    most: Bound = None,
-    below: Bound = None,
-    expected: str = "",
-) -> Rule:
-    """Returns a rule for a finite number between bounds.
+def number(accepts: Callable[[Any], bool], bounds: str) -> Rule:
+    """Returns a rule for a finite number.
 
     Args:
-        above, below: exclusive bounds.
-        least, most: inclusive bounds.
-        expected: text that replaces the one made from the bounds.
+        accepts: returns whether a number is in range.
+        bounds: the range in words.
     """
-    return _bounded(_is_number, "a number", (above, least, most, below), expected)
+    return Rule(lambda value: _is_number(value) and accepts(value), f"a number of {bounds}")
 
 
-def whole(least: int, most: int | None = None, *, expected: str = "") -> Rule:
+def whole(least: int, most: float | int = math.inf, *, expected: str = "") -> Rule:
     """Returns a rule for an integer.
 
     Args:
         least, most: inclusive bounds.
         expected: text that replaces the one made from the bounds.
     """
-    return _bounded(_is_whole, "a whole number", (None, least, most, None), expected)
+    bounds = f"at least {least}" + (f" and at most {most}" if most < math.inf else "")
+    return Rule(
+        lambda value: _is_whole(value) and least <= value <= most,
+        expected or f"a whole number of {bounds}",
+    )
 
 
 def choice(*names: str) -> Rule:
@@ -127,18 +98,11 @@ def several(rule: Rule, count: int | None = None) -> Rule:
     return Rule(accepts, f"a tuple of {length}, each {rule.expected}")
 
 
-def rising(rule: Rule) -> Rule:
-    """Returns a rule for a tuple of increasing values, each by `rule`."""
-    each = several(rule)
-
-    def accepts(value: Any) -> bool:
-        return each.accepts(value) and all(a < b for a, b in itertools.pairwise(value))
-
-    return Rule(accepts, f"a tuple of rising values, each {rule.expected}")
-
-
-_POSITIVE, _COUNT, _WEIGHT = whole(1), whole(0), number(least=0)
-_SHARE = number(least=0, below=1)
+_POSITIVE, _COUNT = whole(1), whole(0)
+_WEIGHT = number(lambda x: x >= 0, "at least 0")
+_ABOVE_0 = number(lambda x: x > 0, "more than 0")
+_SHARE = number(lambda x: 0 <= x < 1, "at least 0 and less than 1")
+_FRACTION = number(lambda x: 0 < x <= 1, "more than 0 and at most 1")
 _DTYPE = Rule(
     lambda name: (
         name in ("float32", "bfloat16") or (name == "float64" and jax.config.jax_enable_x64)
@@ -158,8 +122,8 @@ RULES: dict[str, Rule] = {
     "eval_every": _POSITIVE,
     "checkpoint_every": _POSITIVE,
     "max_skipped": _POSITIVE,
-    "peak_tflops": optional(number(above=0)),
-    "teacher_min_psnr": number(least=0),
+    "peak_tflops": optional(_ABOVE_0),
+    "teacher_min_psnr": _WEIGHT,
     "train.prng": choice("threefry2x32", "rbg"),
     "train.plan_format": choice("table", "json"),
     "model.image_size": _POSITIVE,
@@ -179,10 +143,10 @@ RULES: dict[str, Rule] = {
     "model.beta": _WEIGHT,
     "model.beta_on": choice("commitment", "codebook"),
     "model.ema_decay": optional(_SHARE),
-    "model.restart_below": number(least=0, expected="0 (off) or more codes per batch"),
+    "model.restart_below": Rule(_WEIGHT.accepts, "0 (off) or more codes per batch"),
     "model.kl_weight": _WEIGHT,
-    "model.temperature": number(above=0),
-    "model.temperature_final": number(above=0),
+    "model.temperature": _ABOVE_0,
+    "model.temperature_final": _ABOVE_0,
     "model.temperature_steps": _COUNT,
     "model.precision": choice(*PRECISIONS),
     "model.dtype": _DTYPE,
@@ -218,21 +182,24 @@ RULES: dict[str, Rule] = {
     "loss.cross_entropy_weight": _WEIGHT,
     "loss.gan_weight": _WEIGHT,
     "loss.gan_start": _COUNT,
-    "loss.adaptive_maximum": number(above=0),
+    "loss.adaptive_maximum": _ABOVE_0,
     "loss.statistics_groups": _POSITIVE,
-    "loss.pkeep": number(above=0, most=1),
+    "loss.pkeep": _FRACTION,
     "optimizer.name": choice("adam", "adamw"),
-    "optimizer.weight_decay": number(least=0),
-    "optimizer.learning_rate": number(
-        above=0, expected="a finite number of more than 0; at 0 nothing is learned"
+    "optimizer.weight_decay": _WEIGHT,
+    "optimizer.learning_rate": Rule(
+        _ABOVE_0.accepts, "a finite number of more than 0; at 0 nothing is learned"
     ),
     "optimizer.betas": several(_SHARE, 2),
     "optimizer.schedule": choice("constant", "cosine", "multistep"),
-    "optimizer.final_learning_rate": number(least=0),
-    "optimizer.milestones": rising(_COUNT),
-    "optimizer.gamma": number(above=0, most=1),
+    "optimizer.final_learning_rate": _WEIGHT,
+    "optimizer.milestones": Rule(
+        lambda steps: several(_COUNT).accepts(steps) and list(steps) == sorted(set(steps)),
+        f"a tuple of rising values, each {_COUNT.expected}",
+    ),
+    "optimizer.gamma": _FRACTION,
     "optimizer.warmup_steps": _COUNT,
-    "optimizer.clip_norm": number(least=0, expected="0 (off) or more"),
+    "optimizer.clip_norm": Rule(_WEIGHT.accepts, "0 (off) or more"),
     "optimizer.advance": choice("reached", "all"),
     "optimizer.accumulate": _POSITIVE,
     "data.image_size": _POSITIVE,
@@ -240,7 +207,7 @@ RULES: dict[str, Rule] = {
     "data.workers": whole(0, expected="0 (threads of this process) or a number of processes"),
     "data.heldout_fraction": _SHARE,
     "data.max_unreadable": _COUNT,
-    "data.max_megapixels": optional(number(above=0)),
+    "data.max_megapixels": optional(_ABOVE_0),
     "data.synthetic_length": _POSITIVE,
     "data.heldout_length": _POSITIVE,
     "eval.batch_size": _POSITIVE,

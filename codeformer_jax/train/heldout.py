@@ -1,9 +1,9 @@
-"""Evaluation on the held-out images during training, and checks of class labels."""
+"""Evaluation on the held-out images during training, and the check of class labels."""
 
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Key
 
-from codeformer_jax.data.examples import Source
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.ops.devices import on_all_devices
@@ -159,47 +158,29 @@ def _fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def check_labels(
-    task: Task, config: ml_collections.ConfigDict, source: Source, heldout: Source
-) -> None:
-    """Checks the label of one example of each source, if the task needs labels.
+def check_batch(task: Task, config: ml_collections.ConfigDict, batch: Mapping[str, Any]) -> None:
+    """Checks the labels of a batch on the host, if the task needs labels.
 
     Args:
         task: the task to train.
         config: the run's config.
-        source, heldout: the sources of training and evaluation.
+        batch: the batch.
 
     Raises:
-        ValueError: if a source has no labels, or one of an unknown class.
+        ValueError: if there are no labels, or one is of an unknown class.
     """
     if not task.needs_labels:
         return
-    classes = task.classes
-    parts = [part for each in (source, heldout) for part in getattr(each, "sources", (each,))]
-    for part in parts:
-        label: Any = part[0].get("label")
-        if label is None:
-            raise ValueError(
-                f"task {config.task!r} is conditioned on {classes} classes, and {part!r} gives no "
-                "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
-                f"a feature 'label') or a network without classes ({task.without_classes})"
-            )
-        _check_known(task, config, repr(part), int(label), int(label))
-
-
-def check_batch(task: Task, config: ml_collections.ConfigDict, batch: dict[str, Any]) -> None:
-    """Raises ValueError if a batch on the host has a label of an unknown class."""
-    if task.needs_labels:
-        labels = batch["label"]
-        _check_known(task, config, "a batch", int(labels.min()), int(labels.max()))
-
-
-def _check_known(
-    task: Task, config: ml_collections.ConfigDict, who: str, least: int, most: int
-) -> None:
-    classes = task.classes
+    classes, labels = task.classes, batch.get("label")
+    if labels is None:
+        raise ValueError(
+            f"task {config.task!r} is conditioned on {classes} classes, and a batch has no "
+            "labels; use a source with labels (synthetic_shapes:SIZE, or a TFDS dataset with "
+            f"a feature 'label') or a network without classes ({task.without_classes})"
+        )
+    least, most = int(np.min(labels)), int(np.max(labels))
     if not 0 <= least <= most < classes:
         raise ValueError(
-            f"{who} has the label {least if least < 0 else most}, but the network knows only 0 to "
-            f"{classes - 1}; set {task.classes_setting} to the number of classes"
+            f"a batch has the label {least if least < 0 else most}, but the network knows only 0 "
+            f"to {classes - 1}; set {task.classes_setting} to the number of classes"
         )

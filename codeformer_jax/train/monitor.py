@@ -10,7 +10,7 @@ import ml_collections
 
 from codeformer_jax.system import process
 from codeformer_jax.train.speed import Speed, peak_tflops
-from codeformer_jax.train.symptoms import Limits, Symptoms
+from codeformer_jax.train.symptoms import Symptoms
 from codeformer_jax.train.watch import Watch
 
 
@@ -60,7 +60,7 @@ class Monitor:
         self.watch = Watch(workdir, step, config.max_skipped)
         self.trace = Trace(config.train.profile, workdir)
         maximum = config.loss.get("adaptive_maximum")
-        self._symptoms = Symptoms(Limits(adaptive_maximum=maximum, codebook_size=codebook_size))
+        self._symptoms = Symptoms(maximum, codebook_size)
 
     def read(self, step: int, fetched: list[dict[str, float]]) -> dict[str, float]:
         """Reads the metrics of the steps since the last call.

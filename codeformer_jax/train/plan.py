@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -94,40 +94,31 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def compile_only(config: ml_collections.ConfigDict, write: Callable[[str], None] = print) -> Plan:
+def compile_only(config: ml_collections.ConfigDict) -> Plan:
     """Compiles first state and steps for `config.mesh` and prints what each needs.
 
     The mesh may be larger than this machine: virtual CPU devices take its place or, with
-    `config.train.topology`, a description of TPUs. No file is read or written. Progress goes to
-    standard error.
+    `config.train.topology`, a description of TPUs. No file is read or written.
 
     Args:
         config: the run's config; `train.plan_format` is 'table' or 'json'.
-        write: called with the text.
 
     Raises:
         ValueError: if settings do not fit together, or the topology is unknown.
     """
-    plan = make_plan(config, lambda line: print(line, file=sys.stderr, flush=True))
+    plan = make_plan(config)
     in_json = config.train.get("plan_format") == "json"
-    write(json.dumps(asdict(plan), indent=2) if in_json else table(plan))
+    print(json.dumps(asdict(plan), indent=2) if in_json else table(plan))
     return plan
 
 
-def make_plan(
-    config: ml_collections.ConfigDict, tell: Callable[[str], None] = lambda line: None
-) -> Plan:
-    """Makes the plan of a run.
-
-    Args:
-        config: the run's config.
-        tell: called with a line before each compilation.
-    """
+def make_plan(config: ml_collections.ConfigDict) -> Plan:
+    """Makes the plan of a run. Progress goes to standard error."""
     start = time.perf_counter()
     parse_steps(config.train.profile)
     settings.check(config)  # Before JAX starts; `make_task` checks again.
     mesh = planned_mesh(config.mesh, config.train.get("topology"))
-    config, notes = _fitting_batch(config, mesh)
+    parallel.check_batch(mesh, config)
     task = make_task(config)
     arguments = abstract_arguments(task, config, mesh)
     sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
@@ -136,10 +127,10 @@ def make_plan(
     # The machine code is not run, and its optimization does not change the memory.
     options = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
     slices = config.optimizer.get("accumulate", 1)
-    notes += _counting_notes(config, platform)
 
     def cost(what: str, lower: Callable[[], Any], times: int, **fields: Any) -> StepCost:
-        tell(f"{time.perf_counter() - start:.0f} s: compiling {what}")
+        seconds = time.perf_counter() - start
+        print(f"{seconds:.0f} s: compiling {what}", file=sys.stderr, flush=True)
         lowered = lower()
         compiled = lowered.compile(compiler_options=options)
         counts = compiled.cost_analysis() or {}
@@ -172,7 +163,7 @@ def make_plan(
         batch=_device_bytes(arguments[2]),
         init=first_state,
         steps=tuple(steps),
-        notes=tuple(notes),
+        notes=tuple(_counting_notes(config, platform)),
     )
 
 
@@ -296,21 +287,14 @@ def table(plan: Plan) -> str:
         f"({plan.batch_size // devices} on each device)",
         "",
     ]
-    columns = {
-        "steps": lambda c: f"{c.steps:,}" if c.steps else "",
-        "from step": lambda c: f"{c.first_step:,}" if c.steps else "",
-        "TFLOP": lambda c: f"{c.flops / 1e12:.3f}",
-        "accessed": lambda c: _size(c.bytes_accessed),
-        "arguments": lambda c: _size(c.arguments),
-        "outputs": lambda c: _size(c.outputs),
-        "aliases": lambda c: _size(c.aliases),
-        "temporaries": lambda c: _size(c.temporaries),
-        "peak": lambda c: _size(c.peak),
-        "phase": lambda c: _in_words(c.phase) if c.steps else "first state",
-    }
-    costs = (plan.init, *plan.steps)
-    rows = [list(columns), *([show(c) for show in columns.values()] for c in costs)]
-    lines += _aligned(rows)
+    sizes = ("accessed", "arguments", "outputs", "aliases", "temporaries", "peak")
+    rows = [("steps", "from step", "TFLOP", *sizes, "phase")]
+    for c in (plan.init, *plan.steps):
+        when = (f"{c.steps:,}", f"{c.first_step:,}") if c.steps else ("", "")
+        held = (c.bytes_accessed, c.arguments, c.outputs, c.aliases, c.temporaries, c.peak)
+        phase = _in_words(c.phase) if c.steps else "first state"
+        rows.append((*when, f"{c.flops / 1e12:.3f}", *map(_size, held), phase))
+    lines += ["".join(f"{cell:>13}" for cell in row[:-1]) + f"  {row[-1]}" for row in rows]
     total = sum(c.flops * c.steps for c in plan.steps) * devices
     lines += [
         "",
@@ -322,22 +306,6 @@ def table(plan: Plan) -> str:
         *plan.notes,
     ]
     return "\n".join(lines)
-
-
-def _fitting_batch(
-    config: ml_collections.ConfigDict, mesh: Mesh
-) -> tuple[ml_collections.ConfigDict, list[str]]:
-    """Returns the config with a batch that divides over the mesh, and a note if it did not."""
-    try:
-        parallel.check_batch(mesh, config)
-    except ValueError as error:
-        parts = mesh.size * max(1, config.optimizer.get("accumulate", 1))
-        parts = math.lcm(parts, groups.groups_of(config.loss))
-        config = config.copy_and_resolve_references().unlock()
-        config.data.batch_size = -(-config.data.batch_size // parts) * parts
-        note = f"Training refuses this: {error}. Planned with {config.data.batch_size} instead."
-        return config, [note]
-    return config, []
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -378,15 +346,3 @@ def _size(count: int | float) -> str:
             return f"{count:.{0 if unit == 'B' else 2}f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
-
-
-def _aligned(rows: Iterable[list[str]]) -> list[str]:
-    """Aligns all columns but the last to the right."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [cell.rjust(w) for cell, w in zip(row[:-1], widths, strict=False)] + [row[-1]]
-        ).rstrip()
-        for row in rows
-    ]

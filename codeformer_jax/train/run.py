@@ -21,7 +21,7 @@ from codeformer_jax.system.signals import StopSignal
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
-from codeformer_jax.train.heldout import Heldout, check_batch, check_labels
+from codeformer_jax.train.heldout import Heldout, check_batch
 from codeformer_jax.train.monitor import Monitor, check_deterministic, parse_steps
 from codeformer_jax.train.speed import TimedStep
 from codeformer_jax.train.start import prepare, with_codes
@@ -66,7 +66,6 @@ class Run:
         self._inputs = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
         self.source = open_source(config.data, "train")
         self.heldout = Heldout(self.task, config, self.mesh, self.key, self._inputs)
-        check_labels(self.task, config, self.source, self.heldout.source)
         self.start = prepare(self.task, config, self.workdir)
         self.data = provenance.describe(train=self.source, heldout=self.heldout.source)
         if self.start.resuming:
@@ -123,7 +122,9 @@ class Run:
         """Returns the first state, from the run's key and the networks that it starts from."""
         # One batch is read faster than worker processes start.
         with contextlib.closing(self._batches(0, workers=0)) as loader:
-            images = parallel.put_batch(self.mesh, next(loader)["image"])
+            batch = next(loader)
+        check_batch(self.task, self.config, batch)
+        images = parallel.put_batch(self.mesh, batch["image"])
         given = (self.start.previous, self.start.discriminator)
         previous, discriminator = parallel.put_replicated(self.mesh, given)
         self.start = dataclasses.replace(self.start, previous=None, discriminator=None)

@@ -73,16 +73,14 @@ class Speed:
     def _begin(self) -> None:
         self._since = time.perf_counter()
         self._waited = self._away = self._compiled = 0.0
-        self._flops: float | None = 0.0
+        self._flops = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Measures the block as waiting for a batch."""
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._waited += time.perf_counter() - start
+        yield
+        self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def away(self, pending: Any) -> Iterator[None]:
@@ -93,19 +91,16 @@ class Speed:
         """
         jax.block_until_ready(pending)
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._away += time.perf_counter() - start
+        yield
+        self._away += time.perf_counter() - start
 
     def compiled(self, seconds: float) -> None:
         """Adds the seconds of a compilation."""
         self._compiled += seconds
 
-    def stepped(self, flops: float | None) -> None:
-        """Adds a step with this number of floating-point operations; None if it is unknown."""
-        known = self._flops is not None and flops is not None
-        self._flops = self._flops + flops if known else None
+    def stepped(self, flops: float) -> None:
+        """Adds a step with this number of floating-point operations; 0 if it is unknown."""
+        self._flops += flops
 
     def read(self, steps: int) -> dict[str, float]:
         """Returns metrics of the `steps` steps since the last call."""
@@ -139,7 +134,7 @@ class TimedStep:
     def __init__(self, jitted: Callable, speed: Speed, devices: int, slices: int = 1):
         self._jitted, self._speed, self._devices = jitted, speed, devices
         self._slices = slices
-        self._variants: dict[Any, tuple[Callable, float | None]] = {}
+        self._variants: dict[Any, tuple[Callable, float]] = {}
 
     def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
         variant = _variant((inputs, phase))
@@ -150,7 +145,7 @@ class TimedStep:
         self._speed.stepped(flops)
         return step(state, frozen, inputs, key, phase)
 
-    def _compile(self, *arguments: Any) -> tuple[Callable, float | None]:
+    def _compile(self, *arguments: Any) -> tuple[Callable, float]:
         start = time.perf_counter()
         lowered = self._jitted.lower(*arguments)
         compiled = lowered.compile()
@@ -158,7 +153,7 @@ class TimedStep:
         self._speed.compiled(seconds)
         flops = step_flops(lowered, compiled, self._devices) * self._slices
         logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
-        return compiled, flops or None
+        return compiled, flops
 
 
 def _variant(tree: Any) -> Any:

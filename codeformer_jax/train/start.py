@@ -112,7 +112,10 @@ def check_teacher(
         ValueError: if the codebooks differ, or the PSNR is too low.
     """
     own = np.asarray(teacher["params"].get("quantize", {}).get("embedding", np.zeros(0)))
-    if codebook is not None and not _same(own, codebook):
+    same = codebook is None or (
+        own.shape == codebook.shape and np.allclose(own, codebook, atol=1e-6)
+    )
+    if not same:
         raise ValueError(
             "the teacher's codebook is not the one of the network in training, so its codes mean "
             "nothing to it: give the stage-I run that the network comes from as --config.teacher"
@@ -123,10 +126,6 @@ def check_teacher(
             f"{minimum:g} dB: it is untrained or made for other images. Train stage I longer, or "
             "lower --config.teacher_min_psnr if you mean it"
         )
-
-
-def _same(own: np.ndarray, codebook: np.ndarray) -> bool:
-    return own.shape == codebook.shape and np.allclose(own, codebook, atol=1e-6)
 
 
 def _check_fits(task: Task, config: ml_collections.ConfigDict, module: Any, given: PyTree) -> None:

@@ -5,43 +5,29 @@ Each warning appears once when its condition has held for 200 steps.
 
 import logging
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
 WINDOW = 200  # Steps that have the metric.
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits beyond which a warning appears.
-
-    Attributes:
-        adaptive_maximum: the clamp of the adaptive weight, or None in a task without a GAN.
-        codebook_size: number of codes, or None if no codebook is trained.
-        hinge: smallest sum of the discriminator's two losses.
-        logit: largest mean logit. Beyond it the hinge loss has no gradient.
-        dead_share: largest share of dead codes.
-        perplexity_share: smallest perplexity, as a share of the best window's.
-    """
-
-    adaptive_maximum: float | None
-    codebook_size: int | None
-    hinge: float = 0.05
-    logit: float = 20.0
-    dead_share: float = 0.5
-    perplexity_share: float = 0.5
+LEAST_HINGE = 0.05  # Sum of the discriminator's two losses.
+LARGEST_LOGIT = 20.0  # Mean logit. Beyond it the hinge loss has no gradient.
+LARGEST_DEAD_SHARE = 0.5
+LEAST_PERPLEXITY_SHARE = 0.5  # Of the best window's perplexity.
 
 
 class Symptoms:
-    """Watch over the metrics of a run, which warns when they exceed their `Limits`."""
+    """Watch over the metrics of a run.
 
-    def __init__(self, limits: Limits):
-        self._limits = limits
+    Args:
+        adaptive_maximum: the clamp of the adaptive weight, or None in a task without a GAN.
+        codebook_size: number of codes, or None if no codebook is trained.
+    """
+
+    def __init__(self, adaptive_maximum: float | None, codebook_size: int | None):
+        self._adaptive_maximum, self._codebook_size = adaptive_maximum, codebook_size
         self._windows: dict[str, deque[float]] = {}
         self._best_perplexity = 0.0
-        self._last_seen: dict[str, int] = {}
-        self._previous: set[str] = set()
+        self._warned: set[str] = set()
 
     def read(self, step: int, fetched: list[dict[str, float]]) -> None:
         """Reads the metrics of the steps since the last call and logs warnings.
@@ -61,30 +47,23 @@ class Symptoms:
             if len(window) == WINDOW
         }
         self._best_perplexity = max(self._best_perplexity, means.get("perplexity", 0.0))
-        found = self._found(means)
-        for symptom, text in found.items():
-            last = self._last_seen.get(symptom)
-            # Values that waver around a limit give one warning.
-            if last is None or (symptom not in self._previous and step - last > WINDOW):
-                logging.warning("step %d: %s", step, text)
-            self._last_seen[symptom] = step
-        self._previous = set(found)
-
-    def _found(self, means: dict[str, float]) -> dict[str, str]:
         texts = {
-            "discriminator": _discriminator(means, self._limits),
-            "adaptive weight": _adaptive_weight(means, self._limits),
-            "codebook": _codebook(means, self._limits, self._best_perplexity),
+            "discriminator": _discriminator(means),
+            "adaptive weight": _adaptive_weight(means, self._adaptive_maximum),
+            "codebook": _codebook(means, self._codebook_size, self._best_perplexity),
         }
-        return {name: text for name, text in texts.items() if text}
+        for symptom, text in texts.items():
+            if text and symptom not in self._warned:
+                logging.warning("step %d: %s", step, text)
+                self._warned.add(symptom)
 
 
-def _discriminator(means: dict[str, float], limits: Limits) -> str | None:
+def _discriminator(means: dict[str, float]) -> str | None:
     if not {"d_real", "d_fake", "d_logit_real", "d_logit_fake"} <= means.keys():
         return None
     hinge = means["d_real"] + means["d_fake"]
     logit = max(abs(means["d_logit_real"]), abs(means["d_logit_fake"]))
-    if hinge >= limits.hinge and logit <= limits.logit:
+    if hinge >= LEAST_HINGE and logit <= LARGEST_LOGIT:
         return None
     return (
         f"the discriminator has won: over {WINDOW} steps d_real + d_fake is {hinge:.3g}, the mean "
@@ -96,8 +75,7 @@ def _discriminator(means: dict[str, float], limits: Limits) -> str | None:
     )
 
 
-def _adaptive_weight(means: dict[str, float], limits: Limits) -> str | None:
-    maximum = limits.adaptive_maximum
+def _adaptive_weight(means: dict[str, float], maximum: float | None) -> str | None:
     if maximum is None or means.get("adaptive_weight", -1.0) < 0.99 * maximum:
         return None
     ratio = means.get("adaptive_ratio", float("nan"))
@@ -110,16 +88,18 @@ def _adaptive_weight(means: dict[str, float], limits: Limits) -> str | None:
     )
 
 
-def _codebook(means: dict[str, float], limits: Limits, best_perplexity: float) -> str | None:
-    if limits.codebook_size is None or not {"dead_codes", "perplexity"} <= means.keys():
+def _codebook(
+    means: dict[str, float], codebook_size: int | None, best_perplexity: float
+) -> str | None:
+    if codebook_size is None or not {"dead_codes", "perplexity"} <= means.keys():
         return None
     dead, perplexity = means["dead_codes"], means["perplexity"]
-    many_dead = dead > limits.dead_share * limits.codebook_size
-    fallen = perplexity < limits.perplexity_share * best_perplexity
+    many_dead = dead > LARGEST_DEAD_SHARE * codebook_size
+    fallen = perplexity < LEAST_PERPLEXITY_SHARE * best_perplexity
     if not many_dead and not fallen:
         return None
     return (
-        f"the codebook is dying: over {WINDOW} steps {dead:.0f} of {limits.codebook_size} codes "
+        f"the codebook is dying: over {WINDOW} steps {dead:.0f} of {codebook_size} codes "
         f"are dead and the perplexity is {perplexity:.1f} (it was {best_perplexity:.1f}). Let dead "
         "codes start again from encoder outputs (--config.model.restart_below=0.1), lower "
         "--config.optimizer.learning_rate, or, in a new run, keep the codebook as a moving average "

@@ -1,25 +1,47 @@
 """A corruption from outside the package, and the form in which manifests store recipes."""
 
+from typing import ClassVar
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from examples import run_example
 
 from codeformer_jax import degrade
-from codeformer_jax.degrade import CORRUPTIONS, Recipe, corruptions
+from codeformer_jax.degrade import CORRUPTIONS, Corruption, Recipe, probability, within
 
 SIZE = 32
 IMAGES = jax.random.uniform(jax.random.key(0), (2, SIZE, SIZE, 3))
 KEYS = jax.random.split(jax.random.key(1), 2)
 
 
+class Vignette(Corruption):
+    settings: ClassVar = {
+        "probability": (probability, 0.5),
+        "strength": (within(0.0, 1.0), (0.2, 0.8)),
+    }
+
+    def draw(self, key, ranges, image_size):
+        chance, value = jax.random.split(key)
+        chosen = jax.random.uniform(chance) < ranges["probability"]
+        strength = jax.random.uniform(value, (), jnp.float32, *ranges["strength"])
+        return jnp.where(chosen, strength, 0.0)
+
+    def apply(self, images, drawn):
+        square = jnp.linspace(-1.0, 1.0, images.shape[1]) ** 2
+        corner = (square[None, :, None, None] + square[None, None, :, None]) / 2
+        return images * (1.0 - drawn[:, None, None, None] * corner)
+
+    def words(self, drawn):
+        return [f"vignette {drawn:.1f}"] if drawn else []
+
+
 @pytest.fixture(autouse=True)
 def vignette():
-    """The docstring's example, registered for one test."""
+    """A corruption that is registered for one test."""
     with mock.patch.dict(CORRUPTIONS):
-        yield run_example(corruptions, {"__name__": __name__})["Vignette"]
+        yield CORRUPTIONS.register("vignette")(Vignette)
 
 
 def drawn_with(config):

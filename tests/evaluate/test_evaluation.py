@@ -9,9 +9,8 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from codeformer_jax.evaluate import Evaluation, Pictures, charts, plain_text, write_report
+from codeformer_jax.evaluate import Evaluation, Pictures, plain_text, report, write_report
 from codeformer_jax.evaluate.report import html_report
-from codeformer_jax.system.figures import data_url
 
 NAMES = ("plain.png", "a <script>alert(1)</script>.png", 'quote".png', "zoë & co/x.png", "e.png")
 
@@ -127,7 +126,7 @@ def test_names_cannot_become_markup(written):
 
 def test_the_gain_chart_has_a_bar_for_each_image(written):
     gain = written[0].gain
-    bars = charts.gain_chart(gain, "PSNR gain (dB)").axes[0].patches
+    bars = report.gain_chart(gain, "PSNR gain (dB)").axes[0].patches
     np.testing.assert_allclose([bar.get_height() for bar in bars], np.sort(gain))
     assert len({bar.get_facecolor() for bar in bars}) == 2
     assert 'alt="PSNR gain (dB) of 5 images from ' in written[2]
@@ -136,15 +135,15 @@ def test_the_gain_chart_has_a_bar_for_each_image(written):
 def test_the_usage_chart_is_in_the_order_of_the_teachers_codes():
     counts = {"predicted": np.array([1, 1, 2]), "teacher": np.array([0, 3, 1])}
     teacher, predicted = (
-        patch.get_data().values for patch in charts.usage_chart(counts).axes[0].patches
+        patch.get_data().values for patch in report.usage_chart(counts).axes[0].patches
     )
     np.testing.assert_allclose(teacher, [75, 25, 0])
     np.testing.assert_allclose(predicted, [25, 50, 25])
 
 
 def test_a_chart_is_a_picture_within_the_page():
-    url = data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
-    assert url == data_url(charts.gain_chart(np.array([1.0, -2.0]), "gain"))
+    url = report.data_url(report.gain_chart(np.array([1.0, -2.0]), "gain"))
+    assert url == report.data_url(report.gain_chart(np.array([1.0, -2.0]), "gain"))
     picture = base64.b64decode(url.removeprefix("data:image/svg+xml;base64,"))
     assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
 

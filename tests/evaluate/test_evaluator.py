@@ -18,7 +18,7 @@ def _noise(images, keys, sigma):
 
 
 TRACES = []
-OPTIONS = {"recipe": jnp.float32(0.1), "degrade_fn": _noise, "progress": False}
+OPTIONS = {"recipe": jnp.float32(0.1), "degrade_fn": _noise}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def test_the_projects_own_degradation(codeformer, source):
     recipe = Recipe.create(
         blur_sigma=(0.5, 1.0), downsample=(1.0, 2.0), noise=(0.0, 5.0), jpeg_quality=(60.0, 90.0)
     )
-    result = evaluate(*codeformer, source, recipe=recipe, limit=2, batch_size=2, progress=False)
+    result = evaluate(*codeformer, source, recipe=recipe, limit=2, batch_size=2)
     clean = jnp.array(np.stack([e["image"] for e in source[:2]]), jnp.float32) / 255
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(2))
     shown = {p.image: p.pictures["input"] for p in result.pictures}
@@ -113,7 +113,7 @@ def test_the_projects_own_degradation(codeformer, source):
 
 
 def test_reconstruction_by_a_vqgan(vqgan, source):
-    result = evaluate(*vqgan, source, batch_size=4, progress=False)
+    result = evaluate(*vqgan, source, batch_size=4)
     assert list(result.scores) == ["reconstruction"]
     assert result.gain is None
     assert result.code_counts["network"].sum() == 11 * 256
@@ -176,8 +176,6 @@ def test_bad_images_are_refused(codeformer, elements, message):
         ({"weights": (0.5, 0.5)}, "different numbers"),
         ({"weights": (-1,)}, "different numbers"),
         ({"weights": (float("nan"),)}, "different numbers"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"limit": 0}, "limit must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_refused(codeformer, source, change, message):
@@ -196,7 +194,7 @@ def test_output_that_is_not_finite_is_refused(vqgan, source):
     module, variables = vqgan
     broken = jax.tree.map(lambda x: x * jnp.nan, variables)
     with pytest.raises(ValueError, match=r"output for 'folder/<00> & co\.png' is not finite"):
-        evaluate(module, broken, source, batch_size=4, progress=False)
+        evaluate(module, broken, source, batch_size=4)
 
 
 def test_a_network_without_fusion_is_evaluated(codeformer, source):

@@ -50,7 +50,7 @@ def test_a_picture_that_exists_is_kept(tmp_path, capsys):
     assert face.read_bytes() == before
 
 
-def test_rows_for_every_recipe_and_image(tmp_path, capsys):
+def test_rows_for_every_recipe_and_image(tmp_path):
     paths = []
     for name in ("one.png", "two words é.png"):
         paths.append(str(tmp_path / name))
@@ -58,13 +58,7 @@ def test_rows_for_every_recipe_and_image(tmp_path, capsys):
             paths[-1], np.random.RandomState(len(name)).randint(0, 255, (40, 60, 3), np.uint8)
         )
     one = write_gallery(tmp_path / "1.png", paths[:1], recipes=["inpainting"], draws=1, size=SIZE)
-    assert capsys.readouterr().err == ""
-    both = write_gallery(
-        tmp_path / "2.png", paths, recipes=["inpainting"], draws=1, size=SIZE, progress=True
-    )
-    shown = capsys.readouterr().err
-    assert "inpainting:   0%" in shown
-    assert "2/2" in shown
+    both = write_gallery(tmp_path / "2.png", paths, recipes=["inpainting"], draws=1, size=SIZE)
     assert both == (2 * one[0], one[1])
     small = write_gallery(
         tmp_path / "3.png", paths[:1], recipes=["inpainting"], draws=1, size=SIZE, cell=24

@@ -204,9 +204,8 @@ def test_a_failure_half_way_leaves_the_old_set_and_no_new_one(faces, copied, mon
     monkeypatch.setattr(make_testset, "write_image", fail_later)
     for output, force in ((copied, True), (copied.parent / "new", False)):
         written.clear()
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(type(error)):
             make(faces, output, seed=4, force=force)
-        assert isinstance(error, KeyboardInterrupt) or str(copied.parent) in str(caught.value)
         assert len(written) >= 5
     assert tree(copied) == before
     assert [p.name for p in copied.parent.iterdir()] == ["copy"]

@@ -125,7 +125,6 @@ def test_a_test_set_is_scored_as_it_is_stored(runs, testset):
         [testset[i] for i in range(3)],
         teacher=load_teacher(runs / "restoration"),
         batch_size=4,
-        progress=False,
     )
     same_scores(evaluation.scores, by_hand.scores)
     for i in range(3):

@@ -57,7 +57,6 @@ DAMAGES = {
     ),
     "hash": (lambda d: rewrite(d, lambda m: m.update(sha256=7), sign=False), "was changed"),
     "text": (lambda d: (d / "manifest.json").write_bytes(b'{"a": \xff'), "is not JSON"),
-    "deep": (lambda d: (d / "manifest.json").write_text("[" * 10**5), "is not JSON"),
     "list": (lambda d: (d / "manifest.json").write_text("[]"), "is not the manifest of a test set"),
     "format": (
         lambda d: rewrite(d, lambda m: m.update(format="another")),
@@ -67,11 +66,6 @@ DAMAGES = {
         lambda d: rewrite(d, lambda m: m["pairs"][0].update(name="../../outside.png")),
         "gt/../../outside.png: missing",
     ),
-    "none": (lambda d: rewrite(d, lambda m: m.update(pairs=[])), "is incomplete"),
-    "twice": (lambda d: rewrite(d, lambda m: m["pairs"].append(m["pairs"][0])), "each name once"),
-    "unnamed": (lambda d: rewrite(d, lambda m: m["pairs"][0].pop("name")), "is incomplete"),
-    "sizeless": (lambda d: rewrite(d, lambda m: m.pop("size")), "is incomplete"),
-    "recipe": (lambda d: rewrite(d, lambda m: m.update(recipe={})), "is incomplete"),
 }
 
 
@@ -107,12 +101,6 @@ def test_other_libraries_that_make_the_same_files_make_the_same_set(copied, made
     assert open_testset(copied).sha256 == made[1].sha256
 
 
-def test_pictures_of_another_size_than_the_manifests_are_refused(copied):
-    rewrite(copied, lambda m: m.update(size=64))
-    with pytest.raises(DamagedTestSet, match=r"32x32 pixels, but the manifest says 64x64"):
-        open_testset(copied)[0]
-
-
 @pytest.mark.parametrize(("name", "what"), [("nowhere", "no such folder"), ("", "no manifest")])
 def test_what_is_no_test_set_is_said(tmp_path, name, what):
     with pytest.raises(FileNotFoundError, match=f"is not a test set: .*{what}"):
@@ -121,7 +109,7 @@ def test_what_is_no_test_set_is_said(tmp_path, name, what):
 
 def test_scores_are_those_of_the_stored_pairs(made, codeformer, vqgan):
     pairs = open_testset(made[0])
-    options = {"batch_size": 3, "progress": False}
+    options = {"batch_size": 3}
     found = evaluate(*codeformer, pairs, teacher=vqgan, weights=(0, 1), **options)
     truth, lq = (
         np.stack([read_image(made[0] / half / name).pixels for name in sorted(NAMES.values())])
@@ -146,10 +134,7 @@ def test_scores_are_those_of_the_stored_pairs(made, codeformer, vqgan):
 def test_pairs_need_no_recipe_and_clean_images_do(made, codeformer):
     pairs = open_testset(made[0])
     with pytest.raises(ValueError, match="degraded already; leave it out"):
-        evaluate(*codeformer, pairs, recipe=1.0, progress=False)
+        evaluate(*codeformer, pairs, recipe=1.0)
     odd = [pairs[0], {**pairs[1], "degraded": np.zeros((16, 16, 3), np.uint8)}]
     with pytest.raises(ValueError, match=r"'sub/deep/a b\.png' has .* px, but the images before"):
-        evaluate(*codeformer, odd, progress=False)
-    half = [pairs[0], {k: v for k, v in pairs[1].items() if k != "degraded"}]
-    with pytest.raises(ValueError, match="some do not"):
-        evaluate(*codeformer, half, progress=False)
+        evaluate(*codeformer, odd)

@@ -148,7 +148,7 @@ def test_converted_there_and_back_restores_the_same(tmp_path, weights):
         (["faces", "-o", "out", "--checkpoint", "faces/1.png"], "is not a model: expected"),
         (["faces", "-o", "out", "--checkpoint", "faces"], "faces is neither a model file nor a"),
         (["faces", "-o", "faces"], "is an input folder"),
-        (["faces", "-o", "faces/1.png"], "'faces/1.png' is a file"),
+        (["faces", "-o", "faces/1.png"], "File exists: 'faces/1.png'"),
         (["nowhere", "-o", "out"], "no image found in 'nowhere'"),
     ],
 )

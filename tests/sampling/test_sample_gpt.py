@@ -161,12 +161,9 @@ def test_a_token_copies_no_keys_or_values(size, batch, prior):
     ("kind", "make", "message"),
     [
         ("class", lambda m: class_tokens(m, [1, 5, -1]), "class -1, 5 is unknown; .* 0 to 4"),
-        ("class", lambda m: start_tokens(m, 1), "'class', not 'start'; .* class_tokens, of 0 to 4"),
+        ("class", lambda m: start_tokens(m, 1), "'class', not 'start'; .* class_tokens"),
         ("start", lambda m: class_tokens(m, [0]), "'start', not 'class'; .* start_tokens"),
-        ("codes", lambda m: code_tokens(m, np.zeros((1, 4), int)), "4 condition codes .* takes 3"),
-        ("codes", lambda m: code_tokens(m, np.zeros((1, 4, 4), int)), r"give them as \[b, n\]"),
         ("codes", lambda m: code_tokens(m, np.full((1, 3), 13)), "13 to 13; this prior knows 0 to"),
-        ("codes", lambda m: code_tokens(m, np.zeros(3, int)), r"shape \(3,\); expected \[b, n\]"),
     ],
 )
 def test_conditions_that_do_not_fit(kind, make, message, prior):

@@ -68,19 +68,9 @@ def test_adamw_decays_kernels_apart_from_the_gradient():
     np.testing.assert_allclose(values["bias"], 2.0 - 0.01 * np.arange(6), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"weight_decay": 0.1},
-            "optimizer.weight_decay=0.1 has no effect with optimizer.name='adam'",
-        ),
-        ({"schedule": "linear"}, "'linear'; expected 'constant', 'cosine' or 'multistep'"),
-    ],
-)
-def test_optimizers_that_do_not_exist_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        make_optimizer(settings(**given), 100)
+def test_a_weight_decay_without_effect_is_refused():
+    with pytest.raises(ValueError, match=r"weight_decay=0.1 has no effect with optimizer.name='a"):
+        make_optimizer(settings(weight_decay=0.1), 100)
 
 
 def test_adam_step_is_the_published_formula():
@@ -156,8 +146,3 @@ def test_parameters_that_no_loss_reaches(advance, reached):
     np.testing.assert_allclose(
         params["always"]["kernel"], adam_by_hand(2.0, every, decay=0.1), rtol=1e-6
     )
-
-
-def test_unknown_way_to_advance():
-    with pytest.raises(ValueError, match=r"optimizer.advance is 'some'; expected 'reached' or"):
-        make_optimizer(settings(advance="some"), 100)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codeformer_jax.sampling.prefix import check_known
+from codeformer_jax.sampling.sampler import check_known
 
 MASK = np.array([[True, False, True], [False, False, False]])
 
