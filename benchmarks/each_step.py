@@ -99,7 +99,7 @@ class Converter:
     def __init__(self, network, module):
         from codeformer_jax.convert import networks  # noqa: PLC0415
 
-        self.network = network
+        self.network, self.torch_name = network, networks.lookup(network).torch_name
         # Once, and not in every conversion: it traces the whole network.
         self.expected = networks.expected_variables(network, module)
 
@@ -110,7 +110,8 @@ class Converter:
 
         from codeformer_jax.convert import names  # noqa: PLC0415
 
-        return jax.tree.map(jnp.array, names.load_table(table, self.expected, self.network))
+        variables = names.load_table(table, self.expected, self.network, self.torch_name)
+        return jax.tree.map(jnp.array, variables)
 
     def optimizer(self, opt_state, snapshot, chosen):
         """The optimizer's state of the parameters whose top-level names are `chosen`."""

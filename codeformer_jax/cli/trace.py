@@ -56,7 +56,7 @@ def add(commands: Commands) -> None:
     _add_computation(parser)
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def add_weights(parser: Any) -> None:
     """Adds the options that say how WEIGHTS are read and called."""
     parser.add_argument("--network", help="registered name; default: recognised by its names")
     parser.add_argument("--key", help="state dict of the PyTorch file, such as params_ema")

@@ -1,17 +1,18 @@
 """Pictures of any size fitted into the network's square and back, on the host.
 
-Enlarging is bilinear, like that of degraded training images; shrinking is antialiased.
+Pixels are uint8 0..255 or float32 0..1. Enlarging is bilinear, like that of degraded training
+images; shrinking is antialiased.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from codeformer_jax.restore.restore_options import RestoreError
 
-Pixels = UInt8[np.ndarray, "_ _ 3"]
+Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 
 # Largest mean variance of the channels' differences, in levels of 255 squared, of a black-and-white
 # picture: lossy files and scans do not keep the channels equal.
@@ -53,14 +54,14 @@ class Fitted:
 
 
 def as_image(image: object, name: str = "image") -> np.ndarray:
-    """Checks an image and returns it in 8 bits.
+    """Checks an image and returns it as a NumPy array.
 
     Args:
         image: uint8 0..255 or floats 0..1, [h, w] or [h, w, 3].
         name: for messages.
 
     Returns:
-        The image as uint8; floats are rounded.
+        The array.
 
     Raises:
         RestoreError: if it has another dtype, shape or range.
@@ -84,15 +85,11 @@ def as_image(image: object, name: str = "image") -> np.ndarray:
             f"{given} with values from {low:.4g} to {high:.4g}; floats must lie in [0, 1] "
             "(divide 0..255 by 255; turn -1..1 into (x + 1) / 2)"
         )
-    return np.round(pixels * np.float32(255)).astype(np.uint8)
+    return pixels
 
 
 def fit(
-    image: UInt8[np.ndarray, "h w *c"],
-    size: int,
-    *,
-    keep_gray: bool = True,
-    keep_known: bool = False,
+    image: np.ndarray, size: int, *, keep_gray: bool = True, keep_known: bool = False
 ) -> Fitted:
     """Resizes a picture to [size, size, 3].
 
@@ -100,7 +97,7 @@ def fit(
     edges extend to the square, equally on both sides.
 
     Args:
-        image: [h, w] or [h, w, 3].
+        image: uint8 0..255 or floats 0..1, [h, w] or [h, w, 3].
         size: side of the network's images.
         keep_gray: give a black-and-white picture (see `tint_of`) a black-and-white result.
         keep_known: treat pure white pixels as painted and take all others from the picture. After
@@ -110,7 +107,9 @@ def fit(
         The fitted picture.
     """
     pixels = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
-    painted = np.all(pixels == 255, axis=-1) if keep_known else None
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32)
+    painted = _is_white(pixels) if keep_known else None
     height, width = pixels.shape[:2]
     scale = size / max(height, width)
     height, width = (max(1, round(side * scale)) for side in (height, width))
@@ -143,7 +142,7 @@ def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
     Returns:
         Whole levels of 255 for R, G and B; None for a picture in colour.
     """
-    levels = pixels.astype(np.float32)
+    levels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
     differences = levels - np.roll(levels, 1, axis=-1)
     if differences.var(axis=(0, 1), dtype=np.float64).mean() > GRAY_VARIANCE:
         return None
@@ -153,7 +152,7 @@ def tint_of(pixels: Pixels) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def unfit(restored: Pixels, fitted: Fitted) -> Pixels:
+def unfit(restored: np.ndarray, fitted: Fitted) -> np.ndarray:
     """Cuts the borders off a restored square; applies the tint and the known pixels.
 
     Args:
@@ -161,18 +160,40 @@ def unfit(restored: Pixels, fitted: Fitted) -> Pixels:
         fitted: the picture that it was made from.
 
     Returns:
-        The result [height, width, 3].
+        The result [height, width, 3] in the same dtype.
     """
     rows = slice(fitted.top, fitted.top + fitted.height)
     columns = slice(fitted.left, fitted.left + fitted.width)
     pixels = restored[rows, columns]
     if fitted.tint is not None:
-        luma = np.round(pixels.astype(np.float32) @ _LUMA)[..., None]
-        pixels = (luma + np.array(fitted.tint, np.float32)).clip(0, 255).astype(np.uint8)
+        pixels = _in_gray(pixels, fitted.tint)
     if fitted.known is not None:
-        own = fitted.pixels[rows, columns]
+        own = as_dtype(fitted.pixels[rows, columns], pixels.dtype)
         pixels = np.where(fitted.known[rows, columns, None], own, pixels)
     return pixels
+
+
+def as_dtype(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Converts pixels between uint8 0..255 and floats 0..1."""
+    if pixels.dtype == dtype:
+        return pixels
+    if dtype == np.uint8:
+        return np.round(pixels * 255).astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return (pixels / np.float32(255)).astype(dtype)
+    return pixels.astype(dtype)
+
+
+def _in_gray(pixels: Pixels, tint: tuple[int, int, int]) -> Pixels:
+    luma = (pixels.astype(np.float32) @ _LUMA)[..., None]
+    if pixels.dtype == np.uint8:
+        tinted = np.round(luma) + np.array(tint, np.float32)
+        return tinted.clip(0, 255).astype(np.uint8)
+    return (luma + np.array(tint, np.float32) / 255).clip(0, 1).astype(pixels.dtype)
+
+
+def _is_white(pixels: Pixels) -> Bool[np.ndarray, "h w"]:
+    return np.all(pixels == (255 if pixels.dtype == np.uint8 else 1), axis=-1)
 
 
 def _resize_mask(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> np.ndarray:
@@ -190,8 +211,16 @@ def _method(shape: tuple[int, ...], height: int, width: int) -> Image.Resampling
     return Image.Resampling.LANCZOS if shrinks else Image.Resampling.BILINEAR
 
 
-def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
     method = _method(pixels.shape, height, width)
-    return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    # Pillow resizes floats one channel at a time.
+    channels = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(channel)).resize((width, height), method))
+        for channel in np.moveaxis(pixels, -1, 0)
+    ]
+    # Lanczos overshoots at edges; 8-bit pictures are clipped by Pillow.
+    return np.clip(np.stack(channels, axis=-1), 0, 1)

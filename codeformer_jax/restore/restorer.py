@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
-from codeformer_jax.restore.fit import Fitted, as_image, fit, unfit
+from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
 from codeformer_jax.system import paths
 
@@ -27,12 +27,12 @@ class RestoredBatch:
     """Restored images of one batch.
 
     Attributes:
-        images: the restored squares.
+        images: uint8 0..255 or float32 0..1, like the pictures.
         finite: False for an image with infinities or NaN.
         indices: the codes, row-major, if they were asked for.
     """
 
-    images: UInt8[np.ndarray, "b s s 3"]
+    images: UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]
     finite: Bool[np.ndarray, "b"]
     indices: Int[np.ndarray, "b n"] | None = None
 
@@ -127,8 +127,8 @@ class Restorer:
         """Side of the network's images in pixels."""
         return self.module.image_size
 
-    def fit(self, picture: UInt8[np.ndarray, "h w *c"]) -> Fitted:
-        """Resizes a picture, [h, w] or [h, w, 3], to the network's square."""
+    def fit(self, picture: np.ndarray) -> Fitted:
+        """Resizes a picture, uint8 or floats [h, w] or [h, w, 3], to the network's square."""
         return fit(picture, self.image_size, keep_gray=self.keep_gray, keep_known=self.keep_known)
 
     def __call__(
@@ -143,7 +143,7 @@ class Restorer:
 
         Args:
             images: uint8 0..255 or floats 0..1: one picture [h, w, 3] or gray [h, w], several
-                [n, h, w, 3], or a list of pictures of any sizes. Floats are rounded to 8 bits.
+                [n, h, w, 3], or a list of pictures of any sizes.
             w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input). It is
                 traced: another value does not recompile.
             adain: give the codes' features the statistics of the input's, which keeps its tone.
@@ -162,8 +162,8 @@ class Restorer:
                 result is not finite.
         """
         w = check_weight(w)
-        given = _pictures(images)
-        fitted = [self.fit(as_image(picture, name)) for name, picture in given.items()]
+        pictures = _pictures(images)
+        fitted = [self.fit(picture) for picture in pictures]
         step = self.batch_for(len(fitted), batch_size)
         results = []
         for start in range(0, len(fitted), step):
@@ -173,9 +173,10 @@ class Restorer:
                 index = start + int(np.argmin(restored.finite))
                 raise RestoreError(f"image {index}: {NOT_FINITE}")
             results += [unfit(*pair) for pair in zip(restored.images, batch, strict=True)]
+        flat = self.keep_gray
         results = [
-            self._like(picture, result)
-            for picture, result in zip(given.values(), results, strict=True)
+            as_dtype(result[..., 0] if flat and picture.ndim == 2 else result, picture.dtype)
+            for result, picture in zip(results, pictures, strict=True)
         ]
         if isinstance(images, Sequence):
             return results
@@ -183,13 +184,6 @@ class Restorer:
             empty = np.zeros((0, self.image_size, self.image_size, 3), np.asarray(images).dtype)
             return np.stack(results) if results else empty
         return results[0]
-
-    def _like(self, given: Any, result: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-        """Returns a result with the dtype of the given picture, and flat if that was."""
-        if self.keep_gray and np.ndim(given) == 2:
-            result = result[..., 0]
-        dtype = np.asarray(given).dtype
-        return result if dtype == np.uint8 else (result / np.float32(255)).astype(dtype)
 
     def batch_for(self, count: int, batch_size: int | None = None) -> int:
         """Returns the batch size for some images.
@@ -238,40 +232,55 @@ class Restorer:
         return RestoredBatch(*(np.asarray(result)[: len(batch)] for result in results))
 
 
-def stack_pictures(batch: Sequence[Fitted], batch_size: int) -> UInt8[np.ndarray, "b s s 3"]:
+def stack_pictures(
+    batch: Sequence[Fitted], batch_size: int
+) -> UInt8[np.ndarray, "b s s 3"] | Float[np.ndarray, "b s s 3"]:
     """Stacks fitted pictures and fills the batch up with copies of the last one.
 
     Args:
         batch: 1 to `batch_size` pictures.
         batch_size: length of the result.
+
+    Returns:
+        uint8 if all pictures are, else float32.
     """
+    whole = all(fitted.pixels.dtype == np.uint8 for fitted in batch)
+    dtype = np.dtype(np.uint8 if whole else np.float32)
+    images = np.stack([as_dtype(fitted.pixels, dtype) for fitted in batch])
     missing = batch_size - len(batch)
-    return np.stack([fitted.pixels for fitted in [*batch, *[batch[-1]] * missing]])
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
 
 
-def to_input(images: UInt8[Array, "b s s 3"]) -> Float[Array, "b s s 3"]:
-    """Returns pixels as the network's input in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
+def to_input(
+    images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
+) -> Float[Array, "b s s 3"]:
+    """Returns uint8 0..255 or floats 0..1 as the network's input in [-1, 1]."""
+    whole = images.dtype == jnp.uint8
+    return images.astype(jnp.float32) / 127.5 - 1 if whole else images * 2 - 1
 
 
 def to_pixels(
-    restored: Float[Array, "b s s 3"],
-) -> tuple[UInt8[Array, "b s s 3"], Bool[Array, "b"]]:
-    """Returns the network's output as pixels, and whether each image is finite.
+    restored: Float[Array, "b s s 3"], whole: bool
+) -> tuple[UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"], Bool[Array, "b"]]:
+    """Returns the network's output as pixels.
 
     Args:
         restored: [b, s, s, 3] in [-1, 1].
+        whole: whether pixels are uint8 0..255 or float32 0..1.
+
+    Returns:
+        Pixels [b, s, s, 3], and whether each image is finite, [b].
     """
     finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
-    levels = jnp.round((jnp.clip(restored, -1, 1) + 1) / 2 * 255)
-    return levels.astype(jnp.uint8), finite
+    restored = (jnp.clip(restored, -1, 1) + 1) / 2
+    return (jnp.round(restored * 255).astype(jnp.uint8) if whole else restored), finite
 
 
 # The variables are arguments: XLA would fold captured ones as constants.
 @functools.partial(jax.jit, static_argnames=("module", "adain", "codes"))
 def _restore(
     variables: Mapping[str, Any],
-    images: UInt8[Array, "b s s 3"],
+    images: UInt8[Array, "b s s 3"] | Float[Array, "b s s 3"],
     w: Float[Array, "b"],
     *,
     module: Any,
@@ -279,14 +288,19 @@ def _restore(
     codes: bool,
 ) -> tuple[Array, ...]:
     output = module.apply(variables, to_input(images), w=w, adain=adain)
-    results = to_pixels(output.image)
+    results = to_pixels(output.image, images.dtype == jnp.uint8)
     return (*results, output.indices) if codes else results
 
 
-def _pictures(images: Any) -> dict[str, Any]:
-    """Returns single pictures by their names in messages."""
-    several = isinstance(images, Sequence) or np.ndim(images) == 4
-    return {f"image {i}": image for i, image in enumerate(images)} if several else {"image": images}
+def _pictures(images: Any) -> list[np.ndarray]:
+    if isinstance(images, Sequence):
+        return [as_image(image, f"image {index}") for index, image in enumerate(images)]
+    if np.ndim(images) == 4:
+        images = np.asarray(images)
+        if images.shape[-1] != 3:
+            raise RestoreError(f"images have shape {list(images.shape)}; expected [n, h, w, 3]")
+        return [as_image(image, f"image {index}") for index, image in enumerate(images)]
+    return [as_image(images)]
 
 
 def _load(

@@ -73,6 +73,7 @@ def sample_batch(
                 weights,
                 module=module,
                 adain=adain,
+                whole=images.dtype == np.uint8,
             )
         arrays = (np.asarray(array)[: len(batch)] for array in (pixels, finite, indices))
         results.append(RestoredBatch(*arrays))
@@ -96,7 +97,7 @@ def _sample(
     return sample(logits, jax.vmap(key)(labels), sites, Sampler(temperature=temperature))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "adain"))
+@functools.partial(jax.jit, static_argnames=("module", "adain", "whole"))
 def _generate(
     variables: Mapping[str, Any],
     prediction: CodePrediction,
@@ -105,6 +106,7 @@ def _generate(
     *,
     module: CodeFormer,
     adain: bool,
+    whole: bool,
 ) -> tuple[Array, Bool[Array, "b"]]:
     restored = module.apply(variables, prediction, indices, w=w, adain=adain, method="restore")
-    return to_pixels(restored)
+    return to_pixels(restored, whole)

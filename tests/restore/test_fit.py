@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codeformer_jax.restore.fit import NOT_PAINTED, NOT_SQUARE, as_image, fit, tint_of, unfit
+from codeformer_jax.restore.fit import NOT_PAINTED, NOT_SQUARE, as_dtype, fit, tint_of, unfit
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (16, 9, 3), (5, 16, 3), (16, 16), (1, 16)])
@@ -36,15 +36,17 @@ def published_variance(pixels):
     return ((r - g).var() + (g - b).var() + (b - r).var()) / 3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize(("swing", "gray"), [(0, True), (2, True), (7, True), (8, False)])
-def test_black_and_white_is_up_to_a_mean_variance_of_10(swing, gray):
+def test_black_and_white_is_up_to_a_mean_variance_of_10(dtype, swing, gray):
     pixels = scene()
     pixels[::2, :, 0] += swing  # Red differs in half of the rows.
     red, green, blue = np.moveaxis(pixels.astype(np.float64), -1, 0)
     variance = ((red - green).var() + (green - blue).var() + (blue - red).var()) / 3
     assert variance == pytest.approx(swing**2 / 6)
     assert (variance <= 10) == gray
-    assert (tint_of(pixels) is not None) == gray
+    tint = tint_of(pixels if dtype == np.uint8 else (pixels / 255).astype(np.float32))
+    assert (tint is not None) == gray
 
 
 @pytest.mark.parametrize(("file_format", "quality"), [("WEBP", 80), ("JPEG", 95)])
@@ -60,16 +62,18 @@ def test_lossy_files_and_scans_of_black_and_white_pictures_are_gray(file_format,
     assert np.all(result == result[..., :1])
 
 
-def test_a_cast_that_is_the_same_everywhere_stays():
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_cast_that_is_the_same_everywhere_stays(dtype):
     pixels = scene() + np.array([9, 0, -12], np.int16)
-    given = pixels.astype(np.uint8)
+    given = pixels.astype(np.uint8) if dtype == np.uint8 else (pixels / 255).astype(np.float32)
     assert tint_of(given) == (8, -1, -13)  # Above the brightness, which the cast changes, too.
     fitted = fit(given, 16)
     assert not fitted.gray
     restored = np.random.default_rng(0).integers(40, 200, (16, 16, 3)).astype(np.uint8)
-    result = unfit(restored, fitted).astype(int)
-    assert np.all(result[..., 0] - result[..., 1] == 9)
-    assert np.all(result[..., 1] - result[..., 2] == 12)
+    restored = restored if dtype == np.uint8 else (restored / 255).astype(np.float32)
+    result = unfit(restored, fitted) * (1 if dtype == np.uint8 else 255.0)
+    assert np.allclose(result[..., 0].astype(float) - result[..., 1], 9, atol=1e-3)
+    assert np.allclose(result[..., 1].astype(float) - result[..., 2], 12, atol=1e-3)
 
 
 def test_sepia_is_a_colour():
@@ -83,21 +87,24 @@ def test_gray_is_left_to_the_network_where_it_is_not_kept():
     assert np.array_equal(unfit(restored, fitted), restored)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [(16, 16), (16, 8), (7, 16)])
-def test_known_pixels_come_back_and_white_ones_are_filled_in(shape):
+def test_known_pixels_come_back_and_white_ones_are_filled_in(dtype, shape):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (*shape, 3)).astype(np.uint8)
     pixels[2:5, 3:6] = 255
     pixels[6, 2] = (255, 255, 254)  # Not pure white.
     painted = np.zeros(shape, bool)
     painted[2:5, 3:6] = True
-    fitted = fit(pixels, 16, keep_known=True)
+    scale = 1 if dtype == np.uint8 else 255
+    given = (pixels / scale).astype(dtype)
+    fitted = fit(given, 16, keep_known=True)
     assert fitted.notes == (() if shape == (16, 16) else (NOT_SQUARE,))
-    restored = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    restored = (rng.integers(0, 256, (16, 16, 3)) / scale).astype(dtype)
     result = unfit(restored, fitted)
     top, left = (16 - shape[0]) // 2, (16 - shape[1]) // 2
     cut = restored[top : top + shape[0], left : left + shape[1]]
-    assert np.array_equal(result[~painted], pixels[~painted])
+    assert np.array_equal(result[~painted], given[~painted])
     assert np.array_equal(result[painted], cut[painted])
 
 
@@ -116,18 +123,30 @@ def test_without_a_painted_pixel_the_picture_comes_back():
     assert np.array_equal(unfit(np.zeros((16, 16, 3), np.uint8), fitted), scene())
 
 
-def test_shrinking_is_antialiased():
-    checkers = np.indices((64, 64)).sum(0) % 2 * 255
-    assert np.ptp(fit(checkers.astype(np.uint8), 16).pixels) < 0.05 * 255
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_shrinking_is_antialiased(dtype):
+    checkers = np.indices((64, 64)).sum(0) % 2 * (255 if dtype == np.uint8 else 1)
+    pixels = fit(checkers.astype(dtype), 16).pixels
+    assert np.ptp(pixels) < 0.05 * checkers.max()
 
 
-def test_enlarging_is_bilinear():
-    image = np.array([[0, 100], [0, 100]], np.uint8)
-    assert fit(image, 4).pixels[0, :, 0].tolist() == [0, 25, 75, 100]
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_enlarging_is_bilinear(dtype):
+    top = dtype(100) if dtype == np.uint8 else dtype(0.4)
+    image = np.array([[0, top], [0, top]], dtype)
+    row = fit(image, 4).pixels[0, :, 0] / top
+    assert np.allclose(row, [0, 0.25, 0.75, 1])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_are_rounded_to_8_bits(dtype):
-    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(as_image((levels / 255).astype(dtype)), levels)
-    assert as_image(levels) is levels
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.array([0, 128, 255], np.uint8), np.array([0, 128 / 255, 1], np.float32)),
+        (np.array([0.0, 0.502, 1.0]), np.array([0, 128, 255], np.uint8)),
+        (np.array([0.25], np.float32), np.array([0.25], np.float16)),
+    ],
+)
+def test_as_dtype(given, expected):
+    result = as_dtype(given, expected.dtype)
+    assert result.dtype == expected.dtype
+    assert np.allclose(result, expected)
