@@ -1,5 +1,6 @@
 """Traffic between devices in a compiled step or evaluation, and the work of each."""
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -58,22 +59,26 @@ def sharded_config(name, mesh):
     return config.lock()
 
 
-def compiled_step(name, description):
-    """The `Program` of a task's training step."""
+@functools.lru_cache(maxsize=2)  # For a step and an evaluation, on one device and on a mesh.
+def prepared(name, description):
+    """A tiny task, its mesh and the shapes of its step's arguments."""
     config = sharded_config(name, description)
     task, mesh = make_task(config), parallel.make_mesh(description)
-    arguments = plan.abstract_arguments(task, config, mesh)
+    return task, mesh, plan.abstract_arguments(task, config, mesh)
+
+
+def compiled_step(name, description):
+    """The `Program` of a task's training step."""
+    task, mesh, arguments = prepared(name, description)
     sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
     lowered = make_step(task, mesh, sharding).lower(*arguments, task.phase(0))
-    return read(lowered.compile(), arguments[0], config.data.batch_size)
+    return read(lowered.compile(), arguments[0], task.config.data.batch_size)
 
 
 def compiled_evaluation(name, description):
     """The `Program` of a task's evaluation."""
-    config = sharded_config(name, description)
-    task, mesh = make_task(config), parallel.make_mesh(description)
-    state, frozen, inputs, key = plan.abstract_arguments(task, config, mesh)
-    rows, batch = parallel.batch_sharding(mesh), config.data.batch_size
+    task, mesh, (state, frozen, inputs, key) = prepared(name, description)
+    rows, batch, inputs = parallel.batch_sharding(mesh), task.config.data.batch_size, dict(inputs)
     for field, dtype in (("index", jnp.int32), ("valid", jnp.bool_)):
         inputs[field] = jax.ShapeDtypeStruct((batch,), dtype, sharding=rows)
     evaluation = make_evaluation(task.eval_step, mesh, rows)

@@ -29,6 +29,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 install_import_hook("codeformer_jax", "beartype.beartype")
 
 
+def pytest_collection_finish():
+    """Keeps the garbage collector from going through all modules again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Frees compiled programs: files hardly ever share them, and they take gigabytes."""

@@ -34,6 +34,14 @@ def load(path, arguments=()):
     return module.get_config(*arguments)
 
 
+@functools.cache
+def built(path, arguments):
+    """A config's task and the shapes of its first state."""
+    config = load(path, arguments)
+    task = make_task(config)
+    return task, abstract_state(task, config)
+
+
 def image_size(task):
     """For which the networks of a task are made."""
     if isinstance(task.module, PixelCNN) and not task.needs_teacher:
@@ -76,8 +84,7 @@ def test_every_number_has_a_range_and_the_value_is_in_it(path, arguments):
 def test_every_config_builds_its_task(path, arguments):
     config = load(path, arguments)
     assert config.is_locked
-    task = make_task(config)
-    state = abstract_state(task, config)
+    task, state = built(path, arguments)
     assert config.data.image_size == image_size(task)
     for step in (0, config.steps // 2, config.steps - 1):
         task.phase(step)
@@ -93,7 +100,7 @@ def test_every_config_builds_its_task(path, arguments):
     ],
 )
 def test_networks_say_how_their_results_are_used(path, keep_gray, keep_known):
-    module = make_task(load(path)).module
+    module = built(path, ())[0].module
     assert (module.keep_gray, module.keep_known) == (keep_gray, keep_known)
 
 
@@ -101,8 +108,7 @@ def test_networks_say_how_their_results_are_used(path, keep_gray, keep_known):
     ("path", "millions"), [("configs/vqgan.py", 63.74), ("configs/codeformer_stage3.py", 94.11)]
 )
 def test_published_number_of_parameters(path, millions):
-    config = load(path)
-    state = abstract_state(make_task(config), config)
+    _, state = built(path, ())
     count = sum(np.prod(x.shape) for x in jax.tree.leaves(state.params))
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
@@ -145,7 +151,7 @@ def test_cifar10_is_scored_on_all_its_test_pictures():
 
 def test_inpainting_fuses_up_to_128_px_and_always_at_w_1():
     config = load("configs/codeformer_inpainting.py")
-    task = make_task(config)
+    task, _ = built("configs/codeformer_inpainting.py", ())
     assert task.module.connect_list == (32, 64, 128)
     for step in (0, config.steps - 1):
         phase = task.phase(step)

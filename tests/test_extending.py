@@ -153,6 +153,7 @@ def test_a_quantizer_trains_in_a_vqgan(folder):
     config = extended("vqgan", 2)
     config.loss.gan_start = 100
     config.model.update(quantizer="sign", emb_dim=4, codebook_size=16, ema_decay=None)
+    config.model.update(ch_mult=(1,), attn_resolutions=())
     config.model.restart_below = 0.0
     scores = loop.train(config.lock(), folder / "vqgan")
     assert 1 <= scores["perplexity"] <= 16

@@ -1,6 +1,5 @@
 """Stage III: fusion blocks learn to carry detail of the input at a fidelity weight w."""
 
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -124,8 +123,11 @@ class RestorationTask(CodeTask):
         ends = [row.until for row in self.schedule if not row.every]
         if max(ends, default=0) < config.steps:
             raise ValueError(f"the schedule ends before config.steps = {config.steps}")
-        rows = (self._row(step) for step in range(config.steps))
-        self._fused_steps = [0, *itertools.accumulate(int(row.image_losses) for row in rows)]
+        fused = np.zeros(config.steps, bool)
+        for row in reversed(self.schedule):  # The first row that takes a step decides.
+            every = row.every or 1
+            fused[every - 1 : row.until : every] = row.image_losses
+        self._fused_steps = [0, *np.cumsum(fused).tolist()]
 
     def init(
         self, key: Key[Array, ""], images: UInt8[Array, "b h w 3"], previous: PyTree | None

@@ -108,7 +108,8 @@ def test_samples_have_the_codes_probabilities(network, restorer, picture):
     module, variables = network
     batch = [fit(picture(32, 32), 32)]
     inputs = jnp.asarray(batch[0].pixels[None], jnp.float32) / 127.5 - 1
-    expected = jax.nn.softmax(module.apply(variables, inputs, method="predict").logits)[0]
+    predict = jax.jit(module.apply, static_argnames="method")
+    expected = jax.nn.softmax(predict(variables, inputs, method="predict").logits)[0]
     draws = 60
     drawn = sample_batch(restorer, batch, ["x"], 0.0, True, batch_size=1, number=draws)
     counts = np.mean([np.eye(16)[sample.indices[0]] for sample in drawn], axis=0)

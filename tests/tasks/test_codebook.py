@@ -72,13 +72,14 @@ def test_gumbel_follows_its_settings(images, straight_through):
     task, state, frozen = start(config, images)
     assert (task.module.straight_through, task.module.kl_weight) == (straight_through, 0.5)
     step, seen = jax.jit(task.train_step), []
+    apply = jax.jit(task.module.apply, static_argnames="method")
     for i in range(4):
         key = jax.random.fold_in(jax.random.key(1), i)
         before = state
         state, metrics = step(state, frozen, images, key, task.phase(i))
         seen.append(float(metrics["temperature"]))
         # What the step saw is the network with noise at this temperature.
-        output = task.module.apply(
+        output = apply(
             {"params": before.params},
             common.from_uint8(jnp.asarray(images)),
             noise_keys=jax.random.split(key, len(images)),
@@ -94,9 +95,7 @@ def test_gumbel_follows_its_settings(images, straight_through):
     # Evaluation is without noise and with hard codes.
     keys = jax.random.split(jax.random.key(0), len(images))
     result = jax.jit(task.eval_step)(state, frozen, images, keys)
-    encoded = task.module.apply(
-        state.variables(), common.from_uint8(jnp.asarray(images)), method="encode"
-    )
+    encoded = apply(state.variables(), common.from_uint8(jnp.asarray(images)), method="encode")
     np.testing.assert_array_equal(result.indices, encoded.indices)
 
 

@@ -73,7 +73,8 @@ KEY = jax.random.key(5)
 
 def test_codes_are_the_teachers_unless_given(images):
     task, state, frozen = start(tiny_gpt(), images)
-    codes = task.teacher.apply(frozen["teacher"], common.from_uint8(images), method="encode")
+    encode = jax.jit(task.teacher.apply, static_argnames="method")
+    codes = encode(frozen["teacher"], common.from_uint8(images), method="encode")
     step = jax.jit(task.train_step)
     encoded, first = step(state, frozen, images, KEY, task.phase(0))
     given, second = step(state, frozen, images, KEY, task.phase(0), codes.indices)

@@ -124,7 +124,7 @@ def test_with_64_bits_switched_on_the_state_stays_in_32(name):
         arguments = abstract_arguments(task, config, mesh)
         step = make_step(task, mesh, jax.tree.map(lambda x: x.sharding, arguments[0]))
         phase = task.phase(0)
-        state, metrics = step.lower(*arguments, phase).out_info
+        state, metrics = step.eval_shape(*arguments, phase)
     for tree in (arguments[0], state, metrics):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} <= {"float32", "int32"}
     shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in (arguments[0], state)]

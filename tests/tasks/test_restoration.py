@@ -91,6 +91,11 @@ def test_stage3_steps_for_the_codes_alone_leave_the_fusion_blocks(images, advanc
             assert fusion <= changed(before.ema_params, state.ema_params)
 
 
+@pytest.fixture(scope="module")
+def published():
+    return make_task(codeformer_stage3.get_config())
+
+
 @pytest.mark.parametrize(
     ("step", "w", "recipe", "image_losses", "gan"),
     [
@@ -108,11 +113,10 @@ def test_stage3_steps_for_the_codes_alone_leave_the_fusion_blocks(images, advanc
         (149_999, 1.3, "small", True, True),
     ],
 )
-def test_published_stage3_schedule(step, w, recipe, image_losses, gan):
-    task = make_task(codeformer_stage3.get_config())
-    phase = task.phase(step)
+def test_published_stage3_schedule(published, step, w, recipe, image_losses, gan):
+    phase = published.phase(step)
     assert (phase.w, phase.image_losses, phase.gan) == (w, image_losses, gan)
-    assert phase.recipe is task.recipes[recipe]
+    assert phase.recipe is published.recipes[recipe]
 
 
 def two_recipes(steps=6):

@@ -9,6 +9,7 @@ from collectives import (
     compiled_evaluation,
     compiled_step,
     is_activation,
+    prepared,
     received,
     take_accelerators_branch,
 )
@@ -28,6 +29,7 @@ def accelerators():
         jax.clear_caches()  # Of functions traced before.
         yield
     jax.clear_caches()
+    prepared.cache_clear()
 
 
 @pytest.fixture(scope="module")

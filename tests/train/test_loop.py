@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tiny_config, tiny_vqvae
 
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import export_trained, load_teacher, load_trained
@@ -155,7 +155,7 @@ def test_a_run_with_a_value_that_is_refused_today_is_still_loaded(stages, tmp_pa
 def test_images_that_break_while_training_stop_it_with_the_state_saved(tmp_path):
     for i in range(8):
         write_image(tmp_path / f"faces/{i}.png", np.full((32, 32, 3), 30 * i, np.uint8))
-    config = tiny_config("vqgan", steps=40).unlock()
+    config = tiny_vqvae(steps=40).unlock()
     config.data.path = str(tmp_path / "faces")
     config.data.cache = False
     config.data.heldout_fraction = 0.5

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from linear import ONE_FAST, PREVIOUS, linear_config
 from states import assert_equal, leaves, state_at
-from tiny import tiny_config
+from tiny import tiny_config, tiny_vqvae
 
 from codeformer_jax.checkpoints import digests
 from codeformer_jax.checkpoints.recover import move_damaged, read_newest
@@ -236,7 +236,7 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from codeformer_jax.train import loop
 from codeformer_jax.train.writer import Writer
 from states import assert_equal, leaves, state_at
-from tiny import tiny_config
+from tiny import tiny_vqvae
 
 def main(workdir, last, kill, workers):
     original = Writer.train_metrics
@@ -251,7 +251,7 @@ def main(workdir, last, kill, workers):
             os.killpg(os.getpgid(0), signal.SIGTERM)
 
     Writer.train_metrics = stop
-    config = tiny_config("vqgan").unlock()
+    config = tiny_vqvae().unlock()
     config.data.workers = int(workers)
     loop.train(config.lock(), workdir)
 
@@ -282,9 +282,10 @@ def running(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
-def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, caplog):
+def test_sigterm_kill_damage_and_other_workers_leave_no_trace(tmp_path, caplog):
     """Stops a run after step 1, kills it after step 3 and damages its newest checkpoint."""
-    workdir = tmp_path / "run"
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    loop.train(tiny_vqvae(), whole)
     done, _ = train_in_child(workdir, 1, "term", workers=1)
     assert done.returncode == 0, done.stderr
     assert "interrupted and saved; the same command resumes from step 1" in done.stderr
@@ -298,10 +299,10 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(stages, tmp_path, 
     newest = saved_steps(workdir)[-1]
     assert newest in (1, 2)  # The save of step 2 may have been under way.
     zero(workdir / "checkpoints" / str(newest))
-    loop.train(tiny_config("vqgan"), workdir)
+    loop.train(tiny_vqvae(), workdir)
     assert f"checkpoints/{newest} is damaged" in caplog.text
     assert trained_steps(workdir) == [1, 2, 3, 4]
-    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
+    assert_equal(state_at(workdir, 4), state_at(whole, 4))
     assert digests.fault(workdir / "checkpoints" / "4") is None
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from signalled import signalled
 from states import assert_equal, state_at
-from tiny import tiny_config, tiny_vqvae
+from tiny import tiny_vqvae
 
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.train import loop
@@ -38,19 +38,18 @@ def entries(workdir):
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_finished_and_the_resumed_run_ends_bit_for_bit(
-    stages, tmp_path, monkeypatch
-):
-    workdir = tmp_path / "run"
+def test_an_evaluation_is_finished_and_the_resumed_run_ends_bit_for_bit(tmp_path, monkeypatch):
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    loop.train(tiny_vqvae(), whole)
     with monkeypatch.context() as patch:
         on_call(patch, Heldout, "evaluate", signal.SIGTERM, call=2)
-        scores = loop.train(tiny_config("vqgan"), workdir)
+        scores = loop.train(tiny_vqvae(), workdir)
     evaluated = [x["eval/psnr"] for x in entries(workdir) if x["step"] == 2 and "eval/psnr" in x]
     assert evaluated == [scores["psnr"]]
     assert saved_steps(workdir)[-1] == 3
-    loop.train(tiny_config("vqgan"), workdir)
+    loop.train(tiny_vqvae(), workdir)
     assert [x["step"] for x in entries(workdir) if "train/loss" in x] == [1, 2, 3, 4]
-    assert_equal(state_at(workdir, 4), state_at(stages[0] / "vqgan", 4))
+    assert_equal(state_at(workdir, 4), state_at(whole, 4))
 
 
 def test_ctrl_c_skips_an_evaluation_that_is_due_and_resuming_adds_its_scores(tmp_path, monkeypatch):
@@ -69,7 +68,7 @@ def test_ctrl_c_skips_an_evaluation_that_is_due_and_resuming_adds_its_scores(tmp
 # Sets a flag when it reads what it starts from, and again after its first step.
 FLAGGED = """
 import pathlib, signal, time
-from tiny import tiny_config
+from tiny import tiny_vqvae
 from codeformer_jax.train import run
 
 def get_config():
@@ -87,9 +86,8 @@ def get_config():
         return prepare(*arguments)
 
     run.Run.log, run.prepare = flagged_log, flagged_prepare
-    config = tiny_config("vqgan").unlock()
+    config = tiny_vqvae().unlock()
     config.steps = config.eval_every = config.checkpoint_every = 100_000
-    config.loss.gan_start = 10**6
     return config.lock()
 """
 

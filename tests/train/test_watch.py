@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn_state
-from tiny import tiny_config
+from tiny import tiny_config, tiny_vqvae
 
 from codeformer_jax.checkpoints.trained import load_trained
 from codeformer_jax.checkpoints.workdir import saved_steps
@@ -17,7 +17,7 @@ from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.tasks import make_task
-from codeformer_jax.tasks.vqgan import VQGANTask
+from codeformer_jax.tasks.vqvae import VQVAETask
 from codeformer_jax.train import loop
 from codeformer_jax.train.watch import Diverged, Watch
 
@@ -68,8 +68,8 @@ def test_a_non_finite_batch_changes_nothing_and_donates_all(started):
 
 
 def poisoned(bad_steps):
-    """`train_step` of stage I whose images are not finite at these steps (counted from 0)."""
-    original = VQGANTask.train_step
+    """`train_step` of a VQ-VAE whose images are not finite at these steps (counted from 0)."""
+    original = VQVAETask.train_step
 
     def train_step(self, state, frozen, images, key, phase):
         bad = jnp.isin(state.step, jnp.asarray(bad_steps))
@@ -88,12 +88,11 @@ def lines(path):
 def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
     tmp_path, monkeypatch, caplog
 ):
-    config = tiny_config("vqgan", steps=12).unlock()
+    config = tiny_vqvae(steps=12).unlock()
     config.log_every = 3  # Fetched rarely: names wait until then.
     config.eval_every = config.checkpoint_every = 4
     config.max_skipped = 3
-    config.loss.gan_start = 10**6  # One compiled step.
-    monkeypatch.setattr(VQGANTask, "train_step", poisoned([1, 5, 6, 7]))
+    monkeypatch.setattr(VQVAETask, "train_step", poisoned([1, 5, 6, 7]))
     workdir = tmp_path / "run"
     with pytest.raises(Diverged, match=r"3 steps up to step 8 .* since step 5 .*skipped\.jsonl"):
         loop.train(config, workdir)
