@@ -148,7 +148,7 @@ def _place_of(network: str, module: str, call: Any, name: str) -> str | None:
     """Returns the place in a call's output that has an entry's name, or None."""
     numbered = f"{module}#{call.number}" if call.number else module
     for place, _ in layout.places(network, module, call.output):
-        if name == (f"{numbered}.{place}" if place else numbered):
+        if place is not None and name == (f"{numbered}.{place}" if place else numbered):
             return place
     return None
 

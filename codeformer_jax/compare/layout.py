@@ -51,14 +51,16 @@ def module_names(
     return {path: name(path) if path else ROOT for path in paths}
 
 
-def places(network: str, name: str, output: Any) -> list[tuple[str, Any]]:
-    """Returns (place, leaf) of what a module returned; the place is '' where it is one array.
+def places(network: str, name: str, output: Any) -> list[tuple[str | None, Any]]:
+    """Returns (place, leaf) of every array that a module returned, in order.
+
+    The place is '' where the module returned one array. Where the network has a rule for the module
+    (`Network.torch_outputs`), it is None for arrays without a PyTorch counterpart.
 
     Args:
         network: name in `NETWORKS`, or any other text.
         name: PyTorch's name of the module.
-        output: its return value, or a tree like it. Where the network has a rule for the module
-            (`Network.torch_outputs`), leaves without a PyTorch counterpart are dropped.
+        output: its return value.
     """
     spec = spec_of(network)
     rules = spec.torch_outputs if spec else {}
@@ -67,7 +69,7 @@ def places(network: str, name: str, output: Any) -> list[tuple[str, Any]]:
         (".".join(str(_key(part)) for part in path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(output)
     ]
-    return found if rule is None else [(rule[p], leaf) for p, leaf in found if p in rule]
+    return found if rule is None else [(rule.get(place), leaf) for place, leaf in found]
 
 
 def torch_axes(network: str, name: str, ndim: int) -> tuple[int, ...]:

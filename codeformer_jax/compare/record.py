@@ -156,12 +156,12 @@ class _Recorder:
         """Yields call, name, position among the leaves and value of each array that is kept."""
         named = layout.module_names(self.network, variables, {call.path for call in calls})
         for call in calls:
-            leaves, tree = jax.tree.flatten(call.output)
             module = named[call.path]
             numbered = f"{module}#{call.number}" if call.number else module
-            indices = tree.unflatten(range(len(leaves)))
-            for place, index in layout.places(self.network, module, indices):
-                yield call, f"{numbered}.{place}" if place else numbered, index, leaves[index]
+            found = layout.places(self.network, module, call.output)
+            for index, (place, leaf) in enumerate(found):
+                if place is not None:
+                    yield call, f"{numbered}.{place}" if place else numbered, index, leaf
 
     def _record(self, variables, calls, margins):
         arrays, scores = [], {}
@@ -266,7 +266,8 @@ def _margins(call: Call) -> jax.Array | None:
     if not hasattr(call.module, "codebook"):
         return None
     latents = call.args[0].reshape(-1, call.args[0].shape[-1])
-    distances = squared_distances(latents.astype(jnp.float32), call.module.codebook())
+    codebook = call.module.codebook()
+    distances = squared_distances(latents.astype(codebook.dtype), codebook)
     best, second = jnp.moveaxis(-jax.lax.top_k(-distances, 2)[0], -1, 0)
     return ((second - best) / jnp.maximum(jnp.abs(second), 1e-30)).reshape(output.indices.shape)
 
