@@ -73,7 +73,8 @@ class Layer:
             output, _ = (module or self.module).apply(
                 variables, *args, mutable=mutable, **{**self.kwargs, **(kwargs or {})}
             )
-        return dict(layout.places(self.network, self.name, output))[self.place]
+        index = dict(layout.places(self.network, self.name, output))[self.place]
+        return jax.tree.leaves(output)[index]
 
     def as_stored(self, output: jax.Array, stride: int) -> np.ndarray:
         """Returns an output as a trace keeps it: in PyTorch's layout, subsampled.

@@ -155,11 +155,10 @@ class _Recorder:
         """Yields call, name, position among the leaves and value of each array that is kept."""
         named = layout.module_names(self.network, variables, {call.path for call in calls})
         for call in calls:
-            leaves, tree = jax.tree.flatten(call.output)
+            leaves = jax.tree.leaves(call.output)
             module = named[call.path]
             numbered = f"{module}#{call.number}" if call.number else module
-            indices = tree.unflatten(range(len(leaves)))
-            for place, index in layout.places(self.network, module, indices):
+            for place, index in layout.places(self.network, module, call.output):
                 yield call, f"{numbered}.{place}" if place else numbered, index, leaves[index]
 
     def _record(self, variables, calls, margins):
