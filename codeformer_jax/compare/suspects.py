@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from codeformer_jax.compare.layer import find_layer
@@ -74,7 +75,9 @@ def _outputs(rerun: Any, own: Entry, other: Entry) -> Iterator[tuple[str, str, n
         return
     for name, detail, compute in variations(layer):
         try:
-            yield name, detail, layer.as_stored(compute(), other.stride)
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                output = layer.as_stored(compute(), other.stride)
+            yield name, detail, output
         except (TypeError, ValueError) as error:  # A variation that this layer's shapes exclude.
             logging.debug("%s (%s) was not tried: %s", name, detail, error)
 

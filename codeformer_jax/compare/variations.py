@@ -150,7 +150,8 @@ def _padding(layer: Layer) -> Iterator[Variation]:
     amounts = {(before, size - before) for before in range(size + 1)} | {(0, 0)}
     if stride > 1:
         amounts |= {(0, 1), (1, 0), (1, 1)}
-    for amount in sorted(amounts):
+    # With a stride several may give the same output: PyTorch's symmetric one is told first.
+    for amount in sorted(amounts, key=lambda a: (a[0] != a[1], a)):
         yield (
             "padding side",
             "{} before and {} after".format(*amount),
