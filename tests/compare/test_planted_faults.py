@@ -142,7 +142,7 @@ def drop_residual(net, _):
 
 
 def change_slope(net, _):
-    net.fuse_convs_dict["32"].scale[1].negative_slope = 0.01
+    net.fuse_convs_dict["16"].scale[1].negative_slope = 0.01
 
 
 def round_weights(net, _):
@@ -171,7 +171,7 @@ FAULTS = {
         swap_input_channels, "encoder.blocks.0", "swapped channels (RGB/BGR)", "of the input"
     ),
     "BGR output": Fault(
-        swap_output_channels, "generator.blocks.15", "swapped channels (RGB/BGR)", "of the output"
+        swap_output_channels, "generator.blocks.12", "swapped channels (RGB/BGR)", "of the output"
     ),
     "[0, 1]": Fault(shift_range, "encoder.blocks.0", "range of the input", "[0, 1] there"),
     "epsilon of GroupNorm": Fault(
@@ -187,7 +187,7 @@ FAULTS = {
         use_relu, "encoder.blocks.1.conv1", "activation before the layer", "ReLU there, SiLU here"
     ),
     "slope of LeakyReLU": Fault(
-        change_slope, "fuse_convs_dict.32.scale.2", "activation before the layer", "0.01 there"
+        change_slope, "fuse_convs_dict.16.scale.2", "activation before the layer", "0.01 there"
     ),
     "padding side": Fault(pad_top_left, "encoder.blocks.3.conv", "padding side", "1 before and"),
     "padding mode": Fault(reflect, "generator.blocks.0", "padding mode", "reflect"),
@@ -206,7 +206,7 @@ FAULTS = {
     "missing residual": Fault(drop_residual, "encoder.blocks.2", "missing residual"),
     "rounded weights": Fault(round_weights, "encoder.blocks.0", "rounded weights", "float16"),
     "stale weights": Fault(load_other_weights, "encoder.blocks.0", "stale weights", "'params'"),
-    "queries and keys exchanged": Fault(exchange_queries_and_keys, "encoder.blocks.8.q", None),
+    "queries and keys exchanged": Fault(exchange_queries_and_keys, "encoder.blocks.5.q", None),
     "no positions": Fault(leave_out_positions, "ft_layers.0.self_attn.0", None),
 }
 

@@ -7,17 +7,17 @@ from torch import nn
 from benchmarks.torch_codeformer import CodeFormer
 from codeformer_jax.compare import load, trace_torch
 
-SIZE, HEADS = 64, 4
+SIZE, HEADS = 32, 4
 WIDTHS = {"ndf": 8, "n_layers": 2}
 # Threads that wait for each other on a busy machine take fifty times as long for so small arrays.
 torch.set_num_threads(1)
 
 
 def codeformer():
-    """CodeFormer for 64 px with attention in its third level."""
+    """CodeFormer for 32 px with attention in its second level."""
     return CodeFormer(
-        SIZE, 32, (1, 2, 2), codes=64, emb_dim=32, dim=64, heads=HEADS, layers=2,
-        connect_list=(32, 64),
+        SIZE, 32, (1, 2), codes=64, emb_dim=32, dim=64, heads=HEADS, layers=2,
+        connect_list=(16, 32),
     )  # fmt: skip
 
 
