@@ -14,6 +14,8 @@ from codeformer_jax.nn.recording import recorded_calls
 
 # So many earlier outputs are kept as possible sources of the layer's input.
 _SOURCES = 4
+# Sources are sought among so many calls before the layer's; older outputs are freed.
+_RECENT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Layer:
             output, _ = (module or self.module).apply(
                 variables, *args, mutable=mutable, **{**self.kwargs, **(kwargs or {})}
             )
-        return dict(layout.places(self.network, self.name, output))[self.place]
+        index = dict(layout.places(self.network, self.name, output))[self.place]
+        return jax.tree.leaves(output)[index]
 
     def as_stored(self, output: jax.Array, stride: int) -> np.ndarray:
         """Returns an output as a trace keeps it: in PyTorch's layout, subsampled.
@@ -88,8 +91,15 @@ class Layer:
         return array[..., ::stride, ::stride] if stride > 1 else array
 
 
+class _Reached(Exception):
+    """The pass has reached the layer: its call, its name and the place of the entry."""
+
+
 def find_layer(rerun: Any, entry: Entry) -> Layer | None:
-    """Computes a network up to its layers again and returns the one that made an entry.
+    """Computes a network up to a layer again and returns that layer.
+
+    The pass is not compiled as a whole. Compiling would take longer than the pass, for each layer
+    anew, while single operations compile once for all layers of their shape.
 
     Args:
         rerun: see `record.Rerun`.
@@ -98,57 +108,58 @@ def find_layer(rerun: Any, entry: Entry) -> Layer | None:
     Returns:
         The layer, or None for an entry that no module returned, or the whole network did.
     """
-    found: dict[str, Any] = {}
+    variables = jax.tree.map(jnp.asarray, dict(rerun.variables))
+    paths = _module_paths(variables["params"])
+    names = layout.module_names(rerun.network, variables, paths)
 
-    def run(variables, args):
-        mutable = [name for name in variables if name == "batch_stats"]
-        with recorded_calls() as calls:
-            rerun.module.apply(variables, *args, mutable=mutable, **rerun.kwargs)
-        names = layout.module_names(rerun.network, variables, {call.path for call in calls})
-        for index, call in enumerate(calls):
-            place = _place_of(rerun.network, names[call.path], call, entry.name)
-            if place is None or not call.path:
-                continue
-            leaves, tree = jax.tree.flatten(call.args)
-            arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
-            found.update(call=call, name=names[call.path], place=place, leaves=leaves, tree=tree)
-            first = leaves[0] if leaves else None
-            earlier = [
-                leaf
-                for before in reversed(calls[:index])
-                for leaf in jax.tree.leaves(before.output)[:1]
-                if leaf.shape == getattr(first, "shape", None)
-            ]
-            return arrays, tuple(earlier[:_SOURCES])
-        return {}, ()
+    def observe(call):
+        if call.path not in names:
+            names.update(layout.module_names(rerun.network, variables, [call.path]))
+        place = _place_of(rerun.network, names[call.path], call, entry.name)
+        if place is not None and call.path:
+            raise _Reached(call, names[call.path], place)
+        del calls[:-_RECENT]
+        return call.output
 
-    arrays, sources = jax.jit(run)(rerun.variables, rerun.args)
-    if not found:
+    mutable = [name for name in variables if name == "batch_stats"]
+    try:
+        with recorded_calls(observe) as calls:
+            rerun.module.apply(variables, *rerun.args, mutable=mutable, **rerun.kwargs)
+    except _Reached as reached:
+        call, name, place = reached.args
+    else:
         return None
-    call = found["call"]
-    args = found["tree"].unflatten([arrays.get(i, x) for i, x in enumerate(found["leaves"])])
-    first = next(iter(args), None)
+    first = next(iter(call.args), None)
     given = rerun.args[0] if rerun.args else None
+    earlier = (leaf for c in reversed(calls) for leaf in jax.tree.leaves(c.output)[:1])
+    sources = [leaf for leaf in earlier if leaf.shape == getattr(first, "shape", None)]
     return Layer(
         network=rerun.network,
-        name=found["name"],
-        place=found["place"],
+        name=name,
+        place=place,
         module=call.module.clone(parent=None, name=None),
-        variables=_below(rerun.variables, call.path),
-        args=args,
+        variables=_below(variables, call.path),
+        args=call.args,
         kwargs=call.kwargs,
-        sources=sources,
+        sources=tuple(sources[:_SOURCES]),
         reads_input=getattr(first, "shape", 0) == getattr(given, "shape", 1)
         and bool(jnp.array_equal(first, given)),
         others={name: _below(tree, call.path) for name, tree in rerun.others.items()},
     )
 
 
+def _module_paths(params: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Returns the paths of all modules with parameters at or below them."""
+    inner = {name: tree for name, tree in params.items() if isinstance(tree, Mapping)}
+    found = (_module_paths(tree, (*above, name)) for name, tree in inner.items())
+    return [above, *(path for paths in found for path in paths)]
+
+
 def _place_of(network: str, module: str, call: Any, name: str) -> str | None:
     """Returns the place in a call's output that has an entry's name, or None."""
     numbered = f"{module}#{call.number}" if call.number else module
     for place, _ in layout.places(network, module, call.output):
-        if place is not None and name == (f"{numbered}.{place}" if place else numbered):
+        if name == (f"{numbered}.{place}" if place else numbered):
             return place
     return None
 

@@ -51,25 +51,26 @@ def module_names(
     return {path: name(path) if path else ROOT for path in paths}
 
 
-def places(network: str, name: str, output: Any) -> list[tuple[str | None, Any]]:
-    """Returns (place, leaf) of every array that a module returned, in order.
-
-    The place is '' where the module returned one array. Where the network has a rule for the module
-    (`Network.torch_outputs`), it is None for arrays without a PyTorch counterpart.
+def places(network: str, name: str, output: Any) -> list[tuple[str, int]]:
+    """Returns (place, index) of what a module returned; the place is '' where it is one array.
 
     Args:
         network: name in `NETWORKS`, or any other text.
         name: PyTorch's name of the module.
-        output: its return value.
+        output: its return value. Where the network has a rule for the module
+            (`Network.torch_outputs`), leaves without a PyTorch counterpart are dropped.
+
+    Returns:
+        Names of the leaves, and their positions in `jax.tree.leaves(output)`.
     """
     spec = spec_of(network)
     rules = spec.torch_outputs if spec else {}
     rule = next((r for pattern, r in rules.items() if re.fullmatch(pattern, name)), None)
     found = [
-        (".".join(str(_key(part)) for part in path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(output)
+        (".".join(str(_key(part)) for part in path), index)
+        for index, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(output))
     ]
-    return found if rule is None else [(rule.get(place), leaf) for place, leaf in found]
+    return found if rule is None else [(rule[p], index) for p, index in found if p in rule]
 
 
 def torch_axes(network: str, name: str, ndim: int) -> tuple[int, ...]:

@@ -156,12 +156,11 @@ class _Recorder:
         """Yields call, name, position among the leaves and value of each array that is kept."""
         named = layout.module_names(self.network, variables, {call.path for call in calls})
         for call in calls:
+            leaves = jax.tree.leaves(call.output)
             module = named[call.path]
             numbered = f"{module}#{call.number}" if call.number else module
-            found = layout.places(self.network, module, call.output)
-            for index, (place, leaf) in enumerate(found):
-                if place is not None:
-                    yield call, f"{numbered}.{place}" if place else numbered, index, leaf
+            for place, index in layout.places(self.network, module, call.output):
+                yield call, f"{numbered}.{place}" if place else numbered, index, leaves[index]
 
     def _record(self, variables, calls, margins):
         arrays, scores = [], {}

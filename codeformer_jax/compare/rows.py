@@ -85,7 +85,7 @@ def compare_pair(found: Pair, tolerance: float, scale: float = 0.0) -> Row:
     a, b = found.ours, found.theirs
     row = Row(a.kind, a.name, b.name, found.by, a.shape, math.inf)
     row = dataclasses.replace(row, nonfinite=(a.nonfinite, b.nonfinite))
-    x, y, note = _aligned(a, b)
+    x, y, note = aligned(a, b)
     if x is None:
         return dataclasses.replace(row, note=note)
     if a.kind == "code":
@@ -113,7 +113,7 @@ def find_flips(found: Pair, margins: dict[str, np.ndarray]) -> list[Flip]:
         found: two entries of kind 'code'.
         margins: {name: margins} of the first trace.
     """
-    x, y, _ = _aligned(found.ours, found.theirs)
+    x, y, _ = aligned(found.ours, found.theirs)
     if x is None:
         return []
     known = margins.get(found.ours.name)
@@ -130,8 +130,12 @@ def find_flips(found: Pair, margins: dict[str, np.ndarray]) -> list[Flip]:
     return sorted(flips, key=lambda flip: flip.margin)
 
 
-def _aligned(a: Entry, b: Entry) -> tuple[Any, Any, str]:
-    """Returns both arrays on their common grid, and a note; None and a reason if they have none."""
+def aligned(a: Entry, b: Entry) -> tuple[Any, Any, str]:
+    """Returns both arrays on their common grid, and a note; None and a reason if they have none.
+
+    Args:
+        a, b: entries. Axes of one element and the order of axes may differ.
+    """
     stride = math.lcm(a.stride, b.stride)
     x, y = (_every(e.array, stride // e.stride) for e in (a, b))
     if a.shape == b.shape:

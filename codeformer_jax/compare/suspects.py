@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from codeformer_jax.compare.layer import find_layer
 from codeformer_jax.compare.match import Pair
 from codeformer_jax.compare.record import torch_table
+from codeformer_jax.compare.rows import aligned
 from codeformer_jax.compare.trace import Entry, Trace
 from codeformer_jax.compare.variations import variations
 
@@ -60,7 +62,7 @@ def try_suspects(
     tried = []
     outputs = _buffers(rerun, own) if own.kind == "buffer" else _outputs(rerun, own, other)
     for name, detail, array in outputs:
-        left = _relative(array, other.array)
+        left = _relative(*_met(array, own, other))
         if left <= max(tolerance, _WORTH_A_LINE * difference):
             tried.append(Suspect(name, detail, left, left <= tolerance))
     return sorted(tried, key=lambda suspect: suspect.relative_l2)[:5]
@@ -73,7 +75,9 @@ def _outputs(rerun: Any, own: Entry, other: Entry) -> Iterator[tuple[str, str, n
         return
     for name, detail, compute in variations(layer):
         try:
-            yield name, detail, layer.as_stored(compute(), other.stride)
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                output = layer.as_stored(compute(), other.stride)
+            yield name, detail, output
         except (TypeError, ValueError) as error:  # A variation that this layer's shapes exclude.
             logging.debug("%s (%s) was not tried: %s", name, detail, error)
 
@@ -106,6 +110,15 @@ def _buffers(rerun: Any, own: Entry) -> Iterator[tuple[str, str, np.ndarray]]:
             (1 - momentum) * before + momentum * unbiased,
         )
     yield "running statistics not updated", "evaluation mode there", before
+
+
+def _met(array: np.ndarray, own: Entry, other: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a variation's output and the other trace's array, in one layout if they have one."""
+    if array.shape != other.array.shape and own.shape != other.shape:
+        x, y, _ = aligned(dataclasses.replace(own, array=array, stride=other.stride), other)
+        if x is not None:
+            return x, y
+    return array, other.array
 
 
 def _relative(x: np.ndarray, y: np.ndarray) -> float:

@@ -33,7 +33,7 @@ def variations(layer: Layer) -> Iterator[Variation]:
     Args:
         layer: the layer.
     """
-    for kind in (_kernel, _other_weights, _input, _fields, _padding, _activation, _resize, _around):
+    for kind in (_fields, _kernel, _other_weights, _input, _padding, _activation, _resize, _around):
         yield from kind(layer)
 
 
@@ -119,6 +119,11 @@ def _fields(layer: Layer) -> Iterator[Variation]:
     def change(**fields):
         return lambda: layer.apply(module=layer.module.clone(**fields))
 
+    dtype = getattr(layer.module, "dtype", None) or jnp.float32
+    for other in (jnp.float32, jnp.bfloat16, jnp.float16):
+        if hasattr(layer.module, "dtype") and other != dtype:
+            names = f"{jnp.dtype(other).name} there, {jnp.dtype(dtype).name} here"
+            yield "dtype of the computation", names, change(dtype=other)
     width = layer.x.shape[-1] if layer.x is not None and layer.x.ndim else 0
     for field in ("epsilon", "eps"):
         for value in _EPSILONS if hasattr(layer.module, field) else ():
@@ -150,7 +155,8 @@ def _padding(layer: Layer) -> Iterator[Variation]:
     amounts = {(before, size - before) for before in range(size + 1)} | {(0, 0)}
     if stride > 1:
         amounts |= {(0, 1), (1, 0), (1, 1)}
-    for amount in sorted(amounts):
+    # With a stride several may give the same output: PyTorch's symmetric one is told first.
+    for amount in sorted(amounts, key=lambda a: (a[0] != a[1], a)):
         yield (
             "padding side",
             "{} before and {} after".format(*amount),
@@ -168,7 +174,8 @@ def _stride(layer: Layer) -> int:
 
 def _convolved(layer: Layer, x: jax.Array, amount: tuple[int, int], mode: str) -> jax.Array:
     """Returns the layer's convolution with another padding."""
-    kernel = layer.params["kernel"].astype(x.dtype)
+    dtype = getattr(layer.module, "dtype", None) or x.dtype
+    x, kernel = x.astype(dtype), layer.params["kernel"].astype(dtype)
     padded = jnp.pad(x, ((0, 0), amount, amount, (0, 0)), mode)
     y = jax.lax.conv_general_dilated(
         padded, kernel, (_stride(layer),) * 2, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
