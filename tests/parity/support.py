@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from parity.seeded import seeded_image, seeded_state_dict, seeded_tensor
 
+from codeformer_jax.compare import Entry, Trace, assert_close
 from codeformer_jax.convert import from_torch
 
 HERE = Path(__file__).parent
@@ -96,14 +97,18 @@ def assert_arrays(pairs, bound=ARRAY_BOUND):
 
     Integer arrays must be identical.
     """
-    wrong = []
     for name, (ours, theirs) in pairs.items():
-        if np.issubdtype(np.asarray(theirs).dtype, np.integer):
-            different = int(np.sum(np.asarray(ours) != theirs))
-            wrong += [f"{name}: {different} of {theirs.size} differ"] * bool(different)
-        elif not (error := relative_error(ours, theirs)) <= bound:
-            wrong.append(f"{name}: relative L2 error {error:.2e}, at most {bound:.0e}")
-    assert not wrong, _message(wrong, len(pairs))
+        assert np.shape(ours) == np.shape(theirs), f"{name}: shapes differ"
+    traces = (
+        Trace(tuple(_entry(name, pair[side]) for name, pair in pairs.items()), {})
+        for side in (0, 1)
+    )
+    assert_close(*traces, bound, suspects=False)
+
+
+def _entry(name, array):
+    code = np.issubdtype(np.asarray(array).dtype, np.integer)
+    return Entry.whole("code" if code else "activation", name, array)
 
 
 def assert_numbers(ours, theirs, allowed):

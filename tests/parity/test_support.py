@@ -29,7 +29,7 @@ def test_arrays_and_scalars_beyond_the_bound_fail():
     support.assert_arrays({"latents": (ones * (1 + 9e-5), ones)})
     with pytest.raises(AssertionError, match="first layer that differs: latents"):
         support.assert_arrays({"latents": (ones * (1 + 2e-4), ones), "image": (-ones, ones)})
-    with pytest.raises(AssertionError, match="indices: 1 of 3 differ"):
+    with pytest.raises(AssertionError, match="indices, 1 of 3 codes differ"):
         support.assert_arrays({"indices": (np.array([1, 2, 3]), np.array([1, 2, 4]))})
     with pytest.raises(AssertionError, match="shape"):
         support.assert_arrays({"latents": (ones[:1], ones)})
