@@ -7,10 +7,10 @@ https://github.com/CompVis/taming-transformers, whose modules are imported from 
 weights are the seeded ones of the fixtures in `tests/parity`, float32 on the CPU. Each side runs in
 its own process, so that its peak memory is its own.
 
-Bars: every module with parameters that PyTorch calls is met by name, and every entry is within
-1e-5. A lookup (`nn.Embedding`) computes nothing and is an array of ours, not a module; its weights
-are compared by their digest. The full CodeFormer's trace also takes at most 2.5 times a plain
-forward pass and 6 GB, and the comparison 20 s. Passes are compiled and warm; medians of 3. Ends
+Requirements: every called PyTorch module with parameters has a counterpart of the same name, and
+every entry is within 1e-5. A lookup (`nn.Embedding`) computes nothing and is an array of ours, not
+a module; its weights are compared by their digest. The full CodeFormer's trace also takes at most
+2.5 times a plain forward pass and 6 GB, and the comparison 20 s. Passes are compiled and warm; medians of 3. Ends
 with exit code 1 if a bar is missed.
 """
 

@@ -181,7 +181,8 @@ def apart(ours, theirs, before, after):
     from codeformer_jax.compare import compare  # noqa: PLC0415
 
     comparison = compare(ours, theirs, suspects=False)
-    odd = [n for n in comparison.only_a + comparison.only_b if n.startswith(("gradient", "param"))]
+    alone = comparison.only_a + comparison.only_b
+    odd = [name for name in alone if name.startswith(("gradient: ", "parameter: "))]
     if odd:
         raise ValueError(f"trained on one side alone: {', '.join(odd[:10])}")
     distances = {}

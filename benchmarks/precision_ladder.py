@@ -1,9 +1,8 @@
-"""What each precision costs the published CodeFormer, at 512 px with seeded weights.
+"""Error of the published CodeFormer in each precision, at 512 px with seeded weights.
 
     python benchmarks/precision_ladder.py [--size 512] [--json FILE]
 
-Prints the tables of docs/numerics.md: the error of each block against float64 on the CPU, the share
-of codes that differ and the PSNR between the images.
+Prints the error of each block against float64 on the CPU and the table of docs/numerics.md.
 """
 
 import argparse

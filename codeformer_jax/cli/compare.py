@@ -3,7 +3,7 @@
 import argparse
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
-from codeformer_jax.cli.trace import add_weights
+from codeformer_jax.cli.trace import add_weights, refuse
 
 _DESCRIPTION = """\
 Compares two traces, of `codeformer-jax trace` or trace_torch.py, and names the first layer that
@@ -27,7 +27,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("a", type=path, metavar="A", help="trace")
     parser.add_argument(
-        "b", type=path, metavar="B", help="trace that relative differences refer to"
+        "b",
+        type=path,
+        nargs="+",
+        metavar="B",
+        help="trace that relative differences refer to; with --ladder one input or several",
     )
     parser.add_argument(
         "--ladder",
@@ -38,9 +42,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--tolerance",
         type=_number,
-        default=1e-5,
         metavar="T",
-        help="largest relative L2 difference that agrees; codes must be equal; default %(default)s",
+        help="largest relative L2 difference that agrees; codes must be equal; default 1e-5",
     )
     parser.add_argument(
         "-o", "--output", type=path, metavar="HTML", help="report to write or replace"
@@ -59,11 +62,16 @@ def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.compare import compare  # noqa: PLC0415
 
     if args.ladder:
+        refuse(args, "--ladder", "tolerance", "output", "only_differences", "force")
         return _ladder(args)
+    refuse(args, "a comparison of traces", "network", "key", "overrides", "call")
+    args.tolerance = 1e-5 if args.tolerance is None else args.tolerance
+    if len(args.b) > 1:
+        raise ValueError(f"two traces are compared; got {1 + len(args.b)}")
     if args.output and not args.output.endswith(".html"):
         raise ValueError(f"--output: {args.output} must end in .html")
     comparison = compare(
-        args.a, args.b, tolerance=args.tolerance, force=args.force, load_workdir=load_trained
+        args.a, args.b[0], tolerance=args.tolerance, force=args.force, load_workdir=load_trained
     )
     if comparison.rows and not (args.only_differences and comparison.agrees):
         print(comparison.table(only_differences=args.only_differences), end="\n\n")
@@ -81,7 +89,7 @@ def _ladder(args: argparse.Namespace) -> int:
 
     found = ladder_of_files(
         args.a,
-        [args.b],
+        args.b,
         network=args.network,
         key=args.key,
         overrides=parse_overrides(args.overrides),
@@ -93,7 +101,10 @@ def _ladder(args: argparse.Namespace) -> int:
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return value

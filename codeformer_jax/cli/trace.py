@@ -10,8 +10,8 @@ from codeformer_jax.cli.parsing import Commands, add_command, path
 
 _DESCRIPTION = """\
 Runs a network on an image and writes every activation to one file, in PyTorch's names and layout.
-`codeformer-jax compare` compares two such files. --torch-script writes the script that records the
-same of a PyTorch module, on any machine."""
+`codeformer-jax compare` compares two such files. --torch-script writes a script that records a
+PyTorch module on any machine."""
 _EXAMPLES = """\
   codeformer-jax trace weights/codeformer.safetensors face.png -o ours.trace --save-input x.npy
   codeformer-jax trace --torch-script trace_torch.py
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         help="image file, or .npy file of images [b, 3, h, w] or of integers; LPIPS takes two",
     )
     parser.add_argument("-o", "--output", required=True, type=path, help="file to write")
-    parser.add_argument("--force", action="store_true", help="replace OUTPUT")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT and NPY")
     parser.add_argument(
         "--save-input", type=path, metavar="NPY", help="write the input for trace_torch.py"
     )
@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
         action=_TorchScript,
         type=path,
         metavar="FILE",
-        help="write trace_torch.py, which needs PyTorch and safetensors only, and exit",
+        help="write trace_torch.py, which needs PyTorch, NumPy and safetensors only, and exit",
     )
     add_weights(parser)
     _add_computation(parser)
@@ -110,11 +110,15 @@ def _run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     if os.path.exists(args.output) and not args.force:
         raise FileExistsError(f"{args.output}: exists; pass --force to replace it")
+    if args.save_input and not args.save_input.endswith(".npy"):
+        raise ValueError(f"--save-input: {args.save_input} must end in .npy")
+    if args.save_input and os.path.exists(args.save_input) and not args.force:
+        raise FileExistsError(f"{args.save_input}: exists; pass --force to replace it")
     trace = _step(args) if args.step else _pass(args)
     trace.save(args.output)
     size, seconds = os.path.getsize(args.output) / 1e6, time.perf_counter() - start
     print(f"{args.output}: {len(trace.entries)} entries, {size:.1f} MB, {seconds:.1f} s")
-    if args.save_input and not args.step:
+    if args.save_input:
         print(*save_inputs(args.save_input, trace.rerun.args), sep="\n")
     return 0
 
@@ -123,9 +127,26 @@ def _step(args: argparse.Namespace) -> Any:
     from codeformer_jax.compare.inputs import read_images  # noqa: PLC0415
     from codeformer_jax.train.trace_step import trace_next_step  # noqa: PLC0415
 
+    weights = ("network", "key", "overrides", "call")
+    computation = ("gradients", "stride", "dtype", "precision", "device", "save_input")
+    refuse(args, "--step", *weights, *computation)
     if not os.path.isdir(args.weights) or len(args.inputs) > 2:
         raise ValueError("--step takes a workdir, clean images and, optionally, degraded images")
     return trace_next_step(args.weights, *map(read_images, args.inputs))
+
+
+def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
+    """Raises ValueError if options are given that have no effect.
+
+    Args:
+        args: parsed arguments.
+        what: what the options have no effect on, for the message.
+        names: their destinations.
+    """
+    flags = {"overrides": "set"}
+    given = [f"--{flags.get(n, n).replace('_', '-')}" for n in names if getattr(args, n)]
+    if given:
+        raise ValueError(f"{what} takes no {', '.join(given)}")
 
 
 def _pass(args: argparse.Namespace) -> Any:

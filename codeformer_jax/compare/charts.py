@@ -34,7 +34,7 @@ def depth_chart(rows: Sequence[Row], tolerance: float, below: str) -> "Figure":
     axes.set_yscale("log")
     axes.plot(values, color=_LINE, linewidth=1)
     for agrees, color, name in ((True, _AGREES, "agrees"), (False, _DIFFERS, "differs")):
-        at = [i for i, row in enumerate(rows) if row.agrees is agrees and values[i] == values[i]]
+        at = [i for i, row in enumerate(rows) if row.agrees is agrees and math.isfinite(values[i])]
         if at:
             axes.plot(at, [values[i] for i in at], ".", color=color, markersize=5, label=name)
     broken = [i for i, value in enumerate(values) if math.isnan(value)]

@@ -1,6 +1,7 @@
 """Comparison of two traces: rows per layer, the first that differs, and why."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ class Comparison:
         only_a, only_b: names without a counterpart.
         made_by: {what: value} of each trace: framework, device, dtype, call, inputs and weights.
         tolerance: largest relative L2 difference that agrees.
-        notes: what differs between the inputs and weights, if they were compared anyway.
+        notes: differences of inputs or weights that `force` allowed, and of the calls.
         flips: codes that differ, smallest margin first.
         suspects: explanations of the first difference that were tried, best first.
-        untried: why no suspects were tried, or ''.
+        untried: why there are no suspects, or ''.
         layers: the layer of the first difference with its settings, in each trace.
     """
 
@@ -71,7 +72,7 @@ class Comparison:
 
     @property
     def worst(self) -> Row:
-        """The row with the largest relative L2 difference, gradients of zero left out."""
+        """The row with the largest difference, without gradients that count as zero."""
         rows = [row for row in self.rows if not (row.agrees and row.relative_l2 > self.tolerance)]
         return max(rows, key=lambda row: np.nan_to_num(row.relative_l2, nan=np.inf, posinf=np.inf))
 
@@ -105,7 +106,7 @@ class Comparison:
             for suspect in self.suspects:
                 lines.append(f"  {'-> ' if suspect.vanishes else '   '}{suspect}")
             if self.untried:
-                lines.append(f"suspects were not tried: {self.untried}")
+                lines.append(f"no suspect: {self.untried}")
         differ = sum(not row.agrees for row in self.rows)
         lines += text.flip_lines(self.flips)
         for label, names in (("A", self.only_a), ("B", self.only_b)):
@@ -171,16 +172,16 @@ def compare(
     with np.errstate(all="ignore"):  # Differences of infinities.
         rows = tuple(compare_pair(p, tolerance, scales.get(p.theirs.kind, 0.0)) for p in pairs)
     margins = {e.name: e.array for t in (b, a) for e in t.entries if e.kind == "margin"}
-    flips = [
-        flip for found in pairs if found.ours.kind == "code" for flip in find_flips(found, margins)
-    ]
+    codes = [found for found in pairs if found.ours.kind == "code"]
+    flips = [flip for found in codes for flip in find_flips(found, margins)]
+    flips.sort(key=lambda flip: (math.isnan(flip.margin), flip.margin))
     comparison = Comparison(
         rows=rows,
-        only_a=tuple(entry.name for entry in only_a),
-        only_b=tuple(entry.name for entry in only_b),
+        only_a=tuple(map(text.label, only_a)),
+        only_b=tuple(map(text.label, only_b)),
         made_by=(text.described(a), text.described(b)),
         tolerance=tolerance,
-        notes=tuple(problems),
+        notes=(*problems, *differing_calls(a, b)),
         flips=tuple(flips),
     )
     if comparison.first_difference is None:
@@ -199,8 +200,14 @@ def _explained(comparison, a, b, pairs, suspects, load_workdir) -> Comparison:
         a, b = _rerunnable(a, b, load_workdir)
     except TraceError as error:
         return dataclasses.replace(comparison, untried=str(error))
-    found = try_suspects(a, b, first, row.relative_l2, comparison.tolerance)
-    return dataclasses.replace(comparison, suspects=tuple(found))
+    if row.kind not in ("activation", "buffer"):
+        return dataclasses.replace(comparison, untried=f"a {row.kind} has none")
+    try:
+        found = try_suspects(a, b, first, row.relative_l2, comparison.tolerance)
+    except TraceError as error:
+        return dataclasses.replace(comparison, untried=str(error))
+    untried = "" if found else "none of them explains it"
+    return dataclasses.replace(comparison, suspects=tuple(found), untried=untried)
 
 
 def assert_close(
@@ -220,7 +227,7 @@ def assert_close(
 
 
 def differing_sources(a: Trace, b: Trace) -> list[str]:
-    """Returns a line on the inputs and one on the weights, where two traces have others.
+    """Returns one line each for inputs and weights that differ.
 
     Args:
         a, b: traces. Weights that only one of them names are not compared.
@@ -232,11 +239,22 @@ def differing_sources(a: Trace, b: Trace) -> list[str]:
         differ = [n for n in both if ours[n]["digest"] != theirs[n]["digest"]]
         if differ:
             first = differ[0]
+            a_says, b_says = (
+                f"{side[first].get('dtype', '')} with digest {side[first]['digest']}"
+                for side in (ours, theirs)
+            )
             found.append(
                 f"{what} differ: {len(differ)} of {len(both)} have other values, first "
-                f"{first!r} (digest {ours[first]['digest']} in A, {theirs[first]['digest']} in B)"
+                f"{first!r} ({a_says} in A, {b_says} in B)"
             )
     return found
+
+
+def differing_calls(a: Trace, b: Trace) -> list[str]:
+    """Returns one line for keyword arguments that two traces were called with, if they differ."""
+    both = [name for name in a.call if name in b.call and a.call[name] != b.call[name]]
+    words = [f"{name}={a.call[name]} in A and {b.call[name]} in B" for name in both]
+    return [f"the calls differ: {', '.join(words)}"] if words else []
 
 
 def _rerunnable(

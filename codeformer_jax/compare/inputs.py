@@ -58,7 +58,8 @@ def save_inputs(path: StrPath, args: Sequence[Any]) -> list[Path]:
     """Writes arguments as `.npy` files in PyTorch's layout, for `trace_torch.py --input`.
 
     Args:
-        path: file to write or replace. Of several arguments the n-th goes to 'STEM.n.npy'.
+        path: file to write or replace. With several arguments, argument n goes to
+            'STEM.n.npy', counted from 0.
         args: arrays, images as [b, h, w, c].
 
     Returns:

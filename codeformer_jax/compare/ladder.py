@@ -99,6 +99,9 @@ def ladder(
     Args:
         module, variables, args, network, kwargs: see `record.trace`.
 
+    Returns:
+        The rungs, each compared with float64.
+
     Raises:
         TraceError: the module has no field `dtype`.
     """

@@ -12,7 +12,7 @@ from codeformer_jax.compare import layout
 from codeformer_jax.compare.trace import Entry
 from codeformer_jax.nn.recording import recorded_calls
 
-# So many earlier outputs are kept as possible sources of the layer's input.
+# Number of earlier outputs that may be the source of the layer's input.
 _SOURCES = 4
 # Sources are sought among so many calls before the layer's; older outputs are freed.
 _RECENT = 12
@@ -25,7 +25,7 @@ class Layer:
     Attributes:
         network: see `Trace`.
         name: PyTorch's name of the module.
-        place: which part of the output is meant.
+        place: name of the traced part of the output; '' is the whole.
         module: the module, unbound.
         variables: its own variables.
         args, kwargs: its arguments.
@@ -52,8 +52,9 @@ class Layer:
 
     @property
     def x(self) -> jax.Array | None:
-        """First argument, None if there is none."""
-        return self.args[0] if self.args else None
+        """First argument, None if it is not an array."""
+        first = next(iter(self.args), None)
+        return first if hasattr(first, "ndim") else None
 
     def apply(
         self,

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codeformer_jax.compare.trace import Entry, Trace, TraceError
-from codeformer_jax.convert import NETWORKS, ConversionError, detect_network
+from codeformer_jax.convert import NETWORKS, detect_network
 from codeformer_jax.convert.state_dicts import unwrap
 
-# Entries are paired by order only if names pair less than this share of the shorter trace: a
-# pair of different things would be reported as a difference.
+# Pair by order only if fewer than this share of the shorter trace has a name in common. A wrong
+# pair would look like a difference.
 _FEW = 0.5
 
 
@@ -80,8 +80,8 @@ def _by_order(first, second) -> dict[int, Pair]:
 def _converted(trace: Trace) -> dict[str, str]:
     """Returns {name in the trace: published name} of parameters and modules, where they differ.
 
-    The converter's `rename` is given a state dict of the trace's names whose arrays hold their own
-    number, which tells afterwards what became of each.
+    The converter's `rename` gets a state dict of the trace's names. Each array holds its own
+    number, so the result shows where each name went.
     """
     names = list(trace.weights)
     table = {
@@ -92,7 +92,7 @@ def _converted(trace: Trace) -> dict[str, str]:
         table = unwrap(table)
         network = trace.network if trace.network in NETWORKS else detect_network(table)
         renamed = NETWORKS[network].rename(table, {})
-    except (ConversionError, ValueError, IndexError):
+    except (ValueError, LookupError, TypeError, AttributeError):  # `rename` may be a user's.
         return {}
     found = {}
     for published, array in renamed.items():

@@ -93,7 +93,10 @@ def trace(
 
 
 class _Recorder:
-    """Functions to compile. Tracing them fills `static`: what is known of each array's entry."""
+    """Functions to compile.
+
+    Tracing them fills `static` with the fields of each entry that are known before the run.
+    """
 
     def __init__(self, network, module, kwargs, stride):
         self.network, self.module = network, module
@@ -106,7 +109,10 @@ class _Recorder:
         return self._record(variables, calls, margins), trees
 
     def with_gradients(self, variables, args):
-        """As `forward`. Zeros are added to each output, whose gradients are then the outputs'."""
+        """Returns what `forward` does, with gradients.
+
+        Adds zeros to every output: the gradient of the zeros is the output's gradient.
+        """
         shapes = jax.eval_shape(lambda: self._floats(self._apply(variables, args)[0]))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         places = {}
@@ -232,7 +238,8 @@ def _digest(array: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Arr
         index += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(step)
         step *= array.shape[axis]
     weights = 2 * index + jnp.uint32(1)
-    return jnp.sum(bits * weights), jnp.sum(bits * weights * weights)
+    products = bits * weights
+    return tuple(jnp.sum(x, dtype=jnp.uint32) for x in (products, products * weights))
 
 
 def _entry(static: Mapping[str, Any], values: Mapping[str, Any]) -> Entry:
@@ -252,9 +259,9 @@ def _entry(static: Mapping[str, Any], values: Mapping[str, Any]) -> Entry:
 
 
 def _margins(call: Call) -> jax.Array | None:
-    """Returns by how much each code won over the second best, or None where it does not show.
+    """Returns the lead of each code over the second best, or None without a codebook.
 
-    A margin is a difference of logits, or of distances divided by the second.
+    A lead is a difference of logits, or of distances divided by the second.
     """
     output = call.output
     if getattr(output, "indices", None) is None:

@@ -30,7 +30,7 @@ class Row:
         distance, norm: ||a - b|| and ||b||.
         nonfinite: numbers of infinities and NaN in a and b.
         agrees: whether `relative_l2` is within the tolerance; codes must be identical.
-        note: what else there is to say.
+        note: remark for the reader, or ''.
     """
 
     kind: str
@@ -59,8 +59,9 @@ class Flip:
         name: the entry.
         where: its index.
         codes: the code in each trace.
-        margin: by how much the first trace's code won over the second best, see
-            `record.trace`; NaN if unknown. A margin near zero is a near tie, not an error.
+        margin: lead of the chosen code over the second best, of the first trace if it has one and
+            else of the second; NaN if unknown. A lead of logits is their difference; one of
+            distances is relative to the second. Near zero it is a near tie, not an error.
     """
 
     name: str

@@ -138,8 +138,9 @@ def trace_files(
         with products_in(precision or loaded.precision):
             try:
                 found = trace(module, variables, *args, **options, **kwargs)
-            except ValueError as error:  # Of the network: sizes that it cannot take.
-                raise ValueError(f"{', '.join(map(str, inputs))}: {error}") from error
+            except (ValueError, NotImplementedError) as error:  # Sizes or dtypes it cannot take.
+                what = f"--dtype {dtype}, " if dtype else ""
+                raise ValueError(f"{what}{', '.join(map(str, inputs))}: {error}") from error
     source = {
         "weights": str(Path(weights).absolute()),
         "network": loaded.network,
@@ -179,11 +180,18 @@ def restored(saved: Trace, load_workdir: LoadWorkdir | None = None) -> Trace:
         args = tuple(map(jnp.asarray, read_inputs(source["inputs"], loaded.network, module)))
     except (OSError, ValueError, KeyError) as error:
         raise TraceError(f"its files cannot be loaded again: {error}") from error
-    if describe_inputs(args) != saved.inputs:
+    digests = [
+        {k: v["digest"] for k, v in x.items()} for x in (describe_inputs(args), saved.inputs)
+    ]
+    if digests[0] != digests[1]:
         raise TraceError(f"{', '.join(source['inputs'])}: changed since the trace was made")
     if not _same_weights(loaded, saved):
         raise TraceError(f"{source['weights']}: changed since the trace was made")
-    rerun = Rerun(loaded.network, module, loaded.variables, args, saved.call, loaded.others)
+    variables = loaded.variables
+    if source["dtype"] == "float64":
+        with jax.enable_x64(True):
+            variables, args = jax.tree.map(_widened, (variables, args))
+    rerun = Rerun(loaded.network, module, variables, args, saved.call, loaded.others)
     return dataclasses.replace(saved, rerun=rerun)
 
 

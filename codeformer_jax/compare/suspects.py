@@ -12,7 +12,7 @@ from codeformer_jax.compare.layer import find_layer
 from codeformer_jax.compare.match import Pair
 from codeformer_jax.compare.record import torch_table
 from codeformer_jax.compare.rows import aligned
-from codeformer_jax.compare.trace import Entry, Trace
+from codeformer_jax.compare.trace import Entry, Trace, TraceError
 from codeformer_jax.compare.variations import variations
 
 # An explanation that leaves more than this share of the difference is not worth a line.
@@ -25,7 +25,7 @@ class Suspect:
 
     Attributes:
         name: short name, such as 'transposed kernel'.
-        detail: which form of it.
+        detail: the form that was tried, such as 'rows and columns'.
         relative_l2: difference of the layer that is left.
         vanishes: whether that is within the tolerance.
     """
@@ -53,26 +53,55 @@ def try_suspects(
 
     Returns:
         The explanations that leave less than half of the difference, best first.
+
+    Raises:
+        TraceError: the network gives other values than its trace has.
     """
-    own, other, rerun = found.ours, found.theirs, a.rerun
-    if rerun is None:
-        own, other, rerun = found.theirs, found.ours, b.rerun
+    own, other, trace = found.ours, found.theirs, a
+    if a.rerun is None:
+        own, other, trace = found.theirs, found.ours, b
+    rerun, tried = trace.rerun, []
     if rerun is None:
         return []
-    tried = []
-    outputs = _buffers(rerun, own) if own.kind == "buffer" else _outputs(rerun, own, other)
-    for name, detail, array in outputs:
-        left = _relative(*_met(array, own, other))
-        if left <= max(tolerance, _WORTH_A_LINE * difference):
-            tried.append(Suspect(name, detail, left, left <= tolerance))
+    wide, precision = (trace.made_by.get(what) for what in ("dtype", "precision"))
+    precision = None if precision == "default" else precision
+    with jax.enable_x64(wide == "float64"), jax.default_matmul_precision(precision):
+        outputs = (
+            _buffers(rerun, own)
+            if own.kind == "buffer"
+            else _outputs(rerun, own, other, difference)
+        )
+        for name, detail, array in outputs:
+            left = _relative(*_met(array, own, other))
+            if left <= max(tolerance, _WORTH_A_LINE * difference):
+                tried.append(Suspect(name, detail, left, left <= tolerance))
     return sorted(tried, key=lambda suspect: suspect.relative_l2)[:5]
 
 
-def _outputs(rerun: Any, own: Entry, other: Entry) -> Iterator[tuple[str, str, np.ndarray]]:
+def _biased(own: Entry, other: Entry) -> np.ndarray:
+    """Returns own values, shifted so that every feature has the other side's mean."""
+    x, y, _ = aligned(own, other)
+    if x is None or x.ndim < 2:
+        return own.array
+    features = 1 if x.ndim == 4 else x.ndim - 1
+    axes = tuple(axis for axis in range(x.ndim) if axis != features)
+    shift = np.mean(y.astype(np.float64) - x, axis=axes, keepdims=True)
+    return x + shift
+
+
+def _outputs(
+    rerun: Any, own: Entry, other: Entry, difference: float
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields name, detail and output of every variation of the layer that made an entry."""
     layer = find_layer(rerun, own) if own.kind == "activation" else None
     if layer is None:
         return
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        now = layer.as_stored(layer.apply(), own.stride)
+    if _relative(now, own.array) > _WORTH_A_LINE * difference:
+        raise TraceError("the network gives other values than its trace; record the trace again")
+    if "bias" not in layer.params or not np.any(np.asarray(layer.params["bias"])):
+        yield "missing bias", "this side adds none", _biased(own, other)
     for name, detail, compute in variations(layer):
         try:
             with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

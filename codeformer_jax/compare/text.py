@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codeformer_jax.compare.rows import Flip, Row
-from codeformer_jax.compare.trace import Trace
+from codeformer_jax.compare.trace import Entry, Trace
 
 HEADINGS = ("layer", "shape", "rel. L2", "max abs", "at", "cosine", "beyond", "norms")
 _SHOWN_FLIPS = 5
@@ -24,21 +24,25 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def label(row: Row) -> str:
-    """Returns a row's name, after its kind unless it is an activation or a code."""
+def label(row: Row | Entry) -> str:
+    """Returns the name of a row or entry, after its kind unless it is an activation or a code."""
     return row.name if row.kind in ("activation", "code") else f"{row.kind}: {row.name}"
 
 
 def numbers(row: Row) -> tuple[str, ...]:
     """Returns the texts of a row under all `HEADINGS` but the first."""
+
+    def text(value: float, form: str) -> str:
+        return "" if math.isnan(value) else format(value, form)
+
     return (
         "x".join(map(str, row.shape)) or "scalar",
-        f"{row.relative_l2:.1e}",
-        f"{row.max_abs:.1e}",
+        text(row.relative_l2, ".1e"),
+        text(row.max_abs, ".1e"),
         ",".join(map(str, row.where)),
-        f"{row.cosine:.7f}",
-        f"{100 * row.beyond:.2f} %",
-        f"{row.norm_ratio:.7f}",
+        text(row.cosine, ".7f"),
+        f"{100 * row.beyond:.2f} %" if not math.isnan(row.beyond) else "",
+        text(row.norm_ratio, ".7f"),
     )
 
 
@@ -51,9 +55,13 @@ def named(row: Row) -> str:
 
 def amount(row: Row) -> str:
     """Returns a row's difference in a sentence."""
-    if row.kind == "code" or math.isinf(row.relative_l2):
+    if row.kind == "code" or row.note.startswith("shapes differ"):
         return row.note or "identical"
+    if math.isnan(row.relative_l2):
+        return "not finite"
     at = f", largest {row.max_abs:.2e} at {list(row.where)}" if row.where else ""
+    if row.norm == 0 and row.distance > 0:
+        return f"all zeros in B{at}"
     return f"relative L2 {row.relative_l2:.2e}{at}"
 
 
@@ -68,7 +76,9 @@ def flip_lines(flips: Sequence[Flip]) -> list[str]:
             f"{flip.margin:.1e}"
         )
     if len(flips) > _SHOWN_FLIPS:
-        lines.append(f"    ... the largest margin is {flips[-1].margin:.1e}")
+        known = [flip.margin for flip in flips if not math.isnan(flip.margin)]
+        largest = f"the largest margin is {max(known):.1e}" if known else "margins are unknown"
+        lines.append(f"    ... {largest}")
     return lines
 
 

@@ -18,8 +18,6 @@ import safetensors.numpy
 from codeformer_jax.system.atomic import atomic_path
 
 FORMAT, VERSION = "codeformer-jax trace", 1
-# What an entry holds. The order is that of comparison: a forward pass precedes its gradients.
-KINDS = ("activation", "code", "loss", "activation_gradient", "gradient", "buffer", "parameter")
 
 
 class TraceError(ValueError):
@@ -33,7 +31,8 @@ class Entry:
     The statistics and the digest are those of the whole array, also where `array` is a subsample.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: 'activation', 'code', 'margin' (of codes), 'loss' (any metric of a step),
+            'activation_gradient', 'gradient' (of a parameter), 'parameter' or 'buffer'.
         name: PyTorch's name, such as 'encoder.blocks.3.conv1'. Outputs of the network itself are
             'output'. Parts of a tuple or dictionary end in '.0' or '.key', and the n-th call of a
             module beyond the first in '#n'.

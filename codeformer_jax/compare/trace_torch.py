@@ -72,7 +72,7 @@ class Recorder:
 
     def add(self, kind, name, tensor, layer="", stride=None):
         tensor = tensor.detach()
-        stride = stride or self.stride if tensor.dim() == 4 else 1
+        stride = (stride or self.stride) if tensor.dim() == 4 else 1
         if stride is None:
             stride = next(2**i for i in range(20) if tensor.numel() <= KEPT_VALUES * 4**i)
         known = {"shape": list(tensor.shape), "stride": stride, "dtype": str(tensor.dtype)[6:]}
@@ -119,9 +119,9 @@ class Recorder:
 def record(module, inputs, path, *, gradients=False, stride=None, call=None):
     """Runs module(*inputs, **call) and writes what each submodule returns to `path`.
 
-    The module keeps its mode, train or eval. `gradients` adds those of the mean square of the first
-    output, by parameter and by output. `stride` keeps every stride-th row and column of maps; by
-    default large maps are reduced.
+    `inputs` is a tensor or a tuple of them, `call` keyword arguments. The module keeps its mode,
+    train or eval. `gradients` also records the gradients of the mean square of the first output,
+    by parameter and by layer. `stride` keeps every stride-th row and column of maps.
     """
     inputs = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     recorder, call = Recorder(stride), dict(call or {})

@@ -102,17 +102,16 @@ def _other_weights(layer: Layer) -> Iterator[Variation]:
 
 
 def _input(layer: Layer) -> Iterator[Variation]:
-    if not layer.reads_input:
+    if not layer.reads_input or not jnp.issubdtype(layer.x.dtype, jnp.floating):
         return
-    x = layer.x
     ranges = {
-        "[0, 1] there, [-1, 1] here": (x + 1) / 2,
-        "[-1, 1] there, [0, 1] here": 2 * x - 1,
-        "0..255 there, [-1, 1] here": (x + 1) * 127.5,
-        "0..255 there, [0, 1] here": x * 255,
+        "[0, 1] there, [-1, 1] here": lambda x: (x + 1) / 2,
+        "[-1, 1] there, [0, 1] here": lambda x: 2 * x - 1,
+        "0..255 there, [-1, 1] here": lambda x: (x + 1) * 127.5,
+        "0..255 there, [0, 1] here": lambda x: x * 255,
     }
-    for detail, changed in ranges.items():
-        yield "range of the input", detail, lambda c=changed: layer.apply(x=c)
+    for detail, change in ranges.items():
+        yield "range of the input", detail, lambda c=change: layer.apply(x=c(layer.x))
 
 
 def _fields(layer: Layer) -> Iterator[Variation]:
@@ -155,7 +154,7 @@ def _padding(layer: Layer) -> Iterator[Variation]:
     amounts = {(before, size - before) for before in range(size + 1)} | {(0, 0)}
     if stride > 1:
         amounts |= {(0, 1), (1, 0), (1, 1)}
-    # With a stride several may give the same output: PyTorch's symmetric one is told first.
+    # With a stride several may give the same output: The symmetric padding, PyTorch's, comes first.
     for amount in sorted(amounts, key=lambda a: (a[0] != a[1], a)):
         yield (
             "padding side",
@@ -185,7 +184,7 @@ def _convolved(layer: Layer, x: jax.Array, amount: tuple[int, int], mode: str) -
 
 def _activation(layer: Layer) -> Iterator[Variation]:
     """Yields other activations, if the input is a known activation of an earlier output."""
-    for source in layer.sources:
+    for source in layer.sources if layer.x is not None else ():
         for here, function in ACTIVATIONS.items():
             if here == "no activation" or not _close(function(source), layer.x):
                 continue
@@ -242,10 +241,17 @@ def _align_corners(x: jax.Array) -> jax.Array:
 
 def _around(layer: Layer) -> Iterator[Variation]:
     """Yields changes of what comes out: a missing residual, an activation too many."""
-    output = layer.apply()
-    if layer.x is not None and output.shape == layer.x.shape:
-        yield "missing residual", "the other side does not add its input", lambda: output - layer.x
-        yield "residual added", "the other side adds its input", lambda: output + layer.x
+    if layer.x is not None:
+        yield (
+            "missing residual",
+            "the other side does not add its input",
+            lambda: layer.apply() - layer.x,
+        )
+        yield "residual added", "the other side adds its input", lambda: layer.apply() + layer.x
     for there, function in ACTIVATIONS.items():
         if there != "no activation":
-            yield "activation after the layer", f"{there} there", lambda f=function: f(output)
+            yield (
+                "activation after the layer",
+                f"{there} there",
+                lambda f=function: f(layer.apply()),
+            )

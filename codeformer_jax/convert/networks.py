@@ -86,9 +86,9 @@ class Network:
         published: fields that identify a published size: if they have their defaults, so have the
             hidden ones.
         torch_outputs: {pattern of PyTorch module names: {place in our output: place in PyTorch's}}
-            for modules whose two outputs are built differently, such as tuples. 'output' is the
-            network itself, and a place is 'indices', '0' or '2.perplexity'; '' is the whole. Places
-            that are not listed have no counterpart.
+            for modules whose output has another structure in PyTorch, such as a tuple. 'output' is
+            the network itself. A place is 'indices', '0' or '2.perplexity'; '' is the whole output.
+            Unlisted places are dropped.
         torch_sequence_first: pattern of the modules whose tokens are [n, b, d] in PyTorch.
     """
 

@@ -40,20 +40,16 @@ def recording(transform: optax.GradientTransformation) -> optax.GradientTransfor
 def step_recorder(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array], Trace]]:
     """Returns a function that takes one training step and records it.
 
-    It is compiled once for each static part of a phase. Its arguments are:
-
-        state: the state before the step.
-        frozen: variables of the frozen networks.
-        images: clean images [b, h, w, 3], floats in [-1, 1] or uint8.
-        degraded: degraded images, floats in [-1, 1], which another program can be given too;
-            default the task's own degradation.
-        key: key of the step; default key 0.
-
-    It returns the state after the step, its metrics, and the trace: metrics as losses, the
-    gradients that reach the optimizer, and the trained parameters after the step.
-
     Args:
         task: the task; it is not changed.
+
+    Returns:
+        A function (state, frozen, images, degraded=None, key=None) -> (state, metrics, trace),
+        which is compiled once for each static part of a phase. `frozen` holds the variables of the
+        frozen networks. `images` are clean, [b, h, w, 3], floats in [-1, 1] or uint8. `degraded`
+        are degraded images in [-1, 1], so that another program can see the same; by default the
+        task degrades `images`. The trace has the metrics as losses, the gradients that reach the
+        optimizer and the trained parameters after the step.
     """
     task = copy.copy(task)
     transform = recording(task.optimizer.transform)

@@ -25,6 +25,9 @@ def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> T
         images: clean images [b, h, w, 3], uint8 or floats in [-1, 1].
         degraded: degraded images in [-1, 1]; default the task's own degradation.
 
+    Returns:
+        The trace, see `recorded_step.step_recorder`.
+
     Raises:
         FileNotFoundError: no run in `workdir`.
         ValueError: no checkpoint, or a damaged one.

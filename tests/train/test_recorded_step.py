@@ -53,7 +53,7 @@ def test_a_step_with_a_discriminator_has_both_networks(tmp_path):
     assert compare(trace, load(tmp_path / "step.trace"), tolerance=0.0).agrees
 
 
-def test_the_first_parameter_that_another_program_moved_elsewhere_is_named():
+def test_another_learning_rate_shows_in_the_metric_and_the_parameters():
     config = tiny_vqvae().unlock()
     task, state, frozen = start(config, images(0))
     ours = step_recorder(task)(state, frozen, images(0))[2]
