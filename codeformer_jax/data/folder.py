@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -236,21 +236,25 @@ def describe_others(names: Sequence[str | os.PathLike]) -> str:
     return f"{len(names)} {kind}: {first}{more}"
 
 
-def visible_files(root: pathlib.Path) -> Iterator[str]:
+def visible_files(
+    root: pathlib.Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[str]:
     """Yields relative names, with slashes, of all files at any depth below `root`.
 
     Links are followed, hidden files and folders are left out. The order is always the same.
 
     Raises:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
-      PermissionError: a folder cannot be listed.
+      PermissionError: a folder cannot be listed, unless `onerror` takes the error.
     """
     if not root.exists():
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     seen = {os.path.realpath(root)}
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
+    for folder, subfolders, files in os.walk(
+        root, followlinks=True, onerror=onerror or _cannot_list
+    ):
         # os.walk descends into what stays in the list. Each folder counts once: links may loop.
         kept = []
         for subfolder in sorted(subfolders):

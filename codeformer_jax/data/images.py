@@ -222,12 +222,17 @@ def write_image(
 
     Raises:
         ValueError: a suffix that is none of `SUFFIXES`.
-        TypeError: pixels that are not 8-bit RGB.
+        TypeError: pixels that are not uint8 [h, w, 3].
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SAVE_FORMATS:
         raise ValueError(
             f"cannot write '{path}': the suffix '{path.suffix}' is none of {', '.join(SUFFIXES)}"
+        )
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise TypeError(
+            f"cannot write '{path}': expected uint8 [h, w, 3] with 0..255, "
+            f"got {pixels.dtype} {list(pixels.shape)}"
         )
     file_format, options = _SAVE_FORMATS[path.suffix.lower()]
     image = Image.fromarray(pixels)

@@ -163,10 +163,14 @@ def _batches(source: Source, number: int, batch_size: int, module: Any) -> Itera
 def _stacked(elements: list[Element], batch_size: int) -> _Batch:
     names = [str(element["name"]) for element in elements]
     padded = elements + elements[-1:] * (batch_size - len(elements))
-    stored = "degraded" in padded[0]
+    degraded = [element["degraded"] for element in padded if "degraded" in element]
+    if degraded and len(degraded) < len(padded):
+        raise ValueError(
+            f"{names}: some have a degraded image and some do not; give it for all or for none"
+        )
     return _Batch(
         np.stack([element["image"] for element in padded]),
-        np.stack([element["degraded"] for element in padded]) if stored else None,
+        np.stack(degraded) if degraded else None,
         np.array([element["index"] for element in padded], np.int32),
         names,
     )

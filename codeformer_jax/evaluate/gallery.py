@@ -117,8 +117,11 @@ def _load_config(path: str, argument: str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config '{path}'; run this from the folder that holds configs/")
     sys.path.insert(0, "")  # Configs import one another from the current folder.
-    get_config = runpy.run_path(path)["get_config"]
-    return get_config(argument) if argument else get_config()
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        return get_config(argument) if argument else get_config()
+    finally:
+        sys.path.remove("")
 
 
 def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray]:

@@ -130,7 +130,12 @@ def _staging(out: epath.Path, force: bool, restart: bool) -> Iterator[Staging]:
             raise OSError(f"{error}\n{kept}") from error
         finally:
             staging.remove_temporary()
-        staging.remove()
+        try:
+            staging.remove()
+        except OSError as error:
+            raise OSError(
+                f"'{out}' is published and complete; '{staging.root}' could not be removed: {error}"
+            ) from error
 
 
 def _build(

@@ -151,7 +151,12 @@ def publish(staging: Staging, force: bool) -> None:
         staging.replaced.rmtree()
     if out.exists():
         os.rename(out, staging.replaced)  # At no time is there less than one whole dataset.
-    os.rename(staging.dataset, out)
+    try:
+        os.rename(staging.dataset, out)
+    except OSError:
+        if staging.replaced.exists():
+            os.rename(staging.replaced, out)
+        raise
 
 
 def _rejections(staging: Staging, plan: Plan, dropped: Dropped) -> Iterator[dict[str, str]]:

@@ -4,9 +4,12 @@ A shard's bytes follow from its names and the settings, so it does not matter wh
 """
 
 import contextlib
+import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
@@ -103,8 +106,8 @@ def rewrite_shard(out: str, shard: int, target: str, file_format: str, dropped: 
 
 
 @contextlib.contextmanager
-def record_writer(path: str, file_format: str) -> Iterator[array_record_module.ArrayRecordWriter]:
-    """Yields an ArrayRecord writer with one record per group, for random access.
+def record_writer(path: str, file_format: str) -> Iterator[types.SimpleNamespace]:
+    """Yields an ArrayRecord writer, `write(record)`, with one record per group for random access.
 
     Args:
         path: local file to write.
@@ -115,10 +118,18 @@ def record_writer(path: str, file_format: str) -> Iterator[array_record_module.A
     """
     # Only this png is not compressed yet.
     compression = "zstd:3" if file_format == "png" else "uncompressed"
+
+    def call(function: Callable, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except RuntimeError as error:  # What ArrayRecord raises for everything.
+            raise OSError(f"cannot write '{os.path.basename(path)}': {error}") from error
+
+    writer = call(array_record_module.ArrayRecordWriter, path, f"group_size:1,{compression}")
     try:
-        with contextlib.closing(
-            array_record_module.ArrayRecordWriter(path, f"group_size:1,{compression}")
-        ) as writer:
-            yield writer
-    except RuntimeError as error:  # What ArrayRecord raises for everything.
-        raise OSError(f"cannot write '{os.path.basename(path)}': {error}") from error
+        yield types.SimpleNamespace(write=functools.partial(call, writer.write))
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # It would hide the first error.
+            writer.close()
+        raise
+    call(writer.close)

@@ -144,7 +144,9 @@ def encode_source(
     encode = make_encode(module, variables, devices, precision)
     bar = tqdm.tqdm(desc="encode", unit="image", total=len(source), dynamic_ncols=True)
     with contextlib.closing(loader), bar, atomic_directory(target, replace=force) as folder:
-        return write_codes(folder, description, _encoded(loader, encode, bar))
+        description = write_codes(folder, description, _encoded(loader, encode, bar))
+        check_target(target, force)  # Again: encoding takes long.
+    return description
 
 
 def check_target(target: str | Path, force: bool) -> None:

@@ -46,6 +46,9 @@ def plan_outputs(sheet: str | os.PathLike, force: bool) -> Outputs:
     if sheet.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write '{sheet}': expected a name ending in {', '.join(SUFFIXES)}")
     outputs = Outputs(sheet, sheet.with_suffix(".npz"), sheet.with_suffix(""))
+    for path in (outputs.sheet, outputs.codes):
+        if path.is_dir():
+            raise IsADirectoryError(f"'{path}' is a folder; give another name as -o")
     if os.path.lexists(outputs.folder):
         _check_replaceable(outputs.folder)
     for path in (outputs.sheet, outputs.codes, outputs.folder):

@@ -148,6 +148,8 @@ def _find_stage1(
     trained: Trained, kind: PriorKind, path: Path, given: str | Path | None
 ) -> Stage1 | None:
     if kind.pixels:
+        if given is not None:
+            raise ValueError(f"{path} is a prior of pixels, not of codes: leave --teacher out")
         return None
     if given is not None:
         return _load_stage1(given, "--teacher")
@@ -174,6 +176,8 @@ def _condition_stage1(
     kind: PriorKind, stage1: Stage1 | None, given: str | Path | None
 ) -> Stage1 | None:
     if kind.condition != "codes":
+        if given is not None:
+            raise ValueError("--condition-teacher: this prior has no condition of codes")
         return None
     found = stage1 if given is None else _load_stage1(given, "--condition-teacher")
     if found.module.codebook_size > kind.tokens:

@@ -68,6 +68,8 @@ def sample_command(
         fields, references = read_inputs(prior, plan.size, options)
         plan = replace(plan, **fields)
         outputs.sheet.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(outputs.sheet.parent, os.W_OK | os.X_OK):
+            raise OSError(f"cannot write into '{outputs.sheet.parent}'; give another -o")
         batch_size = options.batch_size or (8 if jax.default_backend() == "cpu" else 64)
         values = sample_maps(prior, plan, batch_size=batch_size)
         pictures = prior.pictures_of(values)
@@ -212,6 +214,11 @@ def _condition(
     window = prior.map_size[0] * prior.map_size[1]
     # A condition as long as the window is a map that the window cuts, too.
     side = stage1.module.image_size // stage1.module.downsampling
+    if length not in (window, side * side):
+        raise ValueError(
+            f"the condition's autoencoder makes {side}x{side} codes of a picture, and this prior "
+            f"takes {length}; give the one it was trained with as --condition-teacher"
+        )
     size = map_size if length == window else (side, side)
     picture = _read(path, tuple(n * stage1.module.downsampling for n in size))
     codes = stage1.encode(picture[None])[0]

@@ -223,8 +223,8 @@ class _Run:
                     batch,
                     [job.name for job in pictures],
                     number=options.samples,
-                    seed=options.seed,
-                    temperature=options.temperature,
+                    seed=options.seed or 0,
+                    temperature=1.0 if options.temperature is None else options.temperature,
                     **arguments,
                 )
             else:
@@ -263,8 +263,12 @@ class _Run:
             ]
         try:
             for path, pixels in pictures:
-                if path not in self._kept:
-                    write_image(path, pixels, gray=fitted.gray and path in job.results)
+                if path in self._kept:
+                    continue
+                # Another program, or a file system that ignores case, may have made it meanwhile.
+                if not self._options.force and os.path.lexists(path):
+                    raise FileExistsError(None, "it has come to exist meanwhile and was kept")
+                write_image(path, pixels, gray=fitted.gray and path in job.results)
         except OSError as error:
             return self._fail(job, f"cannot write '{path}': {_reason(error)}")
         self._scores.add(job, [result.bits for result in results])

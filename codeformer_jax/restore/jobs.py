@@ -93,7 +93,6 @@ def plan_files(
     Raises:
         RestoreError: if no picture is found; if results exist (without `force` and
             `skip_existing`), collide or are inputs; if the output folder is an input.
-        PermissionError: if a folder cannot be listed.
     """
     output_dir = pathlib.Path(output_dir)
     _check_output(output_dir, inputs)
@@ -194,6 +193,9 @@ def _find(
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
     """Yields (picture, its path below the output folder); appends the rest to the lists."""
 
+    def report(error: OSError) -> None:
+        unreadable.append(Failure(pathlib.Path(error.filename), error.strerror or str(error)))
+
     def readable(path: pathlib.Path) -> bool:
         # Settled before results are named: cameras write IMG.HEIC beside IMG.JPG.
         if path.suffix.lower() in UNREAD_SUFFIXES:
@@ -211,7 +213,7 @@ def _find(
             if readable(given):
                 yield given, pathlib.Path(given.name)
         else:
-            for name in visible_files(given):
+            for name in visible_files(given, report):
                 path = given / name
                 if output_dir.resolve() in path.resolve().parents:
                     continue

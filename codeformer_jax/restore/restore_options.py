@@ -67,16 +67,16 @@ class RestoreOptions:
         metavar="N",
         section=_CODES,
     )
-    seed: int = option(
-        0,
+    seed: int | None = option(
+        None,
         "seed of --samples; a sample depends on it, the picture's name and the sample's number "
-        "only",
+        "only; default 0",
         metavar="N",
         section=_CODES,
     )
-    temperature: float = option(
-        1.0,
-        "temperature of --samples; 0 takes the likeliest codes",
+    temperature: float | None = option(
+        None,
+        "temperature of --samples; 0 takes the likeliest codes; default 1",
         metavar="T",
         section=_CODES,
     )
@@ -113,14 +113,20 @@ class RestoreOptions:
     def __post_init__(self):
         check_weight(self.w)
         check_batch_size(self.batch_size)
-        if self.samples is not None and self.samples < 1:
+        if self.samples is None:
+            for name in ("seed", "temperature"):
+                if getattr(self, name) is not None:
+                    raise RestoreError(f"{name} is a setting of samples; add --samples N")
+        elif self.samples < 1:
             raise RestoreError(f"samples is {self.samples}; expected at least 1")
-        if not 0 <= self.seed < 2**32:
+        if not 0 <= (self.seed or 0) < 2**32:
             raise RestoreError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
-        if not 0 <= self.temperature < math.inf:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise RestoreError(
                 f"temperature is {self.temperature}; expected 0 (the likeliest code) or more"
             )
+        if self.score is None and self.score_teacher is not None:
+            raise RestoreError("score_teacher is the autoencoder of a prior; add --score PRIOR")
         if self.file_format not in FORMATS:
             raise RestoreError(
                 f"format is '{self.file_format}'; expected one of {', '.join(FORMATS)}"

@@ -44,9 +44,12 @@ def _lock(stack: contextlib.ExitStack, workdir: Path) -> str:
                 stack.callback(_remove_empty, folder)
         file = stack.enter_context(exclusive(path))
     except BlockingIOError:
+        holder = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            holder = path.read_text().strip()
         return (
-            f"workdir={workdir} is in use by {path.read_text().strip() or 'another process'}: wait "
-            "until that run has ended, stop it, or give another --workdir"
+            f"workdir={workdir} is in use by {holder or 'another process'}: wait until that run "
+            "has ended, stop it, or give another --workdir"
         )
     except OSError as error:
         if error.errno not in _NO_LOCKS:

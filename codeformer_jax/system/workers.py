@@ -65,10 +65,16 @@ def exclusive(path: str | os.PathLike) -> Iterator[TextIO]:
     The system releases the lock when this process ends. Its holder may remove the file.
 
     Raises:
-        BlockingIOError: if another process holds the lock.
+        BlockingIOError: if another process holds the lock, or has just removed the file.
     """
     import fcntl  # noqa: PLC0415  POSIX only, as is the lock.
 
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            ours = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        except FileNotFoundError:
+            ours = False
+        if not ours:
+            raise BlockingIOError(f"'{os.fspath(path)}' was removed by another process")
         yield file

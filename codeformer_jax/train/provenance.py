@@ -58,13 +58,18 @@ def check_unchanged(found: Description, config: ml_collections.ConfigDict, workd
         workdir: the run's folder.
 
     Raises:
-        ValueError: if the data have changed.
+        ValueError: if the data have changed, or the description is damaged.
     """
     file = workdir / DATA_FILE
     if not file.is_file():
         return
-    known = json.loads(file.read_text())
-    lines = [line for name in found for line in _differences(name, known[name], found[name])]
+    try:
+        known = json.loads(file.read_text())
+        lines = [line for name in found for line in _differences(name, known[name], found[name])]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error!r}); remove it to resume with the data as they are"
+        ) from error
     if not lines:
         return
     message = "the data are not what this run began with:\n" + "\n".join(lines)

@@ -1,5 +1,6 @@
 """Reading and writing of image files: every kind that people have, and every way to be broken."""
 
+import inspect
 import io
 import pickle
 import warnings
@@ -293,9 +294,11 @@ def test_unknown_suffix_writes_nothing(tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
-def test_wrong_pixels_write_nothing(tmp_path):
-    with pytest.raises(TypeError):
-        write_image(tmp_path / "new" / "a.png", noise().astype(np.float32))
+@pytest.mark.parametrize("pixels", [noise().astype(np.float32), noise()[..., 0], noise() > 9])
+def test_wrong_pixels_write_nothing(tmp_path, pixels):
+    with pytest.raises(TypeError, match=r"expected uint8 \[h, w, 3\]"):
+        # The tests check annotations, too; users' programs do not.
+        inspect.unwrap(write_image)(tmp_path / "new" / "a.png", pixels)
     assert not (tmp_path / "new").exists()
 
 

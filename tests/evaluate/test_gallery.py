@@ -1,5 +1,7 @@
 """The gallery's picture: what is in it, which recipes it takes, what it refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,8 @@ def test_rows_for_every_recipe_and_image(tmp_path):
     assert small[1] == 2 * (24 + MARGIN) + MARGIN
 
 
-def test_recipes_of_configs(monkeypatch):
+def test_recipes_of_configs():
+    before = list(sys.path)
     named = {
         "configs/codeformer_stage3.py": "small",
         "configs/codeformer_stage3.py@large": "large",
@@ -77,6 +80,7 @@ def test_recipes_of_configs(monkeypatch):
         assert str(ours) == str(theirs)
     demo = find_recipe("configs/demo.py:restoration,short@large")
     np.testing.assert_allclose(demo.downsample, (2, 6))
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(

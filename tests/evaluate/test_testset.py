@@ -138,3 +138,6 @@ def test_pairs_need_no_recipe_and_clean_images_do(made, codeformer):
     odd = [pairs[0], {**pairs[1], "degraded": np.zeros((16, 16, 3), np.uint8)}]
     with pytest.raises(ValueError, match=r"'sub/deep/a b\.png' has .* px, but the images before"):
         evaluate(*codeformer, odd)
+    half = [pairs[0], {k: v for k, v in pairs[1].items() if k != "degraded"}]
+    with pytest.raises(ValueError, match="some do not"):
+        evaluate(*codeformer, half)

@@ -7,7 +7,7 @@ import pytest
 from prepare.support import Killed, fill, killed, killed_while_replacing, read_all, save, tree_hash
 
 from codeformer_jax import cli
-from codeformer_jax.prepare import build
+from codeformer_jax.prepare import build, shards
 from codeformer_jax.prepare.staging import PrepareError
 
 
@@ -158,3 +158,65 @@ def test_what_an_interruption_says(room, monkeypatch, capsys):
         assert "--restart" not in error
         assert command(room, "--restart") == 130
         assert "again, without --restart, to resume" in capsys.readouterr().err
+
+
+def test_what_an_error_after_the_publication_says(room, monkeypatch, capsys):
+    fill(room.faces, 3)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        assert command(room) == 2
+    error = capsys.readouterr().err
+    assert f"'{room.out}' is published and complete; '{room.partial}' could not" in error
+    assert "Input/output error" in error
+    assert "nothing is published" not in error
+
+
+def test_a_failed_replacement_puts_the_old_dataset_back(room, monkeypatch):
+    fill(room.faces, 3)
+    room.prepare()
+    before, rename = tree_hash(room.out), os.rename
+
+    def fail(source, target):
+        if str(source).endswith("dataset"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    save(room.faces / "new.png", 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        with pytest.raises(OSError, match="nothing is published"):
+            room.prepare(force=True)
+    assert tree_hash(room.out) == before
+    room.prepare(force=True)
+    assert len(read_all(room.out)) == 4
+
+
+@pytest.mark.parametrize("fails", ["__init__", "write", "close"])
+def test_errors_of_the_record_writer_name_the_file(monkeypatch, fails):
+    class Writer:
+        def __init__(self, *_):
+            self.call("__init__")
+
+        def call(self, name):
+            if name == fails:
+                raise RuntimeError("disk full")
+
+        def write(self, _):
+            self.call("write")
+
+        def close(self):
+            self.call("close")
+
+    monkeypatch.setattr(shards.array_record_module, "ArrayRecordWriter", Writer)
+    with (
+        pytest.raises(OSError, match=r"cannot write 'a\.array_record': disk full"),
+        shards.record_writer("x/a.array_record", "png") as writer,
+    ):
+        writer.write(b"")
+    if fails == "close":  # It hides no error of the body.
+        with pytest.raises(RuntimeError, match="other"), shards.record_writer("a", "png"):
+            raise RuntimeError("other")

@@ -128,7 +128,7 @@ def test_codes_that_appear_meanwhile_are_not_replaced(tmp_path, teacher):
                 (tmp_path / "codes/mine").write_text("mine")
             return super().__getitem__(index)
 
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(FileExistsError, match="exists"):
         run_encode(Slow(faces(5)), tmp_path / "codes", teacher)
     assert entries(tmp_path / "codes") == ["mine"]
     assert entries(tmp_path) == ["codes"]

@@ -238,6 +238,7 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("start", ["--teacher", "large"], "maps of 4x4 codes, but 32 px are 8x8 codes"),
         ("start", ["--teacher", "class"], "holds a taming_gpt; expected an autoencoder"),
         ("start", ["--teacher", "nowhere"], "nowhere does not exist"),
+        ("pixels", [], "is a prior of pixels, not of codes: leave --teacher out"),
         ("ae", [], "holds a vqvae, which is not a prior; give the workdir of"),
         ("nowhere", [], "nowhere does not exist: expected a model file or a workdir"),
         ("start", ["--keep", "top-half"], "--keep is a part of a picture; add --complete IMAGE"),
@@ -246,16 +247,19 @@ def test_a_workdir_brings_its_autoencoder(sample, stages, tmp_path):
         ("start", ["--complete", "face", "--keep", "top:0.1"], "keeps 0 of the map's 4 rows"),
         ("start", ["--complete", "gone.png"], "cannot read image 'gone.png': no such file"),
         ("start", ["--condition", "face"], "this prior has no condition of codes; leave it out"),
+        ("start", ["--condition-teacher", "ae"], "this prior has no condition of codes"),
         ("codes", [], "give a picture as --condition IMAGE"),
-        ("few", ["--condition", "face"], "the condition has shape [8, 16]; expected [8, 9]"),
+        ("few", ["--condition", "face"], "makes 4x4 codes of a picture, and this prior takes 9"),
         ("start", ["-o", "grid"], "cannot write 'grid': expected a name ending in .png"),
         ("start", ["-o", "/proc/no/grid.png"], "No such file or directory: '/proc/no'"),
         ("start", ["-o", "file/grid.png"], "File exists: 'file'"),
+        ("start", ["-o", "folder.png"], "'folder.png' is a folder; give another name as -o"),
         ("start", ["-o", "mine.png"], "would replace 'mine/notes.txt', which is another file"),
     ],
 )
 def test_errors_are_messages(sample, tmp_path, prior, arguments, message):
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     before = sorted(tmp_path.rglob("*"))
@@ -280,3 +284,11 @@ def test_nothing_is_replaced_without_force(sample, tmp_path):
     shutil.copy("samples/0000.png", "samples/0009.png")
     assert sample("start", "-n", "1")[0] == 0
     assert [p.name for p in (tmp_path / "samples").iterdir()] == ["0000.png"]
+
+
+def test_a_folder_without_permission_is_refused_before_sampling(sample, tmp_path, monkeypatch):
+    # Permissions do not stop root, who may run the tests.
+    monkeypatch.setattr("codeformer_jax.priors.sample.os.access", lambda *_: False)
+    code, _, err = sample("start", "-n", "1")
+    assert (code, "cannot write into '.'; give another -o" in err) == (2, True), err
+    assert not any(tmp_path.iterdir())

@@ -258,6 +258,19 @@ def test_force_and_skip_existing(tmp_path, faces, restorer):
     assert len(nothing.skipped) == 5
 
 
+def test_result_that_comes_to_exist_meanwhile_is_kept(tmp_path, faces, restorer, monkeypatch):
+    target = tmp_path / "out" / "a.png"
+
+    def read(path, *options):
+        target.write_bytes(b"somebody else's")
+        return read_image(path, *options)
+
+    monkeypatch.setattr(files, "read_image", read)
+    summary = restore_files([faces / "a.png"], tmp_path / "out", restorer)
+    assert "it has come to exist meanwhile and was kept" in summary.failed[0].reason
+    assert target.read_bytes() == b"somebody else's"
+
+
 def test_output_below_the_input_is_not_read(tmp_path, faces, restorer):
     for _ in range(2):
         summary = restore_files([faces], faces / "deep" / "out", restorer, force=True)
@@ -342,8 +355,10 @@ def test_folder_that_cannot_be_listed(tmp_path, faces, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError, match="this folder cannot be listed"):
-        plan_files([faces], tmp_path / "out", RestoreOptions())
+    plan = plan_files([faces], tmp_path / "out", RestoreOptions())
+    assert [job.source.name for job in plan.jobs] == ["a.png", "b c.jpg"]
+    assert plan.unreadable[0].path == faces / "deep"
+    assert plan.unreadable[0].reason == "Permission denied"
 
 
 def test_interrupt_leaves_whole_files(tmp_path, faces, restorer, monkeypatch):

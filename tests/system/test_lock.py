@@ -39,6 +39,21 @@ def test_a_second_run_is_refused_and_names_the_holder(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_holder_whose_name_cannot_be_read(tmp_path, content):
+    with locked(tmp_path):
+        file = tmp_path / LOCK_FILE
+        file.unlink() if content is None else file.write_bytes(content)
+
+        def held(path):
+            raise BlockingIOError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("codeformer_jax.system.lock.exclusive", held)
+            with pytest.raises(OSError, match="is in use by another process"), locked(tmp_path):
+                pass
+
+
 def test_the_first_process_decides_for_all(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "from_main", lambda make: "run is in use by a process of host a")
     with pytest.raises(OSError, match="of host a"), locked(tmp_path / "run"):

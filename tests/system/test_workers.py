@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -17,3 +18,19 @@ def test_a_lock_is_held_once_and_free_again(tmp_path):
         path.unlink()
     with exclusive(path):
         assert path.exists()
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    """The holder publishes and removes the file between our opening and our locking it."""
+    path = tmp_path / "lock"
+    stat = os.stat
+
+    def removed(given, *args, **kwargs):
+        if given == path:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        return stat(given, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", removed)
+    with pytest.raises(BlockingIOError, match="removed by another process"), exclusive(path):
+        pass

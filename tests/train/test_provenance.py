@@ -128,6 +128,15 @@ def test_synthetic_faces_and_their_number(tmp_path):
     assert described(config)["train"] != first["train"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"train": 3}', '{"train": [], "held": []}'])
+def test_a_damaged_record_is_named(workdir, faces, content):
+    (workdir / "data.json").write_text(content)
+    config = config_of(faces)
+    with pytest.raises(ValueError, match=r"data\.json is damaged .*; remove it to resume"):
+        provenance.check_unchanged(described(config), config, workdir)
+    assert (workdir / "data.json").read_text() == content
+
+
 def test_a_run_stops_before_it_trains_on_other_data(tmp_path, faces):
     run = tmp_path / "whole"
     config = config_of(faces)
