@@ -10,8 +10,8 @@ its own process, so that its peak memory is its own.
 Requirements: every called PyTorch module with parameters has a counterpart of the same name, and
 every entry is within 1e-5. A lookup (`nn.Embedding`) computes nothing and is an array of ours, not
 a module; its weights are compared by their digest. The full CodeFormer's trace also takes at most
-2.5 times a plain forward pass and 6 GB, and the comparison 20 s. Passes are compiled and warm; medians of 3. Ends
-with exit code 1 if a bar is missed.
+2.5 times a plain forward pass and 6 GB, and the comparison 20 s. Passes are compiled and warm;
+medians of 3. Ends with exit code 1 if a bar is missed.
 """
 
 import argparse

@@ -1,10 +1,9 @@
-"""Every step of PyTorch's course on its own: ours starts from PyTorch's state before that step.
+"""Compares single training steps with PyTorch's.
 
-So a difference is that of one step and not of all before it. Taken over are the weights of both
-networks, Adam's moments and counts, the moving average and BatchNorm's statistics, converted by the
-package's own names and layouts; a moment has its weight's. `codeformer_jax.compare` compares the
-losses, the gradients that Adam was given and the parameters after the step. The same is measured of
-PyTorch on one thread, from the same state.
+Before each step our state is set to PyTorch's: weights of both networks, Adam's moments and counts,
+the moving average and BatchNorm's statistics, converted by the package's own names and layouts.
+`codeformer_jax.compare` compares the losses, the gradients that Adam was given and the parameters
+after the step. The same is measured of PyTorch on one thread, from the same state.
 """
 
 import os
