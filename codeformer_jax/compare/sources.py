@@ -111,8 +111,7 @@ def trace_files(
         inputs: see `read_inputs`.
         call: keyword arguments. Restorers get w=1 and discriminators train=False by default.
         gradients, stride: see `record.trace`.
-        dtype: dtype of the computation; None is the module's own. 'float64' also widens weights
-            and inputs.
+        dtype: dtype of the computation; None is the module's own.
         precision: 'default', 'high' or 'highest'; None is that of the training run.
         device: platform such as 'cpu', or one device of it such as 'gpu:1'; None is JAX's choice.
 
@@ -139,8 +138,8 @@ def trace_files(
             try:
                 found = trace(module, variables, *args, **options, **kwargs)
             except (ValueError, NotImplementedError) as error:  # Sizes or dtypes it cannot take.
-                what = f"--dtype {dtype}, " if dtype else ""
-                raise ValueError(f"{what}{', '.join(map(str, inputs))}: {error}") from error
+                given = [f"--dtype {dtype}"] * bool(dtype) + [str(path) for path in inputs]
+                raise ValueError(f"{', '.join(given)}: {error}") from error
     source = {
         "weights": str(Path(weights).absolute()),
         "network": loaded.network,
