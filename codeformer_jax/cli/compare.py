@@ -59,19 +59,19 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.checkpoints.trained import load_trained  # noqa: PLC0415
-    from codeformer_jax.compare import compare  # noqa: PLC0415
+    from codeformer_jax.compare.comparison import TOLERANCE, compare  # noqa: PLC0415
 
     if args.ladder:
         refuse(args, "--ladder", "tolerance", "output", "only_differences", "force")
         return _ladder(args)
     refuse(args, "a comparison of traces", "network", "key", "overrides", "call")
-    args.tolerance = 1e-5 if args.tolerance is None else args.tolerance
+    tolerance = TOLERANCE if args.tolerance is None else args.tolerance
     if len(args.b) > 1:
         raise ValueError(f"two traces are compared; got {1 + len(args.b)}")
     if args.output and not args.output.endswith(".html"):
         raise ValueError(f"--output: {args.output} must end in .html")
     comparison = compare(
-        args.a, args.b[0], tolerance=args.tolerance, force=args.force, load_workdir=load_trained
+        args.a, args.b[0], tolerance=tolerance, force=args.force, load_workdir=load_trained
     )
     if comparison.rows and not (args.only_differences and comparison.agrees):
         print(comparison.table(only_differences=args.only_differences), end="\n\n")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
+from codeformer_jax.cli.parsing import Commands, add_command, add_overrides, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -34,14 +34,7 @@ def add(commands: Commands) -> None:
         "--key",
         help="state dict to read, such as params_ema, or one network in it: cond_stage_model",
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyperparameter that the file does not show; may be repeated",
-    )
+    add_overrides(parser)
 
 
 def _run(args: argparse.Namespace) -> int:

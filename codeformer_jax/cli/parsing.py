@@ -66,6 +66,18 @@ def add_command(
     return parser
 
 
+def add_overrides(parser: Any) -> None:
+    """Adds `--set`, for commands that read PyTorch files; `convert.parse_overrides` reads it."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyperparameter that the file does not show; may be repeated",
+    )
+
+
 def add_options(parser: argparse.ArgumentParser, options: type) -> None:
     """Adds an argument for each field of a dataclass; see `system.options.option`.
 

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from codeformer_jax.cli.parsing import Commands, add_command, path
+from codeformer_jax.cli.parsing import Commands, add_command, add_overrides, path
 
 _DESCRIPTION = """\
 Runs a network on an image and writes every activation to one file, in PyTorch's names and layout.
@@ -60,14 +60,7 @@ def add_weights(parser: Any) -> None:
     """Adds the options that say how WEIGHTS are read and called."""
     parser.add_argument("--network", help="registered name; default: recognised by its names")
     parser.add_argument("--key", help="state dict of the PyTorch file, such as params_ema")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyperparameter that the file does not show; may be repeated",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--call",
         type=_keywords,

@@ -196,13 +196,10 @@ def _explained(comparison, a, b, pairs, suspects, load_workdir) -> Comparison:
     comparison = dataclasses.replace(comparison, layers=(first.ours.layer, first.theirs.layer))
     if not suspects:
         return comparison
-    try:
-        a, b = _rerunnable(a, b, load_workdir)
-    except TraceError as error:
-        return dataclasses.replace(comparison, untried=str(error))
     if row.kind not in ("activation", "buffer"):
         return dataclasses.replace(comparison, untried=f"a {row.kind} has none")
     try:
+        a, b = _rerunnable(a, b, load_workdir)
         found = try_suspects(a, b, first, row.relative_l2, comparison.tolerance)
     except TraceError as error:
         return dataclasses.replace(comparison, untried=str(error))

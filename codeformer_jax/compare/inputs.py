@@ -79,6 +79,12 @@ def save_inputs(path: StrPath, args: Sequence[Any]) -> list[Path]:
     return files
 
 
+def in_dtype(x: Any, dtype: str) -> np.ndarray:
+    """Returns an array in a floating-point dtype; integers stay as they are."""
+    x = np.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
 def _read(path: Path, like: jax.ShapeDtypeStruct, network: str) -> np.ndarray:
     integers = jnp.issubdtype(like.dtype, jnp.integer)
     if not path.is_file():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codeformer_jax.compare.comparison import Comparison, compare
-from codeformer_jax.compare.inputs import StrPath, read_inputs
+from codeformer_jax.compare.inputs import StrPath, in_dtype, read_inputs
 from codeformer_jax.compare.record import trace
 from codeformer_jax.compare.sources import keywords, load_weights
 from codeformer_jax.compare.trace import Trace, TraceError
@@ -109,8 +109,8 @@ def ladder(
         raise TraceError(f"{type(module).__name__} has no field 'dtype' that says its precision")
 
     def take(compute: str, stored: str, precision: str) -> Trace:
-        weights = jax.tree.map(lambda x: _as(_as(x, stored), _wider(compute)), variables)
-        inputs = [_as(x, _wider(compute)) for x in args]
+        weights = jax.tree.map(lambda x: in_dtype(in_dtype(x, stored), _wider(compute)), variables)
+        inputs = [in_dtype(x, _wider(compute)) for x in args]
         with jax.default_matmul_precision(precision):
             clone = module.clone(dtype=jnp.dtype(compute))
             return trace(clone, weights, *inputs, network=network, **kwargs)
@@ -149,12 +149,6 @@ def ladder_of_files(
 def _float64() -> Iterator[None]:
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
-
-
-def _as(x: Any, dtype: str) -> np.ndarray:
-    """Returns an array in a dtype; integers stay as they are."""
-    x = np.asarray(x)
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _wider(compute: str) -> str:

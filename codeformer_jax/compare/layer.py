@@ -62,20 +62,16 @@ class Layer:
         module: Any = None,
         params: Mapping[str, Any] | None = None,
         x: jax.Array | None = None,
-        kwargs: Mapping[str, Any] | None = None,
     ) -> jax.Array:
         """Returns the output, with parts of the call replaced.
 
         Args:
-            module, params, x, kwargs: replacements; None keeps the layer's own.
+            module, params, x: replacements; None keeps the layer's own.
         """
         variables = self.variables if params is None else {**self.variables, "params": params}
         args = self.args if x is None else (x, *self.args[1:])
         mutable = [name for name in variables if name == "batch_stats"]
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            output, _ = (module or self.module).apply(
-                variables, *args, mutable=mutable, **{**self.kwargs, **(kwargs or {})}
-            )
+        output, _ = (module or self.module).apply(variables, *args, mutable=mutable, **self.kwargs)
         index = dict(layout.places(self.network, self.name, output))[self.place]
         return jax.tree.leaves(output)[index]
 
@@ -158,11 +154,8 @@ def _module_paths(params: Mapping[str, Any], above: tuple[str, ...] = ()) -> lis
 
 def _place_of(network: str, module: str, call: Any, name: str) -> str | None:
     """Returns the place in a call's output that has an entry's name, or None."""
-    numbered = f"{module}#{call.number}" if call.number else module
-    for place, _ in layout.places(network, module, call.output):
-        if name == (f"{numbered}.{place}" if place else numbered):
-            return place
-    return None
+    labels = layout.labels(network, module, call.number, call.output)
+    return next((place for label, place, _ in labels if label == name), None)
 
 
 def _below(variables: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -73,6 +73,20 @@ def places(network: str, name: str, output: Any) -> list[tuple[str, int]]:
     return found if rule is None else [(rule[p], index) for p, index in found if p in rule]
 
 
+def labels(network: str, module: str, number: int, output: Any) -> list[tuple[str, str, int]]:
+    """Returns (entry's name, place, index) of every array that one call of a module returned.
+
+    Args:
+        network: name in `NETWORKS`, or any other text.
+        module: PyTorch's name of the module.
+        number: number of its earlier calls.
+        output: its return value.
+    """
+    name = f"{module}#{number}" if number else module
+    found = places(network, module, output)
+    return [(f"{name}.{place}" if place else name, place, index) for place, index in found]
+
+
 def torch_axes(network: str, name: str, ndim: int) -> tuple[int, ...]:
     """Returns the transposition that makes PyTorch's layout: [b, h, w, c] -> [b, c, h, w].
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from codeformer_jax.compare import layout
 from codeformer_jax.compare.trace import Entry, Trace, digest
-from codeformer_jax.convert import ConversionError, names, network_of, to_torch
+from codeformer_jax.convert import ConversionError, names, network_of
 from codeformer_jax.nn.layers import sum_dtype
 from codeformer_jax.nn.quantizer import squared_distances
 from codeformer_jax.nn.recording import Call, recorded_calls
@@ -85,7 +85,7 @@ def trace(
         made_by=made_by(module),
         network=network,
         inputs=describe_inputs(args),
-        weights=describe_weights(_weights(network, module, variables)),
+        weights=describe_weights(state_dict(network, module, variables)),
         call={name: value for name, value in kwargs.items() if _is_plain(value)},
         objective=OBJECTIVE if gradients else "",
         rerun=Rerun(network, module, variables, args, kwargs),
@@ -163,10 +163,9 @@ class _Recorder:
         named = layout.module_names(self.network, variables, {call.path for call in calls})
         for call in calls:
             leaves = jax.tree.leaves(call.output)
-            module = named[call.path]
-            numbered = f"{module}#{call.number}" if call.number else module
-            for place, index in layout.places(self.network, module, call.output):
-                yield call, f"{numbered}.{place}" if place else numbered, index, leaves[index]
+            labels = layout.labels(self.network, named[call.path], call.number, call.output)
+            for name, _, index in labels:
+                yield call, name, index, leaves[index]
 
     def _record(self, variables, calls, margins):
         arrays, scores = [], {}
@@ -334,12 +333,17 @@ def torch_table(network: str, variables: Mapping[str, Any]) -> dict[str, np.ndar
     return {n: array for n, array in table.items() if not n.endswith("num_batches_tracked")}
 
 
-def _weights(network: str, module: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def state_dict(network: str, module: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns {PyTorch name: array} of a network's variables and of the buffers beside them.
+
+    Args:
+        network: name in `convert.NETWORKS`, or any other text for names by rule.
+        module: the Linen module.
+        variables: its variables; collections without PyTorch names are left out.
+    """
     known = {name: tree for name, tree in variables.items() if name in names.COLLECTIONS}
-    if layout.spec_of(network) is None:
-        return torch_table(network, known)
-    table = to_torch(network, known, module)
-    return {n: array for n, array in table.items() if not n.endswith("num_batches_tracked")}
+    spec = layout.spec_of(network)
+    return torch_table(network, known) | (dict(spec.buffers(known, module)) if spec else {})
 
 
 def _described(array: np.ndarray) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def compare_pair(found: Pair, tolerance: float, scale: float = 0.0) -> Row:
 
 
 def find_flips(found: Pair, margins: dict[str, np.ndarray]) -> list[Flip]:
-    """Returns the codes that differ, smallest margin first.
+    """Returns the codes that differ.
 
     Args:
         found: two entries of kind 'code'.
@@ -119,7 +119,7 @@ def find_flips(found: Pair, margins: dict[str, np.ndarray]) -> list[Flip]:
         return []
     known = margins.get(found.ours.name)
     x, y = x.reshape(found.ours.shape), y.reshape(found.ours.shape)
-    flips = [
+    return [
         Flip(
             found.ours.name,
             tuple(map(int, where)),
@@ -128,7 +128,6 @@ def find_flips(found: Pair, margins: dict[str, np.ndarray]) -> list[Flip]:
         )
         for where in np.argwhere(x != y)
     ]
-    return sorted(flips, key=lambda flip: flip.margin)
 
 
 def aligned(a: Entry, b: Entry) -> tuple[Any, Any, str]:

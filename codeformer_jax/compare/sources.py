@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ import numpy as np
 import safetensors
 
 from codeformer_jax import convert
-from codeformer_jax.compare.inputs import read_inputs
-from codeformer_jax.compare.record import Rerun, describe_inputs, trace
+from codeformer_jax.compare.inputs import StrPath, in_dtype, read_inputs
+from codeformer_jax.compare.record import Rerun, describe_inputs, state_dict, trace
 from codeformer_jax.compare.trace import Trace, TraceError, digest
-from codeformer_jax.convert import files, names
+from codeformer_jax.convert import files
 from codeformer_jax.convert.conversion import network_from_tree, read_torch_file
 from codeformer_jax.convert.networks import lookup
 from codeformer_jax.convert.pth import STATE_DICT_KEYS
 from codeformer_jax.nn.precision import products_in
 
-StrPath = str | os.PathLike
 # Path of a training run -> an object like `Loaded`. This room knows no checkpoints.
 LoadWorkdir = Callable[[Path], Any]
 
@@ -131,7 +129,7 @@ def trace_files(
         args = read_inputs(inputs, loaded.network, module)
         variables = loaded.variables
         if wide:
-            variables, args = jax.tree.map(_widened, (variables, args))
+            variables, args = jax.tree.map(lambda x: in_dtype(x, "float64"), (variables, args))
         kwargs = keywords(loaded.network, module, call or {})
         options = {"network": loaded.network, "gradients": gradients, "stride": stride}
         with products_in(precision or loaded.precision):
@@ -189,7 +187,7 @@ def restored(saved: Trace, load_workdir: LoadWorkdir | None = None) -> Trace:
     variables = loaded.variables
     if source["dtype"] == "float64":
         with jax.enable_x64(True):
-            variables, args = jax.tree.map(_widened, (variables, args))
+            variables, args = jax.tree.map(lambda x: in_dtype(x, "float64"), (variables, args))
     rerun = Rerun(loaded.network, module, variables, args, saved.call, loaded.others)
     return dataclasses.replace(saved, rerun=rerun)
 
@@ -247,11 +245,6 @@ def _in_dtype(module: Any, dtype: str | None) -> Any:
     return module.clone(dtype=getattr(jnp, dtype))
 
 
-def _widened(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
-
-
 def keywords(network: str, module: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keyword arguments of a network's call, with those that it needs.
 
@@ -279,8 +272,7 @@ def keywords(network: str, module: Any, call: Mapping[str, Any]) -> dict[str, An
 
 
 def _same_weights(loaded: Loaded, saved: Trace) -> bool:
-    known = {n: tree for n, tree in loaded.variables.items() if n in names.COLLECTIONS}
-    table = convert.to_torch(loaded.network, known, loaded.module)
+    table = state_dict(loaded.network, loaded.module, loaded.variables)
     return all(
         name in table and digest(table[name]) == described["digest"]
         for name, described in saved.weights.items()

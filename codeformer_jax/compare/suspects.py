@@ -65,7 +65,13 @@ def try_suspects(
         return []
     wide, precision = (trace.made_by.get(what) for what in ("dtype", "precision"))
     precision = None if precision == "default" else precision
-    with jax.enable_x64(wide == "float64"), jax.default_matmul_precision(precision):
+    with (
+        jax.enable_x64(wide == "float64"),
+        jax.default_matmul_precision(precision),
+        # What a variation mixes is not the network's own choice.
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         outputs = (
             _buffers(rerun, own)
             if own.kind == "buffer"
@@ -93,20 +99,17 @@ def _outputs(
     rerun: Any, own: Entry, other: Entry, difference: float
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields name, detail and output of every variation of the layer that made an entry."""
-    layer = find_layer(rerun, own) if own.kind == "activation" else None
+    layer = find_layer(rerun, own)
     if layer is None:
         return
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        now = layer.as_stored(layer.apply(), own.stride)
+    now = layer.as_stored(layer.apply(), own.stride)
     if _relative(now, own.array) > _WORTH_A_LINE * difference:
         raise TraceError("the network gives other values than its trace; record the trace again")
     if "bias" not in layer.params or not np.any(np.asarray(layer.params["bias"])):
         yield "missing bias", "this side adds none", _biased(own, other)
     for name, detail, compute in variations(layer):
         try:
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                output = layer.as_stored(compute(), other.stride)
-            yield name, detail, output
+            yield name, detail, layer.as_stored(compute(), other.stride)
         except (TypeError, ValueError) as error:  # A variation that this layer's shapes exclude.
             logging.debug("%s (%s) was not tried: %s", name, detail, error)
 

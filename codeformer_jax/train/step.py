@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
 
 from codeformer_jax.ops.devices import on_all_devices
 from codeformer_jax.system import parallel
@@ -13,6 +14,11 @@ from codeformer_jax.tasks.state import TrainState
 
 # Stream of randomness, folded into the seed; `run` and `heldout` have the others.
 STEP = 1
+
+
+def step_key(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, ""]:
+    """Returns the key of a step, given the run's key."""
+    return jax.random.fold_in(jax.random.fold_in(key, STEP), step)
 
 
 def whole_networks(state: TrainState) -> TrainState:
@@ -43,7 +49,7 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
     """
 
     def step(state, frozen, inputs, key, phase):
-        key = jax.random.fold_in(jax.random.fold_in(key, STEP), state.step)
+        key = step_key(key, state.step)
         names = {"codes": "codes", "label": "labels"}
         extras = {given: inputs[name] for name, given in names.items() if name in inputs}
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -14,7 +14,7 @@ from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train.recorded_step import step_recorder
 from codeformer_jax.train.start import prepare
-from codeformer_jax.train.step import STEP
+from codeformer_jax.train.step import step_key
 
 
 def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> Trace:
@@ -44,5 +44,5 @@ def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> T
         abstract_state(task, config),
     )
     state, _ = read_newest(workdir, abstract)
-    key = jax.random.fold_in(jax.random.fold_in(make_key(config.seed), STEP), state.step)
+    key = step_key(make_key(config.seed), state.step)
     return step_recorder(task)(state, start.frozen, np.asarray(images), degraded, key)[2]
