@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -100,23 +99,17 @@ def load_taming(directory):
     """
     import importlib  # noqa: PLC0415
 
+    import reference  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
-    root = Path(directory).resolve() / "taming"
-    for file in TAMING_FILES:
-        if not (root / file).is_file():
-            raise FileNotFoundError(
-                f"{root / file} does not exist: --taming takes a checkout of "
-                "https://github.com/CompVis/taming-transformers"
-            )
+    address = "https://github.com/CompVis/taming-transformers"
+    root = reference.checkout(Path(directory) / "taming", TAMING_FILES, "--taming", address)
     stand_ins = {
         "pytorch_lightning": {"LightningModule": nn.Module},
         "main": {"instantiate_from_config": lambda config: nn.Identity()},
         "transformers": {"top_k_top_p_filtering": None},
     }
-    for name, members in stand_ins.items():
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(members)
+    reference.install(stand_ins)
     sys.path.insert(0, str(root.parent))
     names = (file.removesuffix(".py").replace("/", ".") for file in TAMING_FILES)
     return [importlib.import_module(f"taming.{name}") for name in names]

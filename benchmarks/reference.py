@@ -72,19 +72,37 @@ class LPIPS(nn.Module):
         )
 
 
+def checkout(root, files, option, address):
+    """Returns the absolute folder of a checkout's code.
+
+    Raises:
+        FileNotFoundError: names the first of `files` that it lacks.
+    """
+    root = Path(root).resolve()
+    for file in files:
+        if not (root / file).is_file():
+            raise FileNotFoundError(
+                f"{root / file} does not exist: {option} takes a checkout of {address}"
+            )
+    return root
+
+
+def install(stand_ins):
+    """Puts modules {name: {member: value}} in place of those that a comparison does not need."""
+    for name, members in stand_ins.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(members)
+
+
 def load(directory):
     """Networks and losses of the checkout as a namespace: `vqgan`, `codeformer`, `losses`.
 
     Raises:
         FileNotFoundError: names the first file that the checkout lacks.
     """
-    root = Path(directory).resolve() / "basicsr"
-    for file in FILES:
-        if not (root / file).is_file():
-            raise FileNotFoundError(
-                f"{root / file} does not exist: --reference takes a checkout of the published "
-                "code (https://github.com/sczhou/CodeFormer)"
-            )
+    root = checkout(
+        Path(directory) / "basicsr", FILES, "--reference", "https://github.com/sczhou/CodeFormer"
+    )
     registries = {name: Registry() for name in ("ARCH_REGISTRY", "LOSS_REGISTRY")}
     stand_ins = {
         "basicsr": {"__path__": []},
@@ -95,9 +113,7 @@ def load(directory):
         "basicsr.losses": {"__path__": [str(root / "losses")]},
         "lpips": {"LPIPS": LPIPS},
     }
-    for name, members in stand_ins.items():
-        sys.modules[name] = types.ModuleType(name)
-        vars(sys.modules[name]).update(members)
+    install(stand_ins)
     return types.SimpleNamespace(
         vqgan=importlib.import_module("basicsr.archs.vqgan_arch"),
         codeformer=importlib.import_module("basicsr.archs.codeformer_arch"),

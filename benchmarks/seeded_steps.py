@@ -4,7 +4,6 @@ Weights are drawn by PyTorch name and shape, as for the parity tests, and images
 degraded images of a batch are made once, by the stage's own recipe, and given to both.
 """
 
-import copy
 import json
 import re
 import sys
@@ -133,22 +132,16 @@ def degraded_images(stage, images, batch):
     return np.concatenate(parts)
 
 
-def with_given(task, degraded):
-    """The task with degraded images that are given, in place of its own degradation."""
-    given = copy.copy(task)
-    given.degrade = lambda real, keys, recipe: degraded
-    return given
-
-
 def make_step(task):
     """(state, frozen, clean, degraded) -> (state, metrics): the loop's donated step."""
     import jax  # noqa: PLC0415
 
     from codeformer_jax.nn.remat import compiler_options  # noqa: PLC0415
+    from codeformer_jax.train.recorded_step import with_degraded  # noqa: PLC0415
 
     def step(state, frozen, clean, degraded):
         key = jax.random.key(0)
-        given = with_given(task, degraded)
+        given = with_degraded(task, degraded)
         return given.train_step(state, frozen, clean, key, task.phase(0))
 
     options = compiler_options(task.module.remat, jax.default_backend())

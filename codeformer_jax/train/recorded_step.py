@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from codeformer_jax.compare.steps import step_trace
 from codeformer_jax.compare.trace import Trace
+from codeformer_jax.ops.checks import AnyArray
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks.protocol import Task
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -37,6 +38,18 @@ def recording(transform: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(init, update)
 
 
+def with_degraded(task: Task, degraded: AnyArray) -> Task:
+    """Returns the task with given images in place of its own degradation.
+
+    Args:
+        task: the task; it is not changed.
+        degraded: degraded images [b, h, w, 3] in [-1, 1].
+    """
+    given = copy.copy(task)
+    given.degrade = lambda real, keys, recipe: degraded
+    return given
+
+
 def step_recorder(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array], Trace]]:
     """Returns a function that takes one training step and records it.
 
@@ -57,9 +70,7 @@ def step_recorder(task: Task) -> Callable[..., tuple[TrainState, dict[str, Array
 
     @jax.jit
     def take(state, frozen, images, degraded, key, phase):
-        given = copy.copy(task)
-        if degraded is not None:
-            given.degrade = lambda real, keys, recipe: degraded
+        given = task if degraded is None else with_degraded(task, degraded)
         return given.train_step(state, frozen, images, key, phase)
 
     def step(state, frozen, images, degraded=None, key=None):
