@@ -21,6 +21,7 @@ ROWS = (
     ("losses", "metrics"),
     ("convert",),
     ("sampling",),
+    ("faces",),
     ("data",),
     ("compare",),
     ("prepare",),
@@ -103,7 +104,8 @@ def keys_are_threefrys(path, source):
 
 def no_early_extras(path, source):
     """cv2 and torch are optional: only a function that needs them imports them."""
-    if path.name == "trace_torch.py":  # Runs without this package.
+    # One runs without this package; the other is loaded for photographs only.
+    if path.name == "trace_torch.py" or path.parts[1:2] == ("faces",):
         return []
     tree = ast.parse(source)
     inside = {
