@@ -168,7 +168,17 @@ def command_line(w, count):
         runs = {}
         for source in (inputs / "0.png", inputs):
             output = folder / f"restored_{source.stem}"
-            arguments = ["restore", source, "-o", output, "--checkpoint", model, "-w", str(w)]
+            arguments = [
+                "restore",
+                source,
+                "-o",
+                output,
+                "--checkpoint",
+                model,
+                "-w",
+                str(w),
+                "--aligned",
+            ]
             start = time.perf_counter()
             with subprocess.Popen(
                 [sys.executable, "-c", COMMAND, *map(str, arguments)],

@@ -58,7 +58,7 @@ def run(
         previous = workdir
     commands.append(["eval.py", f"--workdir={previous}", f"--output={directory}", "--force"])
     pictures, restored = directory / "degraded", directory / "restored"
-    options = ["-w", "1", "--force", "--checkpoint", str(previous)]
+    options = ["-w", "1", "--aligned", "--force", "--checkpoint", str(previous)]
     restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]
     commands.append([*restore, *options])
     for command in commands:

@@ -69,7 +69,7 @@ TINY = {
     "codeformer-jax convert codeformer.pth": ["--no-verify"],
     "codeformer-jax convert vqgan_code1024.pth": ["--no-verify"],
     "codeformer-jax convert": [],
-    "codeformer-jax restore": [],
+    "codeformer-jax restore": ["--aligned"],
     "codeformer-jax prepare": [],
     "codeformer-jax encode": ["--batch-size", "2"],
     "codeformer-jax export": [],

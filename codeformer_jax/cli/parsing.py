@@ -105,7 +105,7 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
             plain = field.default is False
             settings["action"] = "store_true" if plain else argparse.BooleanOptionalAction
         else:
-            settings["type"] = path if os.PathLike in kinds else kinds[0]
+            settings.setdefault("type", path if os.PathLike in kinds else kinds[0])
         if not (field.default is None or field.default is False or field.default == ""):
             settings["help"] += f"; default {'on' if field.default is True else field.default}"
         group.add_argument(*flags, dest=field.name, default=field.default, **settings)

@@ -1,20 +1,24 @@
-"""`codeformer-jax restore`: aligned faces in, restored faces out."""
+"""`codeformer-jax restore`: photographs or aligned faces in, restored pictures out."""
 
 import argparse
 import sys
 
 from codeformer_jax.cli.parsing import Commands, add_command, add_options, path, read_options
+from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreOptions
 
 _DESCRIPTION = """\
-Restores pictures of aligned faces. Folders are searched with their sub-folders, which appear again
-under the output folder. Pictures are resized to the network's size; one that is not square is
-extended by its edges, restored and cut back. A file that cannot be restored is named, the others
-are restored, and the exit code is 1."""
+Restores the faces of photographs. Each result is the whole picture, beside a NAME.json that says
+what was done with each face. Folders are searched with their sub-folders, which appear again under
+the output folder. With --aligned each picture is a crop of one aligned face: it is resized to the
+network's size; one that is not square is extended by its edges, restored and cut back. A file that
+cannot be restored is named, the others are restored, and the exit code is 1."""
 _EXAMPLES = """\
-  codeformer-jax restore faces/ portrait.jpg -o restored
-  codeformer-jax restore faces/ -o restored -w 0.8 --checkpoint runs/stage3
-  codeformer-jax restore faces/ -o restored --samples 4 --seed 1 --score runs/gpt"""
+  codeformer-jax restore photo.jpg holiday/ -o restored
+  codeformer-jax restore photo.jpg -o restored --dry-run
+  codeformer-jax restore photo.jpg -o restored --faces 1,3 --scale 2 --identity
+  codeformer-jax restore faces/ -o restored -w 0.8 --checkpoint runs/stage3 --aligned
+  codeformer-jax restore faces/ -o restored --samples 4 --seed 1 --score runs/gpt --aligned"""
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +27,7 @@ def add(commands: Commands) -> None:
         commands,
         "restore",
         _run,
-        "restore aligned faces: files and folders of images",
+        "restore photographs or aligned faces: files and folders",
         _DESCRIPTION,
         _EXAMPLES,
     )
@@ -34,16 +38,17 @@ def add(commands: Commands) -> None:
         "-o", "--output", required=True, type=path, metavar="DIR", help="folder of the results"
     )
     add_options(parser, RestoreOptions)
+    add_options(parser, PhotoOptions)
 
 
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.restore.files import restore_files  # noqa: PLC0415
 
-    options = read_options(args, RestoreOptions)
-    summary = restore_files(args.inputs, args.output, options)
+    options, photo = read_options(args, RestoreOptions), read_options(args, PhotoOptions)
+    summary = restore_files(args.inputs, args.output, options, photo)
     print(summary)
     if summary.failed:
-        print(f"not restored ({len(summary.failed)}):", file=sys.stderr)
+        print(f"not {summary.done} ({len(summary.failed)}):", file=sys.stderr)
         for failure in summary.failed:
             print(f"  {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if summary.failed else 0

@@ -36,12 +36,14 @@ class Job:
         results: restorations, one for each sample.
         maps: heat maps of the results; empty without a prior.
         name: path below the output folder without suffixes, from which samples are seeded.
+        records: JSON files beside the results; empty for aligned faces.
     """
 
     source: pathlib.Path
     results: tuple[pathlib.Path, ...]
     maps: tuple[pathlib.Path, ...]
     name: str
+    records: tuple[pathlib.Path, ...] = ()
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
@@ -74,25 +76,28 @@ def plan_files(
     options: RestoreOptions,
     *,
     scores: bool = False,
+    records: bool = False,
 ) -> Plan:
     """Pairs pictures with the files to write; decodes and writes no picture.
 
     A file goes to `output_dir/STEM + suffix.FORMAT`, samples to `STEM + suffix_1.FORMAT` and so on,
-    heat maps to the result's stem with `_score.png`. Pictures in a folder keep their sub-folders.
-    Links are followed; names that start with a dot, and the output folder, are not searched.
+    heat maps to the result's stem with `_score.png`, records with `.json`. Pictures in a folder
+    keep their sub-folders. Links are followed; names that start with a dot, and the output folder,
+    are not searched.
 
     Args:
         inputs: files and folders.
         output_dir: folder of the results; it need not exist.
         options: those about files and samples are used.
         scores: whether there is a heat map for each result.
+        records: whether there is a record of each result.
 
     Returns:
         The plan.
 
     Raises:
         RestoreError: if no picture is found; if results exist (without `force` and
-            `skip_existing`), collide or are inputs; if the output folder is an input.
+            `skip_existing`) or are inputs; if the output folder is an input.
     """
     output_dir = pathlib.Path(output_dir)
     _check_output(output_dir, inputs)
@@ -106,16 +111,12 @@ def plan_files(
         stems = [f"{name}{ending}" for ending in endings]
         results = tuple(output_dir / f"{stem}.{options.file_format}" for stem in stems)
         maps = tuple(output_dir / f"{stem}_score.png" for stem in stems) if scores else ()
-        jobs[Job(source, results, maps, name.as_posix())] = None
+        notes = tuple(path.with_suffix(".json") for path in results) if records else ()
+        jobs[Job(source, results, maps, name.as_posix(), notes)] = None
     if not jobs:
-        given = ", ".join(f"'{os.fspath(path)}'" for path in inputs) or "nothing"
-        found = [describe_others(others)] if others else []
-        found += [f"{failure.path}: {failure.reason}" for failure in unreadable[:1]]
-        raise RestoreError(
-            f"no image found in {'; '.join([given, *found])}; expected image files, or folders "
-            f"with some ({', '.join(READ_SUFFIXES)})"
-        )
-    _check_collisions(jobs)
+        raise RestoreError(_nothing_found(inputs, others, unreadable))
+    _check_replaced(jobs)
+    jobs = _without_collisions(jobs, unreadable)
     existing = {path: None for job in jobs for path in job.files if os.path.lexists(path)}
     if options.skip_existing:
         chosen = [job for job in jobs if not existing.keys() >= set(job.files)]
@@ -127,6 +128,20 @@ def plan_files(
     return Plan(tuple(chosen), output_dir, skipped, tuple(unreadable), tuple(others))
 
 
+def _nothing_found(
+    inputs: Sequence[str | os.PathLike],
+    others: Sequence[pathlib.Path],
+    unreadable: Sequence[Failure],
+) -> str:
+    given = ", ".join(f"'{os.fspath(path)}'" for path in inputs) or "nothing"
+    found = [describe_others(others)] if others else []
+    found += [f"{failure.path}: {failure.reason}" for failure in unreadable[:1]]
+    return (
+        f"no image found in {'; '.join([given, *found])}; expected image files, or folders "
+        f"with some ({', '.join(READ_SUFFIXES)})"
+    )
+
+
 def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]) -> None:
     for path in map(pathlib.Path, inputs):
         if path.is_dir() and path.resolve() == output_dir.resolve():
@@ -135,24 +150,36 @@ def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike])
             )
 
 
-def _check_collisions(jobs: Iterable[Job]) -> None:
-    """Raises RestoreError if two pictures have the same result, or a result is an input."""
+def _check_replaced(jobs: Iterable[Job]) -> None:
+    """Raises RestoreError if a result would replace an input."""
     sources = {job.source.resolve(): job.source for job in jobs}
-    by_target: dict[pathlib.Path, Job] = {}
     for job in jobs:
-        for path in job.files:
-            target = path.resolve()
-            other = by_target.setdefault(target, job)
-            if other.source.resolve() != job.source.resolve():
-                raise RestoreError(
-                    f"'{other.source}' and '{job.source}' would both be written to '{path}'; "
-                    "rename one, or restore them into different output folders"
-                )
-            if target in sources:
+        for path in job.files + job.records:
+            if (target := path.resolve()) in sources:
                 raise RestoreError(
                     f"the result of '{job.source}' would replace the input '{sources[target]}'; "
                     "give another output folder or a suffix"
                 )
+
+
+def _without_collisions(jobs: Iterable[Job], failed: list[Failure]) -> list[Job]:
+    """Returns the jobs whose files no other picture has; appends the others to `failed`."""
+    owners: dict[pathlib.Path, set[pathlib.Path]] = {}
+    for job in jobs:
+        for path in job.files:
+            owners.setdefault(path.resolve(), set()).add(job.source.resolve())
+    alone = []
+    for job in jobs:
+        rivals = set().union(*(owners[path.resolve()] for path in job.files))
+        if others := sorted(rivals - {job.source.resolve()}):
+            reason = (
+                f"'{others[0]}' would also be written to '{job.results[0]}'; rename one, or "
+                "restore them into different output folders"
+            )
+            failed.append(Failure(job.source, reason))
+        else:
+            alone.append(job)
+    return alone
 
 
 def _check_existing(
@@ -163,6 +190,7 @@ def _check_existing(
         raise RestoreError(f"a folder has the name of a result:{_listing(folders)}")
     files = [path for job in jobs for path in job.files]
     clashes = [path for path in files if path in existing]
+    clashes += [path for job in jobs for path in job.records if os.path.lexists(path)]
     if clashes and not (options.force or options.skip_existing):
         raise RestoreError(
             f"{len(clashes)} of {len(files)} results exist already:{_listing(clashes)}\n"

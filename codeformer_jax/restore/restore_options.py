@@ -83,7 +83,8 @@ class RestoreOptions:
     score: _Path = option(
         None,
         "workdir or model file of a prior over the same codebook; writes NAME_score.png, a heat "
-        "map of the bits of each code, and scores.json. Many bits are unusual in clean faces",
+        "map of the bits of each code, and scores.json. Many bits are unusual in clean faces. "
+        "Pictures are taken as aligned faces",
         metavar="PRIOR",
         section=_CODES,
     )

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
+from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
 from codeformer_jax.system import paths
 
@@ -161,18 +162,10 @@ class Restorer:
             RestoreError: if a picture has another form, w is outside [0, 1], or the network's
                 result is not finite.
         """
-        w = check_weight(w)
         pictures = _pictures(images)
         fitted = [self.fit(picture) for picture in pictures]
-        step = self.batch_for(len(fitted), batch_size)
-        results = []
-        for start in range(0, len(fitted), step):
-            batch = fitted[start : start + step]
-            restored = self.restore_batch(batch, w, adain, batch_size=step)
-            if not restored.finite.all():
-                index = start + int(np.argmin(restored.finite))
-                raise RestoreError(f"image {index}: {NOT_FINITE}")
-            results += [unfit(*pair) for pair in zip(restored.images, batch, strict=True)]
+        restored = self.restore_crops(fitted, w, adain, batch_size=batch_size)
+        results = [unfit(*pair) for pair in zip(restored, fitted, strict=True)]
         flat = self.keep_gray
         results = [
             as_dtype(result[..., 0] if flat and picture.ndim == 2 else result, picture.dtype)
@@ -184,6 +177,73 @@ class Restorer:
             empty = np.zeros((0, self.image_size, self.image_size, 3), np.asarray(images).dtype)
             return np.stack(results) if results else empty
         return results[0]
+
+    def restore_photo(
+        self,
+        image: np.ndarray,
+        w: SupportsFloat = 0.5,
+        adain: bool | None = None,
+        *,
+        options: PhotoOptions | None = None,
+        tools: Any = None,
+    ) -> Any:
+        """Restores a photograph with any number of faces; needs the extra `photos`.
+
+        Args:
+            image: uint8 0..255 or uint16 0..65535, gray [h, w], RGB [h, w, 3] or RGBA [h, w, 4].
+            w, adain: see `__call__`.
+            options: default `PhotoOptions()`; those about files are not used.
+            tools: a `restore.PhotoTools` with detector and options, loaded once for many
+                photographs; default one of `options`.
+
+        Returns:
+            A `restore.Photo`: the whole picture, of the same dtype and channels, and a record of
+            each face. Without a face the pixels are those of the input.
+
+        Raises:
+            RestoreError: if the image has another form, the options choose a face that is not
+                there, or the network's result is not finite.
+            ValueError, OSError: see `PhotoTools.load`.
+        """
+        # OpenCV is installed for photographs only.
+        from codeformer_jax.faces import check_installed  # noqa: PLC0415
+
+        check_installed()
+        from codeformer_jax.restore import photo  # noqa: PLC0415
+
+        tools = tools or photo.PhotoTools.load(options or PhotoOptions())
+        return photo.restore_photo(image, self, check_weight(w), adain, tools)
+
+    def restore_crops(
+        self,
+        crops: Sequence[Fitted],
+        w: SupportsFloat,
+        adain: bool | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> list[np.ndarray]:
+        """Restores fitted pictures in batches.
+
+        Args:
+            crops: any number of them.
+            w, adain, batch_size: see `__call__`.
+
+        Returns:
+            The network's squares [s, s, 3].
+
+        Raises:
+            RestoreError: if w is outside [0, 1], or a result is not finite.
+        """
+        w, step = check_weight(w), self.batch_for(len(crops), batch_size)
+        results: list[np.ndarray] = []
+        for start in range(0, len(crops), step):
+            batch = crops[start : start + step]
+            restored = self.restore_batch(batch, w, adain, batch_size=step)
+            if not restored.finite.all():
+                index = start + int(np.argmin(restored.finite))
+                raise RestoreError(f"image {index}: {NOT_FINITE}")
+            results += list(restored.images)
+        return results
 
     def batch_for(self, count: int, batch_size: int | None = None) -> int:
         """Returns the batch size for some images.

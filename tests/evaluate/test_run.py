@@ -147,7 +147,7 @@ def test_restore_writes_the_pictures_that_are_scored(runs, testset, tmp_path):
     config = own_config(runs / "restoration", vqgan.get_config()).unlock()
     config.eval.testset = str(testset.root)
     evaluation = evaluate_run(config, runs / "restoration")
-    arguments = ["restore", str(testset.root / "lq"), "-o", str(tmp_path), "-w", "1"]
+    arguments = ["restore", str(testset.root / "lq"), "-o", str(tmp_path), "-w", "1", "--aligned"]
     # The blurred pictures have so little colour that they count as black and white.
     arguments += ["--no-keep-gray", "--checkpoint", str(runs / "restoration")]
     assert cli.main(arguments) == 0

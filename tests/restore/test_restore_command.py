@@ -29,7 +29,8 @@ def weights(tmp_path, model_file):
 
 @pytest.mark.usefixtures("faces", "weights")
 def test_restores(tmp_path, restorer, capsys):
-    assert cli.main(["restore", "faces", "faces/1.png", "-o", "out/x", "-w", "0.8"]) == 0
+    args = ["restore", "faces", "faces/1.png", "--aligned"]
+    assert cli.main([*args, "-o", "out/x", "-w", "0.8"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("2 of 2 images restored in ")
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == ["1.png", "2.png"]
@@ -39,8 +40,8 @@ def test_restores(tmp_path, restorer, capsys):
 
 @pytest.mark.usefixtures("faces", "weights")
 def test_options_reach_the_network(restorer):
-    args = ["restore", "faces", "-o", "out", "-w", "1", "--no-adain", "--batch-size", "2"]
-    assert cli.main([*args, "--limit", "1", "--suffix", "_r"]) == 0
+    args = ["restore", "faces", "--aligned", "-o", "out", "-w", "1", "--no-adain"]
+    assert cli.main([*args, "--batch-size", "2", "--limit", "1", "--suffix", "_r"]) == 0
     result = read_image("out/1_r.png").pixels.astype(int)
     expected = restorer(read_image("faces/1.png").pixels, w=1, adain=False)
     assert abs(result - expected).max() <= 1
@@ -54,7 +55,7 @@ def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch
     gray[:] = gray[..., :1]
     gray[:8] = 255
     write_image("in/gray.png", gray)
-    assert cli.main(["restore", "in", "-o", "kept"]) == 1
+    assert cli.main(["restore", "in", "--aligned", "-o", "kept"]) == 1
     assert "decompression bombs); max_megapixels of restore" in capsys.readouterr().err
     large = ["--max-megapixels", "0.002"]
     for name, options in (
@@ -62,7 +63,7 @@ def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch
         ("colour", ["--no-keep-gray"]),
         ("known", ["--keep-known"]),
     ):
-        assert cli.main(["restore", "in", "-o", name, *large, *options]) == 0
+        assert cli.main(["restore", "in", "--aligned", "-o", name, *large, *options]) == 0
     kept, colour, known = (
         read_image(f"{name}/gray.png", 0.002).pixels for name in ("kept", "colour", "known")
     )
@@ -75,14 +76,14 @@ def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch
 @pytest.mark.usefixtures("weights")
 def test_files_that_are_not_pictures_are_named_and_no_failure(faces, capsys):
     (faces / "README.txt").write_text("notes")
-    assert cli.main(["restore", "faces", "-o", "out"]) == 0
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 0
     assert "left out 1 file that is not a picture: 'faces/README.txt'" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("weights")
 def test_unreadable_among_readable(faces, capsys):
     (faces / "broken.png").write_bytes(b"x")
-    assert cli.main(["restore", "faces", "-o", "out"]) == 1
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("2 of 3 images restored")
     assert "not restored (1):\n  faces/broken.png: " in captured.err
@@ -91,21 +92,22 @@ def test_unreadable_among_readable(faces, capsys):
 
 @pytest.mark.usefixtures("faces", "weights")
 def test_never_overwrites_without_force(tmp_path, capsys):
-    assert cli.main(["restore", "faces", "-o", "out", "-w", "0"]) == 0
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out", "-w", "0"]) == 0
     first = (tmp_path / "out" / "1.png").read_bytes()
-    assert cli.main(["restore", "faces", "-o", "out", "-w", "1"]) == 2
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out", "-w", "1"]) == 2
     assert (tmp_path / "out" / "1.png").read_bytes() == first
     err = capsys.readouterr().err
     assert "error: 2 of 2 results exist already:\n  out/1.png\n  out/2.png\n--force" in err
-    assert cli.main(["restore", "faces", "-o", "out", "-w", "1", "--skip-existing"]) == 0
+    args = ["restore", "faces", "--aligned", "-o", "out", "-w", "1"]
+    assert cli.main([*args, "--skip-existing"]) == 0
     assert (tmp_path / "out" / "1.png").read_bytes() == first
-    assert cli.main(["restore", "faces", "-o", "out", "-w", "1", "--force"]) == 0
+    assert cli.main([*args, "--force"]) == 0
     assert (tmp_path / "out" / "1.png").read_bytes() != first
 
 
 @pytest.mark.usefixtures("faces")
 def test_without_weights_two_commands_are_given(tmp_path, capsys):
-    assert cli.main(["restore", "faces", "-o", "out"]) == 2
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 2
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  curl -L -o codeformer.pth https://github.com/sczhou/CodeFormer/releases/download/"
         "v0.1.0/codeformer.pth",
@@ -118,18 +120,19 @@ def test_without_weights_two_commands_are_given(tmp_path, capsys):
 
 @pytest.mark.usefixtures("faces")
 def test_wrong_network(tmp_path, vqgan_file, capsys):
-    assert cli.main(["restore", "faces", "-o", "out", "--checkpoint", str(vqgan_file)]) == 2
+    args = ["restore", "faces", "--aligned", "-o", "out"]
+    assert cli.main([*args, "--checkpoint", str(vqgan_file)]) == 2
     assert "holds the network 'vqgan'; restoration needs codeformer" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("faces")
 def test_converted_there_and_back_restores_the_same(tmp_path, weights):
-    assert cli.main(["restore", "faces", "-o", "before"]) == 0
+    assert cli.main(["restore", "faces", "--aligned", "-o", "before"]) == 0
     assert cli.main(["convert", str(weights), "model.pth", "--to-torch"]) == 0
     assert cli.main(["convert", "model.pth", str(weights)]) == 2
     assert cli.main(["convert", "model.pth", str(weights), "--force"]) == 0
-    assert cli.main(["restore", "faces", "-o", "after"]) == 0
+    assert cli.main(["restore", "faces", "--aligned", "-o", "after"]) == 0
     for name in ("1.png", "2.png"):
         before, after = (tmp_path / folder / name for folder in ("before", "after"))
         assert before.read_bytes() == after.read_bytes()
@@ -154,7 +157,7 @@ def test_converted_there_and_back_restores_the_same(tmp_path, weights):
 )
 def test_errors_are_messages(tmp_path, faces, capsys, arguments, message):
     before = {path: path.read_bytes() for path in faces.iterdir()}
-    assert cli.main(["restore", *arguments]) == 2
+    assert cli.main(["restore", *arguments, "--aligned"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("codeformer-jax: error: ")
     assert message in captured.err
@@ -170,5 +173,5 @@ def test_interrupt_is_quiet(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Restorer, "restore_batch", interrupted)
-    assert cli.main(["restore", "faces", "-o", "out"]) == 130
+    assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 130
     assert "Traceback" not in capsys.readouterr().err

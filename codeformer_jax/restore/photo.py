@@ -1,0 +1,314 @@
+"""Photographs of any size: faces are found, cut, restored by the network and pasted back.
+
+Pictures are uint8 or uint16, gray [h, w] or RGB [h, w, 3].
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from codeformer_jax import faces
+from codeformer_jax.faces.align import cut
+from codeformer_jax.faces.choose import Choice, choose
+from codeformer_jax.faces.detect import DETECTORS, Detector
+from codeformer_jax.faces.enlarge import NetworkEnlarger, enlarge
+from codeformer_jax.faces.face import TEMPLATE, TEMPLATE_SIZE, Face, apply, invert, to_size
+from codeformer_jax.faces.identity import Identity
+from codeformer_jax.faces.manual import ManualDetector
+from codeformer_jax.faces.masks import hull_mask, square_mask
+from codeformer_jax.faces.parse import Parser
+from codeformer_jax.faces.paste import Patch, paste, scaled
+from codeformer_jax.faces.published import cut_published, paste_published
+from codeformer_jax.faces.texture import add_grain, match_color
+from codeformer_jax.restore.fit import Fitted, unfit
+from codeformer_jax.restore.photo_options import PhotoOptions
+from codeformer_jax.restore.provenance import FaceRecord
+from codeformer_jax.restore.restore_options import RestoreError
+
+RESTORED = "restored"
+# Largest mean distance of a face's points from the template, as a share of the picture's side, at
+# which a square picture counts as an aligned crop.
+_ALIGNED = 0.05
+# Share of a crop outside the picture from which a face is said to be at the border.
+_OUTSIDE = 0.1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Photo:
+    """A restored photograph.
+
+    Attributes:
+        pixels: the whole picture; dtype and channels are those of the input.
+        faces: every face that was found, with what was done.
+        notes: remarks, each a clause.
+    """
+
+    pixels: np.ndarray
+    faces: tuple[FaceRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PhotoTools:
+    """Detector and other models of a restoration of photographs.
+
+    Attributes:
+        options: how photographs are restored.
+        detector: finds the faces.
+        parser, enlarger, identity: models of these options; None without them.
+    """
+
+    options: PhotoOptions
+    detector: Detector
+    parser: Parser | None = None
+    enlarger: NetworkEnlarger | None = None
+    identity: Identity | None = None
+
+    @classmethod
+    def load(cls, options: PhotoOptions) -> "PhotoTools":
+        """Loads the models that the options name.
+
+        Raises:
+            ValueError, OSError: if a package is missing, or a file is not the expected model.
+        """
+        faces.check_installed()
+        if options.box or options.boxes:
+            detector = ManualDetector.load(options.boxes, options.box)
+        else:
+            load = DETECTORS[options.detector]
+            detector = load(options.detector_model, options.threshold)
+        return cls(
+            options,
+            detector,
+            Parser.load(options.parsing) if options.parsing else None,
+            NetworkEnlarger.load(options.background) if options.background else None,
+            Identity.load() if options.identity else None,
+        )
+
+    def find(self, picture: np.ndarray, name: str = "") -> tuple[Choice, ...]:
+        """Returns every face of a picture, and why a face is not to be restored.
+
+        Args:
+            picture: the photograph.
+            name: its name, by which a file of boxes knows it.
+
+        Raises:
+            ValueError: if the options choose a face that is not there.
+        """
+        options = self.options
+        found = self.detector(to_rgb8(picture), name)
+        return choose(
+            found,
+            picture.shape[:2],
+            options.faces,
+            min_size=options.min_size,
+            max_faces=options.max_faces,
+        )
+
+
+def chosen_faces(choices: Sequence[Choice]) -> list[Choice]:
+    """Returns the faces that are to be restored."""
+    return [choice for choice in choices if choice.reason is None]
+
+
+def is_aligned(picture: np.ndarray, choices: Sequence[Choice]) -> bool:
+    """Returns whether a picture is square and its only face sits on the template."""
+    height, width = picture.shape[:2]
+    if height != width or len(choices) != 1:
+        return False
+    points = choices[0].face.points * (TEMPLATE_SIZE / height)
+    distance = np.linalg.norm(points - TEMPLATE, axis=-1).mean()
+    return bool(distance < _ALIGNED * TEMPLATE_SIZE)
+
+
+def cut_faces(
+    picture: np.ndarray, chosen: Sequence[Choice], restorer: Any, options: PhotoOptions
+) -> list[Fitted]:
+    """Cuts faces out of a picture, as the network takes them.
+
+    Args:
+        picture: the photograph.
+        chosen: the faces.
+        restorer: the network, a `Restorer`.
+        options: the published paste has crops of its own.
+
+    Raises:
+        RestoreError: if the published paste is to be used with a network of another size.
+    """
+    size = restorer.image_size
+    if options.paste == "published" and size != TEMPLATE_SIZE:
+        raise RestoreError(
+            f"paste=published needs a network of {TEMPLATE_SIZE} px; this one has {size}"
+        )
+    crops = []
+    for choice in chosen:
+        transform = choice.face.transform
+        if options.paste == "published":
+            crop = cut_published(to_rgb8(picture), transform)
+        else:
+            crop = cut(picture, to_size(transform, size), size)
+        crops.append(restorer.fit(_as_input(crop)))
+    return crops
+
+
+def compose(
+    picture: np.ndarray,
+    chosen: Sequence[Choice],
+    crops: Sequence[Fitted],
+    restored: Sequence[np.ndarray],
+    tools: PhotoTools,
+) -> np.ndarray:
+    """Pastes restored faces into a picture.
+
+    Args:
+        picture: the photograph; it is not changed.
+        chosen, crops: the faces and their crops, from `cut_faces`.
+        restored: the network's results, [s, s, 3] each.
+        tools: enlarges, segments and pastes by its options.
+
+    Returns:
+        The picture, enlarged by `options.scale`.
+    """
+    options = tools.options
+    results = [unfit(*pair) for pair in zip(restored, crops, strict=True)]
+    if options.paste == "published":
+        labels = [tools.parser.labels(result) for result in results] if tools.parser else None
+        transforms = [choice.face.transform for choice in chosen]
+        return paste_published(to_rgb8(picture), transforms, results, options.scale, labels)
+    target = enlarged(picture, tools)
+    patches = [
+        _patch(choice.face, crop, result, picture.ndim == 2, tools)
+        for choice, crop, result in zip(chosen, crops, results, strict=True)
+    ]
+    # The smaller of two faces is the one farther away.
+    order = sorted(range(len(patches)), key=lambda i: chosen[i].face.size)
+    ordered = [patches[i] for i in order]
+    before = target.copy() if options.grain else None
+    paste(target, ordered, detail=options.detail)
+    if before is not None:
+        add_grain(target, before, ordered)
+    return target
+
+
+def enlarged(picture: np.ndarray, tools: PhotoTools) -> np.ndarray:
+    """Returns a copy of a picture, enlarged by `options.scale`."""
+    scale = tools.options.scale
+    if scale == 1:
+        return picture.copy()
+    return tools.enlarger(picture, scale) if tools.enlarger else enlarge(picture, scale)
+
+
+def describe_faces(
+    choices: Sequence[Choice],
+    crop_size: int,
+    picture: np.ndarray,
+    result: np.ndarray,
+    tools: PhotoTools,
+) -> list[FaceRecord]:
+    """Returns what was done with each face, with its identity score if that was asked for.
+
+    Args:
+        choices: every face of the picture.
+        crop_size: side of the network's images.
+        picture, result: before and after.
+        tools: its identity network is used.
+    """
+    records = []
+    for choice in choices:
+        done, score = choice.reason or RESTORED, None
+        if choice.reason is None and tools.identity:
+            score = _identity(choice.face, picture, result, tools)
+        size = crop_size if choice.reason is None else None
+        records.append(FaceRecord(choice.number, choice.face, done, size, score))
+    return records
+
+
+def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -> tuple[str, ...]:
+    """Returns remarks on the faces of a picture: those left out, at the border, too large."""
+    notes = [
+        f"face {choice.number} was left as it was: {choice.reason}"
+        for choice in choices
+        if choice.reason is not None and "max_faces" in choice.reason
+    ]
+    for choice in chosen_faces(choices):
+        enlargement = choice.face.crop_scale * crop_size / TEMPLATE_SIZE
+        if enlargement < 1:
+            notes.append(
+                f"face {choice.number} is larger than the network's {crop_size} px and was "
+                f"restored at {100 * enlargement:.0f} % of its size"
+            )
+        if (outside := _share_outside(choice.face, shape)) > _OUTSIDE:
+            notes.append(
+                f"face {choice.number} is at the border; {100 * outside:.0f} % of its crop lies "
+                "outside the picture and was filled by reflection"
+            )
+    return tuple(notes)
+
+
+def to_rgb8(picture: np.ndarray) -> np.ndarray:
+    """Returns a picture as uint8 [h, w, 3]."""
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)
+    return (
+        picture if picture.ndim == 3 else np.broadcast_to(picture[..., None], (*picture.shape, 3))
+    )
+
+
+def restore_photo(
+    image: np.ndarray, restorer: Any, w: float, adain: bool | None, tools: PhotoTools
+) -> Photo:
+    """Restores a photograph; see `Restorer.restore_photo`."""
+    picture, alpha = (image[..., :3], image[..., 3]) if image.shape[2:] == (4,) else (image, None)
+    choices = tools.find(picture)
+    chosen = chosen_faces(choices)
+    crops = cut_faces(picture, chosen, restorer, tools.options)
+    restored = restorer.restore_crops(crops, w, adain)
+    result = compose(picture, chosen, crops, restored, tools)
+    size = restorer.image_size
+    records = describe_faces(choices, size, picture, result, tools)
+    if alpha is not None:
+        alpha = enlarge(alpha, tools.options.scale) if tools.options.scale > 1 else alpha
+        result = np.concatenate([result, alpha[..., None]], axis=-1)
+    return Photo(result, tuple(records), remarks(choices, picture.shape, size))
+
+
+def _as_input(crop: np.ndarray) -> np.ndarray:
+    return crop.astype(np.float32) / 65535 if crop.dtype == np.uint16 else crop
+
+
+def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: PhotoTools) -> Patch:
+    """Returns a restored crop with its mask, placed in the enlarged picture."""
+    options, size = tools.options, result.shape[0]
+    transform = to_size(face.transform, size)
+    if tools.parser:
+        mask = tools.parser.mask(result)
+    elif options.paste == "square":
+        mask = square_mask(size)
+    else:
+        mask = hull_mask(size, apply(transform, face.points))
+    if options.match_color:
+        result = match_color(result, crop.pixels, mask)
+    return Patch(scaled(transform, options.scale), result[..., 0] if gray else result, mask)
+
+
+def _identity(face: Face, picture: np.ndarray, result: np.ndarray, tools: PhotoTools) -> float:
+    """Returns the cosine of the face before and after, from crops of 512 px."""
+    transform = face.transform
+    points = apply(transform, face.points)
+    side = float(TEMPLATE_SIZE)
+    within = Face((0.0, 0.0, side, side), points)
+    before, after = (
+        tools.identity.embed(to_rgb8(cut(image, place, TEMPLATE_SIZE)), within)
+        for image, place in ((picture, transform), (result, scaled(transform, tools.options.scale)))
+    )
+    return tools.identity.cosine(before, after)
+
+
+def _share_outside(face: Face, shape: tuple[int, ...]) -> float:
+    """Returns the share of a face's crop that lies outside the picture."""
+    grid = (np.mgrid[0:16, 0:16].reshape(2, -1).T + 0.5) * (TEMPLATE_SIZE / 16)
+    x, y = apply(invert(face.transform), grid).T
+    inside = (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
+    return float(1 - inside.mean())

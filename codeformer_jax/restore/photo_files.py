@@ -1,0 +1,175 @@
+"""Photographs in files: read, restored and written with a record of what was done."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+from codeformer_jax import __version__
+from codeformer_jax.convert import parameter_fingerprint
+from codeformer_jax.data.images import write_image
+from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
+from codeformer_jax.faces.choose import Choice
+from codeformer_jax.faces.enlarge import enlarge
+from codeformer_jax.faces.identity import SAME_PERSON
+from codeformer_jax.faces.preview import draw_preview
+from codeformer_jax.restore.fit import Fitted
+from codeformer_jax.restore.jobs import Job
+from codeformer_jax.restore.photo import (
+    PhotoTools,
+    chosen_faces,
+    compose,
+    cut_faces,
+    describe_faces,
+    is_aligned,
+    remarks,
+)
+from codeformer_jax.restore.photo_options import MAX_MEGAPIXELS
+from codeformer_jax.restore.provenance import photo_record, write_record
+from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
+from codeformer_jax.restore.restorer import Restorer
+from codeformer_jax.restore.stream import Reading, Results, writing
+
+
+class Photographs:
+    """Reader of photographs.
+
+    Args:
+        tools: detector and other models.
+        restorer: the network; None if only previews are made.
+        options: those about files and the network are used.
+        kept: existing files that are not written again.
+        aligned: reader of pictures that turn out to be aligned crops.
+    """
+
+    def __init__(
+        self,
+        tools: PhotoTools,
+        restorer: Restorer | None,
+        options: RestoreOptions,
+        kept: Sequence[pathlib.Path],
+        aligned: Callable[[Job], Reading],
+    ):
+        self._tools, self._restorer, self._options = tools, restorer, options
+        self._kept, self._aligned = frozenset(kept), aligned
+
+    def __call__(self, job: Job) -> Reading:
+        """Reads a photograph and cuts its faces; raises UnreadableImage or RestoreError."""
+        tools = self._tools
+        photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
+        try:
+            choices = tools.find(photo.pixels, job.source.name)
+        except ValueError as error:
+            raise RestoreError(str(error)) from error
+        if tools.options.dry_run:
+            write = functools.partial(self._preview, job, photo, choices)
+            return Reading(crops=(), write=write, notes=photo.notes)
+        if tools.options.aligned == "auto" and is_aligned(photo.pixels, choices):
+            return self._aligned(job)
+        chosen = chosen_faces(choices)
+        if not chosen:
+            raise RestoreError(_no_face(choices, tools))
+        crops = cut_faces(photo.pixels, chosen, self._restorer, tools.options)
+        notes = photo.notes + remarks(choices, photo.pixels.shape, self._restorer.image_size)
+        return Reading(
+            crops=tuple(crops),
+            write=functools.partial(self._write, job, photo, choices, crops),
+            names=tuple(f"{job.name}/{choice.number}" for choice in chosen),
+            notes=notes,
+        )
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return parameter_fingerprint(self._restorer.variables["params"])
+
+    def _write(
+        self,
+        job: Job,
+        photo: PhotoFile,
+        choices: Sequence[Choice],
+        crops: Sequence[Fitted],
+        results: Results,
+    ) -> list[str]:
+        """Writes the picture of each sample, and returns remarks on identity and format."""
+        scale, notes = self._tools.options.scale, []
+        alpha = photo.alpha
+        if alpha is not None and scale > 1:
+            alpha = enlarge(alpha, scale)
+        for path, restored in zip(job.results, results, strict=True):
+            if path in self._kept:
+                continue
+            pixels = [face.pixels for face in restored]
+            result = compose(photo.pixels, chosen_faces(choices), crops, pixels, self._tools)
+            size = self._restorer.image_size
+            records = describe_faces(choices, size, photo.pixels, result, self._tools)
+            unlike = [
+                f"face {record.number} may show another person: identity "
+                f"{record.identity:.2f}, expected at least {SAME_PERSON}"
+                for record in records
+                if record.identity is not None and record.identity < SAME_PERSON
+            ]
+            file = dataclasses.replace(photo, pixels=result, alpha=alpha)
+            with writing(path, self._options.force):
+                lost = write_photo(path, file, self._comment(len(pixels)))
+            remarked = [*photo.notes, *unlike, *lost]
+            self._record(job, path, records, remarked)
+            notes += [*unlike, *lost]
+        return notes
+
+    def _comment(self, faces: int) -> str:
+        return (
+            f"Restored by codeformer-jax {__version__} (w={self._options.w:g}): the detail of "
+            f"{faces} {'face' if faces == 1 else 'faces'} is a neural network's estimate."
+        )
+
+    def _record(self, job: Job, path: pathlib.Path, records: Sequence, notes: Sequence) -> None:
+        options, photo = self._options, self._tools.options
+        settings = {
+            "version": __version__,
+            "weights_sha256": self._weights if self._restorer else None,
+            "w": options.w,
+            "adain": options.adain,
+            "seed": options.seed,
+            **{
+                name: getattr(photo, name)
+                for name in (
+                    *("scale", "paste", "parsing", "background", "detail"),
+                    *("match_color", "grain", "faces", "min_size", "max_faces"),
+                )
+            },
+        }
+        record = photo_record(
+            source=job.source,
+            result=path,
+            settings=settings,
+            detector=self._tools.detector.describe(),
+            faces=records,
+            notes=notes,
+        )
+        target = path.with_suffix(".json")
+        with writing(target, force=True):
+            write_record(target, record)
+
+    def _preview(
+        self, job: Job, photo: PhotoFile, choices: Sequence[Choice], results: Results
+    ) -> list[str]:
+        path = job.results[0]
+        with writing(path, self._options.force):
+            write_image(path, draw_preview(photo.pixels, choices))
+        records = describe_faces(choices, 0, photo.pixels, photo.pixels, self._tools)
+        records = [
+            dataclasses.replace(record, crop_size=None, done="previewed") for record in records
+        ]
+        self._record(job, path, records, photo.notes)
+        return [] if choices else [_no_face(choices, self._tools)]
+
+
+def _no_face(choices: Sequence[Choice], tools: PhotoTools) -> str:
+    """Returns why a picture has no face to restore, and what to do."""
+    if choices:
+        reasons = "; ".join(f"face {choice.number}: {choice.reason}" for choice in choices[:5])
+        return f"no face was chosen of the {len(choices)} found ({reasons})"
+    return (
+        f"no face was found with a score of {tools.detector.threshold:g} or more; lower "
+        "--threshold, give --box, or pass --aligned if it is the crop of an aligned face"
+    )
