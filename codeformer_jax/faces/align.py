@@ -17,7 +17,9 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 
 from codeformer_jax.faces.face import Transform, apply, invert, scale_of
 
-Pixels = UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"] | Float32[np.ndarray, "h w *c"]
+Pixels = (
+    UInt8[np.ndarray, "_ _ ..."] | UInt16[np.ndarray, "_ _ ..."] | Float32[np.ndarray, "_ _ ..."]
+)
 Rectangle = tuple[slice, slice]
 
 # Standard deviation of the Gaussian, in pixels of the coarser grid, that a grid `reduction` times
@@ -58,7 +60,7 @@ def cut_region(pixels: Pixels, transform: Transform, size: int) -> Pixels:
 
 def prepare(
     pixels: Pixels, transform: Transform, border: int
-) -> tuple[Float32[np.ndarray, "_ _ *c"], Transform]:
+) -> tuple[Float32[np.ndarray, "_ _ ..."], Transform]:
     """Brings the source of a warp to a resolution at which `warp` neither aliases nor blurs.
 
     Args:
@@ -84,8 +86,11 @@ def prepare(
 
 
 def warp(
-    pixels: Float32[np.ndarray, "_ _ *c"], transform: Transform, shape: tuple[int, int], border: int
-) -> Float32[np.ndarray, "h w *c"]:
+    pixels: Float32[np.ndarray, "_ _ ..."],
+    transform: Transform,
+    shape: tuple[int, int],
+    border: int,
+) -> Float32[np.ndarray, "_ _ ..."]:
     """Interpolates a prepared source bilinearly.
 
     Args:
@@ -99,12 +104,17 @@ def warp(
     return cv2.warpAffine(pixels, transform, shape[::-1], borderMode=border)
 
 
-def to_dtype(pixels: Float32[np.ndarray, "h w *c"], dtype: np.dtype) -> Pixels:
+def to_dtype(pixels: Float32[np.ndarray, "_ _ ..."], dtype: np.dtype) -> Pixels:
     """Rounds and clips pixels to the range of a dtype, in place where floats stay floats."""
     if dtype != np.float32:
         np.rint(pixels, out=pixels)
     np.clip(pixels, 0, top_level(dtype), out=pixels)
     return pixels.astype(dtype, copy=False)
+
+
+def in_levels(pixels: Pixels, dtype: np.dtype) -> Float32[np.ndarray, "_ _ ..."]:
+    """Returns pixels as floats in the units of a picture of another dtype."""
+    return pixels.astype(np.float32) * np.float32(top_level(dtype) / top_level(pixels.dtype))
 
 
 def top_level(dtype: np.dtype) -> int:
@@ -200,9 +210,7 @@ def _shrink(pixels: Pixels, factor: int, border: int) -> Pixels:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _double(
-    pixels: Float32[np.ndarray, "h w *c"], border: int
-) -> Float32[np.ndarray, "2*h 2*w *c"]:
+def _double(pixels: Float32[np.ndarray, "_ _ ..."], border: int) -> Float32[np.ndarray, "_ _ ..."]:
     """Doubles the resolution; edges stay where they are."""
     height, width = pixels.shape[:2]
     doubled = np.empty((2 * height, 2 * width, *pixels.shape[2:]), np.float32)

@@ -25,13 +25,13 @@ from codeformer_jax.faces.align import (
     Rectangle,
     box_region,
     cut_region,
+    in_levels,
     prepare,
     region,
     scaled,
     shifted,
     source_region,
     to_dtype,
-    top_level,
     warp,
 )
 from codeformer_jax.faces.face import Transform, invert, scale_of
@@ -101,7 +101,7 @@ class _Place:
 
 
 def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> None:
-    change = _in_levels(patch.restored, picture.dtype)
+    change = in_levels(patch.restored, picture.dtype)
     if detail:
         source = picture[place.read] if place.original is None else place.original
         moved = shifted(patch.transform, place.read[1].start, place.read[0].start)
@@ -128,11 +128,6 @@ def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> Non
             share = np.clip(warped[1], 0, 1)
             result -= (share if picture.ndim == 2 else share[..., None]) * replaced
         picture[rows, columns] = to_dtype(result, picture.dtype)
-
-
-def _in_levels(pixels: Pixels, dtype: np.dtype) -> Float32[np.ndarray, "s s *c"]:
-    """Returns pixels as floats in the units of a picture of another dtype."""
-    return pixels.astype(np.float32) * np.float32(top_level(dtype) / top_level(pixels.dtype))
 
 
 def _painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
