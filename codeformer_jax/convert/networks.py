@@ -5,12 +5,12 @@ An entry is all that the rest of the package knows of a network. One of your own
 
     from codeformer_jax.convert import NETWORKS, Network, image_like
 
-    NETWORKS.register("rrdbnet")(
+    NETWORKS.register("deblur")(
         Network(
-            RRDBNet,  # a Linen module whose hyperparameters are fields with defaults
+            Deblur,  # a Linen module whose hyperparameters are fields with defaults
             inputs=lambda module: ((image_like(64),), {}),
-            marks=(("conv_first.",), ("body.0.rdb1.",)),
-            read=lambda shapes, given: {"width": shapes["conv_first.weight"][0]},
+            marks=(("stem.",), ("body.0.",)),
+            read=lambda shapes, given: {"width": shapes["stem.weight"][0]},
         )
     )
 

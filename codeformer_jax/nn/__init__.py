@@ -10,6 +10,7 @@ from codeformer_jax.nn.cpu.transposed_dense import transpose_kernels, with_trans
 from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.gumbel import GumbelQuantizer
+from codeformer_jax.nn.parsenet import ParseNet, ParseNetOutput
 from codeformer_jax.nn.perceptual import LPIPS, fit_lpips
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import (
@@ -18,6 +19,8 @@ from codeformer_jax.nn.quantizer import (
     Quantizer,
     VectorQuantizer,
 )
+from codeformer_jax.nn.retinaface import RetinaFace, RetinaFaceOutput
+from codeformer_jax.nn.rrdbnet import RRDBNet
 from codeformer_jax.nn.taming import TamingVQGAN
 from codeformer_jax.nn.vqgan import VQGAN, VQGANOutput
 from codeformer_jax.nn.vqvae import VQVAE
@@ -37,10 +40,15 @@ __all__ = [
     "CodeFormerOutput",
     "CodePrediction",
     "GumbelQuantizer",
+    "ParseNet",
+    "ParseNetOutput",
     "PatchDiscriminator",
     "PixelCNN",
     "Quantized",
     "Quantizer",
+    "RRDBNet",
+    "RetinaFace",
+    "RetinaFaceOutput",
     "TamingVQGAN",
     "VQGANOutput",
     "VectorQuantizer",

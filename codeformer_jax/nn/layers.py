@@ -169,6 +169,18 @@ class LayerNorm(nn.LayerNorm):
             return super().__call__(x)
 
 
+class BatchNorm(nn.BatchNorm):
+    """Flax's BatchNorm by its running statistics, with PyTorch's epsilon, for any dtype."""
+
+    use_running_average: bool | None = True
+    epsilon: float = 1e-5
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        # Flax subtracts float32 statistics from the input, whatever its dtype.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x)
+
+
 def attend(
     queries: Float[Array, "b n heads d"],
     keys: Float[Array, "b n heads d"],
