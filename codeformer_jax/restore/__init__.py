@@ -1,12 +1,16 @@
-"""Aligned faces in, restored faces out: host-side image handling around one compiled function."""
+"""Pictures in, restored pictures out: host-side image handling around one compiled function."""
 
 import importlib
 from typing import Any
 
+from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 
 __all__ = [
     "Failure",
+    "Photo",
+    "PhotoOptions",
+    "PhotoTools",
     "RestoreError",
     "RestoreOptions",
     "RestoreSummary",
@@ -19,6 +23,8 @@ __all__ = [
 # Loaded on first use: the command line reads the options without waiting for JAX.
 _FILES = {
     "Failure": "jobs",
+    "Photo": "photo",
+    "PhotoTools": "photo",
     "RestoreSummary": "files",
     "RestoredBatch": "restorer",
     "Restorer": "restorer",

@@ -176,7 +176,9 @@ def compose(
     if options.paste == "published":
         labels = [tools.parser.labels(result) for result in results] if tools.parser else None
         transforms = [choice.face.transform for choice in chosen]
-        return paste_published(to_rgb8(picture), transforms, results, options.scale, labels)
+        if picture.ndim == 2:
+            results = [result[..., 0] for result in results]
+        return paste_published(picture, transforms, results, options.scale, labels)
     target = enlarged(picture, tools)
     patches = [
         _patch(choice.face, crop, result, picture.ndim == 2, tools)

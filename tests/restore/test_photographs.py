@@ -1,0 +1,226 @@
+"""Whole photographs: files in, restored files out, with records of what was done."""
+
+import dataclasses
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from codeformer_jax import cli
+from codeformer_jax.data.images import write_image
+from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
+from codeformer_jax.data.synthetic import render_face
+from codeformer_jax.faces.enlarge import enlarge
+from codeformer_jax.faces.face import TEMPLATE
+from codeformer_jax.restore import PhotoOptions, RestoreOptions, Restorer, restore_files
+from codeformer_jax.restore.restorer import NOT_FINITE
+
+SIDE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Adds a constant to its images; NaN where the top-left pixel is white."""
+
+    shift: float = 0.0
+    image_size: int = SIDE
+
+    def apply(self, variables, images, *, w, adain):
+        image = images + self.shift * variables["params"]["one"]
+        white = (images[:, :1, :1] == 1).all(axis=-1, keepdims=True)
+        return types.SimpleNamespace(image=jnp.where(white, jnp.nan, image))
+
+
+def network(shift=0.0, **options):
+    return Restorer(Network(shift), {"params": {"one": jnp.ones(())}}, **options)
+
+
+@pytest.fixture
+def photo(picture):
+    """photo(seed=0) -> RGB of 90 x 120 px; `POINTS` names two faces in it."""
+    return lambda seed=0: picture(90, 120, seed)
+
+
+POINTS = [(TEMPLATE * 0.07 + (10, 20)).tolist(), (TEMPLATE * 0.1 + (60, 25)).tolist()]
+
+
+@pytest.fixture
+def options(tmp_path):
+    """options(**fields) -> PhotoOptions whose faces are `POINTS` in every picture"""
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"points": points} for points in POINTS]))
+    return lambda **fields: PhotoOptions(**{"boxes": boxes, "aligned": "no", **fields})
+
+
+def kinds(pixels):
+    """Name -> the photograph in another mode."""
+    gray, deep = pixels[..., 0], pixels.astype(np.uint16) * 257 - 3 * (pixels > 0)
+    alpha = np.arange(gray.size, dtype=np.uint8).reshape(gray.shape)
+    return {
+        "rgb": PhotoFile(pixels, None, None, None, ()),
+        "gray": PhotoFile(gray, None, None, None, ()),
+        "alpha": PhotoFile(pixels, alpha, None, None, ()),
+        "deep": PhotoFile(deep.astype(np.uint16), None, None, None, ()),
+        "deep gray": PhotoFile(deep[..., 0].astype(np.uint16), None, None, None, ()),
+    }
+
+
+def test_what_the_network_keeps_the_picture_keeps(tmp_path, photo, options):
+    inputs = kinds(photo())
+    for name, file in inputs.items():
+        write_photo(tmp_path / "in" / f"{name}.png", file, "")
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=options(), restorer=network()
+    )
+    assert not summary.failed
+    for name, file in inputs.items():
+        result = read_photo(tmp_path / "out" / f"{name}.png")
+        assert result.pixels.dtype == file.pixels.dtype
+        assert np.array_equal(result.pixels, file.pixels), name
+        assert (result.alpha is None) == (file.alpha is None)
+        assert file.alpha is None or np.array_equal(result.alpha, file.alpha)
+
+
+def test_only_faces_change_and_the_record_says_what_was_done(tmp_path, photo, options):
+    write_image(tmp_path / "a.png", photo())
+    chosen = options(faces="2", match_color=False)
+    summary = restore_files(
+        [tmp_path / "a.png"],
+        tmp_path / "out",
+        RestoreOptions(w=0.25),
+        chosen,
+        restorer=network(0.2),
+    )
+    assert [path.name for path in summary.written] == ["a.png"]
+    change = read_photo(summary.written[0]).pixels.astype(int) - photo()
+    left, top = np.array(POINTS[1]).min(0).astype(int)
+    right, bottom = np.array(POINTS[1]).max(0).astype(int)
+    assert np.abs(change[top:bottom, left:right] - 25.5).max() <= 1.5
+    assert not change[:, :55].any()
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    first, second = record["faces"]
+    assert second["done"] == "restored"
+    assert "not chosen" in first["done"]
+    assert np.abs(np.array(second["points"]) - POINTS[1]).max() < 0.01
+    assert record["settings"]["w"] == 0.25
+    assert len(record["settings"]["weights_sha256"]) == 64
+    assert "Restored by codeformer-jax" in Image.open(summary.written[0]).text["Comment"]
+
+
+def test_faces_of_several_pictures_share_a_batch(tmp_path, photo, options, monkeypatch):
+    for seed in range(3):
+        write_image(tmp_path / "in" / f"{seed}.png", photo(seed))
+    batches = []
+    restorer = network(batch_size=4)
+    plain = restorer.restore_batch
+
+    def counted(batch, *arguments, **named):
+        batches.append(len(batch))
+        return plain(batch, *arguments, **named)
+
+    monkeypatch.setattr(restorer, "restore_batch", counted)
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=options(), restorer=restorer
+    )
+    assert len(summary.written) == 3
+    assert batches == [4, 2]
+
+
+def test_a_damaged_result_leaves_no_picture(tmp_path, photo, options):
+    white = photo()
+    white[:60, :70] = 255  # Holds the first face's crop.
+    write_image(tmp_path / "in" / "white.png", white)
+    write_image(tmp_path / "in" / "good.png", photo())
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=options(), restorer=network()
+    )
+    (failure,) = summary.failed
+    assert failure.path.name == "white.png"
+    assert failure.reason == f"face 1: {NOT_FINITE}"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.json", "good.png"]
+
+
+def test_nothing_to_restore_is_a_failure(tmp_path, photo):
+    write_image(tmp_path / "in" / "empty.png", photo())
+    (tmp_path / "in" / "zero.png").write_bytes(b"")
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=PhotoOptions(), restorer=network()
+    )
+    reasons = {failure.path.name: failure.reason for failure in summary.failed}
+    assert "no face was found with a score of 0.7 or more" in reasons["empty.png"]
+    assert reasons["zero.png"] == "the file is empty"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_aligned_crop_among_photographs_is_restored_as_one(tmp_path):
+    face = render_face(1, 192)
+    write_image(tmp_path / "in" / "crop.png", face)
+    wide = np.full((400, 500, 3), 90, np.uint8)
+    wide[100:292, 150:342] = face
+    write_image(tmp_path / "in" / "photo.png", wide)
+    auto = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=PhotoOptions(), restorer=network(0.1)
+    )
+    assert not auto.failed
+    assert read_photo(tmp_path / "out" / "crop.png").pixels.shape == (SIDE, SIDE, 3)
+    assert read_photo(tmp_path / "out" / "photo.png").pixels.shape == wide.shape
+    yes = PhotoOptions(aligned="yes")
+    restore_files([tmp_path / "in" / "crop.png"], tmp_path / "yes", photo=yes, restorer=network(0.1))
+    assert (tmp_path / "yes" / "crop.png").read_bytes() == (
+        tmp_path / "out" / "crop.png"
+    ).read_bytes()
+
+
+def test_dry_run_draws_faces_and_needs_no_network(tmp_path, photo, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_image("a.png", photo())
+    command = ["restore", "a.png", "-o", "out", "--dry-run", "--box", "10,10,40,50"]
+    assert cli.main(command) == 0
+    assert "1 of 1 images previewed" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_faces.json", "a_faces.png"]
+    record = json.loads((tmp_path / "out" / "a_faces.json").read_text())
+    assert record["faces"][0]["done"] == "previewed"
+    # The record of a preview, corrected by hand or not, is a file of boxes.
+    again = [*command[:4], "--dry-run", "--force", "--boxes", "out/a_faces.json"]
+    assert cli.main(again) == 0
+
+
+def test_enlarged(tmp_path, photo, options):
+    write_image(tmp_path / "a.png", photo())
+    restore_files(
+        [tmp_path / "a.png"], tmp_path / "out", photo=options(scale=2), restorer=network()
+    )
+    result = read_photo(tmp_path / "out" / "a.png").pixels.astype(int)
+    assert np.abs(result - enlarge(photo(), 2)).max() <= 4
+
+
+@pytest.mark.parametrize("paste", ["hull", "square", "published"])
+def test_restore_photo_keeps_the_kind_of_array(photo, options, paste):
+    restorer = Restorer(Network(0.1, 512), {"params": {"one": jnp.ones(())}})
+    rgba = np.concatenate([photo(), photo()[..., :1]], axis=-1)
+    for image in (photo(), photo()[..., 0], rgba, photo().astype(np.uint16) * 257):
+        result = restorer.restore_photo(image, w=1, options=options(paste=paste, max_faces=1))
+        assert result.pixels.shape == image.shape
+        assert result.pixels.dtype == image.dtype
+        assert [record.done == "restored" for record in result.faces].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"aligned": "maybe"}, "aligned is 'maybe'; expected one of auto, yes, no"),
+        ({"scale": 3}, "scale is 3"),
+        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"min_size": -1.0}, "min_size is -1.0"),
+        ({"max_faces": 0}, "max_faces is 0"),
+        ({"paste": "round"}, "paste is 'round'"),
+        ({"background": "x.safetensors"}, "background needs an enlarged picture"),
+        ({"box": ["1,1,2,2"], "boxes": "x"}, "not by both"),
+    ],
+)
+def test_bad_options(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PhotoOptions(**fields)
