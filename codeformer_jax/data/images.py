@@ -118,12 +118,12 @@ def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     Raises:
         UnreadableImage: missing, corrupt, truncated, not an image, or too large.
     """
-    with _opened(path, max_megapixels=max_megapixels) as image:
+    with opened(path, max_megapixels=max_megapixels) as image:
         notes = [METADATA] if _has_exif(image) else []
-        if image.format in _WITH_FRAMES and getattr(image, "is_animated", False):
-            notes.append(FIRST_FRAME)
+        notes += [FIRST_FRAME] if has_frames(image) else []
+        check_samples(image)
         image.load()
-        upright, converted = _rgb(_upright(image), image.format)
+        upright, converted = _rgb(_upright(image))
         return Picture(pixels=np.array(upright), notes=(*notes, *converted))
 
 
@@ -139,13 +139,14 @@ def decode_image(data: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         UnreadableImage: as `read_image`.
     """
-    with _opened(origin, io.BytesIO(data)) as image:
+    with opened(origin, io.BytesIO(data)) as image:
+        check_samples(image)
         image.load()
         profile = image.info.get("icc_profile")
         plain = image.mode == "RGB" and not _CHANGING & image.info.keys()
         if plain and not (profile and profiles.changes_colours(profile)):
             return np.asarray(image)
-        return np.asarray(_rgb(_upright(image), image.format)[0])
+        return np.asarray(_rgb(_upright(image))[0])
 
 
 def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> tuple[int, int]:
@@ -160,7 +161,7 @@ def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     Raises:
         UnreadableImage: as `read_image`.
     """
-    with _opened(path, max_megapixels=max_megapixels) as image:
+    with opened(path, max_megapixels=max_megapixels) as image:
         return image.height, image.width
 
 
@@ -243,12 +244,24 @@ def write_image(
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     path: str | os.PathLike,
     data: io.BufferedIOBase | None = None,
     max_megapixels: float | None = None,
 ) -> Iterator[Image.Image]:
-    """Opens a file, or `data` under its name, with Pillow; any failure is UnreadableImage."""
+    """Opens an image without decoding it; checks its format and its number of pixels.
+
+    Args:
+        path: the file, or the address of one in a bucket.
+        data: contents to read instead; `path` is their name, for errors.
+        max_megapixels: as in `read_image`.
+
+    Yields:
+        Pillow's image.
+
+    Raises:
+        UnreadableImage: for any exception, also one of the block.
+    """
     limit = _bound(max_megapixels)
     try:
         with _file(path) if data is None else data as file, _identified(file) as image:
@@ -260,6 +273,20 @@ def _opened(
             yield image
     except Exception as error:  # Pillow's decoders raise almost any class on broken files.
         raise UnreadableImage(path, _reason(error, path, limit)) from error
+
+
+def has_frames(image: Image.Image) -> bool:
+    """Returns whether an image is the first of several frames or pages."""
+    return image.format in _WITH_FRAMES and getattr(image, "is_animated", False)
+
+
+def check_samples(image: Image.Image) -> None:
+    """Raises ValueError for 32-bit samples."""
+    # Pillow scales a PPM's samples above 8 bits to 16, and calls them 'I'.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError(
+            "32-bit samples have no defined white level; save it with 8 or 16 bits per sample"
+        )
 
 
 def _bound(max_megapixels: float | None) -> int | None:
@@ -331,18 +358,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, file_format: str | None) -> tuple[Image.Image, list[str]]:
+def _rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """Returns the picture in 8-bit sRGB on white, and notes on what was changed."""
     notes, profile = [], image.info.get("icc_profile")
-    # Samples of a PPM above 8 bits are scaled to 16 by Pillow.
-    if image.mode.startswith("I;16") or (image.mode, file_format) == ("I", "PPM"):
+    if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255.
         scaled = np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
         image = Image.fromarray(scaled)
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            "32-bit samples have no defined white level; save it with 8 or 16 bits per sample"
-        )
     gray = image.mode in ("1", "L", "LA", "La")
     alpha = None
     if image.has_transparency_data:

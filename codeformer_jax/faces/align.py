@@ -3,13 +3,12 @@
 Coordinates and transforms are those of `codeformer_jax.faces.face`. Pictures are [h, w] or
 [h, w, c], uint8, uint16 or float32.
 
-Resampling to a coarser grid first averages blocks of whole pixels, then blurs by a Gaussian, so
-that nothing aliases. A source with less than two pixels per pixel of the result is then doubled by
-six-point interpolation, so that the bilinear warp that follows stays sharp. OpenCV 5 warps
-bilinearly without rounding positions; its bicubic and Lanczos warps round them to 1/32 px.
+Resampling to a coarser grid first averages blocks of whole pixels, then filters by Lanczos' kernel
+of the coarser grid, so that nothing aliases. A source with less than two pixels per pixel of the
+result is then doubled by six-point interpolation, so that the bilinear warp that follows stays
+sharp. OpenCV 5 warps bilinearly without rounding positions; its bicubic and Lanczos warps round
+them to 1/32 px.
 """
-
-import math
 
 import cv2
 import numpy as np
@@ -22,16 +21,15 @@ Pixels = (
 )
 Rectangle = tuple[slice, slice]
 
-# Standard deviation of the Gaussian, in pixels of the coarser grid, that a grid `reduction` times
-# as coarse needs: `_BLUR * sqrt(reduction**2 - 1)` in pixels of the finer one.
-_BLUR = 0.45
+# Half width of Lanczos' kernel, in pixels of the coarser grid.
+_LOBES = 3
 # Pixels of the source per pixel of the result that blocks leave and doubling provides.
 _FINER = 2
 # Lagrange's interpolation a quarter of a pixel after the third of six pixels: exact for polynomials
 # of the fifth degree.
 _QUARTER = np.array([77, -693, 6930, 2310, -495, 63]) / 8192
-# Pixels of the source and of the result that kernels reach, to three deviations of the Gaussian.
-_REACH, _BLUR_REACH = 4, 2
+# Pixels of the source and of the result that the interpolation and Lanczos' kernel reach.
+REACH, COARSE_REACH = 4, 3
 
 
 def cut(picture: Pixels, transform: Transform, size: int) -> Pixels:
@@ -77,9 +75,9 @@ def prepare(
         pixels = _shrink(pixels, factor, border)
         transform = scaled(transform, 1 / factor)
     pixels = pixels.astype(np.float32)
-    sigma = _BLUR * math.sqrt(max((reduction / factor) ** 2 - 1, 0))
-    if sigma > 0:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma, borderType=border)
+    if reduction > 1:
+        kernel = _lanczos(reduction / factor)
+        pixels = cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=border)
     if reduction < _FINER:
         pixels, transform = _double(pixels, border), scaled(transform, 2)
     return pixels, transform
@@ -177,7 +175,7 @@ def box_region(
 def source_region(transform: Transform, size: int, shape: tuple[int, ...]) -> Rectangle:
     """Returns the rows and columns that `cut` reads; arguments as in `region`."""
     low, high = _bounds(transform, (-0.5, -0.5, size - 0.5, size - 0.5))
-    margin = _REACH + _BLUR_REACH / scale_of(transform)
+    margin = REACH + COARSE_REACH / scale_of(transform)
     spans = zip(np.floor(low - margin), np.ceil(high + margin) + 1, shape[1::-1], strict=True)
     columns, rows = (_with_reflected(int(start), int(stop), n) for start, stop, n in spans)
     return rows, columns
@@ -208,6 +206,14 @@ def _shrink(pixels: Pixels, factor: int, border: int) -> Pixels:
         pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beyond, border)
     size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _lanczos(reduction: float) -> Float[np.ndarray, "_"]:
+    """Returns the low-pass kernel for a grid that is `reduction` times as coarse, 1 or more."""
+    reach = int(_LOBES * reduction)
+    steps = np.arange(-reach, reach + 1) / reduction
+    kernel = np.sinc(steps) * np.sinc(steps / _LOBES)
+    return kernel / kernel.sum()
 
 
 def _double(pixels: Float32[np.ndarray, "_ _ ..."], border: int) -> Float32[np.ndarray, "_ _ ..."]:

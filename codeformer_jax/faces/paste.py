@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from codeformer_jax.faces.align import (
+    COARSE_REACH,
+    REACH,
     Pixels,
     Rectangle,
     box_region,
@@ -80,7 +82,7 @@ def paste(
         later = any(_overlap(read, place.painted) for place in places)
         # An earlier patch changes these pixels before this one's turn.
         original = picture[read].copy() if later and detail else None
-        places.append(_Place(_painted(patch, picture.shape), read, original))
+        places.append(_Place(painted(patch, picture.shape), read, original))
     for patch, place in zip(patches, places, strict=True):
         _paste(picture, patch, place, detail=detail)
 
@@ -93,9 +95,9 @@ class _Place:
     read: Rectangle
     original: Pixels | None
 
-    def of_original(self, rows: slice, columns: slice) -> Pixels:
+    def of_original(self, tile: Rectangle) -> Pixels:
         """Returns the original pixels of a part of the picture."""
-        top, left = self.read[0].start, self.read[1].start
+        (rows, columns), top, left = tile, self.read[0].start, self.read[1].start
         rows = slice(rows.start - top, rows.stop - top)
         return self.original[rows, columns.start - left : columns.stop - left]
 
@@ -111,44 +113,60 @@ def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> Non
     alone = detail and place.original is None
     if not alone:
         sources.append(patch.mask)
-    back = invert(patch.transform)
-    sources = [prepare(source, back, cv2.BORDER_CONSTANT) for source in sources]
-    for rows, columns in _tiles(place.painted):
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        origin = np.array([[0, 0, columns.start], [0, 0, rows.start]])
-        warped = [warp(source, t - origin, shape, cv2.BORDER_CONSTANT) for source, t in sources]
+    sources = [_prepared(source, patch) for source in sources]
+    for tile in tiles(place.painted):
+        warped = _warped(sources, tile)
         if not any(array.any() for array in warped):
             continue
-        result, current = warped[0], picture[rows, columns]
+        result, current = warped[0], picture[tile]
         result += current
         if not alone:
             replaced = current.astype(np.float32)
             if detail:
-                replaced -= place.of_original(rows, columns)
-            share = np.clip(warped[1], 0, 1)
-            result -= (share if picture.ndim == 2 else share[..., None]) * replaced
-        picture[rows, columns] = to_dtype(result, picture.dtype)
+                replaced -= place.of_original(tile)
+            amount = np.clip(warped[1], 0, 1)
+            result -= (amount if picture.ndim == 2 else amount[..., None]) * replaced
+        picture[tile] = to_dtype(result, picture.dtype)
 
 
-def _painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
-    """Returns the rows and columns of the picture that the mask reaches."""
+def painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
+    """Returns the rows and columns that a patch's mask reaches in a picture of a shape."""
     rows, columns = (np.flatnonzero(patch.mask.any(axis)) for axis in (1, 0))
     if rows.size == 0:
         return slice(0, 0), slice(0, 0)
-    # The reach of the kernels of `prepare` and `warp`, in pixels of the crop.
-    margin = 2 + 4 * max(1.0, scale_of(patch.transform))
+    margin = REACH + COARSE_REACH * scale_of(patch.transform)
     edge = patch.mask.shape[0] - 0.5
     low = [max(float(side[0]) - margin, -0.5) for side in (columns, rows)]
     high = [min(float(side[-1]) + margin, edge) for side in (columns, rows)]
     return box_region(patch.transform, (*low, *high), shape)
 
 
-def _tiles(rectangle: Rectangle) -> collections.abc.Iterator[Rectangle]:
+def share(patch: Patch, rectangle: Rectangle) -> Float32[np.ndarray, "_ _"]:
+    """Returns a patch's mask as it lies in a part of the picture; at most 32767 px wide."""
+    return np.clip(_warped([_prepared(patch.mask, patch)], rectangle)[0], 0, 1)
+
+
+def tiles(rectangle: Rectangle) -> collections.abc.Iterator[Rectangle]:
+    """Yields the parts of a rectangle that are worked on at once."""
     rows, columns = rectangle
     for top in range(rows.start, rows.stop, _TILE):
         for left in range(columns.start, columns.stop, _TILE):
             bottom, right = min(top + _TILE, rows.stop), min(left + _TILE, columns.stop)
             yield slice(top, bottom), slice(left, right)
+
+
+_Prepared = tuple[Float32[np.ndarray, "_ _ ..."], Transform]
+
+
+def _prepared(square: Float32[np.ndarray, "_ _ ..."], patch: Patch) -> _Prepared:
+    return prepare(square, invert(patch.transform), cv2.BORDER_CONSTANT)
+
+
+def _warped(sources: list[_Prepared], rectangle: Rectangle) -> list[np.ndarray]:
+    rows, columns = rectangle
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    origin = np.array([[0, 0, columns.start], [0, 0, rows.start]])
+    return [warp(source, t - origin, shape, cv2.BORDER_CONSTANT) for source, t in sources]
 
 
 def _overlap(first: Rectangle, second: Rectangle) -> bool:
