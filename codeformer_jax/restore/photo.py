@@ -21,7 +21,7 @@ from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.parse import Parser
 from codeformer_jax.faces.paste import Patch, paste, scaled
 from codeformer_jax.faces.published import cut_published, paste_published
-from codeformer_jax.faces.texture import add_grain, match_color
+from codeformer_jax.faces.texture import add_grain, grain_of, match_color
 from codeformer_jax.restore.fit import Fitted, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.provenance import FaceRecord
@@ -186,11 +186,10 @@ def compose(
     ]
     # The smaller of two faces is the one farther away.
     order = sorted(range(len(patches)), key=lambda i: chosen[i].face.size)
-    ordered = [patches[i] for i in order]
-    before = target.copy() if options.grain else None
-    paste(target, ordered, detail=options.detail)
-    if before is not None:
-        add_grain(target, before, ordered)
+    grain = [grain_of(target, patches[i]) for i in order] if options.grain else []
+    paste(target, [patches[i] for i in order], detail=options.detail)
+    for i, wanted in zip(order, grain, strict=False):
+        add_grain(target, patches[i], wanted, seed=chosen[i].number)
     return target
 
 
