@@ -228,7 +228,9 @@ def _decode_deep(file: BinaryIO, image: Image.Image, gray: bool) -> tuple[Sample
     import cv2  # noqa: PLC0415  An optional package.
 
     file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = file.read()
+    image.close()  # Frees its pixels.
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     expected = np.uint16, 3, (image.height, image.width)
     if decoded is None or (decoded.dtype, decoded.ndim, decoded.shape[:2]) != expected:
         raise ValueError("its 16-bit samples cannot be decoded; save it as a 16-bit PNG")
