@@ -38,6 +38,7 @@ CMYK = "CMYK colours were converted to sRGB"
 EIGHT_BITS = "16 bits per sample became 8"
 DAMAGED_EXIF = "damaged EXIF data were not kept"
 LONG_EXIF = "EXIF data of more than 64 KB were not kept"
+EXTRAS = "previews, depth or gain maps beside the picture were not kept"
 TEXTS = "XMP data and comments were not kept"
 NO_GRAY_ALPHA = "gray with transparency became RGB"
 
@@ -97,6 +98,7 @@ def read_photo(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     with opened(path, max_megapixels=max_megapixels) as image:
         check_samples(image)
         notes = [FIRST_FRAME] if has_frames(image) else []
+        notes += [EXTRAS] if image.format == "MPO" else []
         deep, file = _has_deep_colour(image), image.fp
         gray = "LA" in str(image.tile[:1])  # Pillow opens 16-bit gray with alpha as RGBA.
         keeps_depth = image.mode in ("RGB", "RGBA") and image.format in ("PNG", "TIFF")

@@ -87,6 +87,14 @@ def test_the_first_frame_is_said(tmp_path):
     assert found.notes == (images.FIRST_FRAME,)
 
 
+def test_pictures_beside_the_first_one_are_said(tmp_path):
+    image = Image.fromarray(smooth())
+    image.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[image.reduce(2)])
+    found = read_photo(tmp_path / "a.jpg")
+    assert found.pixels.shape == (48, 64, 3)
+    assert found.notes == (photos.EXTRAS,)
+
+
 def test_texts_that_are_dropped_are_said(tmp_path):
     assert read(tmp_path, pillow(noise(3), "JPEG", comment="mine")).notes == (photos.TEXTS,)
     assert read(tmp_path, pillow(noise(3), "WEBP", xmp=b"<x/>")).notes == (photos.TEXTS,)
