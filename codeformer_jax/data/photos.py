@@ -133,7 +133,8 @@ def write_photo(path: str | os.PathLike, photo: PhotoFile, comment: str) -> tupl
         path: file to write or replace.
         photo: the photograph.
         comment: text about the picture: in PNG the text `Comment`, in the others EXIF's
-            ImageDescription, after a text that is there, and in JPEG a comment as well.
+            ImageDescription, after a text that is there, and in JPEG a comment as well. An empty
+            one is left out.
 
     Returns:
         Notes on what the format cannot keep.
@@ -283,7 +284,7 @@ def _save_png(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         file,
         photo.pixels,
         photo.alpha,
-        texts={"Comment": comment},
+        texts={"Comment": comment} if comment else {},
         icc_profile=photo.icc_profile,
         exif=photo.exif,
     )
@@ -295,7 +296,7 @@ def _save_tiff(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     if photo.alpha is not None and pixels.ndim == 2 and pixels.dtype == np.uint16:
         # Pillow does not read two channels of 16 bits.
         pixels, notes = np.dstack([pixels] * 3), [NO_GRAY_ALPHA]
-    exif = exif_data.describe(photo.exif, comment)
+    exif = _described(photo.exif, comment)
     write_tiff(file, pixels, photo.alpha, icc_profile=photo.icc_profile, exif=exif)
     return notes
 
@@ -305,9 +306,9 @@ def _save_jpeg(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     if photo.alpha is not None:
         pixels = _on_white(pixels, _eight_bits(photo.alpha)[0])
         notes.append(TRANSPARENT)
-    exif = exif_data.describe(photo.exif, comment)
-    if len(exif) > _JPEG_EXIF:
-        exif = exif_data.describe(None, comment)
+    exif = _described(photo.exif, comment)
+    if exif and len(exif) > _JPEG_EXIF:
+        exif = _described(None, comment)
         notes.append(LONG_EXIF)
     Image.fromarray(pixels).save(
         file,
@@ -315,7 +316,7 @@ def _save_jpeg(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         quality=95,
         subsampling=0,
         icc_profile=photo.icc_profile,
-        exif=exif_data.PREFIX + exif,
+        exif=exif_data.PREFIX + exif if exif else b"",
         comment=comment,
     )
     return notes
@@ -331,9 +332,13 @@ def _save_webp(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         "WEBP",
         quality=95,
         icc_profile=photo.icc_profile or b"",
-        exif=exif_data.describe(photo.exif, comment),
+        exif=_described(photo.exif, comment) or b"",
     )
     return notes
+
+
+def _described(exif: bytes | None, comment: str) -> bytes | None:
+    return exif_data.describe(exif, comment) if comment else exif
 
 
 def _eight_bits(

@@ -120,6 +120,14 @@ def test_the_comment_is_where_other_programs_look(tmp_path):
         assert image.layer[0][1:3] == (1, 1)  # No chroma subsampling.
 
 
+@pytest.mark.parametrize("suffix", photos.PHOTO_SUFFIXES)
+def test_no_comment(tmp_path, suffix):
+    write_photo(tmp_path / f"a{suffix}", photo_of("rgb"), "")
+    found = read_photo(tmp_path / f"a{suffix}")
+    assert found.exif is None
+    assert found.notes == ()
+
+
 def test_exif_data_that_jpeg_has_no_room_for(tmp_path):
     exif = Image.Exif()
     exif[0x9286] = b"ASCII\0\0\0" + bytes(70_000)
