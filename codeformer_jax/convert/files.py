@@ -4,7 +4,6 @@ Tensors are named by their Linen paths, 'params/encoder/blocks_0/kernel'. The me
 format's version, the network and its hyperparameters as JSON.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from codeformer_jax.convert.networks import (
     module_fields,
 )
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.hashes import file_sha256
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
@@ -208,8 +208,7 @@ def verify(path: str | os.PathLike) -> Verification:
         ChecksumError: a file with a published name has another hash.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     expected = PUBLISHED.get(path.name)
     if expected not in (None, sha256):
         raise ChecksumError(

@@ -22,10 +22,10 @@ Samples = (
 )
 Alpha = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
 
-_BAND = 1 << 24  # Bytes of a band, about.
+_BAND = 1 << 22  # Bytes of a band, about.
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by the number of channels.
 _UP = 2  # PNG's filter: differences to the row above.
-# Higher levels make photographs 3 % smaller and take twice as long, or 10 % and six times.
+# 12 megapixels take 0.3 to 0.5 s; Pillow's default level takes 2 s and saves 10 %.
 _LEVEL = 1
 _TIFF_LIMIT = 1 << 32
 # Tags that describe the picture; all others describe how its pixels are stored.
@@ -36,7 +36,7 @@ TIFF_TEXTS = (
 
 
 def bands(height: int, row_bytes: int) -> Iterator[slice]:
-    """Yields slices of rows that cover a picture, each of about 16 MB.
+    """Yields slices of rows that cover a picture, each of about 4 MB.
 
     Args:
         height: number of rows.

@@ -38,6 +38,7 @@ CMYK = "CMYK colours were converted to sRGB"
 EIGHT_BITS = "16 bits per sample became 8"
 DAMAGED_EXIF = "damaged EXIF data were not kept"
 LONG_EXIF = "EXIF data of more than 64 KB were not kept"
+EXTRAS = "previews, depth or gain maps beside the picture were not kept"
 TEXTS = "XMP data and comments were not kept"
 NO_GRAY_ALPHA = "gray with transparency became RGB"
 
@@ -97,6 +98,7 @@ def read_photo(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     with opened(path, max_megapixels=max_megapixels) as image:
         check_samples(image)
         notes = [FIRST_FRAME] if has_frames(image) else []
+        notes += [EXTRAS] if image.format == "MPO" else []
         deep, file = _has_deep_colour(image), image.fp
         gray = "LA" in str(image.tile[:1])  # Pillow opens 16-bit gray with alpha as RGBA.
         keeps_depth = image.mode in ("RGB", "RGBA") and image.format in ("PNG", "TIFF")
@@ -131,7 +133,8 @@ def write_photo(path: str | os.PathLike, photo: PhotoFile, comment: str) -> tupl
         path: file to write or replace.
         photo: the photograph.
         comment: text about the picture: in PNG the text `Comment`, in the others EXIF's
-            ImageDescription, after a text that is there, and in JPEG a comment as well.
+            ImageDescription, after a text that is there, and in JPEG a comment as well. An empty
+            one is left out.
 
     Returns:
         Notes on what the format cannot keep.
@@ -228,7 +231,9 @@ def _decode_deep(file: BinaryIO, image: Image.Image, gray: bool) -> tuple[Sample
     import cv2  # noqa: PLC0415  An optional package.
 
     file.seek(0)
-    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = file.read()
+    image.close()  # Frees its pixels.
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     expected = np.uint16, 3, (image.height, image.width)
     if decoded is None or (decoded.dtype, decoded.ndim, decoded.shape[:2]) != expected:
         raise ValueError("its 16-bit samples cannot be decoded; save it as a 16-bit PNG")
@@ -279,7 +284,7 @@ def _save_png(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         file,
         photo.pixels,
         photo.alpha,
-        texts={"Comment": comment},
+        texts={"Comment": comment} if comment else {},
         icc_profile=photo.icc_profile,
         exif=photo.exif,
     )
@@ -291,7 +296,7 @@ def _save_tiff(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     if photo.alpha is not None and pixels.ndim == 2 and pixels.dtype == np.uint16:
         # Pillow does not read two channels of 16 bits.
         pixels, notes = np.dstack([pixels] * 3), [NO_GRAY_ALPHA]
-    exif = exif_data.describe(photo.exif, comment)
+    exif = _described(photo.exif, comment)
     write_tiff(file, pixels, photo.alpha, icc_profile=photo.icc_profile, exif=exif)
     return notes
 
@@ -301,9 +306,9 @@ def _save_jpeg(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     if photo.alpha is not None:
         pixels = _on_white(pixels, _eight_bits(photo.alpha)[0])
         notes.append(TRANSPARENT)
-    exif = exif_data.describe(photo.exif, comment)
-    if len(exif) > _JPEG_EXIF:
-        exif = exif_data.describe(None, comment)
+    exif = _described(photo.exif, comment)
+    if exif and len(exif) > _JPEG_EXIF:
+        exif = _described(None, comment)
         notes.append(LONG_EXIF)
     Image.fromarray(pixels).save(
         file,
@@ -311,7 +316,7 @@ def _save_jpeg(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         quality=95,
         subsampling=0,
         icc_profile=photo.icc_profile,
-        exif=exif_data.PREFIX + exif,
+        exif=exif_data.PREFIX + exif if exif else b"",
         comment=comment,
     )
     return notes
@@ -327,9 +332,13 @@ def _save_webp(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
         "WEBP",
         quality=95,
         icc_profile=photo.icc_profile or b"",
-        exif=exif_data.describe(photo.exif, comment),
+        exif=_described(photo.exif, comment) or b"",
     )
     return notes
+
+
+def _described(exif: bytes | None, comment: str) -> bytes | None:
+    return exif_data.describe(exif, comment) if comment else exif
 
 
 def _eight_bits(

@@ -41,11 +41,11 @@ from codeformer_jax.evaluate.testset import (
     MANIFEST,
     StoredPairs,
     content_hash,
-    file_hash,
     listing,
 )
 from codeformer_jax.system import process
 from codeformer_jax.system.atomic import atomic_directory
+from codeformer_jax.system.hashes import file_sha256
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.workers import usable_cores
 
@@ -192,7 +192,7 @@ def _write_pairs(
         for half, picture in zip(HALVES, (degraded, truth), strict=True):
             path = folder / half / name
             write_image(path, picture)
-            entry[half] = file_hash(path)
+            entry[half] = file_sha256(path)
         return entry
 
     threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, usable_cores()))

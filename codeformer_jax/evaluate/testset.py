@@ -21,6 +21,7 @@ import tqdm
 
 from codeformer_jax.data.examples import Element
 from codeformer_jax.data.images import read_image
+from codeformer_jax.system.hashes import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = "codeformer-jax test set 1"
@@ -103,7 +104,7 @@ def open_testset(root: str | os.PathLike) -> StoredPairs:
     # Opens only names that were found below the folder, whatever the manifest lists.
     there = sorted(listed.keys() & found)
     with ThreadPool(_THREADS) as threads:
-        hashes = threads.imap(lambda name: file_hash(root / name), there)
+        hashes = threads.imap(lambda name: file_sha256(root / name), there)
         shown = tqdm.tqdm(hashes, desc="verify", total=len(there), unit="file", disable=None)
         for name, sha256 in zip(there, shown, strict=True):
             if sha256 != listed[name]:
@@ -121,12 +122,6 @@ def content_hash(manifest: Mapping[str, Any]) -> str:
     content = {name: value for name, value in manifest.items() if name not in _NOT_HASHED}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listing(problems: Mapping[str, str]) -> str:

@@ -120,7 +120,7 @@ def top_level(dtype: np.dtype) -> int:
     return np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
 
 
-def scaled(transform: Transform, factor: float) -> Transform:
+def scaled(transform: Transform, factor: float | int) -> Transform:
     """Returns the transform for a picture that was enlarged `factor` times.
 
     The edges of both pictures coincide, so that x becomes factor * (x + 0.5) - 0.5.
@@ -130,7 +130,7 @@ def scaled(transform: Transform, factor: float) -> Transform:
     return np.column_stack([linear, offset])
 
 
-def shifted(transform: Transform, x: float, y: float) -> Transform:
+def shifted(transform: Transform, x: int, y: int) -> Transform:
     """Returns the transform for the part of the picture that begins at (x, y)."""
     offset = transform[:, 2] + transform[:, :2] @ np.array([x, y], np.float64)
     return np.column_stack([transform[:, :2], offset])

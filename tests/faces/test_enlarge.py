@@ -1,0 +1,131 @@
+"""Enlargement: seams of tiles, dtypes, gray, factors, damaged weights."""
+
+import jax
+import numpy as np
+import pytest
+from nn.test_photo_network_parts import drawn
+from parity.seeded import seeded_image
+
+from codeformer_jax.convert import save_model
+from codeformer_jax.faces import enlarge as module_under_test
+from codeformer_jax.faces.enlarge import NetworkEnlarger, enlarge
+from codeformer_jax.faces.models import Model
+from codeformer_jax.nn import RRDBNet
+
+DTYPES = {"uint8": 255, "uint16": 65535, "float32": 1}
+
+
+def network(scale):
+    """A small network with random weights, whose results are mostly in [0, 1]."""
+    module = RRDBNet(scale, width=6, blocks=1, growth=4)
+    variables = drawn("rrdbnet", module)
+    last = variables["params"]["conv_last"]
+    last["kernel"], last["bias"] = last["kernel"] * 3, last["bias"] * 0 + 0.5
+    return Model(module, variables)
+
+
+def picture(height, width, dtype="uint8", gray=False):
+    levels = seeded_image(height, width, 0) * DTYPES[dtype]
+    levels = levels[..., 1] if gray else levels
+    return levels if dtype == "float32" else np.round(levels).astype(dtype)
+
+
+@pytest.mark.parametrize(("scale", "shape"), [(2, (120, 151)), (4, (70, 64))])
+def test_tiles_leave_no_seam(scale, shape):
+    model = network(scale)
+    reach = model.module.reach
+    image = picture(*shape, "float32")
+    height, width = shape
+    fold = model.module.fold
+    even = np.pad(image, ((0, height % fold), (0, width % fold), (0, 0)), mode="edge")
+    whole = np.asarray(model.module.apply(model.variables, even[None])[0])
+    whole = np.clip(whole[: scale * height, : scale * width], 0, 1)
+    assert whole.std() > 0.05
+    tiled = NetworkEnlarger(model, tile=24, overlap=reach + reach % 2)
+    assert max(shape) > tiled.tile + 2 * tiled.overlap
+    np.testing.assert_allclose(tiled(image, scale), whole, rtol=0, atol=1e-4)
+    # Without a margin there is a seam.
+    seamed = NetworkEnlarger(model, tile=24, overlap=0)(image, scale)
+    assert np.abs(seamed - whole).max() > 1 / 255
+
+
+def test_one_program_enlarges_pictures_of_all_sizes():
+    module_under_test._enlarge.clear_cache()
+    enlarger = NetworkEnlarger(network(2), tile=16, overlap=4)
+    for shape in ((5, 7), (24, 24), (25, 40), (61, 33)):
+        for dtype in DTYPES:
+            assert enlarger(picture(*shape, dtype), 2).shape == (2 * shape[0], 2 * shape[1], 3)
+    assert module_under_test._enlarge._cache_size() == 1
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtype_and_gray_are_kept(dtype, gray):
+    image = picture(20, 30, dtype, gray)
+    enlarger = NetworkEnlarger(network(2), tile=16, overlap=4)
+    expected = enlarger(picture(20, 30, "float32", gray), 2) * DTYPES[dtype]
+    for result in (enlarger(image, 2), enlarge(image, 2)):
+        assert (result.shape, result.dtype) == ((40, 60, *image.shape[2:]), image.dtype)
+        assert result.max() <= DTYPES[dtype]
+    # The network sees the same in each dtype, to rounding of the levels.
+    assert np.abs(enlarger(image, 2) - expected).max() <= 0.02 * DTYPES[dtype]
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor", "runs", "size"),
+    [(2, 2, 1, (40, 60)), (2, 4, 2, (80, 120)), (2, 3, 1, (60, 90)), (4, 2, 1, (40, 60)),
+     (4, 4, 1, (80, 120)), (1, 2, 1, (40, 60)), (2, 1.5, 1, (30, 45))],
+)  # fmt: skip
+def test_the_rest_of_a_factor_is_interpolated(scale, factor, runs, size, monkeypatch):
+    enlarger = NetworkEnlarger(network(scale), tile=16, overlap=4)
+    calls, run = [], NetworkEnlarger._run
+    monkeypatch.setattr(
+        NetworkEnlarger, "_run", lambda self, x: calls.append(x.shape) or run(self, x)
+    )
+    assert enlarger(picture(20, 30), factor).shape == (*size, 3)
+    assert len(calls) == runs
+
+
+def test_lanczos_covers_the_same_area():
+    ramp = np.tile(np.arange(64, dtype=np.float32) / 64, (8, 1))
+    inner = enlarge(ramp, 2)[4, 16:-16]
+    expected = ((np.arange(128) + 0.5) / 2 - 0.5)[16:-16] / 64
+    np.testing.assert_allclose(inner, expected, atol=2e-3)
+    # Overshoot at an edge stays in range.
+    step = np.where(np.arange(64) < 32, 0, 1).astype(np.float32)[None].repeat(8, axis=0)
+    assert (enlarge(step, 3).min(), enlarge(step, 3).max()) == (0, 1)
+
+
+def test_a_result_that_is_not_finite_names_the_tile():
+    model = network(2)
+    broken = jax.tree.map(lambda x: x * np.float32(np.nan), model.variables)
+    enlarger = NetworkEnlarger(Model(model.module, broken), tile=16, overlap=4)
+    with pytest.raises(ValueError, match="enlargement of rows 0 to 19 and columns 0 to 19 has inf"):
+        enlarger(picture(40, 30), 2)
+    image = picture(60, 30, "float32")
+    image[50, 25] = np.nan
+    with pytest.raises(ValueError, match="rows 36 to 51 and columns 20 to 29 has"):
+        NetworkEnlarger(model, tile=16, overlap=4)(image, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "factor", "message"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), 2, r"picture is uint8 \[4, 4, 4\]; expected gray \[h, w\]"),
+        (np.zeros((4, 4), np.float64), 2, "picture is float64"),
+        (np.zeros((0, 4), np.uint8), 2, r"picture is uint8 \[0, 4\]"),
+        (np.zeros((4, 4), np.uint8), 0, "factor is 0; expected a positive number"),
+    ],
+)
+def test_other_pictures_are_refused(image, factor, message):
+    for way in (enlarge, NetworkEnlarger(network(2), tile=16, overlap=4)):
+        with pytest.raises(ValueError, match=message):
+            way(image, factor)
+
+
+def test_it_loads_from_a_model_file(tmp_path):
+    model = network(2)
+    save_model(tmp_path / "x2.safetensors", "rrdbnet", model.module, model.variables)
+    assert NetworkEnlarger.load(tmp_path / "x2.safetensors").scale == 2
+    with pytest.raises(ValueError, match="tile=15 and overlap=10: expected multiples of 2"):
+        NetworkEnlarger(model, tile=15)
