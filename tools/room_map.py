@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "codeformer_jax"
 PICTURE = ROOT / "docs" / "rooms.svg"
-MOST_ARROWS = 77
+MOST_ARROWS = 82
 
 # Rows of the picture from the top; a room imports only from rows below its own.
 ROWS = (
@@ -29,8 +29,8 @@ ROWS = (
         "priors": "pictures of priors",
     },
     {"checkpoints": "save, load, teachers", "compare": "traces, differences"},
-    {"tasks": "training tasks", "data": "sources, batches"},
-    {"convert": "PyTorch weights", "sampling": "codes of a prior", "faces": "detect, align, paste"},
+    {"tasks": "training tasks", "faces": "detect, align, paste", "data": "sources, batches"},
+    {"convert": "PyTorch weights", "sampling": "codes of a prior"},
     {"losses": "pure functions", "metrics": "pure functions"},
     {"degrade": "degradations", "nn": "networks"},
     {"ops": "array functions"},
@@ -44,7 +44,7 @@ CENTRES = {
     "demo": 110, "evaluate": 310, "train": 505, "priors": 700,
     "checkpoints": 180, "compare": 410,
     "tasks": 290, "data": 800,
-    "convert": 690, "sampling": 495, "faces": 110,
+    "convert": 690, "sampling": 495, "faces": 545,
     "losses": 230, "metrics": 420,
     "degrade": 110, "nn": 560,
     "ops": 330, "system": 800,

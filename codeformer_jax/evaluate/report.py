@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
 # Larger pictures are reduced: thirty rows of 512 px would make a file of 50 MB.
-_LARGEST_PICTURE = 256
+_LARGEST_PICTURE, _LARGEST_PHOTO = 256, 1280
+# Comment of the template that photographs replace.
+_PLACE = "<!-- photographs -->"
+_PHOTOGRAPHS = """\
+<section><h2>Photographs</h2>
+{% for caption, url in pictures.items() %}
+<figure class="photograph"><img src="{{ url }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+</section>
+"""
 # Readable on white and on black paper.
 _BAR, _LINE, _BETTER, _WORSE = "#4a86c8", "#d9822b", "#2f9560", "#d0503f"
 _GROUPS = {
@@ -54,6 +63,21 @@ def write_report(evaluation: Evaluation, directory: str | os.PathLike) -> tuple[
             # A file name may hold bytes that are not text.
             path.write_bytes(content.encode("utf-8", "replace"))
     return Path(directory, METRICS_FILE), Path(directory, REPORT_FILE)
+
+
+def add_photographs(directory: str | os.PathLike, pictures: Mapping[str, np.ndarray]) -> None:
+    """Adds whole photographs to a written report.
+
+    Args:
+        directory: folder of the report.
+        pictures: caption -> uint8 [h, w, 3].
+    """
+    path = Path(directory, REPORT_FILE)
+    section = jinja2.Environment(autoescape=True).from_string(_PHOTOGRAPHS)
+    urls = {caption: _picture_url(pixels, _LARGEST_PHOTO) for caption, pixels in pictures.items()}
+    page = path.read_text("utf-8", "replace").replace(_PLACE, section.render(pictures=urls))
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, "utf-8")
 
 
 def html_report(evaluation: Evaluation) -> str:
@@ -116,9 +140,9 @@ def _settings(values: Mapping[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _picture_url(pixels: np.ndarray) -> str:
+def _picture_url(pixels: np.ndarray, largest: int = _LARGEST_PICTURE) -> str:
     image = Image.fromarray(pixels)
-    image.thumbnail((_LARGEST_PICTURE, _LARGEST_PICTURE), Image.Resampling.BOX)
+    image.thumbnail((largest, largest), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
