@@ -30,7 +30,8 @@ _PLACE = "<!-- photographs -->"
 _PHOTOGRAPHS = """\
 <section><h2>Photographs</h2>
 {% for caption, url in pictures.items() %}
-<figure class="photograph"><img src="{{ url }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+<figure class="photograph"><img src="{{ url }}" alt="{{ caption }}">
+<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 </section>
 """
