@@ -122,9 +122,7 @@ def test_faces_of_several_pictures_share_a_batch(tmp_path, photo, options, monke
         return plain(batch, *arguments, **named)
 
     monkeypatch.setattr(restorer, "restore_batch", counted)
-    summary = restore_files(
-        [tmp_path / "in"], tmp_path / "out", photo=options(), restorer=restorer
-    )
+    summary = restore_files([tmp_path / "in"], tmp_path / "out", photo=options(), restorer=restorer)
     assert len(summary.written) == 3
     assert batches == [4, 2]
 
@@ -168,7 +166,9 @@ def test_an_aligned_crop_among_photographs_is_restored_as_one(tmp_path):
     assert read_photo(tmp_path / "out" / "crop.png").pixels.shape == (SIDE, SIDE, 3)
     assert read_photo(tmp_path / "out" / "photo.png").pixels.shape == wide.shape
     yes = PhotoOptions(aligned="yes")
-    restore_files([tmp_path / "in" / "crop.png"], tmp_path / "yes", photo=yes, restorer=network(0.1))
+    restore_files(
+        [tmp_path / "in" / "crop.png"], tmp_path / "yes", photo=yes, restorer=network(0.1)
+    )
     assert (tmp_path / "yes" / "crop.png").read_bytes() == (
         tmp_path / "out" / "crop.png"
     ).read_bytes()
