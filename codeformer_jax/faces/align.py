@@ -182,9 +182,13 @@ def source_region(transform: Transform, size: int, shape: tuple[int, ...]) -> Re
 
 
 def _with_reflected(start: int, stop: int, length: int) -> slice:
-    """Returns the pixels of a row that [start, stop) reads where the row's ends are mirrors."""
-    first = min(start, 2 * length - stop) if stop > length else start
-    last = max(stop, -start) if start < 0 else stop
+    """Returns the pixels of a row that [start, stop) reads where the row's ends are mirrors.
+
+    A span that lies farther outside than it is long reads as many pixels at the end.
+    """
+    span = stop - start
+    first = min(start, max(2 * length - stop, length - span)) if stop > length else start
+    last = max(stop, min(-start, span)) if start < 0 else stop
     return slice(min(max(first, 0), length - 1), max(min(last, length), 1))
 
 

@@ -24,6 +24,8 @@ _HALF_OUTLINE = np.array(
 # In sides of the square.
 _FEATHER = 1 / 32
 _BORDER = 1 / 16
+# Side of the grid that the hull is blurred on.
+_GRID = 128
 
 # ParseNet's classes that belong to the face: skin, brows, eyes, glasses, ears, ear rings, nose,
 # mouth, lips, necklace. Neck, hat, hair, clothes and background stay as they are.
@@ -40,18 +42,26 @@ def hull_mask(
         points: the face's five points in the crop, as in `Face`; the template's by default. A
             turned head moves them away from the template.
     """
+    # So soft a mask needs no more than a coarse grid.
+    grid = min(size, _GRID)
     if points is None:
-        points = (TEMPLATE + 0.5) * (size / TEMPLATE_SIZE) - 0.5
+        points = _moved(TEMPLATE, TEMPLATE_SIZE, size)
+    points = _moved(points, size, grid)
     eyes, mouth = points[:2].mean(0), points[3:].mean(0)
     right, down = points[1] - points[0], mouth - eyes
     outline = np.concatenate([_HALF_OUTLINE, _HALF_OUTLINE * (-1, 1)])
     outline = np.concatenate([eyes + outline @ np.stack([right, down]), points])
     hull = cv2.convexHull(outline.astype(np.float32))
     # Coordinates with 4 binary places draw the outline to 1/16 px.
-    mask = np.zeros((size, size), np.uint8)
+    mask = np.zeros((grid, grid), np.uint8)
     cv2.fillConvexPoly(mask, np.rint(hull * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
-    blurred = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size * _FEATHER)
-    return np.minimum(blurred, square_mask(size))
+    blurred = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), grid * _FEATHER)
+    return np.minimum(cv2.resize(blurred, (size, size)), square_mask(size))
+
+
+def _moved(points: Float[np.ndarray, "5 2"], before: int, after: int) -> Float[np.ndarray, "5 2"]:
+    """Moves points of a square to the square resized to another side."""
+    return (points + 0.5) * (after / before) - 0.5
 
 
 def square_mask(size: int) -> Float32[np.ndarray, "{size} {size}"]:

@@ -94,6 +94,18 @@ def test_pixels_far_from_the_square_are_not_read():
     np.testing.assert_allclose(cut(picture, transform, 64), 0.25, atol=1e-6)
 
 
+def test_a_square_far_outside_reads_little():
+    rows, columns = source_region(similarity(1, 0, (-9000, 100), 64), 64, (4000, 6000))
+    assert (rows.stop - rows.start) * (columns.stop - columns.start) < 100**2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40, 3), (3, 2, 3)])
+@pytest.mark.parametrize("scale", [0.05, 1.0, 20.0])
+def test_the_smallest_pictures_have_squares_too(shape, scale):
+    picture = np.full(shape, 77, np.uint8)
+    assert (cut(picture, similarity(scale, 30, (0, 0), 32), 32) == 77).all()
+
+
 def test_a_square_wider_than_opencvs_limit():
     picture = np.tile(np.linspace(0, 1, 40_000, dtype=np.float32), (40, 1))
     crop = cut(picture, similarity(64 / 40_000, 0, (20_000, 20), 64), 64)
