@@ -17,7 +17,7 @@ class AlignedFaces:
     """Reader of aligned faces.
 
     Args:
-        restorer: the network.
+        restorer: the network; None if nothing is read.
         options: those about pictures and files are used.
         scorer: prior of the heat maps, or None.
         scores: where the scores of written pictures go.
@@ -26,7 +26,7 @@ class AlignedFaces:
 
     def __init__(
         self,
-        restorer: Restorer,
+        restorer: Restorer | None,
         options: RestoreOptions,
         scorer: Scorer | None,
         scores: Scores,

@@ -74,7 +74,7 @@ class Photographs:
         return Reading(
             crops=tuple(crops),
             write=functools.partial(self._write, job, photo, choices, crops),
-            names=tuple(f"{job.name}/{choice.number}" for choice in chosen),
+            numbers=tuple(choice.number for choice in chosen),
             notes=notes,
         )
 

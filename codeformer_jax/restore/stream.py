@@ -45,13 +45,13 @@ class Reading:
     Attributes:
         crops: its faces, fitted into the network's square; none is a picture without restoration.
         write: writes the results, given as [samples][crops], and returns remarks.
-        names: names of the crops, from which samples are seeded.
+        numbers: numbers of the faces in a photograph; empty for a picture that is its only crop.
         notes: remarks for the summary.
     """
 
     crops: tuple[Fitted, ...]
     write: Callable[[Results], Iterable[str]]
-    names: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -131,6 +131,11 @@ class _Pending:
     reading: Reading
     results: list[Sequence[FaceResult] | None]
 
+    def name(self, index: int) -> str:
+        """Returns the name of a crop, from which samples are seeded."""
+        numbers = self.reading.numbers
+        return f"{self.job.name}/{numbers[index]}" if numbers else self.job.name
+
 
 class Stream:
     """The pictures of a plan on their way through the network.
@@ -205,7 +210,7 @@ class Stream:
         if not batch:
             return []
         fitted = [pending.reading.crops[i] for pending, i in batch]
-        names = [(pending.reading.names or (pending.job.name,))[i] for pending, i in batch]
+        names = [pending.name(i) for pending, i in batch]
         pictures = list(dict.fromkeys(pending for pending, _ in batch))
         try:
             results = self._network(fitted, names)
@@ -216,7 +221,8 @@ class Stream:
         for (pending, i), *samples in zip(batch, *results, strict=True):
             pending.results[i] = samples
             if not all(samples):
-                face = f"face {i + 1}: " if len(pending.results) > 1 else ""
+                numbers = pending.reading.numbers
+                face = f"face {numbers[i]}: " if numbers else ""
                 self.outcomes[pending.job] = Failure(pending.job.source, face + NOT_FINITE)
         return [p for p in pictures if p.job not in self.outcomes and None not in p.results]
 

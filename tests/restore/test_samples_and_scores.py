@@ -153,7 +153,7 @@ def test_scores_beside_the_results(tmp_path, faces, model_file, models, capsys):
     command = ["restore", str(faces), "--checkpoint", str(model_file), "--batch-size", "2"]
     score = ["--score", str(models / "start.safetensors")]
     score += ["--score-teacher", str(models / "ae.safetensors")]
-    assert cli.main([*command, "-o", str(plain)]) == 0
+    assert cli.main([*command, "-o", str(plain), "--aligned"]) == 0
     capsys.readouterr()
     assert cli.main([*command, "-o", str(out), *score]) == 0
     printed = capsys.readouterr().out
