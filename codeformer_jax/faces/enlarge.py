@@ -19,8 +19,9 @@ from jaxtyping import Array, Float
 
 from codeformer_jax.faces import models
 
-TILE = 400
-OVERLAP = 10
+# Side and margin of a tile where the network's blocks run: a network that doubles a picture halves
+# it first.
+TILE, MARGIN = 400, 64
 
 _WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 # ITU-R BT.601, as everywhere in this package.
@@ -45,26 +46,36 @@ def enlarge(picture: np.ndarray, factor: int | float) -> np.ndarray:
 class NetworkEnlarger:
     """Enlarges pictures by an RRDBNet, tile by tile.
 
-    Every tile is cut with a margin on all sides, and the result's margin is dropped. All tiles have
-    one size, for which the network is compiled once. At the picture's border a tile ends with the
-    picture, so that the network sees there what it would see of the whole picture; a picture that
-    is smaller than a tile is mirrored beyond its border.
+    Every tile is cut with a margin on all sides, and the result's margin is dropped. All tiles of
+    large pictures have one size, for which the network is compiled once. At the picture's border a
+    tile ends with the picture, so that the network sees there what it would see of the whole
+    picture. A picture that is smaller than a tile is mirrored beyond its border, up to the next
+    quarter of a tile.
 
-    Tiles equal a run over the whole picture where the margin is the network's reach
-    (`RRDBNet.reach`, 698 px for the published x2 network) or more. The published margin of 10 px is
-    less: a tile's border may then be visible.
+    Tiles equal a run over the whole picture only from a margin of `RRDBNet.reach` on, 349 px for
+    RealESRGAN_x4plus. Measured with it on four portraits of 256 px in four tiles, at the result:
+
+    | margin | largest difference | pixels that differ by more than a level of 255 |
+    |---|---|---|
+    | 10 px, as published | 45 levels | 3.7 to 5.0 % |
+    | 32 px | 26 levels | 0.2 to 0.7 % |
+    | 48 px | 7 levels | 0.01 to 0.04 % |
+    | 64 px | 2 levels | less than 0.001 % |
 
     Args:
         model: the converted network, for any scale.
-        tile: side in pixels of the part of a picture that one run enlarges.
-        overlap: margin in pixels.
+        tile: side in pixels of the part of a picture that one run enlarges; by default 400 for a
+            network that enlarges four times, and 800, which it halves first, for one that doubles.
+        overlap: margin in pixels; by default 64 or 128.
 
     Raises:
         ValueError: if tile or margin do not suit the network.
     """
 
-    def __init__(self, model: models.Model, tile: int = TILE, overlap: int = OVERLAP):
+    def __init__(self, model: models.Model, tile: int | None = None, overlap: int | None = None):
         fold = model.module.fold
+        tile = TILE * fold if tile is None else tile
+        overlap = MARGIN * fold if overlap is None else overlap
         if tile < 1 or overlap < 0 or tile % fold or overlap % fold:
             raise ValueError(
                 f"tile={tile} and overlap={overlap}: expected multiples of {fold}, the tile "
@@ -137,6 +148,8 @@ class NetworkEnlarger:
     def _tiles(self, length: int) -> Iterator["_Tile"]:
         """Yields the tiles along an axis of a picture."""
         side, fold = self.tile + 2 * self.overlap, self.model.module.fold
+        quarter = math.ceil(side / (4 * fold)) * fold
+        side = min(side, math.ceil(length / quarter) * quarter)
         # The network folds pixels from the first on: a run begins at a multiple of `fold`.
         last = max(-(-length // fold) * fold - side, 0)
         count = max(1, math.ceil((length - 2 * self.overlap) / self.tile))
@@ -173,8 +186,8 @@ class _Tile:
 
 @functools.partial(jax.jit, static_argnames="module")
 def _enlarge(
-    variables: Mapping[str, Any], pixels: Float[Array, "s s 3"], *, module: Any
-) -> Float[Array, "t t 3"]:
+    variables: Mapping[str, Any], pixels: Float[Array, "h w 3"], *, module: Any
+) -> Float[Array, "h2 w2 3"]:
     return module.apply(variables, pixels[None])[0]
 
 

@@ -49,13 +49,16 @@ def test_tiles_leave_no_seam(scale, shape):
     assert np.abs(seamed - whole).max() > 1 / 255
 
 
-def test_one_program_enlarges_pictures_of_all_sizes():
+def test_one_program_enlarges_all_large_pictures_and_few_the_small_ones():
     module_under_test._enlarge.clear_cache()
     enlarger = NetworkEnlarger(network(2), tile=16, overlap=4)
-    for shape in ((5, 7), (24, 24), (25, 40), (61, 33)):
+    for shape in ((24, 24), (25, 40), (61, 33), (19, 23)):
         for dtype in DTYPES:
             assert enlarger(picture(*shape, dtype), 2).shape == (2 * shape[0], 2 * shape[1], 3)
     assert module_under_test._enlarge._cache_size() == 1
+    for side in range(1, 25):
+        assert enlarger(picture(side, 24), 2).shape == (2 * side, 48, 3)
+    assert module_under_test._enlarge._cache_size() == 4
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -127,5 +130,7 @@ def test_it_loads_from_a_model_file(tmp_path):
     model = network(2)
     save_model(tmp_path / "x2.safetensors", "rrdbnet", model.module, model.variables)
     assert NetworkEnlarger.load(tmp_path / "x2.safetensors").scale == 2
-    with pytest.raises(ValueError, match="tile=15 and overlap=10: expected multiples of 2"):
+    published = NetworkEnlarger(model)
+    assert (published.tile, published.overlap) == (800, 128)  # Twice those of a network for x4.
+    with pytest.raises(ValueError, match="tile=15 and overlap=128: expected multiples of 2"):
         NetworkEnlarger(model, tile=15)
