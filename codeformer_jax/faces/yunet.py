@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from codeformer_jax.faces.align import cut
 from codeformer_jax.faces.face import (
     TEMPLATE,
     TEMPLATE_SIZE,
     Face,
-    Transform,
     apply,
     invert,
     scale_of,
@@ -55,7 +55,6 @@ _LOOKS = 3
 _SETTLED = 10
 # Largest mean distance of a crop's points from the template, as a part of the crop.
 _OFF_TEMPLATE = 0.25
-_OUTSIDE = 128  # Gray of a crop's pixels outside the picture.
 _MIRRORED = [0, 2, 1, 3, 5, 4]  # Places of the mirror image in the order of the picture's.
 
 
@@ -183,7 +182,7 @@ class YuNet:
     ) -> "_Seen | None":
         """Returns the mean over an aligned crop and its mirror image; None if one shows no face."""
         transform = to_size(face.transform, size)
-        crop = _aligned(picture, transform, size)
+        crop = cut(picture, transform, size)
         mirrored = self._near_template(np.ascontiguousarray(crop[:, ::-1]), size)
         straight = self._near_template(crop, size)
         if straight is None or mirrored is None:
@@ -289,38 +288,3 @@ def _shrunk(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray,
     ratio = side / max(picture.shape[:2])
     width, height = (max(1, round(length * ratio)) for length in picture.shape[1::-1])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _aligned(
-    picture: UInt8[np.ndarray, "h w 3"], transform: Transform, size: int
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Returns the crop that a similarity maps to [0, size - 1]^2; outside it is gray.
-
-    Args:
-        picture: RGB.
-        transform: from the picture to the crop.
-        size: side of the crop.
-    """
-    end = size - 1.0
-    corners = apply(invert(transform), np.array([[0, 0], [end, 0], [0, end], [end, end]]))
-    margin = 2 + 1 / scale_of(transform)
-    bounds = picture.shape[1::-1]
-    low = np.clip(np.floor(corners.min(axis=0) - margin), 0, bounds).astype(int)
-    high = np.clip(np.ceil(corners.max(axis=0) + margin), 0, bounds).astype(int)
-    if not (low < high).all():
-        return np.full((size, size, 3), _OUTSIDE, np.uint8)
-    patch = picture[low[1] : high[1], low[0] : high[0]]
-    if (scale := scale_of(transform)) < 1:
-        patch = _shrunk(patch, max(1, round(max(patch.shape[:2]) * scale)))
-    ratio = np.array(patch.shape[1::-1]) / (high - low)
-    # From the patch to the picture: p -> (p + 0.5) / ratio - 0.5 + low.
-    linear = transform[:, :2] / ratio
-    shift = transform[:, :2] @ (0.5 / ratio - 0.5 + low) + transform[:, 2]
-    return cv2.warpAffine(
-        np.ascontiguousarray(patch),
-        np.column_stack([linear, shift]),
-        (size, size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(_OUTSIDE,) * 3,
-    )
