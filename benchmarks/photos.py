@@ -10,9 +10,9 @@ place; `detect` runs the embedded detector. With a checkout of the published PyT
 no enlargement). Its detector is not timed, since that needs trained weights.
 
 Each measurement runs in a process of its own. Seconds are medians of the rounds, of which there are
-fewer where they take more than a minute in all. `peak_mib` is the
-process's peak memory less its memory with the picture loaded. A measurement of more than `--limit`
-minutes or `--memory` GiB is given up and says so. Prints a table and one JSON object.
+fewer where they take more than a minute in all. `peak_mib` is the process's peak memory less its
+memory with the picture loaded (Linux only). A measurement of more than `--limit` minutes or
+`--memory` GiB is given up and says so. Prints a table and one JSON object.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def strip(exif: bytes) -> bytes:
         exif: EXIF data.
 
     Returns:
-        EXIF data.
+        EXIF data; empty if there is nothing else.
 
     Raises:
         ValueError: damaged data.
@@ -51,6 +51,8 @@ def strip(exif: bytes) -> bytes:
     if following:
         _remove_thumbnail(data, order, following)
     kept = [entry for entry in entries if entry.tag != _ORIENTATION]
+    if not kept:
+        return b""
     # The shorter directory fits where the old one was.
     packed = _packed(order, kept)
     data[start : start + len(packed)] = packed

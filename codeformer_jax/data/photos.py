@@ -189,7 +189,7 @@ def _exif(image: Image.Image) -> tuple[bytes | None, bool]:
         else:
             data = image.info.get("exif", b"")
         data = data.removeprefix(exif_data.PREFIX)
-        return (exif_data.strip(data) if data else None), False
+        return (exif_data.strip(data) or None if data else None), False
     except Exception:  # Pillow's readers raise almost any class.
         return None, True
 

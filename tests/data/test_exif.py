@@ -80,6 +80,19 @@ def test_orientation_and_thumbnail_go_and_all_others_stay(order, after):
     assert exif.strip(stripped) == stripped
 
 
+def test_a_tiff_keeps_what_describes_the_picture(tmp_path):
+    exif_of_tiff = Image.Exif()
+    values = {0x010F: "Scanner", 0x011A: 300.0, 0x011B: 300.0, 0x0128: 2, 0x8298: "me"}
+    for tag, value in values.items():
+        exif_of_tiff[tag] = value
+    image = Image.fromarray(np.zeros((4, 6), np.uint8))
+    image.save(tmp_path / "a.tif", exif=exif_of_tiff)
+    photo = read_photo(tmp_path / "a.tif")
+    assert tags(photo.exif) == values
+    write_photo(tmp_path / "b.tif", photo, "restored")
+    assert tags(read_photo(tmp_path / "b.tif").exif) == values | {0x010E: "restored"}
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_text_is_added_and_the_users_own_stays(order):
     stripped = exif.strip(camera_data(order))

@@ -42,6 +42,7 @@ def test_orientation_is_applied_to_pixels_and_alpha(tmp_path, orientation, suffi
         content = png(stored, chunk(b"eXIf", tagged(orientation)[6:]))
     found = read(tmp_path, content)
     same(found, photo.pixels, photo.alpha)
+    assert found.exif is None
     write_photo(tmp_path / "again.png", found, "restored")
     same(read_photo(tmp_path / "again.png"), photo.pixels, photo.alpha)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from codeformer_jax.faces.face import TEMPLATE, Face, apply, invert
+from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.restore.provenance import FaceRecord, photo_record, write_record
 from codeformer_jax.system.hashes import file_sha256
 
@@ -78,6 +79,16 @@ def test_faces_can_be_found_again(tmp_path):
     # Where the template's points come from, in pixels of the picture.
     for transform in (again.transform, np.array(found["transform"])):
         np.testing.assert_allclose(apply(invert(transform), TEMPLATE), POINTS, atol=0.02)
+
+
+def test_a_record_gives_the_faces_of_its_input_back(tmp_path):
+    written(tmp_path, record_of(tmp_path, [FaceRecord(1, face(), "too small")]))
+    manual = ManualDetector.load(tmp_path / "in.json")
+    picture = np.broadcast_to(np.uint8(0), (8000, 12000, 3))
+    (found,) = manual(picture, "in.jpg")
+    np.testing.assert_allclose(found.points, POINTS, atol=0.005001)
+    np.testing.assert_allclose(found.box, face().box, atol=0.005001)
+    assert manual(picture, "another.jpg") == []
 
 
 @pytest.mark.parametrize("faces", [0, 1, 3])
