@@ -28,6 +28,7 @@ from codeformer_jax.restore.provenance import FaceRecord
 from codeformer_jax.restore.restore_options import RestoreError
 
 RESTORED = "restored"
+NO_FACE = "no face was restored"
 # Largest mean distance of a face's points from the template, as a share of the picture's side, at
 # which a square picture counts as an aligned crop.
 _ALIGNED = 0.05
@@ -227,40 +228,45 @@ def describe_faces(
 
 
 def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -> tuple[str, ...]:
-    """Returns remarks on the faces of a picture: those left out, at the border, too large."""
-    notes = [
-        f"face {choice.number} was left as it was: {choice.reason}"
-        for choice in choices
-        if choice.reason is not None and "max_faces" in choice.reason
-    ]
-    for choice in chosen_faces(choices):
-        enlargement = choice.face.crop_scale * crop_size / TEMPLATE_SIZE
-        if enlargement < 1:
-            notes.append(
-                f"face {choice.number} is larger than the network's {crop_size} px and was "
-                f"restored at {100 * enlargement:.0f} % of its size"
-            )
-        if (outside := _share_outside(choice.face, shape)) > _OUTSIDE:
-            notes.append(
-                f"face {choice.number} is at the border; {100 * outside:.0f} % of its crop lies "
-                "outside the picture and was filled by reflection"
-            )
-    return tuple(notes)
+    """Returns remarks on the faces of a picture; the record has the figures of each face.
+
+    Args:
+        choices: every face.
+        shape: of the picture.
+        crop_size: side of the network's images.
+    """
+    chosen = chosen_faces(choices)
+    found = {
+        "some faces were left out by max_faces": any(
+            choice.reason is not None and "max_faces" in choice.reason for choice in choices
+        ),
+        f"faces larger than the network's {crop_size} px were restored at less than their size": (
+            any(choice.face.crop_scale * crop_size < TEMPLATE_SIZE for choice in chosen)
+        ),
+        "faces at the border were completed by reflection": any(
+            _share_outside(choice.face, shape) > _OUTSIDE for choice in chosen
+        ),
+        NO_FACE: not chosen,
+    }
+    return tuple(remark for remark, holds in found.items() if holds)
 
 
 def to_rgb8(picture: np.ndarray) -> np.ndarray:
     """Returns a picture as uint8 [h, w, 3]."""
     if picture.dtype == np.uint16:
         picture = (picture >> 8).astype(np.uint8)
-    return (
-        picture if picture.ndim == 3 else np.broadcast_to(picture[..., None], (*picture.shape, 3))
-    )
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
 
 
 def restore_photo(
     image: np.ndarray, restorer: Any, w: float, adain: bool | None, tools: PhotoTools
 ) -> Photo:
     """Restores a photograph; see `Restorer.restore_photo`."""
+    if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,), (4,)):
+        raise RestoreError(
+            f"image is {image.dtype} {list(image.shape)}; expected uint8 or uint16, gray [h, w], "
+            "RGB [h, w, 3] or RGBA [h, w, 4]"
+        )
     picture, alpha = (image[..., :3], image[..., 3]) if image.shape[2:] == (4,) else (image, None)
     choices = tools.find(picture)
     chosen = chosen_faces(choices)

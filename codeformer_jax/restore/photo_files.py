@@ -169,6 +169,8 @@ def _no_face(choices: Sequence[Choice], tools: PhotoTools) -> str:
     if choices:
         reasons = "; ".join(f"face {choice.number}: {choice.reason}" for choice in choices[:5])
         return f"no face was chosen of the {len(choices)} found ({reasons})"
+    if tools.detector.name == "manual":
+        return "the given boxes hold no face for this picture"
     return (
         f"no face was found with a score of {tools.detector.threshold:g} or more; lower "
         "--threshold, give --box, or pass --aligned if it is the crop of an aligned face"

@@ -224,3 +224,14 @@ def test_restore_photo_keeps_the_kind_of_array(photo, options, paste):
 def test_bad_options(fields, message):
     with pytest.raises(ValueError, match=message):
         PhotoOptions(**fields)
+
+
+def test_restore_photo_refuses_floats():
+    with pytest.raises(ValueError, match=r"image is float32 \[8, 8, 3\]; expected uint8 or uint16"):
+        network().restore_photo(np.zeros((8, 8, 3), np.float32))
+
+
+def test_a_picture_without_faces_is_said():
+    result = network().restore_photo(np.zeros((80, 80, 3), np.uint8))
+    assert result.notes == ("no face was restored",)
+    assert not result.faces
