@@ -40,7 +40,13 @@ def small_table(network):
     return to_torch(network, drawn), drawn
 
 
-@pytest.mark.parametrize("fixture", PUBLISHED)
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "rrdbnet_x2_0" else name
+        for name in PUBLISHED
+    ],
+)
 def test_published_sizes_are_read_off_shapes(fixture, shapes_of):
     network, shapes = fixture.split("_")[0], shapes_of(fixture)
     spec = lookup(network)

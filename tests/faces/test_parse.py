@@ -48,7 +48,7 @@ def test_other_sizes_are_seen_at_512_px(parser, size):
 
 
 def test_damaged_weights_are_no_empty_mask(parser):
-    damaged = jax.tree.map(lambda x: x * np.float32(np.nan), parser.model.variables)
+    damaged = jax.tree.map(lambda x: np.full_like(x, np.nan), parser.model.variables)
     broken = parse.Parser(Model(parser.model.module, damaged))
     with pytest.raises(ValueError, match="ParseNet's result has infinities or NaN"):
         broken.labels(np.zeros((512, 512, 3), np.uint8))

@@ -120,7 +120,7 @@ def test_best_faces_come_first(detector):
 
 
 def test_damaged_weights_are_no_empty_picture(detector):
-    damaged = jax.tree.map(lambda x: x * np.float32(np.nan), detector.model.variables)
+    damaged = jax.tree.map(lambda x: np.full_like(x, np.nan), detector.model.variables)
     broken = retinaface.RetinaFaceDetector(Model(detector.model.module, damaged), short_side=64)
     with pytest.raises(ValueError, match="RetinaFace's scores have infinities or NaN"):
         broken(np.zeros((64, 80, 3), np.uint8))

@@ -78,7 +78,7 @@ def test_pixels_fold_in_pytorchs_order():
     np.testing.assert_array_equal(_folded(jnp.asarray(x), 2), np.stack(planes, axis=-1))
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1, 2])
 def test_nothing_beyond_its_reach_changes_a_pixel(scale):
     module = RRDBNet(scale, width=4, blocks=1, growth=2)
     variables = drawn("rrdbnet", module)
