@@ -152,7 +152,7 @@ class YuNet:
             shrunk = _shrunk(shrunk, side)
             ratio = np.array(shrunk.shape[1::-1]) / picture.shape[1::-1]
             for seen in self._detect(shrunk):
-                if side == LEVELS[0] or seen.sides.max() <= _LARGEST_FINE:
+                if side <= LEVELS[0] or seen.sides.max() <= _LARGEST_FINE:
                     places = (seen.places + 0.5) / ratio - 0.5
                     found.append(_Seen(places, seen.sides / ratio, seen.score))
         return _best([seen.face() for seen in found])

@@ -59,7 +59,7 @@ def test_finds_every_drawn_face(detector):
         assert 0.85 < face.score <= 1
 
 
-@pytest.mark.parametrize("side", [64, 192, 1500])
+@pytest.mark.parametrize("side", [64, 192, 300, 400, 700, 1500])
 def test_the_size_of_the_picture_does_not_matter(detector, side):
     picture, expected = scene()
     ratio = side / 420
@@ -97,7 +97,7 @@ def mirrored(picture, points):
 @pytest.mark.parametrize("change", [shifted, doubled, mirrored])
 def test_moves_with_the_picture(detector, change):
     differences = []
-    for identity in range(6):
+    for identity in range(4):
         picture, _ = scene(identity=identity)
         (face,) = detector(picture)
         other, expected = change(picture, face.points)
