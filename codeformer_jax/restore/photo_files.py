@@ -25,7 +25,7 @@ from codeformer_jax.restore.photo import (
     remarks,
 )
 from codeformer_jax.restore.photo_options import MAX_MEGAPIXELS
-from codeformer_jax.restore.provenance import photo_record, write_record
+from codeformer_jax.restore.provenance import FaceRecord, photo_record, write_record
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.restore.stream import Reading, Results, writing
@@ -156,9 +156,9 @@ class Photographs:
         path = job.results[0]
         with writing(path, self._options.force):
             write_image(path, draw_preview(photo.pixels, choices))
-        records = describe_faces(choices, 0, photo.pixels, photo.pixels, self._tools)
         records = [
-            dataclasses.replace(record, crop_size=None, done="previewed") for record in records
+            FaceRecord(choice.number, choice.face, choice.reason or "previewed")
+            for choice in choices
         ]
         self._record(job, path, records, photo.notes)
         return [] if choices else [_no_face(choices, self._tools)]
