@@ -7,13 +7,13 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from codeformer_jax.faces.enlarge import enlarge
 from PIL import Image
 
 from codeformer_jax import cli
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
 from codeformer_jax.data.synthetic import render_face
+from codeformer_jax.faces.enlarge import enlarge
 from codeformer_jax.faces.face import TEMPLATE
 from codeformer_jax.restore import PhotoOptions, RestoreOptions, Restorer, restore_files
 from codeformer_jax.restore.restorer import NOT_FINITE
