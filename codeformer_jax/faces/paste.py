@@ -1,16 +1,18 @@
 """Restored crops pasted back into their picture, in place.
 
-Only the pixels that a crop covers are read and written, tile by tile. By default a crop contributes
-what the network changed: the difference between the restored crop and the same crop of the picture.
-So what the network keeps, the picture keeps, to the bit, with its detail finer than the crop's
-pixels.
+Only the pixels that a crop covers are read and written, tile by tile. With `r` the restored crop,
+`f` the same crop of the original picture `o`, and `k` the share of detail that is kept (see
+`detail`), a face becomes
 
-Differences are multiplied by their mask before they are warped, as is usual in compositing. With
-`o` the original picture, `c` the picture so far, `m` the mask and `d` the difference, the result is
+    warp(r) + warp(k) (o - warp(f))
 
-    c + warp(m d) - warp(m) (c - o)
+where `o - warp(f)` is what the crop does not hold. So what the network keeps, the picture keeps, to
+the bit. With `m` the mask and `c` the picture so far, in which earlier faces are pasted, the result
+is
 
-whose last term matters only where an earlier face lies under this one.
+    (1 - warp(m)) c + warp(m (r - k f)) + warp(m k) o
+
+in which crops are multiplied by their mask before they are warped, as is usual in compositing.
 """
 
 import collections.abc
@@ -34,8 +36,10 @@ from codeformer_jax.faces.align import (
     shifted,
     source_region,
     to_dtype,
+    top_level,
     warp,
 )
+from codeformer_jax.faces.detail import kept_detail
 from codeformer_jax.faces.face import Transform, invert, scale_of
 
 __all__ = ["Patch", "paste", "region", "scaled"]
@@ -68,8 +72,8 @@ def paste(
     Args:
         picture: uint8, uint16 or float32 0..1, [h, w] or [h, w, 3].
         patches: the first one is the rearmost.
-        detail: add the difference that the network made, so that detail finer than the crop's
-            pixels survives; otherwise replace the picture by the crop.
+        detail: keep detail finer than the crop's pixels where the network kept the crop's finest
+            structure.
 
     Raises:
         ValueError: a patch does not fit the picture or is not finite; nothing was pasted then.
@@ -103,30 +107,33 @@ class _Place:
 
 
 def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> None:
-    change = in_levels(patch.restored, picture.dtype)
+    pasted, mask = in_levels(patch.restored, picture.dtype), patch.mask
+    kept = np.zeros_like(mask)
     if detail:
         source = picture[place.read] if place.original is None else place.original
         moved = shifted(patch.transform, place.read[1].start, place.read[0].start)
-        change = change - cut_region(source, moved, patch.mask.shape[0])
-    sources = [change * (patch.mask if picture.ndim == 2 else patch.mask[..., None])]
-    # Without an earlier face under this one, the picture so far is the original.
-    alone = detail and place.original is None
-    if not alone:
-        sources.append(patch.mask)
-    sources = [_prepared(source, patch) for source in sources]
+        reference = cut_region(source, moved, mask.shape[0]).astype(np.float32)
+        white = float(top_level(picture.dtype))
+        kept = kept_detail(pasted, reference, scale_of(patch.transform), white)
+        pasted = pasted - _wide(kept, picture) * reference
+    masks = np.stack([mask, mask * kept], axis=-1)
+    sources = [_prepared(source, patch) for source in (pasted * _wide(mask, picture), masks)]
     for tile in tiles(place.painted):
-        warped = _warped(sources, tile)
-        if not any(array.any() for array in warped):
+        result, masks = _warped(sources, tile)
+        covered, finer = masks[..., 0], masks[..., 1]
+        if not covered.any():
             continue
-        result, current = warped[0], picture[tile]
+        current = picture[tile]
+        original = current if place.original is None else place.of_original(tile)
+        # In this order it is exact where nothing has changed.
+        result += _wide(finer, picture) * original - _wide(covered, picture) * current
         result += current
-        if not alone:
-            replaced = current.astype(np.float32)
-            if detail:
-                replaced -= place.of_original(tile)
-            amount = np.clip(warped[1], 0, 1)
-            result -= (amount if picture.ndim == 2 else amount[..., None]) * replaced
         picture[tile] = to_dtype(result, picture.dtype)
+
+
+def _wide(mask: Float32[np.ndarray, "h w"], picture: Pixels) -> Float32[np.ndarray, "h w *c"]:
+    """Returns a mask that multiplies a part of a picture, gray or RGB."""
+    return mask if picture.ndim == 2 else mask[..., None]
 
 
 def painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:

@@ -9,7 +9,8 @@ from faces.test_align import similarity, stripes
 from parity.seeded import seeded_image
 
 from codeformer_jax.faces.align import cut, scaled
-from codeformer_jax.faces.face import apply, invert
+from codeformer_jax.faces.detail import kept_detail
+from codeformer_jax.faces.face import apply, invert, scale_of
 from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.paste import Patch, paste
 
@@ -86,12 +87,29 @@ def by_definition(picture, patches):
     for p in patches:
         size = picture.shape[1::-1]
         crop = cut(picture, p.transform, p.mask.shape[0]).astype(np.float32)
-        change = p.restored.astype(np.float32) * 255 - crop
+        restored = p.restored.astype(np.float32) * 255
+        kept = kept_detail(restored, crop, scale_of(p.transform), 255.0)
         inverse = invert(p.transform)
-        back = [cv2.warpAffine(a, inverse, size, flags=cv2.INTER_CUBIC) for a in (change, p.mask)]
+        back = [
+            cv2.warpAffine(a, inverse, size, flags=cv2.INTER_CUBIC)
+            for a in (restored - kept[..., None] * crop, p.mask, kept)
+        ]
         mask = np.clip(back[1], 0, 1)[..., None]
-        result = (1 - mask) * result + mask * (picture + back[0])
+        result = (1 - mask) * result + mask * (back[0] + back[2][..., None] * picture)
     return result
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_noise_that_the_network_removed_does_not_come_back(scale):
+    clean = cv2.GaussianBlur(scene(), (0, 0), 4).astype(np.float32) / 255
+    noise = 0.08 * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32)
+    noisy = np.clip(clean + noise, 0, 1)
+    transform = similarity(scale, 10, (160, 120), SIZE)
+    restored = Patch(transform, cut(clean, transform, SIZE), square_mask(SIZE))
+    result = noisy.copy()
+    paste(result, [restored])
+    middle = (slice(110, 130), slice(150, 170))
+    assert np.std((result - clean)[middle]) < 0.25 * np.std((noisy - clean)[middle])
 
 
 def test_overlapping_faces_follow_the_definition():
