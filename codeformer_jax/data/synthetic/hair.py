@@ -39,7 +39,7 @@ def map_hair(canvas: Canvas, face: Look) -> HairMap | None:
     hair = face.hair
     if hair.style == "bald":
         return None
-    part = canvas.box(-0.53, -0.53, 0.53, 0.56 if hair.length else 0.35)
+    part = canvas.box(-0.56, -0.62, 0.56, max(hair.length + 0.1, 0.56) if hair.length else 0.35)
     x, y = part.x, part.y
     x = x + np.float32(0.035 * face.pose.yaw)
     silhouette = _silhouette(x, y, canvas, face)

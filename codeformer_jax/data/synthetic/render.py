@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from codeformer_jax.data.synthetic import accessories, features, hair, scene, skin
-from codeformer_jax.data.synthetic.identity import draw_face
+from codeformer_jax.data.synthetic.identity import Look, draw_face
 from codeformer_jax.data.synthetic.shapes import Canvas, cover
 
 SMALLEST = 16
@@ -36,8 +36,19 @@ def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarra
     face = draw_face(identity)
     planes = np.empty((3, size, size), np.float32)
     scene.paint_background(Canvas.make(planes, (0.5, 0.5)), face.background, face.light)
-    upright = Canvas.make(planes, EYES_AT)
     canvas = Canvas.make(planes, EYES_AT, face.pose.roll)
+    paint_person(Canvas.make(planes, EYES_AT), canvas, face)
+    return canvas.picture()
+
+
+def paint_person(upright: Canvas, canvas: Canvas, face: Look) -> None:
+    """Paints head, hair and body over a picture.
+
+    Args:
+        upright: the picture in the body's frame, its origin between the eyes of an upright head.
+        canvas: the picture in the face frame, its origin between the eyes.
+        face: the look.
+    """
     head = skin.map_head(canvas, face)
     locks = hair.map_hair(canvas, face)
     if locks is not None:
@@ -57,7 +68,6 @@ def render_face(identity: SupportsIndex, size: SupportsIndex) -> UInt8[np.ndarra
     accessories.paint_glasses(canvas, face)
     if locks is not None:
         hair.paint_front_hair(canvas, locks, face)
-    return canvas.picture()
 
 
 def check_size(size: int) -> None:

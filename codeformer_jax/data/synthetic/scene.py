@@ -50,13 +50,13 @@ def paint_background(canvas: Canvas, background: Look, light) -> None:
 
 
 def paint_body(canvas: Canvas, face: Look) -> None:
-    """Paints neck and shoulders.
+    """Paints neck, shoulders and what is below them in the picture.
 
     Args:
         canvas: the picture in an upright frame with its origin between the eyes.
         face: the look.
     """
-    part = canvas.box(-0.53, 0.15, 0.53, 0.54)
+    part = canvas.box(-1.0, 0.15, 1.0, 4.0)
     x, y = part.x, part.y
     x = x + np.float32(0.025 * face.pose.yaw)
     clothes, px = face.clothes, canvas.px
@@ -65,6 +65,8 @@ def paint_body(canvas: Canvas, face: Look) -> None:
     side = np.abs(x)
     rise = np.maximum(side - width, 0)
     shoulder = clothes.shoulder_y + clothes.slope * rise + 0.35 * rise * rise
+    # Beyond the shoulders, which are outside a picture of one face, the arms hang down.
+    shoulder = shoulder + 40 * np.maximum(side - 0.54, 0) ** 2
     body = (shoulder - y) * np.float32(0.88)
     # The opening at the neck, by the kind of neckline.
     depth = clothes.depth
@@ -107,7 +109,7 @@ def _neck(part: Canvas, canvas: Canvas, face: Look) -> None:
     x = x + np.float32(0.025 * face.pose.yaw)
     width, px = face.head.neck, canvas.px
     flare = _neck_width(y, width)
-    inside = np.abs(x) - flare
+    inside = np.maximum(np.abs(x) - flare, y - np.float32(0.65))  # It ends under the clothes.
     round_shade = np.sqrt(np.clip(1 - (x / (flare + 0.04)) ** 2, 0.05, 1))
     shade = 0.5 + 0.38 * round_shade + 0.5 * face.light.direction[0] * x
     # The head's shadow: deepest under the chin.

@@ -1,6 +1,7 @@
 """Anti-aliased shapes on a canvas: signed distances, coverage and compositing.
 
-Lengths are fractions of the image side, so a shape is the same at every size. Distances are
+Lengths are fractions of the side of a square picture, or of another unit, so a shape is the same at
+every size. Distances are
 negative inside. Pictures are float32 planes [3, rows, columns] in [0, 1].
 """
 
@@ -22,7 +23,7 @@ class Canvas:
         planes: [3, h, w], painted in place.
         x, y: [h, w], the centres of the pixels.
         px: the side of a pixel.
-        origin: place of the frame in the image.
+        origin: place of the frame in the picture, from its top left corner.
         roll: angle of the frame in radians.
         window: rows and columns in the whole picture.
     """
@@ -37,14 +38,27 @@ class Canvas:
 
     @classmethod
     def make(
-        cls, planes: np.ndarray, origin: tuple[Number, Number], roll: Number = 0.0
+        cls,
+        planes: np.ndarray,
+        origin: tuple[Number, Number],
+        roll: Number = 0.0,
+        unit: Number | None = None,
     ) -> "Canvas":
-        """Returns a frame in a square picture; arguments as the attributes."""
-        size = planes.shape[-1]
-        centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-        x, y = centres[None, :] - np.float32(origin[0]), centres[:, None] - np.float32(origin[1])
+        """Returns a frame in a picture.
+
+        Args:
+            planes, origin, roll: as the attributes.
+            unit: pixels of a unit of length; None for the picture's width.
+        """
+        height, width = planes.shape[1:]
+        unit = width if unit is None else unit
+        columns, rows = (
+            (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(unit)
+            for length in (width, height)
+        )
+        x, y = columns[None, :] - np.float32(origin[0]), rows[:, None] - np.float32(origin[1])
         cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
-        return cls(planes, cos * x + sin * y, cos * y - sin * x, 1.0 / size, origin, roll)
+        return cls(planes, cos * x + sin * y, cos * y - sin * x, 1.0 / unit, origin, roll)
 
     def box(self, left: Number, top: Number, right: Number, bottom: Number) -> "Canvas":
         """Returns the pixels of a whole picture that a box of this frame can touch."""
@@ -52,14 +66,14 @@ class Canvas:
         corners = [(x, y) for x in (left, right) for y in (top, bottom)]
         columns = [self.origin[0] + cos * x - sin * y for x, y in corners]
         rows = [self.origin[1] + sin * x + cos * y for x, y in corners]
-        size = round(1 / self.px)
+        unit = 1 / self.px
 
-        def span(values: list[Number]) -> slice:
-            low = int(np.floor(min(values) * size)) - 1
-            high = int(np.ceil(max(values) * size)) + 1
-            return slice(min(max(low, 0), size), min(max(high, 0), size))
+        def span(values: list[Number], length: int) -> slice:
+            low = int(np.floor(min(values) * unit)) - 1
+            high = int(np.ceil(max(values) * unit)) + 1
+            return slice(min(max(low, 0), length), min(max(high, 0), length))
 
-        window = span(rows), span(columns)
+        window = span(rows, self.planes.shape[1]), span(columns, self.planes.shape[2])
         return dataclasses.replace(
             self,
             planes=self.planes[:, *window],
