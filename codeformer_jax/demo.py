@@ -1,4 +1,4 @@
-"""Demo: trains the three stages by a user's commands, evaluates and restores."""
+"""Demo: trains the three stages by a user's commands, evaluates and restores pictures."""
 
 import contextlib
 import json
@@ -19,6 +19,9 @@ STAGES = ("vqgan", "code_prediction", "restoration")
 PICTURES = 16
 # Floor of the teacher in dB for a user's images; that of the config is for synthetic faces.
 LEAST_PSNR = 5.0
+# The photograph: a drawn group whose faces are about as large as the network's images.
+GROUP, GROUP_SIZE = 4, (240, 400)
+BLUR, DOWNSAMPLE, NOISE, JPEG = 2.0, 3.5, 12.0, 50.0
 
 
 def run(
@@ -61,15 +64,21 @@ def run(
     options = ["-w", "1", "--aligned", "--force", "--checkpoint", str(previous)]
     restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]
     commands.append([*restore, *options])
+    photograph = directory / "photograph"
+    whole = [*restore[:3], str(photograph / "degraded.png"), "-o", str(photograph), "--force"]
+    commands.append([*whole, "--suffix", "_restored", "-w", "1", "--checkpoint", str(previous)])
+    commands.append([*whole, "--dry-run"])
     for command in commands:
-        if "restore" in command:
+        if command[3:4] == [str(pictures)]:
             write_degraded(pictures, previous)
+            write_photograph(photograph)
         code = _run(command)
         if code:
             return 1
+    report_photograph(directory)
     print(f"\nThe demo took {(time.perf_counter() - start) / 60:.1f} minutes.")
-    print(f"Open {directory / 'report.html'} for pictures; {directory / 'restored'} has the faces")
-    print(f"that `codeformer-jax restore` made from {pictures}.\n")
+    print(f"Open {directory / 'report.html'} for pictures. `codeformer-jax restore` made the faces")
+    print(f"of {restored} and the group picture of {photograph}.\n")
     held = check(json.loads((directory / "metrics.json").read_text()), own_data=bool(data))
     if short:
         print("This was a short run, which promises no scores.")
@@ -129,6 +138,58 @@ def write_degraded(folder: Path, workdir: Path) -> None:
     degraded = jax.jit(degrade)(batch["image"].astype(np.float32) / 255, keys, recipe)
     for index, pixels in enumerate(np.asarray(degraded)[batch["valid"]]):
         write_image(folder / f"{index:03d}.png", (pixels * 255).round().astype(np.uint8))
+
+
+def write_photograph(folder: Path) -> None:
+    """Writes a drawn group picture, clean and degraded, as PNG files.
+
+    Args:
+        folder: folder of `clean.png` and `degraded.png`.
+    """
+    from codeformer_jax.data.images import write_image  # noqa: PLC0415
+    from codeformer_jax.data.synthetic import draw_group  # noqa: PLC0415
+    from codeformer_jax.degrade import Recipe, degrade  # noqa: PLC0415
+
+    height, width = GROUP_SIZE
+    clean = draw_group(GROUP, height, width).image
+    # Degradations take squares.
+    square = np.pad(clean, ((0, width - height), (0, 0), (0, 0)), mode="edge")
+    recipe = Recipe.create(
+        blur_sigma=(BLUR, BLUR),
+        downsample=(DOWNSAMPLE, DOWNSAMPLE),
+        noise=(NOISE, NOISE),
+        jpeg_quality=(JPEG, JPEG),
+    )
+    keys = jax.random.split(make_key(GROUP), 1)
+    degraded = jax.jit(degrade)(square[None].astype(np.float32) / 255, keys, recipe)
+    degraded = (np.asarray(degraded)[0, :height] * 255).round().astype(np.uint8)
+    for name, pixels in (("clean", clean), ("degraded", degraded)):
+        write_image(folder / f"{name}.png", pixels)
+
+
+def report_photograph(directory: Path) -> None:
+    """Adds the photograph to the demo's report, and writes it as `photograph.png` of that folder.
+
+    Args:
+        directory: folder of the demo.
+    """
+    from codeformer_jax.data.images import read_image, write_image  # noqa: PLC0415
+    from codeformer_jax.evaluate.report import add_photographs  # noqa: PLC0415
+
+    captions = {
+        "degraded": "Degraded",
+        "degraded_faces": "Faces that the embedded detector found",
+        "degraded_restored": "Restored at w = 1 by `codeformer-jax restore`",
+        "clean": "The truth",
+    }
+    pictures = {
+        caption: read_image(directory / "photograph" / f"{name}.png").pixels
+        for name, caption in captions.items()
+    }
+    add_photographs(directory, pictures)
+    degraded, faces, restored, clean = pictures.values()
+    rows = [np.concatenate(row, axis=1) for row in ((degraded, faces), (restored, clean))]
+    write_image(directory / "photograph.png", np.concatenate(rows))
 
 
 def _claim(directory: Path, settings: dict) -> None:

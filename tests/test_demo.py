@@ -8,8 +8,11 @@ from tiny import tiny_config
 
 from codeformer_jax import demo
 from codeformer_jax.checkpoints.workdir import CONFIG_FILE
-from codeformer_jax.data.images import read_image
+from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.data.sources import open_heldout
+from codeformer_jax.faces.detect import DETECTORS
+
+NAMES = ("clean", "degraded")
 
 
 def good_metrics():
@@ -86,6 +89,20 @@ def test_degraded_faces_are_pictures_of_the_heldout_ones(tmp_path):
         assert 1 < error < 60
 
 
+def test_the_photograph_of_the_report(tmp_path):
+    demo.write_photograph(tmp_path / "photograph")
+    pictures = {name: read_image(tmp_path / "photograph" / f"{name}.png").pixels for name in NAMES}
+    assert {picture.shape for picture in pictures.values()} == {(*demo.GROUP_SIZE, 3)}
+    faces = DETECTORS["yunet"](None, None)(pictures["degraded"])
+    assert len(faces) == 5
+    for name in ("degraded_faces", "degraded_restored"):
+        write_image(tmp_path / "photograph" / f"{name}.png", pictures["clean"])
+    (tmp_path / "report.html").write_text("<body><!-- photographs --></body>")
+    demo.report_photograph(tmp_path)
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 4
+    assert read_image(tmp_path / "photograph.png").pixels.shape == (480, 800, 3)
+
+
 @pytest.fixture
 def commands(monkeypatch):
     """Commands that the demo runs, as lists; none is really run. `codes` are their exit codes."""
@@ -100,10 +117,12 @@ def commands(monkeypatch):
 
     monkeypatch.setattr(demo.subprocess, "Popen", Process)
     monkeypatch.setattr(demo, "write_degraded", lambda folder, workdir: None)
+    monkeypatch.setattr(demo, "write_photograph", lambda folder: None)
+    monkeypatch.setattr(demo, "report_photograph", lambda directory: None)
     return started, codes
 
 
-@pytest.mark.parametrize("failing", [1, 2, 4, 5])
+@pytest.mark.parametrize("failing", [1, 2, 4, 5, 7])
 def test_the_demo_stops_at_the_first_command_that_fails(failing, commands, tmp_path, capsys):
     started, codes = commands
     codes[failing] = 3
@@ -118,7 +137,7 @@ def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
     started, _ = commands
     (tmp_path / "metrics.json").write_text(json.dumps(good_metrics()))
     assert demo.run(tmp_path, data=tmp_path / "faces") == 0
-    *stages, evaluation, restore = started
+    *stages, evaluation, restore, photograph, preview = started
     workdirs = [f"{tmp_path}/1_vqgan", f"{tmp_path}/2_code_prediction", f"{tmp_path}/3_restoration"]
     for i, command in enumerate(stages):
         assert command[:2] == ["train.py", f"--config=configs/demo.py:{demo.STAGES[i]},full"]
@@ -133,6 +152,10 @@ def test_the_demo_runs_the_stages_in_a_row(commands, tmp_path):
     assert floors == [[], *[["--config.teacher_min_psnr=5.0"]] * 2]
     assert restore[:3] == ["-m", "codeformer_jax.cli", "restore"]
     assert workdirs[2] in restore
+    assert workdirs[2] in photograph
+    assert "--aligned" in restore
+    assert f"{tmp_path}/photograph/degraded.png" in photograph
+    assert preview[-1] == "--dry-run"
     assert not [option for option in restore if "adain" in option]  # As in the table.
     assert "--force" in evaluation  # A second run of the demo replaces its own report.
 
