@@ -168,12 +168,12 @@ def write_photograph(folder: Path) -> None:
 
 
 def report_photograph(directory: Path) -> None:
-    """Adds the photograph to the demo's report, and writes it as `photograph.png` of that folder.
+    """Adds the photograph to the demo's report, and writes `photograph.jpg` beside it.
 
     Args:
         directory: folder of the demo.
     """
-    from codeformer_jax.data.images import read_image, write_image  # noqa: PLC0415
+    from codeformer_jax.data.images import read_image, resize_image, write_image  # noqa: PLC0415
     from codeformer_jax.evaluate.report import add_photographs  # noqa: PLC0415
 
     captions = {
@@ -187,9 +187,11 @@ def report_photograph(directory: Path) -> None:
         for name, caption in captions.items()
     }
     add_photographs(directory, pictures)
-    degraded, faces, restored, clean = pictures.values()
+    # The dry run enlarges small pictures.
+    shape = max(pixels.shape[:2] for pixels in pictures.values())
+    degraded, faces, restored, clean = (resize_image(x, shape) for x in pictures.values())
     rows = [np.concatenate(row, axis=1) for row in ((degraded, faces), (restored, clean))]
-    write_image(directory / "photograph.png", np.concatenate(rows))
+    write_image(directory / "photograph.jpg", np.concatenate(rows))
 
 
 def _claim(directory: Path, settings: dict) -> None:

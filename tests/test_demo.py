@@ -100,7 +100,7 @@ def test_the_photograph_of_the_report(tmp_path):
     (tmp_path / "report.html").write_text("<body><!-- photographs --></body>")
     demo.report_photograph(tmp_path)
     assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 4
-    assert read_image(tmp_path / "photograph.png").pixels.shape == (480, 800, 3)
+    assert read_image(tmp_path / "photograph.jpg").pixels.shape == (480, 800, 3)
 
 
 @pytest.fixture
