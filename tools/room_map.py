@@ -21,9 +21,12 @@ MOST_ARROWS = 82
 # Rows of the picture from the top; a room imports only from rows below its own.
 ROWS = (
     {"cli": "the command line"},
-    {"restore": "restored pictures", "prepare": "dataset builder"},
     {
         "demo": "three short runs",
+        "restore": "restored pictures",
+        "prepare": "dataset builder",
+    },
+    {
         "evaluate": "scores, reports",
         "train": "the loop",
         "priors": "pictures of priors",
