@@ -4,7 +4,9 @@ The network finds faces of about 10 to 320 px. The first look is at two sizes of
 second look is at each face's aligned crop and its mirror image: it drops candidates that are no
 face, and its points are more precise. On 50 aligned portraits, degraded to faces of 17, 34, 68 and
 270 px, the crop's position varies between people by 27, 11, 11 and 10 px of the template after the
-first look (root mean square) and by 14, 11, 9 and 8 px after the second.
+first look (root mean square) and by 14, 10, 8 and 8 px after the second. Of faces of 68 px that are
+tilted by 30 degrees, the mean position is wrong by 25 px with one upright crop and by 4 px with up
+to six of them.
 """
 
 import dataclasses
@@ -51,8 +53,8 @@ _SMALL = 128
 _ENLARGED = 8
 # The looks at the small crop, which turn a tilted face upright step by step, end when the points
 # move less than this, in pixels of the template.
-_LOOKS = 3
-_SETTLED = 10
+_LOOKS = 6
+_SETTLED = 4
 # Largest mean distance of a crop's points from the template, as a part of the crop.
 _OFF_TEMPLATE = 0.25
 _MIRRORED = [0, 2, 1, 3, 5, 4]  # Places of the mirror image in the order of the picture's.
