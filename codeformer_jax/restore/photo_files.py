@@ -54,13 +54,10 @@ class Photographs:
         self._kept, self._aligned = frozenset(kept), aligned
 
     def __call__(self, job: Job) -> Reading:
-        """Reads a photograph and cuts its faces; raises UnreadableImage or RestoreError."""
+        """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
-        try:
-            choices = tools.find(photo.pixels, job.source.name)
-        except ValueError as error:
-            raise RestoreError(str(error)) from error
+        choices = tools.find(photo.pixels, job.source.name)
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)
             return Reading(crops=(), write=write, notes=photo.notes)

@@ -141,7 +141,7 @@ class Stream:
     """The pictures of a plan on their way through the network.
 
     Args:
-        read: reads a picture and cuts its faces; raises RestoreError or UnreadableImage.
+        read: reads a picture and cuts its faces; raises ValueError, among them UnreadableImage.
         network: restores crops; None if no picture has any.
         samples: results of each picture; None is one.
 
@@ -240,7 +240,7 @@ class Stream:
             return function(argument)
         except UnreadableImage as error:
             reason = error.reason
-        except RestoreError as error:
+        except ValueError as error:  # RestoreError, and those of the face models.
             reason = str(error)
         except OSError as error:
             reason = describe_error(error)

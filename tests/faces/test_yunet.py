@@ -48,9 +48,11 @@ def test_says_what_it_is(detector):
     }
 
 
-def test_finds_every_drawn_face(detector):
+# Training and held-out identities.
+@pytest.mark.parametrize("identities", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_finds_every_drawn_face(detector, identities):
     template = (TEMPLATE + 0.5) * (192 / 512) - 0.5
-    for identity in range(40):  # Training and held-out identities.
+    for identity in range(identities):
         (face,) = detector(render_face(identity, 192))
         assert np.linalg.norm(face.points - template, axis=1).mean() < 8
         left, top, right, bottom = face.box

@@ -15,7 +15,13 @@ from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
 from codeformer_jax.data.synthetic import render_face
 from codeformer_jax.faces.enlarge import enlarge
 from codeformer_jax.faces.face import TEMPLATE
-from codeformer_jax.restore import PhotoOptions, RestoreOptions, Restorer, restore_files
+from codeformer_jax.restore import (
+    PhotoOptions,
+    RestoreOptions,
+    Restorer,
+    photo_files,
+    restore_files,
+)
 from codeformer_jax.restore.restorer import NOT_FINITE
 
 SIDE = 32
@@ -235,3 +241,25 @@ def test_a_picture_without_faces_is_said():
     result = network().restore_photo(np.zeros((80, 80, 3), np.uint8))
     assert result.notes == ("no face was restored",)
     assert not result.faces
+
+
+def test_a_model_that_fails_on_one_picture_spares_the_others(tmp_path, photo, options, monkeypatch):
+    for name in ("bad", "good"):
+        write_image(tmp_path / "in" / f"{name}.png", photo())
+    plain = photo_files.compose
+
+    def compose(picture, *arguments):
+        if not calls:
+            calls.append(1)
+            raise ValueError("ParseNet's result has infinities or NaN")
+        return plain(picture, *arguments)
+
+    calls = []
+    monkeypatch.setattr(photo_files, "compose", compose)
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=options(), restorer=network()
+    )
+    assert [failure.reason for failure in summary.failed] == [
+        "ParseNet's result has infinities or NaN"
+    ]
+    assert len(summary.written) == 1
