@@ -22,12 +22,13 @@ class Networks:
     Attributes:
         module: the network under test.
         teacher: autoencoder whose codes of the clean images are the truth, or None.
-        lpips: an `nn.LPIPS`, or None.
+        lpips, st_lpips: an `nn.LPIPS` and an `nn.STLPIPS`, or None.
     """
 
     module: Any
     teacher: Any = None
     lpips: Any = None
+    st_lpips: Any = None
 
 
 @functools.partial(
@@ -39,7 +40,7 @@ def measure(
     indices: Int[Array, "b"],
     *,
     networks: Networks,
-    variables: tuple[Any, Any, Any],
+    variables: tuple[Any, Any, Any, Any],
     restores: bool,
     metrics: tuple[str, ...],
     weights: Float[Array, "n"],
@@ -85,6 +86,8 @@ def measure(
         made, inputs["codes"] = [out.image[None]], out.indices
     if networks.lpips is not None:
         inputs["lpips"] = functools.partial(networks.lpips.apply, variables[2])
+    if networks.st_lpips is not None:
+        inputs["st_lpips"] = functools.partial(networks.st_lpips.apply, variables[3])
     made = jnp.concatenate(made)
     pictures = jnp.round(jnp.clip((made + 1) / 2, 0, 1) * 255).astype(jnp.uint8)
     return {
