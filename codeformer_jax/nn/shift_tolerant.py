@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from codeformer_jax.nn.cpu.conv_gradients import convolve
-from codeformer_jax.nn.layers import Conv
+from codeformer_jax.nn.layers import Conv, sum_dtype
 
 # Filter along each axis; weights with another one are refused when they are converted.
 BLUR = (0.25, 0.5, 0.25)
@@ -47,7 +47,7 @@ class BlurredConv(Conv):
 
 
 class ShiftTolerantAlexNet(nn.Module):
-    """Activations 'relu1' to 'relu5' of ImageNet-normalised images [b, h, w, 3], in float32."""
+    """Activations 'relu1' to 'relu5' of ImageNet-normalised images [b, h, w, 3]."""
 
     min_size: ClassVar[int] = 21  # Smallest side in pixels.
 
@@ -56,17 +56,17 @@ class ShiftTolerantAlexNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> dict[str, Float[Array, "..."]]:
         x = nn.relu(BlurredConv(64, 11, dtype=self.dtype, name="conv1")(images))
-        activations = {"relu1": x.astype(jnp.float32)}
+        activations = {"relu1": x.astype(sum_dtype(self.dtype))}
         for i, (width, side) in enumerate(((192, 5), (384, 3), (256, 3), (256, 3)), start=2):
             if i <= 3:
                 x = blurred_half(dense_max(x, 3))
             x = nn.relu(Conv(width, side, dtype=self.dtype, name=f"conv{i}")(x))
-            activations[f"relu{i}"] = x.astype(jnp.float32)
+            activations[f"relu{i}"] = x.astype(sum_dtype(self.dtype))
         return activations
 
 
 class ShiftTolerantVGG(nn.Module):
-    """Activations of the last layer of VGG16's five blocks, 'relu1_2' to 'relu5_3', in float32.
+    """Activations of the last layer of VGG16's five blocks, 'relu1_2' to 'relu5_3'.
 
     Images [b, h, w, 3] are ImageNet-normalised.
     """
@@ -84,7 +84,7 @@ class ShiftTolerantVGG(nn.Module):
                 x = blurred_half(dense_max(x, 2))
             for i in range(1, layers + 1):
                 x = nn.relu(Conv(width, dtype=self.dtype, name=f"conv{block}_{i}")(x))
-            activations[f"relu{block}_{layers}"] = x.astype(jnp.float32)
+            activations[f"relu{block}_{layers}"] = x.astype(sum_dtype(self.dtype))
         return activations
 
 
