@@ -149,5 +149,15 @@ def test_gradients_of_st_lpips_are_finite_also_at_the_target_and_on_flat_images(
     for images in (IMAGES, TARGETS, -jnp.ones_like(IMAGES)):
         assert np.isfinite(gradient(images, TARGETS, variables)).all()
     assert np.abs(gradient(IMAGES, TARGETS, variables)).max() > 0
+    # Where all channels are zero the norm has no gradient; the ReLU before it passes none on.
+    layer = variables["params"]["st_alex"]["conv5"]
+    dead = {
+        "st_alex": {
+            **variables["params"]["st_alex"],
+            "conv5": {**layer, "bias": layer["bias"] - 100},
+        }
+    }
+    found = gradient(IMAGES, TARGETS, {"params": {**variables["params"], **dead}})
+    assert np.isfinite(found).all()
     with pytest.raises(ValueError, match="images are 20x32 px; expected sides of at least 21 px"):
         module.apply(variables, IMAGES[:, :20], TARGETS[:, :20])
