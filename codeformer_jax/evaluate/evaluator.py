@@ -71,20 +71,18 @@ def evaluate(
     _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
     given = {"target_codes": teacher, "lpips": lpips, "st_lpips": st_lpips}
-    metrics = choose(metrics, _inputs(codes is not None, restores, given))
-    networks = [pair or (None, None) for pair in given.values()]
     arguments = {
-        "networks": Networks(module, *(network for network, _ in networks)),
-        "variables": (variables, *(values for _, values in networks)),
+        "networks": Networks(module, *(pair and pair[0] for pair in given.values())),
+        "variables": (variables, *(pair and pair[1] for pair in given.values())),
         "restores": restores,
-        "metrics": metrics,
+        "metrics": choose(metrics, _inputs(codes is not None, restores, given)),
         "weights": np.array(weights, np.float32),
         "key": make_key(seed),
         "recipe": recipe,
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    collector = Collector(_rows(weights, teacher is not None), metrics, codes)
+    collector = Collector(_rows(weights, teacher is not None), arguments["metrics"], codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size)
     found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
