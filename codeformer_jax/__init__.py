@@ -43,6 +43,7 @@ _OBJECTS = {
     "PixelCNN": "nn",
     "Recipe": "degrade",
     "Restorer": "restore",
+    "STLPIPS": "nn",
     "TamingVQGAN": "nn",
     "VectorQuantizer": "nn",
     "export_trained": "checkpoints.trained",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:  # For editors and type checkers.
     from codeformer_jax.nn import (
         GPT,
         LPIPS,
+        STLPIPS,
         VQGAN,
         VQVAE,
         CodeFormer,

@@ -81,9 +81,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss = ml_collections.ConfigDict()
     config.loss.pixel_weight = 1.0  # Weight of the L1 loss; of the squared error in a VQ-VAE.
-    config.loss.perceptual_weight = 1.0  # Weight of LPIPS; 0 needs no LPIPS weights.
-    config.loss.lpips = config_dict.placeholder(str)  # Converted LPIPS weights.
-    config.loss.lpips_normalize_twice = False  # Normalise LPIPS inputs twice; True as published.
+    config.loss.perceptual_weight = 1.0  # Weight of the perceptual loss; 0 needs no weights.
+    # Converted weights of LPIPS or ST-LPIPS; the perceptual loss is the one that they are of.
+    config.loss.lpips = config_dict.placeholder(str)
+    config.loss.lpips_normalize_twice = False  # Normalise its inputs twice; True as published.
     config.loss.gan_weight = 0.8  # Weight of the adversarial loss, before the adaptive weight.
     config.loss.gan_start = 30_000  # First step with the adversarial loss.
     config.loss.adaptive_maximum = 1.0  # Clamp of the adaptive weight; 1e4 in Taming Transformers.
@@ -134,5 +135,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.metrics = config_dict.placeholder(tuple)
     # Converted LPIPS weights; eval.py then reports LPIPS.
     config.eval.lpips = config_dict.placeholder(str)
+    # Converted ST-LPIPS weights; eval.py then reports ST-LPIPS.
+    config.eval.st_lpips = config_dict.placeholder(str)
     config.eval.checkpoint = "latest"  # Checkpoint for eval.py: 'latest', 'best' or a step.
     return config.lock()

@@ -1,5 +1,6 @@
-"""Frozen networks of a run: the teacher whose codes it learns, and the perceptual loss's LPIPS."""
+"""Frozen networks of a run: the teacher whose codes it learns, and that of the perceptual loss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ LPIPS_HELP = (
     '  python -c "import lpips, torch; '
     "torch.save(lpips.LPIPS(net='vgg').state_dict(), 'lpips.pth')\"\n"
     "  codeformer-jax convert lpips.pth weights/lpips.safetensors\n"
+    "or, without PyTorch, use ST-LPIPS, whose weights come by pip (docs/training.md),\n"
     "or train without it: --config.loss.perceptual_weight=0.0"
 )
 
@@ -71,8 +73,12 @@ def teacher_of(trained: Trained, path: str | Path) -> tuple[Any, PyTree]:
     return teacher
 
 
-def load_lpips(path: str | None) -> PyTree:
-    """Loads the variables of `nn.LPIPS` from a model file.
+def load_lpips(path: str | None, networks: Sequence[str] = ("lpips", "st_lpips")) -> PyTree:
+    """Loads the variables of `nn.LPIPS` or `nn.STLPIPS` from a model file.
+
+    Args:
+        path: the model file.
+        networks: networks that are accepted; `nn.fit_lpips` tells which one the variables are of.
 
     Raises:
         ValueError: if no path is given, or the file holds another network.
@@ -83,6 +89,6 @@ def load_lpips(path: str | None) -> PyTree:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no LPIPS weights at {path}; {LPIPS_HELP}")
     network, _, variables = convert.load_model(path)
-    if network != "lpips":
-        raise ValueError(f"{path} holds a {network}, not LPIPS weights")
+    if network not in networks:
+        raise ValueError(f"{path} holds a {network}; expected weights of {' or '.join(networks)}")
     return variables

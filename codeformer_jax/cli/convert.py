@@ -19,8 +19,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("target", type=path, metavar="TARGET", help="file or folder to write")
     parser.add_argument(
         "--network",
-        help="vqgan, discriminator, codeformer, lpips, taming_gpt, taming_vqgan, retinaface, "
-        "parsenet, rrdbnet or one of your own; default: recognised by its names",
+        help="vqgan, discriminator, codeformer, lpips, st_lpips, taming_gpt, taming_vqgan, "
+        "retinaface, parsenet, rrdbnet or one of your own; default: recognised by its names",
     )
     parser.add_argument("--to-torch", action="store_true", help="write a PyTorch file")
     parser.add_argument("--force", action="store_true", help="replace TARGET")

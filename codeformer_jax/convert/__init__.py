@@ -1,6 +1,7 @@
 """PyTorch weights <-> variables of this package's networks, and the model files that hold them."""
 
-import codeformer_jax.convert.face_networks  # noqa: F401  Registers its networks.
+import codeformer_jax.convert.face_networks
+import codeformer_jax.convert.perceptual_networks  # noqa: F401  Both register their networks.
 from codeformer_jax.convert.conversion import ConversionSummary, convert_file, parse_overrides
 from codeformer_jax.convert.errors import (
     ChecksumError,

@@ -29,11 +29,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codeformer_jax.convert import hyperparameters, lpips, taming
+from codeformer_jax.convert import hyperparameters, taming
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.nn import (
     GPT,
-    LPIPS,
     VQGAN,
     VQVAE,
     CodeFormer,
@@ -327,18 +326,6 @@ NETWORKS.register("discriminator")(
         read=hyperparameters.read_discriminator,
         collections=("batch_stats",),
         key="params_d",
-    )
-)
-NETWORKS.register("lpips")(
-    Network(
-        LPIPS,
-        lambda module: ((image_like(64), image_like(64)), {}),
-        marks=(("features.0.",), ("lin0.",)),
-        read=lpips.read,
-        rename=lpips.rename,
-        torch_name=lpips.torch_name,
-        key=None,
-        torch_outputs={"vgg|alex": {}},
     )
 )
 # Precedes the autoencoder, which a transformer's checkpoint also holds.

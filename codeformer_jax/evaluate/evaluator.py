@@ -39,6 +39,7 @@ def evaluate(
     adain: bool = True,
     batch_size: int = 8,
     lpips: tuple[Any, Variables] | None = None,
+    st_lpips: tuple[Any, Variables] | None = None,
     metrics: Sequence[str] | None = None,
     limit: int | None = None,
     degrade_fn: DegradeFn = degrade,
@@ -55,7 +56,7 @@ def evaluate(
         weights: fidelity weights w; the largest decides which images are worst.
         adain: see `CodeFormer`.
         batch_size: images per call; changes speed and memory only.
-        lpips: an `nn.LPIPS` and its variables.
+        lpips, st_lpips: an `nn.LPIPS` and an `nn.STLPIPS`, each with its variables.
         metrics: names from `metrics.METRICS`; None for all whose needs are given.
         limit: largest number of images.
         degrade_fn: `(images [b, h, w, 3] in [0, 1], keys [b], recipe) -> images`.
@@ -69,29 +70,29 @@ def evaluate(
     weights = sorted(float(w) for w in weights) if restores else []
     _check_networks(module, teacher, weights)
     codes = getattr(module, "codebook_size", None)  # Your own restorer may have none.
-    metrics = choose(metrics, _inputs(codes is not None, restores, teacher, lpips))
+    given = {"target_codes": teacher, "lpips": lpips, "st_lpips": st_lpips}
     arguments = {
-        "networks": Networks(module, teacher and teacher[0], lpips and lpips[0]),
-        "variables": (variables, teacher and teacher[1], lpips and lpips[1]),
+        "networks": Networks(module, *(pair and pair[0] for pair in given.values())),
+        "variables": (variables, *(pair and pair[1] for pair in given.values())),
         "restores": restores,
-        "metrics": metrics,
+        "metrics": choose(metrics, _inputs(codes is not None, restores, given)),
         "weights": np.array(weights, np.float32),
         "key": make_key(seed),
         "recipe": recipe,
         "adain": adain,
         "degrade_fn": degrade_fn,
     }
-    collector = Collector(_rows(weights, teacher is not None), metrics, codes)
+    collector = Collector(_rows(weights, teacher is not None), arguments["metrics"], codes)
     number = len(images_source) if limit is None else min(limit, len(images_source))
     size = _run(arguments, collector, images_source, number, batch_size)
     found = {"images": len(collector), "skipped": number - len(collector), "image_size": size}
     return collector.finish(found | _settings(arguments, weights, seed))
 
 
-def _inputs(codes: bool, restores: bool, teacher: Any, lpips: Any) -> list[str]:
+def _inputs(codes: bool, restores: bool, given: Mapping[str, Any]) -> list[str]:
     """Returns the names from `metrics.INPUTS` that an evaluation has."""
     found = {"codes": codes, "logits": codes and restores}
-    found |= {"target_codes": teacher is not None, "lpips": lpips is not None}
+    found |= {name: network is not None for name, network in given.items()}
     return ["pictures", "truth", *(name for name, there in found.items() if there)]
 
 

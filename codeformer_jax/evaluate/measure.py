@@ -22,12 +22,13 @@ class Networks:
     Attributes:
         module: the network under test.
         teacher: autoencoder whose codes of the clean images are the truth, or None.
-        lpips: an `nn.LPIPS`, or None.
+        lpips, st_lpips: an `nn.LPIPS` and an `nn.STLPIPS`, or None.
     """
 
     module: Any
     teacher: Any = None
     lpips: Any = None
+    st_lpips: Any = None
 
 
 @functools.partial(
@@ -39,7 +40,7 @@ def measure(
     indices: Int[Array, "b"],
     *,
     networks: Networks,
-    variables: tuple[Any, Any, Any],
+    variables: tuple[Any, Any, Any, Any],
     restores: bool,
     metrics: tuple[str, ...],
     weights: Float[Array, "n"],
@@ -64,7 +65,7 @@ def measure(
         finite: [b]; codes: [b, n] if the network has any; target_codes: [b, n] with a teacher.
     """
     clean = images.astype(jnp.float32) / 255
-    inputs = {}
+    inputs = _distances(networks, variables)
     if restores:
         if degraded is None:
             keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
@@ -75,7 +76,7 @@ def measure(
         # vmap shares what does not depend on w: encoder, transformer, the generator's first half.
         outputs = jax.vmap(restore)(weights)
         made = [start[None], outputs.pop("image")]
-        inputs = {name: values[0] for name, values in outputs.items()}
+        inputs |= {name: values[0] for name, values in outputs.items()}
         if networks.teacher is not None:
             taught = networks.teacher.apply(variables[1], 2 * clean - 1)
             made.append(taught.image[None])
@@ -83,8 +84,6 @@ def measure(
     else:
         out = networks.module.apply(variables[0], 2 * clean - 1)
         made, inputs["codes"] = [out.image[None]], out.indices
-    if networks.lpips is not None:
-        inputs["lpips"] = functools.partial(networks.lpips.apply, variables[2])
     made = jnp.concatenate(made)
     pictures = jnp.round(jnp.clip((made + 1) / 2, 0, 1) * 255).astype(jnp.uint8)
     return {
@@ -92,6 +91,16 @@ def measure(
         "finite": jnp.isfinite(made).all(axis=(0, 2, 3, 4)),
         **_scores(metrics, inputs, pictures, images),
         **{name: inputs[name] for name in ("codes", "target_codes") if name in inputs},
+    }
+
+
+def _distances(networks: Networks, variables: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
+    """Returns the perceptual distances of an evaluation, functions of two batches, by name."""
+    found = {"lpips": (networks.lpips, variables[2]), "st_lpips": (networks.st_lpips, variables[3])}
+    return {
+        name: functools.partial(module.apply, values)
+        for name, (module, values) in found.items()
+        if module is not None
     }
 
 

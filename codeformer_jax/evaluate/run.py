@@ -70,7 +70,8 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
             weights=config.eval.weights,
             adain=config.eval.adain,
             batch_size=config.eval.batch_size,
-            lpips=_lpips(config.eval.lpips),
+            lpips=_distance(config, "lpips"),
+            st_lpips=_distance(config, "st_lpips"),
             metrics=config.eval.get("metrics"),
             limit=config.eval.limit,
         )
@@ -179,9 +180,10 @@ def _open_pairs(config: ml_collections.ConfigDict) -> StoredPairs | None:
     return open_testset(root)
 
 
-def _lpips(path: str | None) -> tuple[LPIPS, Any] | None:
-    """Returns module and variables of converted weights with either backbone."""
+def _distance(config: ml_collections.ConfigDict, name: str) -> tuple[LPIPS, Any] | None:
+    """Returns module and variables of the weights that setting `eval.NAME` gives, if any."""
+    path = config.eval.get(name)  # Configs of older runs do not have 'st_lpips'.
     if not path:
         return None
-    variables = load_lpips(path)
+    variables = load_lpips(path, (name,))
     return fit_lpips(LPIPS(), variables), variables

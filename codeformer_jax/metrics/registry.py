@@ -31,6 +31,7 @@ INPUTS = {
     "pictures": "always: pictures under test [b, h, w, 3], RGB in [0, 1], rounded to 8 bits",
     "truth": "always: clean images [b, h, w, 3], RGB in [0, 1]",
     "lpips": "with eval.lpips: function of two batches in [-1, 1] that returns distances [b]",
+    "st_lpips": "with eval.st_lpips: function like 'lpips'",
     "codes": "with a codebook: codes that the network predicts or encodes [b, n]",
     "logits": "with a CodeFormer: logits of the codes [b, n, K]",
     "target_codes": "with a teacher: its codes of the clean images [b, n]",
@@ -132,6 +133,14 @@ METRICS.register("lpips")(
         "LPIPS",
         higher_is_better=False,
         needs=("pictures", "truth", "lpips"),
+    )
+)
+METRICS.register("st_lpips")(
+    Metric(
+        lambda pictures, truth, st_lpips: st_lpips(2 * pictures - 1, 2 * truth - 1),
+        "ST-LPIPS",
+        higher_is_better=False,
+        needs=("pictures", "truth", "st_lpips"),
     )
 )
 METRICS.register("code_accuracy")(

@@ -11,7 +11,7 @@ from codeformer_jax.nn.discriminator import PatchDiscriminator
 from codeformer_jax.nn.gpt import GPT, Cache
 from codeformer_jax.nn.gumbel import GumbelQuantizer
 from codeformer_jax.nn.parsenet import ParseNet, ParseNetOutput
-from codeformer_jax.nn.perceptual import LPIPS, fit_lpips
+from codeformer_jax.nn.perceptual import LPIPS, STLPIPS, fit_lpips
 from codeformer_jax.nn.pixelcnn import PixelCNN
 from codeformer_jax.nn.quantizer import (
     QUANTIZERS,
@@ -32,6 +32,7 @@ __all__ = [
     "GPT",
     "LPIPS",
     "QUANTIZERS",
+    "STLPIPS",
     "VQGAN",
     "VQVAE",
     "Autoencoder",

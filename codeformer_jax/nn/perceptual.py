@@ -1,7 +1,7 @@
-"""LPIPS (arXiv 1801.03924): lpips-j's network with its weights as ordinary variables."""
+"""LPIPS (arXiv 1801.03924) and ST-LPIPS (arXiv 2207.13686), with weights as ordinary variables."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ from flaxmodels.vgg.vgg import VGG
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from codeformer_jax.nn.shift_tolerant import ShiftTolerantAlexNet, ShiftTolerantVGG
 from codeformer_jax.ops.checks import AnyArray, as_images
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -60,10 +61,8 @@ class _AlexNet(nn.Module):
         return activations
 
 
-_FEATURES = {
-    "vgg": (_Features, ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")),
-    "alex": (_AlexNet, ("relu1", "relu2", "relu3", "relu4", "relu5")),
-}
+_VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+_ALEX_LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 
 
 class LPIPS(lpips_j.lpips.LPIPS):
@@ -86,16 +85,22 @@ class LPIPS(lpips_j.lpips.LPIPS):
     dtype: DTypeLike = jnp.float32
     net: str = "vgg"
 
+    # net -> (name of the parameters, module, names of the activations that are compared)
+    trunks: ClassVar[Mapping[str, tuple[str, type[nn.Module], tuple[str, ...]]]] = {
+        "vgg": ("vgg", _Features, _VGG_LAYERS),
+        "alex": ("alex", _AlexNet, _ALEX_LAYERS),
+    }
+
     def __post_init__(self):
-        if self.net not in _FEATURES:
-            raise ValueError(f"net is {self.net!r}; expected one of {', '.join(_FEATURES)}")
+        if self.net not in self.trunks:
+            raise ValueError(f"net is {self.net!r}; expected one of {', '.join(self.trunks)}")
         super().__post_init__()
 
     def setup(self):
-        network, names = _FEATURES[self.net]
-        self.feature_names = list(names)
-        setattr(self, self.net, network(dtype=self.dtype))
-        self.vgg = getattr(self, self.net)  # lpips-j's name; that of the parameters is `net`.
+        name, network, layers = self.trunks[self.net]
+        self.feature_names = list(layers)
+        setattr(self, name, network(dtype=self.dtype))
+        self.vgg = getattr(self, name)  # lpips-j's name; that of the parameters is `name`.
         self.lins = [_LinearHead() for _ in self.feature_names]
 
     def __call__(self, images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
@@ -116,23 +121,76 @@ class LPIPS(lpips_j.lpips.LPIPS):
             return super().__call__(images, targets).reshape(-1).astype(jnp.float32)
 
 
-def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
-    """Returns `module` with the `net` of these variables.
+class STLPIPS(LPIPS):
+    """Perceptual distance that tolerates small shifts: [b, h, w, 3] in [-1, 1], twice -> [b].
 
-    Args:
-        module: any LPIPS.
-        variables: variables of 'vgg' or 'alex'.
+    The network of `stlpips-pytorch` 0.0.2 with variant='shift_tolerant'. Its values are ST-LPIPS,
+    which cannot be compared with LPIPS. Weights come from `from_torch('st_lpips', ...)`.
+
+    Attributes:
+        net: 'alex' (AlexNet) or 'vgg' (VGG16).
+        normalize_twice, dtype: see `LPIPS`.
 
     Raises:
-        ValueError: for variables of neither network.
+        ValueError: at construction, for another `net`.
     """
-    net = next((name for name in _FEATURES if name in variables["params"]), None)
-    if net is None:
-        raise ValueError(
-            f"LPIPS variables hold {sorted(variables['params'])}; expected one of "
-            f"{', '.join(_FEATURES)}: convert the weights again"
-        )
-    return module.clone(net=net)
+
+    net: str = "alex"
+
+    trunks: ClassVar[Mapping[str, tuple[str, type[nn.Module], tuple[str, ...]]]] = {
+        "alex": ("st_alex", ShiftTolerantAlexNet, _ALEX_LAYERS),
+        "vgg": ("st_vgg", ShiftTolerantVGG, _VGG_LAYERS),
+    }
+
+    def setup(self):
+        super().setup()
+        trunk = self.vgg
+        self.vgg = lambda images: trunk(_to_imagenet(2 * images - 1))
+
+    def min_size(self) -> int:
+        """Returns the smallest side in pixels."""
+        return self.trunks[self.net][1].min_size
+
+    def __call__(self, images: AnyArray, targets: AnyArray) -> Float[Array, "b"]:
+        """Returns the distances [b] of images and targets.
+
+        Args:
+            images, targets: float32 [b, h, w, 3] in [-1, 1], with sides of `min_size()` or more.
+
+        Raises:
+            ValueError, TypeError: for images of another form; the message says what to pass.
+        """
+        images = as_images(images, dtype=self.dtype)
+        if min(images.shape[1:3]) < self.min_size():
+            raise ValueError(
+                f"images are {images.shape[1]}x{images.shape[2]} px; expected sides of at least "
+                f"{self.min_size()} px"
+            )
+        return super().__call__(images, targets)
+
+
+def fit_lpips(module: LPIPS, variables: Mapping[str, Any]) -> LPIPS:
+    """Returns the network of these variables, with the settings of `module`.
+
+    Args:
+        module: any LPIPS or STLPIPS.
+        variables: variables of either, with any `net`.
+
+    Returns:
+        An LPIPS or STLPIPS with the `net` of the variables.
+
+    Raises:
+        ValueError: for variables of neither.
+    """
+    for kind in (LPIPS, STLPIPS):
+        for net, (name, *_) in kind.trunks.items():
+            if name in variables["params"]:
+                return kind(module.normalize_twice, module.dtype, net)
+    raise ValueError(
+        f"LPIPS variables hold {sorted(variables['params'])}; expected "
+        f"{', '.join([*LPIPS.trunks, *(name for name, *_ in STLPIPS.trunks.values())])}: convert "
+        "the weights again"
+    )
 
 
 def _to_imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

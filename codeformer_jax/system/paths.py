@@ -8,7 +8,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Settings that are paths. `data.path` and `eval.path` are sources instead.
 _SETTINGS = (
     *("init_from", "init_discriminator_from", "teacher"),
-    *("loss.lpips", "data.codes", "eval.testset", "eval.lpips"),
+    *("loss.lpips", "data.codes", "eval.testset", "eval.lpips", "eval.st_lpips"),
 )
 
 

@@ -18,7 +18,9 @@ from codeformer_jax.tasks.state import DiscriminatorState, PyTree
 
 @dataclass(frozen=True)
 class ImageLosses:
-    """pixel * L1 + perceptual * LPIPS + gan_weight * lambda * hinge on generated images.
+    """pixel * L1 + perceptual * distance + gan_weight * lambda * hinge on generated images.
+
+    The distance is LPIPS or ST-LPIPS, whichever the frozen variables are of.
 
     Reconstruction (pixel and perceptual) and adversarial part are differentiated at the output of
     the last trained block: the image in stage I, the last fusion in stage III. Lambda needs only
@@ -31,7 +33,8 @@ class ImageLosses:
 
     Attributes:
         config: section `loss` of the task.
-        lpips: network of the perceptual part; its `net` follows the variables `frozen['lpips']`.
+        lpips: settings of the perceptual part; `frozen['lpips']` decides between LPIPS and
+            ST-LPIPS, and their `net`.
         discriminator: network of the adversarial part.
         last_kernel: gradients of the trained parameters -> gradient of the last kernel.
         reached: prefixes of the parameters that the image depends on.
@@ -179,7 +182,8 @@ def make_image_losses(
 
     Args:
         config: the run's config.
-        dtype: of the computation in LPIPS, and in a discriminator whose section names none.
+        dtype: of the computation in the perceptual network, and in a discriminator whose section
+            names none.
         last_kernel, reached: see `ImageLosses`.
     """
     fields = {"dtype": dtype, **common.network_fields(config.discriminator)}

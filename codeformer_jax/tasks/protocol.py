@@ -93,7 +93,8 @@ class Task:
         module: the network in training.
         teacher: module of a frozen stage-I network whose codes are learned, or None. Its variables
             are `frozen['teacher']`.
-        lpips: module of the perceptual loss, or None. Its variables are `frozen['lpips']`.
+        lpips: module of the perceptual loss, or None. Its variables are `frozen['lpips']`, or
+            those of another net or of ST-LPIPS; see `nn.fit_lpips`.
         classes: number of classes that the network is conditioned on. More than 0 gives `labels`
             to `train_step`, `eval_step` and `sample_step`.
         classes_setting: the setting that chooses `classes`, for error messages.

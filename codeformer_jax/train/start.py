@@ -1,4 +1,4 @@
-"""Origins of a run: an earlier stage, a teacher, LPIPS weights, precomputed codes."""
+"""Origins of a run: an earlier stage, a teacher, perceptual weights, precomputed codes."""
 
 import json
 from dataclasses import dataclass

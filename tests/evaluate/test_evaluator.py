@@ -31,9 +31,12 @@ class _Distance:
 
 @pytest.fixture(scope="module")
 def restored(codeformer, vqgan, source):
-    lpips = (_Distance(), {"scale": jnp.float32(2)})
+    distances = {
+        name: (_Distance(), {"scale": jnp.float32(scale)})
+        for name, scale in (("lpips", 2), ("st_lpips", 3))
+    }
     return evaluate(
-        *codeformer, source, teacher=vqgan, lpips=lpips, **OPTIONS, batch_size=4, seed=3
+        *codeformer, source, teacher=vqgan, **distances, **OPTIONS, batch_size=4, seed=3
     )
 
 
@@ -54,6 +57,7 @@ def test_scores_are_those_of_the_networks_output(restored, codeformer, vqgan, so
         np.testing.assert_allclose(restored.scores[row]["psnr"], -10 * np.log10(mse), rtol=1e-4)
         distance = 4 * np.abs(picture - clean).mean(axis=(1, 2, 3))
         np.testing.assert_allclose(restored.scores[row]["lpips"], distance, rtol=1e-3)
+        np.testing.assert_allclose(restored.scores[row]["st_lpips"], 1.5 * distance, rtol=1e-3)
     out, codes = apply(0.0), np.asarray(taught.indices)
     accuracy = (np.asarray(out.indices) == codes).mean(axis=1)
     np.testing.assert_allclose(restored.codes["code_accuracy"], accuracy, atol=1e-6)

@@ -10,9 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from parity import support
 from tiny import tiny_config
 
-from codeformer_jax import cli, demo
+from codeformer_jax import cli, convert, demo
 from codeformer_jax.checkpoints.trained import load_teacher, load_trained
 from codeformer_jax.convert import read_pth, write_pth
 from codeformer_jax.data.images import read_image, resize_image, write_image
@@ -103,6 +104,21 @@ def test_a_folder_of_images_may_be_given(runs, tmp_path):
     evaluation = evaluate_run(config, runs / "vqgan")
     assert [Path(name).name for name in evaluation.names] == ["0.png", "1.png"]
     assert evaluation.settings["image_size"] == [32, 32]
+
+
+def test_st_lpips_has_its_own_setting_and_name(runs, tmp_path):
+    file = str(tmp_path / "st_lpips.safetensors")
+    convert.save_model(file, "st_lpips", *support.seeded_st_lpips(support.load("st_lpips_alex")))
+    config = tiny_config("vqgan").unlock()
+    config.eval.limit, config.eval.st_lpips = 2, file
+    evaluation = evaluate_run(config, runs / "vqgan")
+    scores = evaluation.scores["reconstruction"]
+    assert (scores["st_lpips"] > 0).all()
+    assert "lpips" not in scores
+    assert "ST-LPIPS" in plain_text(evaluation)
+    config.eval.st_lpips, config.eval.lpips = None, file
+    with pytest.raises(ValueError, match="holds a st_lpips; expected weights of lpips"):
+        evaluate_run(config, runs / "vqgan")
 
 
 @pytest.fixture(scope="module")

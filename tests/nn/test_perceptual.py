@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from parity import support
 
-from codeformer_jax.nn import LPIPS, fit_lpips
+from codeformer_jax.convert.networks import expected_variables
+from codeformer_jax.nn import LPIPS, STLPIPS, fit_lpips
 from codeformer_jax.nn.perceptual import IMAGENET_MEAN, IMAGENET_STD
+from codeformer_jax.nn.shift_tolerant import BlurredConv, blurred_half, dense_max
 
 IMAGES, TARGETS = (jnp.asarray(support.images(32, seed, seed + 1)) for seed in (0, 2))
 
@@ -97,3 +99,65 @@ def test_alexnet_is_that_of_pytorch():
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="net is 'squeeze'; expected one of vgg, alex"):
         LPIPS(net="squeeze")
+
+
+@pytest.mark.parametrize("size", [(14, 15), (15, 14), (16, 16), (13, 17)])
+def test_a_blur_in_the_kernel_is_the_blur_after_it(size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    layer = {"kernel": rng.normal(size=(11, 11, 3, 4)), "bias": rng.normal(size=4)}
+    params = {"params": jax.tree.map(jnp.float32, layer)}
+    blurred = BlurredConv(4, 11).apply(params, x)
+    dense = jax.lax.conv_general_dilated(
+        x, params["params"]["kernel"], (1, 1), ((2, 2), (2, 2)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    ) + params["params"]["bias"][None, None, None, :]  # fmt: skip
+    np.testing.assert_allclose(blurred, blurred_half(dense), atol=1e-4)
+    # Plain definition: mirror, blur, keep every second site.
+    mirrored = np.pad(np.asarray(dense), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    for axis in (1, 2):
+        before, middle, after = (np.roll(mirrored, shift, axis) for shift in (1, 0, -1))
+        mirrored = (before + 2 * middle + after) / 4
+    np.testing.assert_allclose(blurred, mirrored[:, 1:-1:2, 1:-1:2], atol=1e-4)
+
+
+def test_dense_maxima_and_their_gradients_are_those_of_max_pool():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 8, 3)), jnp.float32)
+    pool = lambda x: jax.lax.reduce_window(  # noqa: E731
+        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "VALID"
+    )
+    ours, pullback = jax.vjp(lambda x: dense_max(x, 3), x)
+    expected, pool_pullback = jax.vjp(pool, x)
+    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_allclose(pullback(ours)[0], pool_pullback(ours)[0], rtol=1e-5)
+
+
+def test_st_lpips_is_chosen_by_its_variables():
+    for given in (LPIPS(), LPIPS(net="alex"), STLPIPS(), STLPIPS(net="vgg")):
+        network = "st_lpips" if isinstance(given, STLPIPS) else "lpips"
+        variables = expected_variables(network, given)
+        assert fit_lpips(LPIPS(), variables) == given
+        fitted = fit_lpips(LPIPS(normalize_twice=True, dtype=jnp.bfloat16), variables)
+        assert (fitted.normalize_twice, fitted.dtype) == (True, jnp.bfloat16)
+    with pytest.raises(ValueError, match="'squeeze'; expected one of alex, vgg"):
+        STLPIPS(net="squeeze")
+
+
+def test_gradients_of_st_lpips_are_finite_also_at_the_target_and_on_flat_images():
+    module, variables = support.seeded_st_lpips(support.load("st_lpips_alex"))
+    gradient = jax.jit(jax.grad(lambda x, y, v: module.apply(v, x, y).sum()))
+    for images in (IMAGES, TARGETS, -jnp.ones_like(IMAGES)):
+        assert np.isfinite(gradient(images, TARGETS, variables)).all()
+    assert np.abs(gradient(IMAGES, TARGETS, variables)).max() > 0
+    # Where all channels are zero the norm has no gradient; the ReLU before it passes none on.
+    layer = variables["params"]["st_alex"]["conv5"]
+    dead = {
+        "st_alex": {
+            **variables["params"]["st_alex"],
+            "conv5": {**layer, "bias": layer["bias"] - 100},
+        }
+    }
+    found = gradient(IMAGES, TARGETS, {"params": {**variables["params"], **dead}})
+    assert np.isfinite(found).all()
+    with pytest.raises(ValueError, match="images are 20x32 px; expected sides of at least 21 px"):
+        module.apply(variables, IMAGES[:, :20], TARGETS[:, :20])

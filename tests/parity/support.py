@@ -80,6 +80,33 @@ def seeded_lpips(fixture, **fields):
     return from_torch("lpips", weights, **fields)
 
 
+# Sides of maps before a blur are even in the first size, and both even and odd in the second.
+ST_LPIPS_SIZES = ((64, 64), (61, 76))
+
+
+def st_lpips_table(shapes, buffers):
+    """State dict of ST-LPIPS: seeded weights, positive heads, the given buffers."""
+    weights = seeded_state_dict(shapes, SEED)
+    for name in weights:
+        if name.startswith("lin"):
+            weights[name] = np.abs(weights[name])
+        elif name.endswith("weight"):
+            weights[name] = weights[name] * np.float32(1.6)
+    return {**weights, **buffers}
+
+
+def seeded_st_lpips(fixture):
+    """(module, variables) of ST-LPIPS with the weights of `make_st_lpips.py`."""
+    buffers = {k.partition(":")[2]: v for k, v in fixture.items() if k.startswith("buffer:")}
+    return from_torch("st_lpips", st_lpips_table(table(fixture, "shapes"), buffers))
+
+
+def image_pairs(height, width):
+    """Two batches of two seeded images in [-1, 1]."""
+    made = np.stack([seeded_image(height, width, seed) for seed in range(4)]) * 2 - 1
+    return made[:2], made[2:]
+
+
 def images(side, *seeds):
     """Seeded images as a batch in [-1, 1]."""
     return np.stack([seeded_image(side, side, seed) for seed in seeds]) * 2 - 1

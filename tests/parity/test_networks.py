@@ -1,6 +1,8 @@
 """Networks against PyTorch's numbers; those of 512 px are in `test_full_size.py`."""
 
+import jax
 import numpy as np
+import pytest
 from parity import support
 
 
@@ -78,3 +80,24 @@ def test_lpips():
     twice, variables = support.seeded_lpips(fixture, normalize_twice=True)
     loss = support.jit(twice.apply)(variables, images, others).mean()
     support.assert_arrays({"codeformer_loss": (loss, fixture["codeformer_loss"])})
+
+
+@pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
+def test_st_lpips(net):
+    fixture = support.load(f"st_lpips_{net}")
+    module, variables = support.seeded_st_lpips(fixture)
+    assert module.net == net
+
+    def total(images, others, variables):
+        distances = module.apply(variables, images, others)
+        return distances.sum(), distances
+
+    measure = support.jit(jax.grad(total, has_aux=True))
+    for height, width in support.ST_LPIPS_SIZES:
+        gradient, distances = measure(*support.image_pairs(height, width), variables)
+        size = f"{height}x{width}"
+        support.assert_arrays({"distances": (distances, fixture[f"distances_{size}"])})
+        # Rounding decides which of two nearly equal sites is the maximum of both: PyTorch's own
+        # float32 gradients differ from these by up to 5e-4.
+        sampled = {"gradient": (gradient[:, ::4, ::4], fixture[f"gradient_{size}"])}
+        support.assert_arrays(sampled, bound=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from codeformer_jax.nn import LPIPS, PatchDiscriminator
+from codeformer_jax.nn import LPIPS, STLPIPS, PatchDiscriminator
 from codeformer_jax.tasks import common, make_task
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8))
@@ -95,13 +95,13 @@ def test_a_task_without_a_discriminator_takes_none():
         common.start_discriminator(state, {})
 
 
-@pytest.mark.parametrize("net", ["vgg", "alex"])
-def test_the_perceptual_loss_is_that_of_its_weights(net):
+@pytest.mark.parametrize("network", [LPIPS(), LPIPS(net="alex"), STLPIPS(), STLPIPS(net="vgg")])
+def test_the_perceptual_loss_is_that_of_its_weights(network):
     config = tiny_config("vqgan").unlock()
     config.loss.perceptual_weight = 1.0
     task = make_task(config)
     real = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    weights = jax.eval_shape(LPIPS(net=net).init, jax.random.key(0), real, real)
+    weights = jax.eval_shape(network.init, jax.random.key(0), real, real)
     total, metrics = jax.eval_shape(
         task.image_losses._reconstruction, real, real, {"lpips": weights}
     )

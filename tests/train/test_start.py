@@ -7,7 +7,8 @@ from tiny import tiny_config
 
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import load_discriminator
-from codeformer_jax.nn import PatchDiscriminator
+from codeformer_jax.convert.networks import expected_variables
+from codeformer_jax.nn import STLPIPS, PatchDiscriminator
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train import loop
 from codeformer_jax.train.run import Run
@@ -68,3 +69,25 @@ def test_a_teacher_without_a_codebook_of_parameters_is_accepted():
     check_teacher(20.0, {"params": {"encoder": {}}}, None, 10.0)
     with pytest.raises(ValueError, match="under the floor"):
         check_teacher(9.0, {"params": {"encoder": {}}}, None, 10.0)
+
+
+def test_the_perceptual_weights_may_be_those_of_st_lpips(tmp_path):
+    module = STLPIPS()
+    zeros = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), expected_variables("st_lpips", module)
+    )
+    file = tmp_path / "st_lpips.safetensors"
+    convert.save_model(file, "st_lpips", module, zeros)
+    config = tiny_config("vqgan").unlock()
+    config.loss.update(perceptual_weight=1.0, lpips=str(file))
+    start = prepare(make_task(config), config, tmp_path / "run")
+    assert_same(start.frozen["lpips"], zeros)
+    convert.save_model(file, "discriminator", *discriminator())
+    with pytest.raises(ValueError, match="holds a discriminator; expected weights of lpips or st_"):
+        prepare(make_task(config), config, tmp_path / "run")
+
+
+def discriminator():
+    module = PatchDiscriminator(ndf=4, n_layers=1)
+    like = expected_variables("discriminator", module)
+    return module, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
