@@ -144,11 +144,18 @@ def _summary(plan: Plan, stream: Stream, seconds: float) -> RestoreSummary:
 
 def _photographs(photo: PhotoOptions | None, scored: bool) -> PhotoOptions | None:
     """Returns the options of photographs; None if every picture is an aligned face."""
-    if photo is None or photo.aligned == "yes":
+    if photo is None:
         return None
     if scored and photo.aligned == "no":
         raise RestoreError("score is for aligned faces; photographs have no map of codes")
-    return None if scored else photo
+    if not scored and photo.aligned != "yes":
+        return photo
+    if unused := photo.changed():
+        raise RestoreError(
+            f"{', '.join(unused)}: for photographs only, but "
+            f"{'score' if scored else 'aligned'} takes every picture as an aligned face"
+        )
+    return None
 
 
 def _photo_tools(photo: PhotoOptions) -> Any:

@@ -1,5 +1,6 @@
 """Options of whole photographs, declared once."""
 
+import argparse
 import dataclasses
 import math
 import os
@@ -18,6 +19,16 @@ _Path = str | os.PathLike | None
 _PHOTOS, _FACES, _PASTE = "photographs", "choice of faces", "pasting and texture"
 
 
+def _aligned(text: str) -> str:
+    """Returns a value of `--aligned`, which may have swallowed an input."""
+    if text not in ALIGNED:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is none of {', '.join(ALIGNED)}; give the inputs before --aligned, or write "
+            "--aligned=yes"
+        )
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class PhotoOptions:
     """Everything that can be set about whole photographs; see the help text of each field.
@@ -28,11 +39,13 @@ class PhotoOptions:
 
     aligned: str = option(
         "auto",
-        "take pictures as crops of one aligned face (yes, or no value), as photographs (no), or "
-        "take a square picture whose only face sits on the template as a crop (auto)",
+        "treat every picture as a crop of one aligned face (yes, the same as --aligned alone), as "
+        "a photograph (no), or only a square picture whose only face sits on the template as a "
+        "crop (auto)",
         nargs="?",
         const="yes",
-        choices=ALIGNED,
+        metavar="auto,yes,no",
+        type=_aligned,
         section=_PHOTOS,
     )
     detector: str = option("yunet", "face detector", choices=DETECTORS, section=_PHOTOS)
@@ -44,13 +57,14 @@ class PhotoOptions:
     )
     threshold: float | None = option(
         None,
-        "least score of a face; default 0.7 for yunet, 0.8 for retinaface",
+        "minimum score of a face; default 0.7 for yunet, 0.8 for retinaface",
         metavar="P",
         section=_PHOTOS,
     )
     box: Sequence[str] | None = option(
         None,
-        "box of a face that no detector finds; may be repeated; replaces the detector",
+        "box of a face that no detector finds; may be repeated; replaces the detector. Write "
+        "--box=-5,... for a box that begins outside the picture",
         action="append",
         type=str,
         metavar="X0,Y0,X1,Y1",
@@ -88,9 +102,9 @@ class PhotoOptions:
         section=_FACES,
     )
     min_size: float = option(
-        10.0, "least distance of the eyes in pixels", metavar="PX", section=_FACES
+        10.0, "minimum distance of the eyes in pixels", metavar="PX", section=_FACES
     )
-    max_faces: int = option(100, "most faces of one picture", metavar="N", section=_FACES)
+    max_faces: int = option(100, "maximum number of faces per picture", metavar="N", section=_FACES)
     paste: str = option(
         "hull",
         "region that is pasted: hull of the face, square of the crop, or the published geometry",
@@ -125,7 +139,17 @@ class PhotoOptions:
             raise RestoreError(f"min_size is {self.min_size}; expected 0 or more pixels")
         if self.max_faces < 1:
             raise RestoreError(f"max_faces is {self.max_faces}; expected at least 1")
+        if self.paste == "published" and (self.background is not None or self.grain):
+            raise RestoreError("the published paste has neither background nor grain")
         if self.box and self.boxes:
             raise RestoreError("give faces by box or by boxes, not by both")
         if self.background is not None and self.scale == 1:
             raise RestoreError("background needs an enlarged picture; add scale 2 or 4")
+
+    def changed(self) -> tuple[str, ...]:
+        """Returns the names of the options, besides `aligned`, that do not have their defaults."""
+        return tuple(
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name != "aligned" and getattr(self, field.name) != field.default
+        )

@@ -56,7 +56,8 @@ class RestoreOptions:
     )
     max_megapixels: float | None = option(
         None,
-        "largest picture that is read, a guard against decompression bombs; default 89.5",
+        "largest picture that is read, a guard against decompression bombs; default 89.5, for "
+        "photographs 200",
         metavar="M",
         section=_PICTURES,
     )

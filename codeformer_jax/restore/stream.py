@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 
 from codeformer_jax.data.images import UnreadableImage
-from codeformer_jax.restore.fit import Fitted
+from codeformer_jax.restore.fit import Fitted, as_dtype
 from codeformer_jax.restore.jobs import Failure, Job
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import NOT_FINITE, RestoredBatch, Restorer
@@ -25,6 +25,7 @@ from codeformer_jax.restore.scores import Scorer
 from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4
+NO_MEMORY = "the picture does not fit into memory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Reading:
     """A picture that has been read.
 
     Attributes:
-        crops: its faces, fitted into the network's square; none is a picture without restoration.
+        crops: its faces, fitted into the network's square; empty if nothing is to be restored.
         write: writes the results, given as [samples][crops], and returns remarks.
         numbers: numbers of the faces in a photograph; empty for a picture that is its only crop.
         notes: remarks for the summary.
@@ -96,8 +97,9 @@ class Network:
             raise RestoreError(f"the network failed: {describe_error(error)}{advice}") from error
         return [
             [
-                FaceResult(pixels, cost) if finite else None
-                for pixels, finite, cost in zip(x.images, x.finite, costs, strict=True)
+                # One picture with 16 bits makes the whole batch float32.
+                FaceResult(as_dtype(pixels, crop.pixels.dtype), cost) if finite else None
+                for pixels, finite, cost, crop in zip(x.images, x.finite, costs, batch, strict=True)
             ]
             for x, costs in zip(made, bits, strict=True)
         ]
@@ -160,7 +162,7 @@ class Stream:
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Restores a batch while the next pictures are read and the ones before are written."""
-        ahead, coming = max(2, self._size), iter(jobs)
+        ahead, coming = min(max(2, self._size), _THREADS), iter(jobs)
         reads: collections.deque = collections.deque()
         crops: collections.deque[tuple[_Pending, int]] = collections.deque()
         writes: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -179,23 +181,27 @@ class Stream:
                 while len(writes) > ahead:
                     writes.popleft().result()
 
-            read_ahead()
-            while reads or crops:
-                while reads and len(crops) < self._size:
-                    job, reading = reads.popleft()
-                    pending = self._received(job, reading.result())
-                    read_ahead()
-                    if pending and pending.results:
-                        crops.extend((pending, i) for i in range(len(pending.results)))
-                    elif pending:
+            try:
+                read_ahead()
+                while reads or crops:
+                    while reads and len(crops) < self._size:
+                        job, reading = reads.popleft()
+                        pending = self._received(job, reading.result())
+                        read_ahead()
+                        if pending and pending.results:
+                            crops.extend((pending, i) for i in range(len(pending.results)))
+                        elif pending:
+                            write(pending)
+                    batch = [crops.popleft() for _ in range(min(self._size, len(crops)))]
+                    for pending in self._restore(batch):
                         write(pending)
-                batch = [crops.popleft() for _ in range(min(self._size, len(crops)))]
-                for pending in self._restore(batch):
-                    write(pending)
+                    bar.update(len(self.outcomes) - bar.n)
+                while writes:
+                    writes.popleft().result()
                 bar.update(len(self.outcomes) - bar.n)
-            while writes:
-                writes.popleft().result()
-            bar.update(len(self.outcomes) - bar.n)
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _received(self, job: Job, reading: Reading | None) -> _Pending | None:
         if reading is None:
@@ -205,7 +211,7 @@ class Stream:
 
     def _restore(self, batch: list[tuple[_Pending, int]]) -> list[_Pending]:
         """Restores crops and returns the pictures that are complete with them."""
-        # A picture of which another crop has failed has no result.
+        # Skips crops of pictures that have failed already.
         batch = [(pending, i) for pending, i in batch if pending.job not in self.outcomes]
         if not batch:
             return []
@@ -242,10 +248,10 @@ class Stream:
             reason = error.reason
         except ValueError as error:  # RestoreError, and those of the face models.
             reason = str(error)
-        except OSError as error:
-            reason = describe_error(error)
-        except MemoryError:
-            reason = "the picture does not fit into memory"
+        # Whatever else fails on this picture, the others are restored.
+        except Exception as error:
+            memory = isinstance(error, MemoryError) or "Insufficient memory" in str(error)
+            reason = NO_MEMORY if memory else describe_error(error)
         self.outcomes[job] = Failure(job.source, reason)
         return None
 
@@ -268,12 +274,12 @@ def writing(path: pathlib.Path, force: bool) -> Iterator[None]:
 
     Args:
         path: the file.
-        force: replace a file that has come to exist since the plan was made.
+        force: replace a file that was created after the plan was made.
     """
     try:
         # Another program, or a file system that ignores case, may have made it meanwhile.
         if not force and os.path.lexists(path):
-            raise FileExistsError(None, "it has come to exist meanwhile and was kept")
+            raise FileExistsError(None, "it was created meanwhile; pass --force to replace it")
         yield
     except OSError as error:
         raise RestoreError(f"cannot write '{path}': {describe_error(error)}") from error

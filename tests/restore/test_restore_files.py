@@ -267,7 +267,7 @@ def test_result_that_comes_to_exist_meanwhile_is_kept(tmp_path, faces, restorer,
 
     monkeypatch.setattr(aligned, "read_image", read)
     summary = restore_files([faces / "a.png"], tmp_path / "out", restorer)
-    assert "it has come to exist meanwhile and was kept" in summary.failed[0].reason
+    assert "it was created meanwhile; pass --force to replace it" in summary.failed[0].reason
     assert target.read_bytes() == b"somebody else's"
 
 
