@@ -20,9 +20,9 @@ from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.parse import Parser
 from codeformer_jax.faces.paste import Patch, paste, scaled
-from codeformer_jax.faces.published import cut_published, paste_published
+from codeformer_jax.faces.published import cut_published, gray_like, paste_published
 from codeformer_jax.faces.texture import add_grain, grain_of, match_color
-from codeformer_jax.restore.fit import Fitted, unfit
+from codeformer_jax.restore.fit import NOT_PAINTED, Fitted, fit, tint_of, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.provenance import FaceRecord
 from codeformer_jax.restore.restore_options import RestoreError
@@ -32,8 +32,10 @@ NO_FACE = "no face was restored"
 # Largest mean distance of a face's points from the template, as a share of the picture's side, at
 # which a square picture counts as an aligned crop.
 _ALIGNED = 0.05
-# Share of a crop outside the picture from which a face is said to be at the border.
+# Share of a crop outside the picture above which a face is reported as at the border.
 _OUTSIDE = 0.1
+# Longest side of the pixels by which a picture is taken as black and white.
+_EXAMINED = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,11 +91,14 @@ class PhotoTools:
         )
 
     def find(self, picture: np.ndarray, name: str = "") -> tuple[Choice, ...]:
-        """Returns every face of a picture, and why a face is not to be restored.
+        """Detects the faces of a picture and chooses those to restore.
 
         Args:
             picture: the photograph.
             name: its name, by which a file of boxes knows it.
+
+        Returns:
+            Every face, with the reason if it is not to be restored.
 
         Raises:
             ValueError: if the options choose a face that is not there.
@@ -143,15 +148,35 @@ def cut_faces(
         raise RestoreError(
             f"paste=published needs a network of {TEMPLATE_SIZE} px; this one has {size}"
         )
-    crops = []
-    for choice in chosen:
-        transform = choice.face.transform
-        if options.paste == "published":
-            crop = cut_published(to_rgb8(picture), transform)
-        else:
-            crop = cut(picture, to_size(transform, size), size)
-        crops.append(restorer.fit(_as_input(crop)))
-    return crops
+    transforms = [choice.face.transform for choice in chosen]
+    if options.paste == "published":
+        published = to_rgb8(picture)
+        crops = [cut_published(published, transform) for transform in transforms]
+    else:
+        crops = [cut(picture, to_size(transform, size), size) for transform in transforms]
+    # A dark or pale face in a colour picture is not black and white.
+    gray = restorer.keep_gray and is_gray(picture)
+    known = restorer.keep_known
+    fitted = [fit(_as_input(crop), size, keep_gray=gray, keep_known=known) for crop in crops]
+    if fitted and all(NOT_PAINTED in crop.notes for crop in fitted):
+        raise RestoreError(NOT_PAINTED)
+    return fitted
+
+
+def is_gray(picture: np.ndarray) -> bool:
+    """Returns whether a picture is black and white; see `fit.tint_of`."""
+    if picture.ndim == 2:
+        return True
+    # Half a million pixels tell as much as a hundred million.
+    step = max(1, max(picture.shape[:2]) // _EXAMINED)
+    return tint_of(_as_input(picture[::step, ::step])) is not None
+
+
+def for_network(picture: np.ndarray, restorer: Any) -> np.ndarray:
+    """Returns a picture with the channels of its result: RGB if the network colours gray ones."""
+    if picture.ndim == 2 and not restorer.keep_gray:
+        return np.repeat(picture[..., None], 3, axis=-1)
+    return picture
 
 
 def compose(
@@ -160,6 +185,7 @@ def compose(
     crops: Sequence[Fitted],
     restored: Sequence[np.ndarray],
     tools: PhotoTools,
+    keep_gray: bool = True,
 ) -> np.ndarray:
     """Pastes restored faces into a picture.
 
@@ -168,15 +194,24 @@ def compose(
         chosen, crops: the faces and their crops, from `cut_faces`.
         restored: the network's results, [s, s, 3] each.
         tools: enlarges, segments and pastes by its options.
+        keep_gray: False for a network that colours black-and-white pictures, whose colours are
+            then not matched.
 
     Returns:
         The picture, enlarged by `options.scale`.
     """
     options = tools.options
+    if not keep_gray and is_gray(picture):
+        options = dataclasses.replace(options, match_color=False)
+        tools = dataclasses.replace(tools, options=options)
     results = [unfit(*pair) for pair in zip(restored, crops, strict=True)]
     if options.paste == "published":
         labels = [tools.parser.labels(result) for result in results] if tools.parser else None
         transforms = [choice.face.transform for choice in chosen]
+        results = [
+            result if crop.tint is None else _published_gray(image, crop)
+            for result, image, crop in zip(results, restored, crops, strict=True)
+        ]
         if picture.ndim == 2:
             results = [result[..., 0] for result in results]
         return paste_published(picture, transforms, results, options.scale, labels)
@@ -219,11 +254,17 @@ def describe_faces(
     """
     records = []
     for choice in choices:
-        done, score = choice.reason or RESTORED, None
-        if choice.reason is None and tools.identity:
-            score = _identity(choice.face, picture, result, tools)
-        size = crop_size if choice.reason is None else None
-        records.append(FaceRecord(choice.number, choice.face, done, size, score))
+        if choice.reason is not None:
+            records.append(FaceRecord(choice.number, choice.face, choice.reason))
+            continue
+        score = None
+        if tools.identity:
+            points = choice.face.points
+            # In the enlarged picture; the corners of both coincide.
+            moved = (points + 0.5) * tools.options.scale - 0.5
+            pair = ((picture, points), (result, moved))
+            score = tools.identity.cosine(*(tools.identity.embed(*one) for one in pair))
+        records.append(FaceRecord(choice.number, choice.face, RESTORED, crop_size, score))
     return records
 
 
@@ -262,17 +303,23 @@ def restore_photo(
     image: np.ndarray, restorer: Any, w: float, adain: bool | None, tools: PhotoTools
 ) -> Photo:
     """Restores a photograph; see `Restorer.restore_photo`."""
-    if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,), (4,)):
+    image = np.asarray(image)
+    shaped = image.ndim in (2, 3) and image.shape[2:] in ((), (3,), (4,)) and image.size > 0
+    if image.dtype not in (np.uint8, np.uint16) or not shaped:
         raise RestoreError(
             f"image is {image.dtype} {list(image.shape)}; expected uint8 or uint16, gray [h, w], "
             "RGB [h, w, 3] or RGBA [h, w, 4]"
         )
     picture, alpha = (image[..., :3], image[..., 3]) if image.shape[2:] == (4,) else (image, None)
-    choices = tools.find(picture)
+    picture = for_network(picture, restorer)
+    try:
+        choices = tools.find(picture)
+    except ValueError as error:
+        raise RestoreError(str(error)) from error
     chosen = chosen_faces(choices)
     crops = cut_faces(picture, chosen, restorer, tools.options)
     restored = restorer.restore_crops(crops, w, adain)
-    result = compose(picture, chosen, crops, restored, tools)
+    result = compose(picture, chosen, crops, restored, tools, restorer.keep_gray)
     size = restorer.image_size
     records = describe_faces(choices, size, picture, result, tools)
     if alpha is not None:
@@ -283,6 +330,10 @@ def restore_photo(
 
 def _as_input(crop: np.ndarray) -> np.ndarray:
     return crop.astype(np.float32) / 65535 if crop.dtype == np.uint16 else crop
+
+
+def _published_gray(restored: np.ndarray, crop: Fitted) -> np.ndarray:
+    return np.rint(gray_like(restored, crop.pixels)).clip(0, 255).astype(np.uint8)
 
 
 def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: PhotoTools) -> Patch:
@@ -298,19 +349,6 @@ def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: Phot
     if options.match_color:
         result = match_color(result, crop.pixels, mask)
     return Patch(scaled(transform, options.scale), result[..., 0] if gray else result, mask)
-
-
-def _identity(face: Face, picture: np.ndarray, result: np.ndarray, tools: PhotoTools) -> float:
-    """Returns the cosine of the face before and after, from crops of 512 px."""
-    transform = face.transform
-    points = apply(transform, face.points)
-    side = float(TEMPLATE_SIZE)
-    within = Face((0.0, 0.0, side, side), points)
-    before, after = (
-        tools.identity.embed(to_rgb8(cut(image, place, TEMPLATE_SIZE)), within)
-        for image, place in ((picture, transform), (result, scaled(transform, tools.options.scale)))
-    )
-    return tools.identity.cosine(before, after)
 
 
 def _share_outside(face: Face, shape: tuple[int, ...]) -> float:

@@ -13,7 +13,7 @@ from codeformer_jax.faces.choose import Choice
 from codeformer_jax.faces.enlarge import enlarge
 from codeformer_jax.faces.identity import SAME_PERSON
 from codeformer_jax.faces.preview import draw_preview
-from codeformer_jax.restore.fit import Fitted
+from codeformer_jax.restore.fit import NOT_PAINTED, Fitted
 from codeformer_jax.restore.jobs import Job
 from codeformer_jax.restore.photo import (
     PhotoTools,
@@ -21,6 +21,7 @@ from codeformer_jax.restore.photo import (
     compose,
     cut_faces,
     describe_faces,
+    for_network,
     is_aligned,
     remarks,
 )
@@ -29,6 +30,11 @@ from codeformer_jax.restore.provenance import FaceRecord, photo_record, write_re
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.restore.stream import Reading, Results, writing
+
+ALIGNED_CROP = "restored as the crop of an aligned face"
+OTHER_PERSON = (
+    f"a restored face may show another person: its identity is below {SAME_PERSON} (see the record)"
+)
 
 
 class Photographs:
@@ -57,23 +63,42 @@ class Photographs:
         """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
+        if self._restorer:
+            photo = dataclasses.replace(photo, pixels=for_network(photo.pixels, self._restorer))
         choices = tools.find(photo.pixels, job.source.name)
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)
             return Reading(crops=(), write=write, notes=photo.notes)
-        if tools.options.aligned == "auto" and is_aligned(photo.pixels, choices):
-            return self._aligned(job)
+        # The result of a crop has the network's size, whatever the scale.
+        auto = tools.options.aligned == "auto" and tools.options.scale == 1
+        if auto and is_aligned(photo.pixels, choices):
+            return self._as_aligned(job, choices)
         chosen = chosen_faces(choices)
         if not chosen:
             raise RestoreError(_no_face(choices, tools))
         crops = cut_faces(photo.pixels, chosen, self._restorer, tools.options)
         notes = photo.notes + remarks(choices, photo.pixels.shape, self._restorer.image_size)
+        notes += tuple(NOT_PAINTED for crop in crops if NOT_PAINTED in crop.notes)[:1]
         return Reading(
             crops=tuple(crops),
             write=functools.partial(self._write, job, photo, choices, crops),
             numbers=tuple(choice.number for choice in chosen),
             notes=notes,
         )
+
+    def _as_aligned(self, job: Job, choices: Sequence[Choice]) -> Reading:
+        """Reads a picture that is the crop of an aligned face."""
+        reading, size = self._aligned(job), self._restorer.image_size
+
+        def write(results: Results) -> list[str]:
+            notes = [*reading.write(results)]
+            face = FaceRecord(1, choices[0].face, ALIGNED_CROP, size)
+            for path in job.results:
+                self._record(job, path, [face], reading.notes)
+            return notes
+
+        notes = (*reading.notes, f"{ALIGNED_CROP} (--aligned no treats it as a photograph)")
+        return dataclasses.replace(reading, write=write, notes=notes)
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -96,22 +121,18 @@ class Photographs:
             if path in self._kept:
                 continue
             pixels = [face.pixels for face in restored]
-            result = compose(photo.pixels, chosen_faces(choices), crops, pixels, self._tools)
+            chosen, gray = chosen_faces(choices), self._restorer.keep_gray
+            result = compose(photo.pixels, chosen, crops, pixels, self._tools, gray)
             size = self._restorer.image_size
             records = describe_faces(choices, size, photo.pixels, result, self._tools)
-            unlike = [
-                f"face {record.number} may show another person: identity "
-                f"{record.identity:.2f}, expected at least {SAME_PERSON}"
-                for record in records
-                if record.identity is not None and record.identity < SAME_PERSON
-            ]
+            scores = [record.identity for record in records if record.identity is not None]
+            changed = [OTHER_PERSON] if any(score < SAME_PERSON for score in scores) else []
             file = dataclasses.replace(photo, pixels=result, alpha=alpha)
             with writing(path, self._options.force):
                 lost = write_photo(path, file, self._comment(len(pixels)))
-            remarked = [*photo.notes, *unlike, *lost]
-            self._record(job, path, records, remarked)
-            notes += [*unlike, *lost]
-        return notes
+            self._record(job, path, records, [*photo.notes, *changed, *lost])
+            notes += [*changed, *lost]
+        return list(dict.fromkeys(notes))
 
     def _comment(self, faces: int) -> str:
         return (
@@ -120,26 +141,23 @@ class Photographs:
         )
 
     def _record(self, job: Job, path: pathlib.Path, records: Sequence, notes: Sequence) -> None:
-        options, photo = self._options, self._tools.options
+        tools, restorer = self._tools, self._restorer
         settings = {
             "version": __version__,
-            "weights_sha256": self._weights if self._restorer else None,
-            "w": options.w,
-            "adain": options.adain,
-            "seed": options.seed,
-            **{
-                name: getattr(photo, name)
-                for name in (
-                    *("scale", "paste", "parsing", "background", "detail"),
-                    *("match_color", "grain", "faces", "min_size", "max_faces"),
-                )
-            },
+            "weights_sha256": self._weights if restorer else None,
+            "parsing_sha256": tools.parser.model.sha256 if tools.parser else None,
+            "background_sha256": tools.enlarger.model.sha256 if tools.enlarger else None,
+            **dataclasses.asdict(self._options),
+            **dataclasses.asdict(tools.options),
         }
+        if restorer:
+            settings |= {name: getattr(restorer, name) for name in ("keep_gray", "keep_known")}
+            settings["adain"] = restorer.adain if settings["adain"] is None else settings["adain"]
         record = photo_record(
             source=job.source,
             result=path,
             settings=settings,
-            detector=self._tools.detector.describe(),
+            detector=tools.detector.describe(),
             faces=records,
             notes=notes,
         )
@@ -165,9 +183,9 @@ def _no_face(choices: Sequence[Choice], tools: PhotoTools) -> str:
     """Returns why a picture has no face to restore, and what to do."""
     if choices:
         reasons = "; ".join(f"face {choice.number}: {choice.reason}" for choice in choices[:5])
-        return f"no face was chosen of the {len(choices)} found ({reasons})"
+        return f"none of the {len(choices)} detected faces was chosen ({reasons})"
     if tools.detector.name == "manual":
-        return "the given boxes hold no face for this picture"
+        return "the given boxes list no face for this picture"
     return (
         f"no face was found with a score of {tools.detector.threshold:g} or more; lower "
         "--threshold, give --box, or pass --aligned if it is the crop of an aligned face"

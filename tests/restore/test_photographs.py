@@ -237,7 +237,7 @@ def test_restore_photo_refuses_floats():
         network().restore_photo(np.zeros((8, 8, 3), np.float32))
 
 
-def test_a_picture_without_faces_is_said():
+def test_a_picture_without_faces_is_reported():
     result = network().restore_photo(np.zeros((80, 80, 3), np.uint8))
     assert result.notes == ("no face was restored",)
     assert not result.faces
@@ -263,3 +263,83 @@ def test_a_model_that_fails_on_one_picture_spares_the_others(tmp_path, photo, op
         "ParseNet's result has infinities or NaN"
     ]
     assert len(summary.written) == 1
+
+
+def test_an_aligned_crop_and_a_photograph_of_16_bits_share_a_batch(tmp_path):
+    face = render_face(1, 192)
+    write_image(tmp_path / "in" / "crop.png", face)
+    deep = np.full((400, 500, 3), 90 * 257, np.uint16)
+    deep[100:292, 150:342] = face.astype(np.uint16) * 257
+    write_photo(tmp_path / "in" / "deep.png", PhotoFile(deep), "")
+    summary = restore_files(
+        [tmp_path / "in"], tmp_path / "out", photo=PhotoOptions(), restorer=network(batch_size=2)
+    )
+    assert not summary.failed
+    assert read_photo(tmp_path / "out" / "crop.png").pixels.dtype == np.uint8
+    assert np.array_equal(read_photo(tmp_path / "out" / "deep.png").pixels, deep)
+    assert any("crop of an aligned face" in note for note in summary.notes)
+    record = json.loads((tmp_path / "out" / "crop.json").read_text())
+    assert record["faces"][0]["done"] == "restored as the crop of an aligned face"
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "prior"}])
+def test_options_of_photographs_are_refused_for_aligned_faces(tmp_path, photo, options):
+    write_image(tmp_path / "a.png", photo())
+    chosen = PhotoOptions(aligned="auto" if options else "yes", dry_run=True, scale=2)
+    with pytest.raises(ValueError, match="dry_run, scale: for photographs only"):
+        restore_files([tmp_path / "a.png"], tmp_path / "out", RestoreOptions(**options), chosen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_kind_of_model_and_format_through_files(tmp_path, photo, options):
+    alpha = np.full(photo().shape[:2], 200, np.uint8)
+    write_photo(tmp_path / "a.png", PhotoFile(photo(), alpha), "")
+    asked = options(scale=2, identity=True, grain=True)
+    summary = restore_files(
+        [tmp_path / "a.png"],
+        tmp_path / "out",
+        RestoreOptions(file_format="jpg", limit=1),
+        asked,
+        restorer=network(0.1),
+    )
+    assert [path.name for path in summary.written] == ["a.jpg"]
+    assert read_photo(summary.written[0]).pixels.shape == (180, 240, 3)
+    assert "transparency was laid on white" in summary.notes
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert all(0 < face["identity"] <= 1 for face in record["faces"])
+    assert record["settings"]["scale"] == 2
+
+
+def test_inpainting_needs_painted_pixels(tmp_path, photo, options):
+    write_image(tmp_path / "a.png", photo())
+    summary = restore_files(
+        [tmp_path / "a.png"], tmp_path / "out", photo=options(), restorer=network(keep_known=True)
+    )
+    assert "no pixel is white" in summary.failed[0].reason
+
+
+def test_a_dark_face_in_a_colour_picture_keeps_its_colours(photo, options):
+    dark = (photo() // 12).astype(np.uint8)
+    dark[:, -2:] = (200, 20, 20)
+    result = network().restore_photo(dark, options=options())
+    assert np.array_equal(result.pixels, dark)
+
+
+@pytest.mark.parametrize("paste", ["hull", "published"])
+def test_gray_pictures_and_networks_that_colour_them(photo, options, paste):
+    module = Network(0.2, 512)
+    plain = Restorer(module, {"params": {"one": jnp.array([0.2, 0.0, -0.2])[None, None, None]}})
+    gray = photo()[..., 0]
+    kept = plain.restore_photo(gray, options=options(paste=paste)).pixels
+    assert kept.shape == gray.shape
+    assert abs(kept.astype(float).mean() - gray.mean()) < 1
+    colours = Restorer(module, plain.variables, keep_gray=False)
+    coloured = colours.restore_photo(gray, options=options(paste=paste)).pixels
+    assert coloured.shape == (*gray.shape, 3)
+    assert np.abs(coloured.astype(int) - gray[..., None]).max() > 3
+
+
+@pytest.mark.parametrize("image", [np.zeros((0, 5, 3), np.uint8), np.zeros(5, np.uint8)])
+def test_restore_photo_refuses_other_arrays(image):
+    with pytest.raises(ValueError, match="expected uint8 or uint16"):
+        network().restore_photo(image)
