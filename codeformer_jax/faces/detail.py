@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-# Deviations of Gaussians in pixels of the finer of picture and crop: the finest structure is what
+# Deviations of Gaussians in pixels of the coarser of picture and crop: the finest structure is what
 # the first one removes, and the second one averages over its neighbourhood.
 _FINEST, _AROUND = 1.5, 3.0
 # Squared contrast, as a share of white's square, below which structure does not count.
@@ -29,13 +29,19 @@ def kept_detail(
         crop_scale: pixels of the crop per pixel of the picture.
         white: value of white.
     """
-    sigma = _FINEST * max(1.0, crop_scale)
-    after, before = (
-        image - cv2.GaussianBlur(image, (0, 0), sigma) for image in (restored, reference)
+    size = restored.shape[0]
+    # Structure finer than the picture's pixels is the network's own.
+    side = max(1, round(size / max(1.0, crop_scale)))
+    structures = []
+    for image in (restored, reference):
+        gray = image if image.ndim == 2 else cv2.transform(image, np.full((1, 3), 1 / 3))
+        gray = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
+        structures.append(gray - cv2.GaussianBlur(gray, (0, 0), _FINEST))
+    after, before = structures
+    products, energies = (
+        cv2.GaussianBlur(product, (0, 0), _AROUND) + np.float32(_NOTHING * white**2)
+        for product in (after * before, before * before)
     )
-    products = np.stack([after * before, before * before], axis=-1)
-    if products.ndim == 4:
-        products = products.mean(axis=2)
-    around = cv2.GaussianBlur(products, (0, 0), _AROUND * max(1.0, crop_scale))
-    around += np.float32(_NOTHING * white**2)
-    return np.clip(around[..., 0] / around[..., 1], 0, 1)
+    # Of the share that is lost, so that zero stays zero.
+    lost = 1 - np.clip(products / energies, 0, 1)
+    return 1 - cv2.resize(lost, (size, size), interpolation=cv2.INTER_LINEAR)
