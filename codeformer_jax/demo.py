@@ -63,13 +63,14 @@ def run(
     pictures, restored = directory / "degraded", directory / "restored"
     options = ["-w", "1", "--aligned", "--force", "--checkpoint", str(previous)]
     restore = ["-m", "codeformer_jax.cli", "restore", str(pictures), "-o", str(restored)]
-    commands.append([*restore, *options])
+    faces = [*restore, *options]
+    commands.append(faces)
     photograph = directory / "photograph"
     whole = [*restore[:3], str(photograph / "degraded.png"), "-o", str(photograph), "--force"]
     commands.append([*whole, "--suffix", "_restored", "-w", "1", "--checkpoint", str(previous)])
     commands.append([*whole, "--dry-run"])
     for command in commands:
-        if command[3:4] == [str(pictures)]:
+        if command is faces:
             write_degraded(pictures, previous)
             write_photograph(photograph)
         code = _run(command)
@@ -179,8 +180,8 @@ def report_photograph(directory: Path) -> None:
     captions = {
         "degraded": "Degraded",
         "degraded_faces": "Faces that the embedded detector found",
-        "degraded_restored": "Restored at w = 1 by `codeformer-jax restore`",
-        "clean": "The truth",
+        "degraded_restored": "Restored at w = 1 by codeformer-jax restore",
+        "clean": "Ground truth",
     }
     pictures = {
         caption: read_image(directory / "photograph" / f"{name}.png").pixels
