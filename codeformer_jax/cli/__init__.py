@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"codeformer-jax: interrupted; {error}", file=sys.stderr)
         return 130
     # The package raises these for bad input; anything else is a bug and keeps its traceback.
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        named = f": '{error.filename}'" if error.filename else ""
+        reason = f"{error.strerror}{named}" if error.strerror else error
+    except ValueError as error:
         reason = error
     except (AssertionError, RuntimeError) as error:
         reason = process.no_devices(error)

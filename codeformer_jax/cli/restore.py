@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 
 from codeformer_jax.cli.parsing import Commands, add_command, add_options, path, read_options
 from codeformer_jax.restore.photo_options import PhotoOptions
@@ -44,8 +45,13 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.restore.files import restore_files  # noqa: PLC0415
 
+    # Pictures that are refused or damaged are reported by name.
+    warnings.filterwarnings("ignore", module="PIL")
     options, photo = read_options(args, RestoreOptions), read_options(args, PhotoOptions)
-    summary = restore_files(args.inputs, args.output, options, photo)
+    try:
+        summary = restore_files(args.inputs, args.output, options, photo)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("--skip-existing restores the other pictures") from None
     print(summary)
     if summary.failed:
         print(f"not {summary.done} ({len(summary.failed)}):", file=sys.stderr)

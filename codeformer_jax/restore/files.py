@@ -63,8 +63,10 @@ class RestoreSummary:
             text += f"; {len(self.skipped)} existing results were kept"
         lines = [text, self.scores] if self.scores else [text]
         for note, paths in self.notes.items():
-            more = ", ..." if len(paths) > 1 else ""
-            lines.append(f"{len(paths)} of the images ('{paths[0]}'{more}): {note}")
+            images = (
+                f"{len(paths)} images ('{paths[0]}', ...)" if len(paths) > 1 else f"'{paths[0]}'"
+            )
+            lines.append(f"{images}: {note}")
         if self.others:
             lines.append(f"left out {describe_others(self.others)}")
         return "\n".join(lines)

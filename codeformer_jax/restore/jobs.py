@@ -188,12 +188,11 @@ def _check_existing(
     """Raises RestoreError if existing files stand in the way of results."""
     if folders := [path for path in existing if path.is_dir()]:
         raise RestoreError(f"a folder has the name of a result:{_listing(folders)}")
-    files = [path for job in jobs for path in job.files]
-    clashes = [path for path in files if path in existing]
-    clashes += [path for job in jobs for path in job.records if os.path.lexists(path)]
+    files = [path for job in jobs for path in job.files + job.records]
+    clashes = [path for path in files if path in existing or os.path.lexists(path)]
     if clashes and not (options.force or options.skip_existing):
         raise RestoreError(
-            f"{len(clashes)} of {len(files)} results exist already:{_listing(clashes)}\n"
+            f"{len(clashes)} of {len(files)} files exist already:{_listing(clashes)}\n"
             "--force overwrites them, --skip-existing restores the others only"
         )
     if options.skip_existing and options.samples:

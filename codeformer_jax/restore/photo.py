@@ -129,6 +129,15 @@ def is_aligned(picture: np.ndarray, choices: Sequence[Choice]) -> bool:
     return bool(distance < _ALIGNED * TEMPLATE_SIZE)
 
 
+def check_size(restorer: Any, options: PhotoOptions) -> None:
+    """Raises RestoreError for the published paste with a network of another size."""
+    if options.paste == "published" and restorer.image_size != TEMPLATE_SIZE:
+        raise RestoreError(
+            f"--paste published needs a network of {TEMPLATE_SIZE} px; this one has "
+            f"{restorer.image_size}"
+        )
+
+
 def cut_faces(
     picture: np.ndarray, chosen: Sequence[Choice], restorer: Any, options: PhotoOptions
 ) -> list[Fitted]:
@@ -141,13 +150,9 @@ def cut_faces(
         options: the published paste has crops of its own.
 
     Raises:
-        RestoreError: if the published paste is to be used with a network of another size.
+        RestoreError: if the network fills in white pixels and no crop has any.
     """
     size = restorer.image_size
-    if options.paste == "published" and size != TEMPLATE_SIZE:
-        raise RestoreError(
-            f"paste=published needs a network of {TEMPLATE_SIZE} px; this one has {size}"
-        )
     transforms = [choice.face.transform for choice in chosen]
     if options.paste == "published":
         published = to_rgb8(picture)
@@ -311,6 +316,7 @@ def restore_photo(
             "RGB [h, w, 3] or RGBA [h, w, 4]"
         )
     picture, alpha = (image[..., :3], image[..., 3]) if image.shape[2:] == (4,) else (image, None)
+    check_size(restorer, tools.options)
     picture = for_network(picture, restorer)
     try:
         choices = tools.find(picture)

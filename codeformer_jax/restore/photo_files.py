@@ -17,6 +17,7 @@ from codeformer_jax.restore.fit import NOT_PAINTED, Fitted
 from codeformer_jax.restore.jobs import Job
 from codeformer_jax.restore.photo import (
     PhotoTools,
+    check_size,
     chosen_faces,
     compose,
     cut_faces,
@@ -56,6 +57,8 @@ class Photographs:
         kept: Sequence[pathlib.Path],
         aligned: Callable[[Job], Reading],
     ):
+        if restorer:
+            check_size(restorer, tools.options)
         self._tools, self._restorer, self._options = tools, restorer, options
         self._kept, self._aligned = frozenset(kept), aligned
 
@@ -77,13 +80,11 @@ class Photographs:
         if not chosen:
             raise RestoreError(_no_face(choices, tools))
         crops = cut_faces(photo.pixels, chosen, self._restorer, tools.options)
-        notes = photo.notes + remarks(choices, photo.pixels.shape, self._restorer.image_size)
-        notes += tuple(NOT_PAINTED for crop in crops if NOT_PAINTED in crop.notes)[:1]
         return Reading(
             crops=tuple(crops),
             write=functools.partial(self._write, job, photo, choices, crops),
             numbers=tuple(choice.number for choice in chosen),
-            notes=notes,
+            notes=photo.notes,
         )
 
     def _as_aligned(self, job: Job, choices: Sequence[Choice]) -> Reading:
@@ -112,8 +113,11 @@ class Photographs:
         crops: Sequence[Fitted],
         results: Results,
     ) -> list[str]:
-        """Writes the picture of each sample, and returns remarks on identity and format."""
-        scale, notes = self._tools.options.scale, []
+        """Writes the picture of each sample, and returns remarks for the summary."""
+        scale, size = self._tools.options.scale, self._restorer.image_size
+        notes = [*remarks(choices, photo.pixels.shape, size)]
+        notes += [NOT_PAINTED] if any(NOT_PAINTED in crop.notes for crop in crops) else []
+        added: list[str] = []
         alpha = photo.alpha
         if alpha is not None and scale > 1:
             alpha = enlarge(alpha, scale)
@@ -123,16 +127,15 @@ class Photographs:
             pixels = [face.pixels for face in restored]
             chosen, gray = chosen_faces(choices), self._restorer.keep_gray
             result = compose(photo.pixels, chosen, crops, pixels, self._tools, gray)
-            size = self._restorer.image_size
             records = describe_faces(choices, size, photo.pixels, result, self._tools)
             scores = [record.identity for record in records if record.identity is not None]
             changed = [OTHER_PERSON] if any(score < SAME_PERSON for score in scores) else []
             file = dataclasses.replace(photo, pixels=result, alpha=alpha)
             with writing(path, self._options.force):
                 lost = write_photo(path, file, self._comment(len(pixels)))
-            self._record(job, path, records, [*photo.notes, *changed, *lost])
-            notes += [*changed, *lost]
-        return list(dict.fromkeys(notes))
+            self._record(job, path, records, [*photo.notes, *notes, *changed, *lost])
+            added += [*changed, *lost]
+        return list(dict.fromkeys(notes + added))
 
     def _comment(self, faces: int) -> str:
         return (
@@ -183,6 +186,7 @@ def _no_face(choices: Sequence[Choice], tools: PhotoTools) -> str:
     """Returns why a picture has no face to restore, and what to do."""
     if choices:
         reasons = "; ".join(f"face {choice.number}: {choice.reason}" for choice in choices[:5])
+        reasons += f"; and {len(choices) - 5} more" if len(choices) > 5 else ""
         return f"none of the {len(choices)} detected faces was chosen ({reasons})"
     if tools.detector.name == "manual":
         return "the given boxes list no face for this picture"

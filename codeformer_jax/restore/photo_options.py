@@ -107,13 +107,14 @@ class PhotoOptions:
     max_faces: int = option(100, "maximum number of faces per picture", metavar="N", section=_FACES)
     paste: str = option(
         "hull",
-        "region that is pasted: hull of the face, square of the crop, or the published geometry",
+        "region that is pasted: hull of the face, square of the crop, or the published geometry, "
+        "which needs a network of 512 px",
         choices=PASTES,
         section=_PASTE,
     )
     parsing: _Path = option(
         None,
-        "converted ParseNet weights; the region is the face that they segment",
+        "converted ParseNet weights; the region is the face that they segment, instead of the hull",
         metavar="WEIGHTS",
         section=_PASTE,
     )
@@ -139,12 +140,14 @@ class PhotoOptions:
             raise RestoreError(f"min_size is {self.min_size}; expected 0 or more pixels")
         if self.max_faces < 1:
             raise RestoreError(f"max_faces is {self.max_faces}; expected at least 1")
+        if self.parsing is not None and self.paste == "square":
+            raise RestoreError("--parsing and --paste square are two regions; leave out one")
         if self.paste == "published" and (self.background is not None or self.grain):
-            raise RestoreError("the published paste has neither background nor grain")
+            raise RestoreError("--paste published has neither --background nor --grain")
         if self.box and self.boxes:
-            raise RestoreError("give faces by box or by boxes, not by both")
+            raise RestoreError("give faces by --box or by --boxes, not by both")
         if self.background is not None and self.scale == 1:
-            raise RestoreError("background needs an enlarged picture; add scale 2 or 4")
+            raise RestoreError("--background needs an enlarged picture; add --scale 2 or 4")
 
     def changed(self) -> tuple[str, ...]:
         """Returns the names of the options, besides `aligned`, that do not have their defaults."""

@@ -97,7 +97,7 @@ def test_never_overwrites_without_force(tmp_path, capsys):
     assert cli.main(["restore", "faces", "--aligned", "-o", "out", "-w", "1"]) == 2
     assert (tmp_path / "out" / "1.png").read_bytes() == first
     err = capsys.readouterr().err
-    assert "error: 2 of 2 results exist already:\n  out/1.png\n  out/2.png\n--force" in err
+    assert "error: 2 of 2 files exist already:\n  out/1.png\n  out/2.png\n--force" in err
     args = ["restore", "faces", "--aligned", "-o", "out", "-w", "1"]
     assert cli.main([*args, "--skip-existing"]) == 0
     assert (tmp_path / "out" / "1.png").read_bytes() == first

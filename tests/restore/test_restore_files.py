@@ -103,8 +103,8 @@ def test_pictures_by_content_and_the_rest_by_name(tmp_path, picture, restorer):
     assert summary.others == (folder / "readme.txt",)
     assert summary.notes == {FIRST_FRAME: (folder / "a.gif",), METADATA: (folder / "d.jpg",)}
     assert str(summary).splitlines()[1:] == [
-        f"1 of the images ('{folder / 'a.gif'}'): {FIRST_FRAME}",
-        f"1 of the images ('{folder / 'd.jpg'}'): {METADATA}",
+        f"'{folder / 'a.gif'}': {FIRST_FRAME}",
+        f"'{folder / 'd.jpg'}': {METADATA}",
         f"left out 1 file that is not a picture: '{folder / 'readme.txt'}'",
     ]
 
@@ -237,7 +237,7 @@ def test_existing_results_are_found_before_the_network_runs(tmp_path, faces, res
     restore_files([faces / "a.png"], tmp_path / "out", restorer, w=0.0)
     before = tree(tmp_path / "out")
     monkeypatch.setattr(restorer, "restore_batch", None)
-    with pytest.raises(RestoreError, match=r"1 of 5 results exist.*\n.*out/a\.png\n--force"):
+    with pytest.raises(RestoreError, match=r"1 of 5 files exist.*\n.*out/a\.png\n--force"):
         restore_files([faces], tmp_path / "out", restorer, w=1.0)
     assert tree(tmp_path / "out") == before
 
