@@ -23,7 +23,7 @@ from codeformer_jax.data.images import (
     has_frames,
     opened,
 )
-from codeformer_jax.data.photo_formats import (
+from codeformer_jax.data.photo_png import (
     Alpha,
     Samples,
     bands,

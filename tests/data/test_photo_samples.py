@@ -264,7 +264,7 @@ def test_a_full_disk_keeps_the_previous_file(tmp_path, monkeypatch):
 
 
 def test_pictures_of_several_bands(tmp_path, monkeypatch):
-    monkeypatch.setattr("codeformer_jax.data.photo_formats._BAND", 300)
+    monkeypatch.setattr("codeformer_jax.data.photo_png._BAND", 300)
     for dtype in (np.uint8, np.uint16):
         photo = photo_of("rgb alpha", dtype)
         write_photo(tmp_path / "a.png", photo, "restored")
