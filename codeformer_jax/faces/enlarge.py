@@ -131,7 +131,7 @@ class NetworkEnlarger:
                 place = down.outside(factor), across.outside(factor)
                 shape = result[place].shape[1::-1]
                 if tile.shape[1::-1] != shape:
-                    tile = cv2.resize(tile, shape, interpolation=cv2.INTER_AREA)
+                    tile = cv2.resize(np.clip(tile, 0, 1), shape, interpolation=cv2.INTER_AREA)
                 tile = tile @ LUMA if picture.ndim == 2 else tile
                 result[place] = to_dtype(in_levels(tile, picture.dtype), picture.dtype)
         return result
