@@ -1,4 +1,4 @@
-"""EXIF data as bytes: entries of the first directory change, and nothing else moves.
+"""Edits of EXIF bytes that move no other value.
 
 EXIF data are a TIFF file without pixels: a header, and directories of 12-byte entries whose longer
 values lie elsewhere, at offsets from the start. Maker notes hold such offsets as well, in forms
@@ -129,7 +129,7 @@ def _value(data: bytearray, order: str, entry: _Entry) -> bytes:
 def _number(data: bytearray, order: str, entry: _Entry) -> int:
     """Returns the value of an offset or a length."""
     if entry.count != 1 or entry.kind not in (_SHORT, _LONG, 13):
-        raise ValueError(f"tag {entry.tag} of the EXIF data is no offset")
+        raise ValueError(f"tag {entry.tag} of the EXIF data is not an offset")
     return int.from_bytes(_value(data, order, entry), "little" if order == "<" else "big")
 
 

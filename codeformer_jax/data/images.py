@@ -73,7 +73,7 @@ _WITH_FRAMES = ("PNG", "WEBP", "TIFF", "GIF", "AVIF")
 
 
 class UnreadableImage(ValueError):
-    """A file that is no usable image.
+    """A file that is not a usable image.
 
     Attributes:
         path: the file.
@@ -260,7 +260,7 @@ def opened(
         Pillow's image.
 
     Raises:
-        UnreadableImage: for any exception, also one of the block.
+        UnreadableImage: for any exception, including those raised inside the block.
     """
     limit = _bound(max_megapixels)
     try:

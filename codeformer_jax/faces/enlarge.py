@@ -1,8 +1,7 @@
 """Enlargement of whole pictures: by Lanczos, or by RRDBNet in tiles.
 
-Pictures are RGB [h, w, 3] or gray [h, w], uint8 0..255, uint16 0..65535 or float32 0..1; results
-have the same dtype and number of channels. Pixel centres are at half-integers, so that a result
-covers exactly the picture's area.
+Results have the picture's dtype and number of channels. Pixel centres are at half-integers, so that
+a result covers exactly the picture's area.
 """
 
 import dataclasses
@@ -15,32 +14,31 @@ from typing import Any
 import cv2
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from codeformer_jax.faces import models
+from codeformer_jax.faces.pixels import LUMA, Pixels, in_levels, to_dtype
 
 # Side and margin of a tile where the network's blocks run: a network that doubles a picture halves
 # it first.
 TILE, MARGIN = 400, 64
-
-_WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
-# ITU-R BT.601, as everywhere in this package.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+FACTORS = (2, 4)
 
 
-def enlarge(picture: np.ndarray, factor: int | float) -> np.ndarray:
+def enlarge(picture: Pixels, factor: int) -> Pixels:
     """Enlarges a picture by Lanczos interpolation.
 
     Args:
-        picture: see the module.
-        factor: positive; below 1 the picture is reduced by area.
+        picture: gray or RGB; see `pixels`.
+        factor: 2 or 4.
 
     Raises:
-        ValueError: if the factor is not positive, or the picture has another form.
+        ValueError: if the factor is another one.
     """
-    _check(picture, factor)
-    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    return _resize(picture, height, width)
+    _check(factor)
+    resized = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LANCZOS4)
+    # Lanczos overshoots at edges; OpenCV clips integers.
+    return np.clip(resized, 0, 1) if picture.dtype == np.float32 else resized
 
 
 class NetworkEnlarger:
@@ -63,16 +61,21 @@ class NetworkEnlarger:
     | 64 px | 2 levels | less than 0.001 % |
 
     Args:
-        model: the converted network, for any scale.
+        model: the converted network, which enlarges 2 or 4 times.
         tile: side in pixels of the part of a picture that one run enlarges; by default 400 for a
             network that enlarges four times, and 800, which it halves first, for one that doubles.
         overlap: margin in pixels; by default 64 or 128.
 
     Raises:
-        ValueError: if tile or margin do not suit the network.
+        ValueError: if the network has another scale, or tile or margin do not suit it.
     """
 
     def __init__(self, model: models.Model, tile: int | None = None, overlap: int | None = None):
+        if model.module.scale not in FACTORS:
+            raise ValueError(
+                f"{model.file or 'RRDBNet'} enlarges {model.module.scale} times; expected a "
+                "network that enlarges 2 or 4 times"
+            )
         fold = model.module.fold
         tile = TILE * fold if tile is None else tile
         overlap = MARGIN * fold if overlap is None else overlap
@@ -89,61 +92,60 @@ class NetworkEnlarger:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a model file of RRDBNet.
+            ValueError: not a model file of RRDBNet, or one of another scale.
         """
         return cls(models.load(path, "rrdbnet"))
 
-    @property
-    def scale(self) -> int:
-        """Factor by which one run enlarges."""
-        return self.model.module.scale
-
-    def __call__(self, picture: np.ndarray, factor: int | float) -> np.ndarray:
+    def __call__(self, picture: Pixels, factor: int) -> Pixels:
         """Enlarges a picture.
 
-        The network runs once, and again while its scale fits into the factor that remains. What
-        then remains is interpolated by Lanczos, or reduced by area if the scale exceeds the factor.
+        A network for x2 runs twice for the factor 4. The tiles of a network for x4 are reduced by
+        area for the factor 2.
 
         Args:
-            picture: see the module.
-            factor: positive.
+            picture: gray or RGB; see `pixels`.
+            factor: 2 or 4.
 
         Raises:
-            ValueError: if the factor is not positive, the picture has another form, or a tile's
-                result is not finite.
+            ValueError: if the factor is another one, or a tile's result is not finite.
         """
-        _check(picture, factor)
-        height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-        passes = 1
-        while 1 < self.scale ** (passes + 1) <= factor:
-            passes += 1
-        for _ in range(passes):
-            picture = self._run(picture)
-        return _resize(picture, height, width)
+        _check(factor)
+        scale = self.model.module.scale
+        if factor > scale:
+            return self._run(self._run(picture, scale), scale)
+        return self._run(picture, factor)
 
-    def _run(self, picture: np.ndarray) -> np.ndarray:
-        """Enlarges a picture by the network's scale."""
-        scale = self.scale
+    def _run(self, picture: Pixels, factor: int) -> Pixels:
+        """Enlarges a picture by one run of the network, whose scale is at least the factor."""
         height, width = picture.shape[:2]
-        result = np.empty((scale * height, scale * width, *picture.shape[2:]), picture.dtype)
+        result = np.empty((factor * height, factor * width, *picture.shape[2:]), picture.dtype)
         for down in self._tiles(height):
             for across in self._tiles(width):
-                seen = picture[np.ix_(down.seen, across.seen)]
-                seen = seen.astype(np.float32) / _WHITE[picture.dtype.name]
-                if picture.ndim == 2:
-                    seen = np.repeat(seen[..., None], 3, axis=-1)
-                model = self.model
-                tile = np.asarray(_enlarge(model.variables, seen, module=model.module))
-                tile = tile[down.inside(scale), across.inside(scale)]
+                tile = self._enlarged(picture, down, across)
                 if not np.isfinite(tile).all():
                     raise ValueError(
                         f"the enlargement of rows {down.start} to {down.end - 1} and columns "
                         f"{across.start} to {across.end - 1} has infinities or NaN: the network's "
                         "weights are damaged, or the picture is not finite"
                     )
-                tile = tile @ _LUMA if picture.ndim == 2 else tile
-                result[down.outside(scale), across.outside(scale)] = _in_levels(tile, picture.dtype)
+                place = down.outside(factor), across.outside(factor)
+                shape = result[place].shape[1::-1]
+                if tile.shape[1::-1] != shape:
+                    tile = cv2.resize(np.clip(tile, 0, 1), shape, interpolation=cv2.INTER_AREA)
+                tile = tile @ LUMA if picture.ndim == 2 else tile
+                result[place] = to_dtype(in_levels(tile, picture.dtype), picture.dtype)
         return result
+
+    def _enlarged(
+        self, picture: Pixels, down: "_Tile", across: "_Tile"
+    ) -> Float32[np.ndarray, "_ _ 3"]:
+        """Returns the network's result for a tile, without the margin."""
+        model, scale = self.model, self.model.module.scale
+        seen = in_levels(picture[np.ix_(down.seen, across.seen)], np.dtype(np.float32))
+        if picture.ndim == 2:
+            seen = np.repeat(seen[..., None], 3, axis=-1)
+        tile = np.asarray(_enlarge(model.variables, seen, module=model.module))
+        return tile[down.inside(scale), across.inside(scale)]
 
     def _tiles(self, length: int) -> Iterator["_Tile"]:
         """Yields the tiles along an axis of a picture."""
@@ -197,28 +199,6 @@ def _mirrored(places: np.ndarray, length: int) -> np.ndarray:
     return np.minimum(places, 2 * length - 1 - places)
 
 
-def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes by Lanczos if the picture grows, else by area."""
-    if picture.shape[:2] == (height, width):
-        return picture.copy()
-    shrinks = height < picture.shape[0] or width < picture.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
-    resized = cv2.resize(picture, (width, height), interpolation=way)
-    # Lanczos overshoots at edges; OpenCV clips integers.
-    return np.clip(resized, 0, 1) if picture.dtype == np.float32 else resized
-
-
-def _in_levels(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    pixels = np.clip(pixels, 0, 1)
-    return pixels if dtype == np.float32 else np.round(pixels * _WHITE[dtype.name]).astype(dtype)
-
-
-def _check(picture: np.ndarray, factor: int | float) -> None:
-    gray_or_rgb = picture.ndim == 2 or picture.shape[2:] == (3,)
-    if not gray_or_rgb or picture.dtype.name not in _WHITE or 0 in picture.shape:
-        raise ValueError(
-            f"the picture is {picture.dtype} {list(picture.shape)}; expected gray [h, w] or RGB "
-            f"[h, w, 3] in {', '.join(_WHITE)}"
-        )
-    if not factor > 0:
-        raise ValueError(f"factor is {factor}; expected a positive number")
+def _check(factor: int) -> None:
+    if factor not in FACTORS:
+        raise ValueError(f"factor is {factor}; expected 2 or 4")

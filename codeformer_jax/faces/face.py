@@ -94,6 +94,23 @@ def to_size(transform: Transform, size: int) -> Transform:
     return (transform + shift) * ratio - shift
 
 
+def template(size: int) -> Float[np.ndarray, "5 2"]:
+    """Returns the template's points in a square of `size` px."""
+    return resize_points(TEMPLATE, size / TEMPLATE_SIZE)
+
+
+def resize_points(
+    points: Float[np.ndarray, "*n 2"], ratio: float | Float[np.ndarray, "2"]
+) -> Float[np.ndarray, "*n 2"]:
+    """Returns where points lie after their picture was resized.
+
+    Args:
+        points: (x, y) before.
+        ratio: side after by side before, one for both axes or (x, y).
+    """
+    return (points + 0.5) * ratio - 0.5
+
+
 def invert(transform: Transform) -> Transform:
     """Returns the inverse transform."""
     return cv2.invertAffineTransform(transform)

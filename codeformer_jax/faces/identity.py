@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 
 from codeformer_jax.faces.align import cut
-from codeformer_jax.faces.face import Face, Transform
-from codeformer_jax.faces.yunet import embedded_file
+from codeformer_jax.faces.face import Transform
+from codeformer_jax.faces.models import embedded_file
+from codeformer_jax.faces.pixels import Pixels, to_rgb8
 
 MODEL = "face_recognition_sface_2021dec_int8bq.onnx"
 SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
@@ -62,14 +63,16 @@ class Identity:
         unused = session.get_inputs()[1:]
         return cls(session, {node.name: np.zeros(node.shape, np.float32) for node in unused})
 
-    def embed(self, picture: UInt8[np.ndarray, "h w 3"], face: Face) -> Float32[np.ndarray, "128"]:
+    def embed(
+        self, picture: Pixels, points: Float[np.ndarray, "5 2"]
+    ) -> Float32[np.ndarray, "128"]:
         """Returns a unit vector that describes a person.
 
         Args:
-            picture: RGB.
-            face: where the face is.
+            picture: gray or RGB; see `pixels`.
+            points: the face's points in the picture, as in `Face`.
         """
-        crop = cut(picture, _to_template(face.points), _SIDE)
+        crop = to_rgb8(cut(picture, _to_template(points), _SIDE))
         data = np.ascontiguousarray(crop.transpose(2, 0, 1)[None], np.float32)
         (features,) = self.session.run(None, {"data": data, **self.unused})
         return features[0] / np.linalg.norm(features[0])

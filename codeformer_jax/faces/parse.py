@@ -63,8 +63,9 @@ class Parser:
         size = crop.shape[0]
         pixels = crop.astype(np.float32) / (255 if crop.dtype == np.uint8 else 1)
         if size != TEMPLATE_SIZE:
-            way = cv2.INTER_AREA if size > TEMPLATE_SIZE else cv2.INTER_LINEAR
-            pixels = cv2.resize(pixels, (TEMPLATE_SIZE, TEMPLATE_SIZE), interpolation=way)
+            interpolation = cv2.INTER_AREA if size > TEMPLATE_SIZE else cv2.INTER_LINEAR
+            shape = (TEMPLATE_SIZE, TEMPLATE_SIZE)
+            pixels = cv2.resize(pixels, shape, interpolation=interpolation)
         model = self.model
         labels, finite = _parse(model.variables, pixels, module=model.module)
         if not finite:

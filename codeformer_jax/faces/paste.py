@@ -6,9 +6,9 @@ Only the pixels that a crop covers are read and written, tile by tile. With `r` 
 
     warp(r) + warp(k) (o - warp(f))
 
-where `o - warp(f)` is what the crop does not hold. So what the network keeps, the picture keeps, to
-the bit. With `m` the mask and `c` the picture so far, in which earlier faces are pasted, the result
-is
+where `o - warp(f)` is what the crop does not hold. Where the network returns its input, the picture
+stays equal bit for bit. With `m` the mask and `c` the picture so far, in which earlier faces are
+pasted, the result is
 
     (1 - warp(m)) c + warp(m (r - k f)) + warp(m k) o
 
@@ -25,24 +25,17 @@ from jaxtyping import Float32
 from codeformer_jax.faces.align import (
     COARSE_REACH,
     REACH,
-    Pixels,
     Rectangle,
     box_region,
     cut_region,
-    in_levels,
     prepare,
-    region,
-    scaled,
     shifted,
     source_region,
-    to_dtype,
-    top_level,
     warp,
 )
 from codeformer_jax.faces.detail import kept_detail
 from codeformer_jax.faces.face import Transform, invert, scale_of
-
-__all__ = ["Patch", "paste", "region", "scaled"]
+from codeformer_jax.faces.pixels import Pixels, in_levels, to_dtype, top_level
 
 # Side of the tiles that are warped at once. It bounds memory, and OpenCV refuses 32768 and more.
 _TILE = 1024
@@ -83,10 +76,10 @@ def paste(
     places: list[_Place] = []
     for patch in patches:
         read = source_region(patch.transform, patch.mask.shape[0], picture.shape)
-        later = any(_overlap(read, place.painted) for place in places)
+        later = any(_overlap(read, place.extent) for place in places)
         # An earlier patch changes these pixels before this one's turn.
         original = picture[read].copy() if later and detail else None
-        places.append(_Place(painted(patch, picture.shape), read, original))
+        places.append(_Place(extent(patch, picture.shape), read, original))
     for patch, place in zip(patches, places, strict=True):
         _paste(picture, patch, place, detail=detail)
 
@@ -95,7 +88,7 @@ def paste(
 class _Place:
     """Pixels that a patch changes, those that its crop reads, and a copy of them if needed."""
 
-    painted: Rectangle
+    extent: Rectangle
     read: Rectangle
     original: Pixels | None
 
@@ -118,7 +111,7 @@ def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> Non
         pasted = pasted - _wide(kept, picture) * reference
     masks = np.stack([mask, mask * kept], axis=-1)
     sources = [_prepared(source, patch) for source in (pasted * _wide(mask, picture), masks)]
-    for tile in tiles(place.painted):
+    for tile in tiles(place.extent):
         result, masks = _warped(sources, tile)
         covered, finer = masks[..., 0], masks[..., 1]
         if not covered.any():
@@ -136,7 +129,7 @@ def _wide(mask: Float32[np.ndarray, "h w"], picture: Pixels) -> Float32[np.ndarr
     return mask if picture.ndim == 2 else mask[..., None]
 
 
-def painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
+def extent(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
     """Returns the rows and columns that a patch's mask reaches in a picture of a shape."""
     rows, columns = (np.flatnonzero(patch.mask.any(axis)) for axis in (1, 0))
     if rows.size == 0:
@@ -148,7 +141,7 @@ def painted(patch: Patch, shape: tuple[int, ...]) -> Rectangle:
     return box_region(patch.transform, (*low, *high), shape)
 
 
-def share(patch: Patch, rectangle: Rectangle) -> Float32[np.ndarray, "_ _"]:
+def mask_in(patch: Patch, rectangle: Rectangle) -> Float32[np.ndarray, "_ _"]:
     """Returns a patch's mask as it lies in a part of the picture; at most 32767 px wide."""
     return np.clip(_warped([_prepared(patch.mask, patch)], rectangle)[0], 0, 1)
 

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Integer, UInt8
 
-from codeformer_jax.faces.align import Pixels, Rectangle, in_levels
+from codeformer_jax.faces.align import Rectangle
 from codeformer_jax.faces.face import TEMPLATE_SIZE, Transform, apply, invert
 from codeformer_jax.faces.masks import parsing_mask
+from codeformer_jax.faces.pixels import Pixels, in_levels
 
 # What lies outside the picture, RGB.
 _OUTSIDE = (132, 133, 135)

@@ -1,8 +1,8 @@
 """RetinaFace as a detector (arXiv 1905.00641), from converted weights.
 
 A picture is resized to a short side of 640 px and laid into the corner of a canvas. There are seven
-sizes of canvas, so that pictures of all sizes share seven compiled programs; the network is told
-where the picture ends, and finds the same as without the canvas.
+sizes of canvas, so that pictures of all sizes share seven compiled programs. The network
+masks the padding, so the canvas does not change its predictions.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from codeformer_jax.faces import models
-from codeformer_jax.faces.face import Face
+from codeformer_jax.faces.face import Face, resize_points
 from codeformer_jax.faces.suppression import suppress
 from codeformer_jax.nn.retinaface import STRIDES
 
@@ -45,9 +45,6 @@ class RetinaFaceDetector:
         model: the converted network.
         threshold: least score; None for the published 0.8.
         short_side: length in pixels to which the short side of a picture is resized.
-
-    Raises:
-        ValueError: if the threshold is outside [0, 1].
     """
 
     name = "retinaface"
@@ -56,8 +53,6 @@ class RetinaFaceDetector:
         self, model: models.Model, threshold: float | None = None, short_side: int = SHORT_SIDE
     ):
         self.threshold = THRESHOLD if threshold is None else threshold
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; expected a score between 0 and 1")
         self.model, self.short_side = model, short_side
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"], name: str = "") -> list[Face]:
@@ -72,9 +67,11 @@ class RetinaFaceDetector:
         """
         height, width = picture.shape[:2]
         small, canvas = fitted_size(height, width, self.short_side)
-        way = cv2.INTER_AREA if small[0] < height else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if small[0] < height else cv2.INTER_LINEAR
         pixels = np.zeros((*canvas, 3), np.uint8)
-        pixels[: small[0], : small[1]] = cv2.resize(picture, small[::-1], interpolation=way)
+        pixels[: small[0], : small[1]] = cv2.resize(
+            picture, small[::-1], interpolation=interpolation
+        )
         model = self.model
         found = _detect(model.variables, pixels, np.array(small, np.int32), module=model.module)
         scores, boxes, points = map(np.asarray, found)
@@ -84,13 +81,14 @@ class RetinaFaceDetector:
                 "them again"
             )
         order = np.argsort(-scores, kind="stable")[:_CANDIDATES]
-        order = order[(scores[order] > self.threshold) & np.isfinite(boxes[order]).all(axis=1)]
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(points).all(axis=(1, 2))
+        order = order[(scores[order] > self.threshold) & finite[order]]
         order = order[suppress(boxes[order], scores[order], OVERLAP)]
         ratio = np.array([width / small[1], height / small[0]])
         return [
             Face(
-                box=tuple(((boxes[i].reshape(2, 2) + 0.5) * ratio - 0.5).ravel().tolist()),
-                points=(points[i].astype(np.float64) + 0.5) * ratio - 0.5,
+                box=tuple(resize_points(boxes[i].reshape(2, 2), ratio).ravel().tolist()),
+                points=resize_points(points[i].astype(np.float64), ratio),
                 score=float(scores[i]),
             )
             for i in order
@@ -118,7 +116,7 @@ def load(model: str | os.PathLike, threshold: float | None = None) -> RetinaFace
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a model file of RetinaFace, or a threshold outside [0, 1].
+        ValueError: not a model file of RetinaFace.
     """
     return RetinaFaceDetector(models.load(model, "retinaface"), threshold)
 

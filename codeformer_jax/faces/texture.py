@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from codeformer_jax.faces.align import Pixels, Rectangle, in_levels, to_dtype
-from codeformer_jax.faces.paste import Patch, painted, share, tiles
+from codeformer_jax.faces.align import Rectangle
+from codeformer_jax.faces.paste import Patch, extent, mask_in, tiles
+from codeformer_jax.faces.pixels import Pixels, in_levels, to_dtype
 
 # Deviation of the Gaussian that averages colour differences, in sides of the crop, and the side of
 # the grid that it works on.
@@ -24,7 +25,7 @@ _MEASURED = 1024
 
 
 def match_color(restored: Pixels, crop: Pixels, mask: Float32[np.ndarray, "s s"]) -> Pixels:
-    """Takes the network's shift of colour and brightness out of a restored crop.
+    """Removes the network's shift of colour and brightness from a restored crop.
 
     The difference of both crops is averaged over about an eighth of the side, where the mask shows
     the face, and subtracted.
@@ -99,35 +100,37 @@ def grain_of(picture: Pixels, patch: Patch) -> Float[np.ndarray, "_"]:
         patch: only its transform and mask are read.
 
     Returns:
-        As `noise_level`.
+        Noise level in the form that `noise_level` returns.
     """
     middle = tuple(
         slice(max(side.start, centre - _MEASURED // 2), min(side.stop, centre + _MEASURED // 2))
-        for side in painted(patch, picture.shape)
+        for side in extent(patch, picture.shape)
         for centre in [(side.start + side.stop) // 2]
     )
     if any(side.stop <= side.start for side in middle):
         return np.zeros(1 if picture.ndim == 2 else 3)
-    return noise_level(picture[middle], share(patch, middle) > 0.5)
+    return noise_level(picture[middle], mask_in(patch, middle) > 0.5)
 
 
-def add_grain(picture: Pixels, patch: Patch, wanted: Float[np.ndarray, "_"], seed: int = 0) -> None:
-    """Adds noise to a pasted face, in place, until it is as grainy as wanted.
+def add_grain(
+    picture: Pixels, patch: Patch, target_noise: Float[np.ndarray, "_"], seed: int = 0
+) -> None:
+    """Adds noise to a pasted face, in place, until it is as grainy as `target_noise`.
 
     Noise that the face already has, such as detail that `paste` kept, is measured and counts.
 
     Args:
         picture: a picture that `patch` was pasted into.
         patch: the patch.
-        wanted: `grain_of` the picture before.
+        target_noise: `grain_of` the picture before.
         seed: 0 or more; equal seeds give equal noise.
     """
-    missing = np.sqrt(np.maximum(np.square(wanted) - np.square(grain_of(picture, patch)), 0))
+    missing = np.sqrt(np.maximum(np.square(target_noise) - np.square(grain_of(picture, patch)), 0))
     missing = missing.astype(np.float32)
     if not missing.any():
         return
-    for tile in tiles(painted(patch, picture.shape)):
-        amount = share(patch, tile)
+    for tile in tiles(extent(patch, picture.shape)):
+        amount = mask_in(patch, tile)
         if amount.any():
             picture[tile] = _noisy(picture[tile], amount, missing, _random(seed, tile))
 

@@ -64,15 +64,12 @@ def test_samples_are_read_as_they_are_stored(tmp_path, name, dtype, kind):
     assert found.exif is None
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_written_samples_are_those_that_other_programs_read(tmp_path, kind, dtype, suffix):
-    photo, path = photo_of(kind, dtype), tmp_path / "new" / f"å.{suffix}"
-    notes = write_photo(path, photo, "restored")
+def test_written_samples_are_those_that_other_programs_read(tmp_path, kind, dtype):
+    photo, path = photo_of(kind, dtype), tmp_path / "new" / "å.png"
+    assert write_photo(path, photo, "restored") == ()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    deep_gray_tiff = (kind, dtype, suffix) == ("gray alpha", np.uint16, "tif")
-    assert notes == ((photos.NO_GRAY_ALPHA,) if deep_gray_tiff else ())
     with Image.open(path) as image:
         pillow_samples = np.asarray(image)
     expected = interleaved(photo)
@@ -80,20 +77,18 @@ def test_written_samples_are_those_that_other_programs_read(tmp_path, kind, dtyp
         np.testing.assert_array_equal(pillow_samples, expected)
     if kind == "gray alpha":  # OpenCV expands gray.
         expected = np.dstack([photo.pixels] * 3 + [photo.alpha])
-    if suffix == "png" or dtype == np.uint16:  # It premultiplies TIFF's colours of 8 bits.
-        decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if decoded.ndim == 3:
-            decoded = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
-        assert decoded.dtype == dtype
-        np.testing.assert_array_equal(decoded, expected)
-    found = read_photo(path)
-    same(found, np.dstack([photo.pixels] * 3) if deep_gray_tiff else photo.pixels, photo.alpha)
+    decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded.ndim == 3:
+        decoded = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
+    assert decoded.dtype == dtype
+    np.testing.assert_array_equal(decoded, expected)
+    same(read_photo(path), photo.pixels, photo.alpha)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_lossy_formats_say_what_they_cannot_keep(tmp_path, kind, dtype, suffix):
+def test_lossy_formats_report_what_they_cannot_keep(tmp_path, kind, dtype, suffix):
     levels = smooth() if "rgb" in kind else smooth()[..., 0]
     alpha = np.zeros(levels.shape[:2], np.uint8) if "alpha" in kind else None
     if alpha is not None:
@@ -174,7 +169,7 @@ def test_tiff_of_other_photometry(tmp_path):
         (lambda: b"P6 2 1 255\n" + bytes(6), ()),
     ],
 )
-def test_samples_that_become_8_bits_are_said(tmp_path, content, notes):
+def test_samples_that_become_8_bits_are_reported(tmp_path, content, notes):
     found = read(tmp_path, content())
     assert found.notes == notes
     assert found.pixels.dtype == np.uint8
@@ -231,7 +226,7 @@ def test_pictures_too_large_for_a_format_write_nothing(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.bmp", "a"])
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a"])
 def test_unknown_suffix_writes_nothing(tmp_path, name):
     with pytest.raises(ValueError, match=r"none of \.png, \.jpg"):
         write_photo(tmp_path / name, photo_of("rgb"), "restored")
@@ -269,9 +264,8 @@ def test_a_full_disk_keeps_the_previous_file(tmp_path, monkeypatch):
 
 
 def test_pictures_of_several_bands(tmp_path, monkeypatch):
-    monkeypatch.setattr("codeformer_jax.data.photo_formats._BAND", 300)
+    monkeypatch.setattr("codeformer_jax.data.photo_png._BAND", 300)
     for dtype in (np.uint8, np.uint16):
-        for suffix in ("png", "tif"):
-            photo = photo_of("rgb alpha", dtype)
-            write_photo(tmp_path / f"a.{suffix}", photo, "restored")
-            same(read_photo(tmp_path / f"a.{suffix}"), photo.pixels, photo.alpha)
+        photo = photo_of("rgb alpha", dtype)
+        write_photo(tmp_path / "a.png", photo, "restored")
+        same(read_photo(tmp_path / "a.png"), photo.pixels, photo.alpha)

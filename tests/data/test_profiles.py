@@ -91,7 +91,7 @@ def test_cmyk_with_a_profile(tmp_path):
 
 
 @pytest.mark.parametrize("profile", [b"no profile", ADOBE[:200], icc.colourless_cmyk_profile()])
-def test_a_profile_that_cannot_be_used_is_said_and_taken_as_srgb(
+def test_a_profile_that_cannot_be_used_is_reported_and_taken_as_srgb(
     tmp_path, caplog, colours, profile
 ):
     profile += bytes([len(tmp_path.name)])  # Each is logged once in a process.

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from codeformer_jax.faces.align import box_region, cut, region, scaled, shifted, source_region
+from codeformer_jax.faces.align import box_region, cut, scaled, shifted, source_region
 from codeformer_jax.faces.face import apply, invert
 
 
@@ -100,7 +100,7 @@ def test_a_square_far_outside_reads_little():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40, 3), (3, 2, 3)])
-@pytest.mark.parametrize("scale", [0.05, 1.0, 20.0])
+@pytest.mark.parametrize("scale", [1e-3, 0.05, 1.0, 20.0])
 def test_the_smallest_pictures_have_squares_too(shape, scale):
     picture = np.full(shape, 77, np.uint8)
     assert (cut(picture, similarity(scale, 30, (0, 0), 32), 32) == 77).all()
@@ -114,9 +114,10 @@ def test_a_square_wider_than_opencvs_limit():
 
 def test_regions():
     transform = similarity(2, 0, (100.3, 50.3), 40)
-    assert region(transform, 40, (80, 200)) == (slice(41, 61), slice(91, 111))
-    assert region(transform, 40, (55, 95, 3)) == (slice(41, 55), slice(91, 95))
-    assert region(transform, 40, (40, 40)) == (slice(40, 40), slice(40, 40))
+    whole = (-0.5, -0.5, 39.5, 39.5)
+    assert box_region(transform, whole, (80, 200)) == (slice(41, 61), slice(91, 111))
+    assert box_region(transform, whole, (55, 95, 3)) == (slice(41, 55), slice(91, 95))
+    assert box_region(transform, whole, (40, 40)) == (slice(40, 40), slice(40, 40))
     upper = box_region(transform, (-0.5, -0.5, 19.5, 9.5), (80, 200))
     assert upper == (slice(41, 46), slice(91, 101))
 

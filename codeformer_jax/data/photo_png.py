@@ -1,4 +1,4 @@
-"""PNG and TIFF files of 8 or 16 bits, written from an array in bands of rows, without a copy of it.
+"""PNG files of 8 or 16 bits, written from an array in bands of rows, without a copy of it.
 
 Pillow has no 16-bit colour, and OpenCV neither gray with alpha nor text.
 """
@@ -10,9 +10,6 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
-from PIL import Image, TiffImagePlugin
-
-from codeformer_jax.data import exif as exif_data
 
 Samples = (
     UInt8[np.ndarray, "h w"]
@@ -27,12 +24,6 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by the number of channels.
 _UP = 2  # PNG's filter: differences to the row above.
 # 12 megapixels take 0.3 to 0.5 s; Pillow's default level takes 2 s and saves 10 %.
 _LEVEL = 1
-_TIFF_LIMIT = 1 << 32
-# Tags that describe the picture; all others describe how its pixels are stored.
-TIFF_TEXTS = (
-    *(0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C),
-    *(0x8298, exif_data.EXIF, exif_data.GPS),
-)
 
 
 def bands(height: int, row_bytes: int) -> Iterator[slice]:
@@ -82,7 +73,7 @@ def write_png(
         else:
             _write_chunk(file, b"iTXt", f"{keyword}\0\0\0\0\0{text}".encode())
     deflate, above = zlib.compressobj(_LEVEL), np.zeros(1, np.uint8)
-    for samples in _interleaved(pixels, alpha, ">"):
+    for samples in _interleaved(pixels, alpha):
         filtered = np.empty((len(samples), 1 + samples.shape[1]), np.uint8)
         filtered[:, 0] = _UP
         np.subtract(samples[0], above, out=filtered[0, 1:])
@@ -94,78 +85,13 @@ def write_png(
     _write_chunk(file, b"IEND", b"")
 
 
-def write_tiff(
-    file: BinaryIO,
-    pixels: Samples,
-    alpha: Alpha | None,
-    *,
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-) -> None:
-    """Writes an uncompressed TIFF of 8 or 16 bits, gray or RGB.
-
-    Args:
-        file: file to write to.
-        pixels: samples.
-        alpha: opacity in the same dtype, not premultiplied, or None.
-        icc_profile: stored unchanged.
-        exif: EXIF data without prefix; their descriptive tags are stored.
-
-    Raises:
-        ValueError: more than 4 GB.
-    """
-    height, width = pixels.shape[:2]
-    channels = (1 if pixels.ndim == 2 else 3) + (alpha is not None)
-    size = height * width * channels * pixels.itemsize
-    if size >= _TIFF_LIMIT - (1 << 24):
-        raise ValueError("a TIFF file holds at most 4 GB; choose PNG")
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    directory[TiffImagePlugin.IMAGEWIDTH] = width
-    directory[TiffImagePlugin.IMAGELENGTH] = height
-    directory[TiffImagePlugin.BITSPERSAMPLE] = (8 * pixels.itemsize,) * channels
-    directory[TiffImagePlugin.COMPRESSION] = 1
-    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if pixels.ndim == 2 else 2
-    directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
-    directory[TiffImagePlugin.ROWSPERSTRIP] = height
-    directory[TiffImagePlugin.STRIPOFFSETS] = 0  # Behind the directory.
-    directory[TiffImagePlugin.STRIPBYTECOUNTS] = size
-    if alpha is not None:
-        directory[TiffImagePlugin.EXTRASAMPLES] = 2
-    if icc_profile:
-        directory[TiffImagePlugin.ICCPROFILE] = icc_profile
-    if exif:
-        for tag, value in descriptive_tags(exif).items():
-            directory[tag] = value
-    directory.save(file)
-    for samples in _interleaved(pixels, alpha, "<"):
-        file.write(samples.data)
-
-
-def descriptive_tags(exif: bytes) -> dict:
-    """Returns the tags of EXIF data that a TIFF file has beside those of its pixels."""
-    tags = Image.Exif()
-    tags.load(exif)
-    return pick_descriptive(tags)
-
-
-def pick_descriptive(tags: Image.Exif) -> dict:
-    """Returns the descriptive tags among those of a TIFF file; directories are nested."""
-    found = {tag: tags[tag] for tag in TIFF_TEXTS if tag in tags}
-    for tag in (exif_data.EXIF, exif_data.GPS):
-        if tag in found:
-            found[tag] = dict(tags.get_ifd(tag))
-    return found
-
-
-def _interleaved(
-    pixels: Samples, alpha: Alpha | None, order: str
-) -> Iterator[UInt8[np.ndarray, "rows n"]]:
-    """Yields bands of a picture as bytes in a byte order, '<' or '>'."""
+def _interleaved(pixels: Samples, alpha: Alpha | None) -> Iterator[UInt8[np.ndarray, "rows n"]]:
+    """Yields bands of a picture as bytes, the most significant one first."""
     for rows in bands(len(pixels), pixels[:1].nbytes):
         band = pixels[rows]
         if alpha is not None:
             band = np.dstack([band, alpha[rows]])
-        band = np.ascontiguousarray(band, band.dtype.newbyteorder(order))
+        band = np.ascontiguousarray(band, band.dtype.newbyteorder(">"))
         yield band.reshape(len(band), -1).view(np.uint8)
 
 
