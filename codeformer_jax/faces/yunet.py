@@ -55,6 +55,8 @@ _SMALL = 128
 _ENLARGED = 8
 # Most small crops of a face, each more upright than the one before, and the mean movement of the
 # points, in pixels of the template, below which no other follows.
+# Excess of the score by which a crop must look better turned.
+_UPRIGHT_BONUS = 0.02
 _MAX_CROPS = 6
 _SETTLED = 4
 # Largest mean distance of a crop's points from the template, as a part of the crop.
@@ -118,8 +120,12 @@ class YuNet:
             picture: RGB, 0..255.
             name: unused.
         """
-        faces = [self._refined(picture, face) for face in self._candidates(picture)]
-        return _best([face for face in faces if face is not None])
+        for turns in range(4):
+            turned = np.ascontiguousarray(np.rot90(picture, turns))
+            found = [self._refined(turned, face) for face in self._candidates(turned)]
+            if faces := _best([face for face in found if face is not None]):
+                return [_turned_back(face, turns, picture.shape) for face in faces]
+        return []
 
     def _candidates(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """Returns the faces of the first pass."""
@@ -136,6 +142,7 @@ class YuNet:
     def _refined(self, picture: UInt8[np.ndarray, "h w 3"], face: Face) -> Face | None:
         """Returns a face with the second pass's box and points; None if it finds no face."""
         try:
+            face = self._upright(picture, face)
             for _ in range(_MAX_CROPS):
                 small = self._detect_in_crop(picture, face, _SMALL)
                 if small is None:
@@ -153,6 +160,21 @@ class YuNet:
         except ValueError:  # Points that coincide fit no template.
             return None
 
+    def _upright(self, picture: UInt8[np.ndarray, "h w 3"], face: Face) -> Face:
+        """Returns a face whose crop is upright; the network takes turned faces for upright ones."""
+        transform = to_size(face.transform, _SMALL)
+        crop = cut(picture, transform, _SMALL)
+        best, least = face, 0.0
+        for turns in range(4):
+            turned = np.ascontiguousarray(np.rot90(crop, turns))
+            one = self._near_template(turned, _SMALL)
+            if one is not None and one.score > least:
+                found = _turned_back(one.face(), turns, crop.shape)
+                points = apply(invert(transform), found.points)
+                best = face if turns == 0 else Face(face.box, points, one.score)
+                least = one.score + _UPRIGHT_BONUS
+        return best
+
     def _detect_in_crop(
         self, picture: UInt8[np.ndarray, "h w 3"], face: Face, size: int
     ) -> "_Detection | None":
@@ -165,8 +187,10 @@ class YuNet:
             return None
         places = mirrored.places[_MIRRORED] * [-1, 1] + [size - 1, 0]
         mean = _mean([straight, dataclasses.replace(mirrored, places=places)])
+        sides = mean.sides / scale_of(transform)
+        lies = abs(transform[0, 1]) > abs(transform[0, 0])
         return _Detection(
-            apply(invert(transform), mean.places), mean.sides / scale_of(transform), mean.score
+            apply(invert(transform), mean.places), sides[::-1] if lies else sides, mean.score
         )
 
     def _near_template(
@@ -226,6 +250,17 @@ def _mean(found: list[_Detection]) -> _Detection:
         np.mean([one.sides for one in found], axis=0),
         float(np.mean([one.score for one in found])),
     )
+
+
+def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
+    """Returns a face of `np.rot90(picture, turns)` as it lies in the picture of a shape."""
+    corners = np.array(face.box).reshape(2, 2)
+    places = np.concatenate([corners, face.points])
+    for turn in range(turns, 0, -1):
+        width = shape[turn % 2]  # Of the picture before this turn.
+        places = np.stack([width - 1 - places[:, 1], places[:, 0]], axis=1)
+    low, high = places[:2].min(axis=0).tolist(), places[:2].max(axis=0).tolist()
+    return Face((*low, *high), places[2:], face.score)
 
 
 def _best(faces: list[Face]) -> list[Face]:

@@ -187,3 +187,18 @@ def check_portraits(detector, files):
     # A gray picture shows the same face.
     gray = cv2.imread(str(files[0]), cv2.IMREAD_GRAYSCALE)
     assert len(detector(np.repeat(gray[..., None], 3, axis=-1))) == 1
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_pictures_give_the_same_points(detector, turns):
+    picture, _ = scene()
+    (upright,) = detector(picture)
+    (face,) = detector(np.ascontiguousarray(np.rot90(picture, turns)))
+    points, (height, width) = upright.points, picture.shape[:2]
+    for turn in range(turns):
+        x, y = points.T
+        points = np.stack([y, (height if turn % 2 else width) - 1 - x], axis=1)
+    assert np.linalg.norm(face.points - points, axis=1).mean() * face.crop_scale < 8
+    left, top, right, bottom = face.box
+    assert left < points[:, 0].min() < points[:, 0].max() < right
+    assert top < points[:, 1].min() < points[:, 1].max() < bottom
