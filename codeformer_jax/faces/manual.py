@@ -91,7 +91,8 @@ class ManualDetector:
 
         Args:
             picture: RGB; only its size is read.
-            name: its file name; '' for the only one of the file.
+            name: its path; '' for the only picture of the file. A file of boxes names a picture by
+                the end of its path, such as `p.png` or `holiday/p.png`.
 
         Raises:
             ValueError: if a face lies outside the picture.
@@ -99,13 +100,15 @@ class ManualDetector:
         faces = self.faces
         if isinstance(faces, dict):
             only = next(iter(faces), "") if len(faces) == 1 else ""
-            faces = faces.get(name or only, ())
+            parts = pathlib.PurePath(name or only).parts
+            ends = ("/".join(parts[i:]) for i in range(len(parts)))
+            faces = next((faces[end] for end in ends if end in faces), ())
         height, width = picture.shape[:2]
         for face in faces:
-            x, y = face.centre
-            if not (0 <= x < width and 0 <= y < height):
+            left, top, right, bottom = face.box
+            if right < 0 or bottom < 0 or left >= width or top >= height:
                 raise ValueError(
-                    f"{name or 'picture'}: the given face at {x:.0f}, {y:.0f} is outside the "
+                    f"the given box {left:.0f},{top:.0f},{right:.0f},{bottom:.0f} is outside the "
                     f"{width} x {height} px; give boxes in pixels of this picture, after rotation "
                     "by EXIF"
                 )

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from codeformer_jax import faces
-from codeformer_jax.faces.align import cut
-from codeformer_jax.faces.choose import Choice, choose
+from codeformer_jax.faces.align import cut, scaled
+from codeformer_jax.faces.choose import Choice, check_which, choose
 from codeformer_jax.faces.detect import DETECTORS, Detector
 from codeformer_jax.faces.enlarge import NetworkEnlarger, enlarge
-from codeformer_jax.faces.face import TEMPLATE, TEMPLATE_SIZE, Face, apply, invert, to_size
+from codeformer_jax.faces.face import TEMPLATE_SIZE, Face, apply, invert, template, to_size
 from codeformer_jax.faces.identity import Identity
 from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.parse import Parser
-from codeformer_jax.faces.paste import Patch, paste, scaled
+from codeformer_jax.faces.paste import Patch, paste
+from codeformer_jax.faces.pixels import to_rgb8
 from codeformer_jax.faces.published import cut_published, gray_like, paste_published
 from codeformer_jax.faces.texture import add_grain, grain_of, match_color
 from codeformer_jax.restore.fit import NOT_PAINTED, Fitted, fit, tint_of, unfit
@@ -76,7 +76,7 @@ class PhotoTools:
         Raises:
             ValueError, OSError: if a package is missing, or a file is not the expected model.
         """
-        faces.check_installed()
+        check_which(options.faces)
         if options.box or options.boxes:
             detector = ManualDetector.load(options.boxes, options.box)
         else:
@@ -95,7 +95,7 @@ class PhotoTools:
 
         Args:
             picture: the photograph.
-            name: its name, by which a file of boxes knows it.
+            name: its path, by which a file of boxes knows it.
 
         Returns:
             Every face, with the reason if it is not to be restored.
@@ -124,9 +124,8 @@ def is_aligned(picture: np.ndarray, choices: Sequence[Choice]) -> bool:
     height, width = picture.shape[:2]
     if height != width or len(choices) != 1:
         return False
-    points = choices[0].face.points * (TEMPLATE_SIZE / height)
-    distance = np.linalg.norm(points - TEMPLATE, axis=-1).mean()
-    return bool(distance < _ALIGNED * TEMPLATE_SIZE)
+    distance = np.linalg.norm(choices[0].face.points - template(height), axis=-1).mean()
+    return bool(distance < _ALIGNED * height)
 
 
 def check_size(restorer: Any, options: PhotoOptions) -> None:
@@ -283,8 +282,11 @@ def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -
     """
     chosen = chosen_faces(choices)
     found = {
-        "some faces were left out by max_faces": any(
-            choice.reason is not None and "max_faces" in choice.reason for choice in choices
+        "some faces are beyond --max-faces and were left as they were": any(
+            choice.skipped == "beyond_max" for choice in choices
+        ),
+        "some faces are smaller than --min-size and were left as they were": any(
+            choice.skipped == "small" for choice in choices
         ),
         f"faces larger than the network's {crop_size} px were restored at less than their size": (
             any(choice.face.crop_scale * crop_size < TEMPLATE_SIZE for choice in chosen)
@@ -295,13 +297,6 @@ def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -
         NO_FACE: not chosen,
     }
     return tuple(remark for remark, holds in found.items() if holds)
-
-
-def to_rgb8(picture: np.ndarray) -> np.ndarray:
-    """Returns a picture as uint8 [h, w, 3]."""
-    if picture.dtype == np.uint16:
-        picture = (picture >> 8).astype(np.uint8)
-    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
 
 
 def restore_photo(
@@ -359,7 +354,7 @@ def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: Phot
 
 def _share_outside(face: Face, shape: tuple[int, ...]) -> float:
     """Returns the share of a face's crop that lies outside the picture."""
-    grid = (np.mgrid[0:16, 0:16].reshape(2, -1).T + 0.5) * (TEMPLATE_SIZE / 16)
+    grid = (np.mgrid[0:16, 0:16].reshape(2, -1).T + 0.5) * (TEMPLATE_SIZE / 16) - 0.5
     x, y = apply(invert(face.transform), grid).T
     inside = (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
     return float(1 - inside.mean())

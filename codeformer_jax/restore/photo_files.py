@@ -68,7 +68,7 @@ class Photographs:
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
         if self._restorer:
             photo = dataclasses.replace(photo, pixels=for_network(photo.pixels, self._restorer))
-        choices = tools.find(photo.pixels, job.source.name)
+        choices = tools.find(photo.pixels, job.source.as_posix())
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)
             return Reading(crops=(), write=write, notes=photo.notes)

@@ -86,5 +86,16 @@ def test_other_errors(tmp_path):
     with pytest.raises(ValueError, match="--box 1,2,3: expected four numbers"):
         ManualDetector.load(None, ["1,2,3"])
     detector = ManualDetector.load(None, ["0,0,50,50", "900,0,950,50"])
-    with pytest.raises(ValueError, match=r"a.png: the given face at 925, 25 is outside the 800 x"):
+    with pytest.raises(ValueError, match=r"the given box 900,0,950,50 is outside the 800 x"):
         detector(PICTURE, "a.png")
+
+
+def test_a_file_names_pictures_by_the_end_of_their_path(tmp_path):
+    path = tmp_path / "boxes.json"
+    faces = {"a/p.png": [{"box": [0, 0, 10, 10]}], "p.png": [{"box": [5, 5, 20, 20]}]}
+    path.write_text(json.dumps(faces))
+    find, picture = ManualDetector.load(path), np.zeros((40, 40, 3), np.uint8)
+    boxes = {name: find(picture, name) for name in ("in/a/p.png", "in/b/p.png", "in/q.png")}
+    assert [face.box[0] for face in boxes["in/a/p.png"]] == [0]
+    assert [face.box[0] for face in boxes["in/b/p.png"]] == [5]
+    assert boxes["in/q.png"] == []
