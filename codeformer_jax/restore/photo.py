@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from codeformer_jax import faces
-from codeformer_jax.faces.align import cut
+from codeformer_jax.faces.align import cut, scaled
 from codeformer_jax.faces.choose import Choice, choose
 from codeformer_jax.faces.detect import DETECTORS, Detector
 from codeformer_jax.faces.enlarge import NetworkEnlarger, enlarge
@@ -19,7 +19,7 @@ from codeformer_jax.faces.identity import Identity
 from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.parse import Parser
-from codeformer_jax.faces.paste import Patch, paste, scaled
+from codeformer_jax.faces.paste import Patch, paste
 from codeformer_jax.faces.published import cut_published, gray_like, paste_published
 from codeformer_jax.faces.texture import add_grain, grain_of, match_color
 from codeformer_jax.restore.fit import NOT_PAINTED, Fitted, fit, tint_of, unfit
