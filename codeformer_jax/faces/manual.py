@@ -27,6 +27,7 @@ POINTS_IN_BOX = np.array(
 )
 # Mean box of the same portraits in their aligned crops, in pixels of the template.
 _TEMPLATE_BOX = np.array([(122.0, 97.0), (390.0, 470.0)])
+_LARGEST = 10  # Sides of the picture.
 _EXPECTED = 'expected {"box": [left, top, right, bottom]} or {"points": [[x, y], five times]}'
 
 
@@ -111,6 +112,11 @@ class ManualDetector:
                     f"the given box {left:.0f},{top:.0f},{right:.0f},{bottom:.0f} is outside the "
                     f"{width} x {height} px; give boxes in pixels of this picture, after rotation "
                     "by EXIF"
+                )
+            if face.size > _LARGEST * max(height, width):
+                raise ValueError(
+                    f"the given box is {face.size:.0f} px large, more than {_LARGEST} times the "
+                    f"{width} x {height} px of the picture"
                 )
         return list(faces)
 

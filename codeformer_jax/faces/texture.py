@@ -64,7 +64,7 @@ def noise_level(
 
     Args:
         pixels: [h, w] or [h, w, 3].
-        where: the pixels to look at; all by default.
+        where: the pixels to measure; all by default.
 
     Returns:
         Deviations in the picture's units: [1] for gray, [3] along brightness and two colour

@@ -13,7 +13,15 @@ from codeformer_jax.faces.align import cut, scaled
 from codeformer_jax.faces.choose import Choice, check_which, choose
 from codeformer_jax.faces.detect import DETECTORS, Detector
 from codeformer_jax.faces.enlarge import NetworkEnlarger, enlarge
-from codeformer_jax.faces.face import TEMPLATE_SIZE, Face, apply, invert, template, to_size
+from codeformer_jax.faces.face import (
+    TEMPLATE_SIZE,
+    Face,
+    apply,
+    invert,
+    resize_points,
+    template,
+    to_size,
+)
 from codeformer_jax.faces.identity import Identity
 from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.faces.masks import hull_mask, square_mask
@@ -264,8 +272,7 @@ def describe_faces(
         score = None
         if tools.identity:
             points = choice.face.points
-            # In the enlarged picture; the corners of both coincide.
-            moved = (points + 0.5) * tools.options.scale - 0.5
+            moved = resize_points(points, float(tools.options.scale))
             pair = ((picture, points), (result, moved))
             score = tools.identity.cosine(*(tools.identity.embed(*one) for one in pair))
         records.append(FaceRecord(choice.number, choice.face, RESTORED, crop_size, score))

@@ -302,6 +302,7 @@ def test_every_kind_of_model_and_format_through_files(tmp_path, photo, options):
         asked,
         restorer=network(0.1),
     )
+    assert not summary.failed
     assert [path.name for path in summary.written] == ["a.jpg"]
     assert read_photo(summary.written[0]).pixels.shape == (180, 240, 3)
     assert "transparency was laid on white" in summary.notes
