@@ -66,8 +66,12 @@ class Photographs:
         """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
-        if self._restorer:
-            photo = dataclasses.replace(photo, pixels=for_network(photo.pixels, self._restorer))
+        if (
+            self._restorer
+            and (pixels := for_network(photo.pixels, self._restorer)) is not photo.pixels
+        ):
+            # A profile of gray has no colours.
+            photo = dataclasses.replace(photo, pixels=pixels, icc_profile=None)
         choices = tools.find(photo.pixels, job.source.as_posix())
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)
