@@ -66,11 +66,9 @@ class Photographs:
         """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
-        if (
-            self._restorer
-            and (pixels := for_network(photo.pixels, self._restorer)) is not photo.pixels
-        ):
-            # A profile of gray has no colours.
+        if self._restorer and photo.pixels.ndim == 2 and not self._restorer.keep_gray:
+            # The result has colours, which a profile of gray lacks.
+            pixels = for_network(photo.pixels, self._restorer)
             photo = dataclasses.replace(photo, pixels=pixels, icc_profile=None)
         choices = tools.find(photo.pixels, job.source.as_posix())
         if tools.options.dry_run:
