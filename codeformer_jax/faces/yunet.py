@@ -120,12 +120,16 @@ class YuNet:
             picture: RGB, 0..255.
             name: unused.
         """
+        found: list[Face] = []
         for turns in range(4):
             turned = np.ascontiguousarray(np.rot90(picture, turns))
-            found = [self._refined(turned, face) for face in self._candidates(turned)]
-            if faces := _best([face for face in found if face is not None]):
-                return [_turned_back(face, turns, picture.shape) for face in faces]
-        return []
+            faces = [self._refined(turned, face) for face in self._candidates(turned)]
+            faces = [face for face in faces if face is not None]
+            found += [_turned_back(face, turns, picture.shape) for face in faces]
+            # Most turned faces escape the first pass.
+            if any(_is_upright(face) for face in faces):
+                break
+        return _best(found)
 
     def _candidates(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
         """Returns the faces of the first pass."""
@@ -261,6 +265,12 @@ def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
         places = np.stack([width - 1 - places[:, 1], places[:, 0]], axis=1)
     low, high = places[:2].min(axis=0).tolist(), places[:2].max(axis=0).tolist()
     return Face((*low, *high), places[2:], face.score)
+
+
+def _is_upright(face: Face) -> bool:
+    """Returns whether a face is tilted by less than 45 degrees."""
+    across, down = face.transform[0, :2]
+    return bool(across > abs(down))
 
 
 def _best(faces: list[Face]) -> list[Face]:
