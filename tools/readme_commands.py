@@ -5,7 +5,7 @@
 Runs the indented and fenced blocks of `PAGES`. Checks the commands in tables against the options of
 their scripts. Appends the settings in `TINY` to a command and changes nothing else. `INSTEAD`
 replaces commands that cannot run here, with the reason. A command without a rule is an error. Makes
-up FFHQ, FACES, FACE.png and the files that the README downloads. Exits with 1 at the first command
+up FFHQ, FACES, PHOTOS, FACE.png and the files that the README downloads. Exits with 1 at the first command
 that fails.
 """
 
@@ -69,7 +69,7 @@ TINY = {
     "codeformer-jax convert codeformer.pth": ["--no-verify"],
     "codeformer-jax convert vqgan_code1024.pth": ["--no-verify"],
     "codeformer-jax convert": [],
-    "codeformer-jax restore": ["--aligned"],
+    "codeformer-jax restore": [],
     "codeformer-jax prepare": [],
     "codeformer-jax encode": ["--batch-size", "2"],
     "codeformer-jax export": [],
@@ -121,7 +121,7 @@ INSTEAD = {
     ),
 }
 # Placeholders that are no file names.
-WORDS = {"FACES...": ["FACES"]}
+WORDS = {"FACES...": ["FACES"], "PHOTOS...": ["PHOTOS"]}
 # Names that the Python blocks assume.
 NAMES = """
 import numpy as np
@@ -245,13 +245,14 @@ def make_inputs(folder: Path) -> None:
     from codeformer_jax import convert, nn  # noqa: PLC0415
     from codeformer_jax.convert.networks import expected_variables  # noqa: PLC0415
     from codeformer_jax.data.images import write_image  # noqa: PLC0415
-    from codeformer_jax.data.synthetic import SyntheticFaces  # noqa: PLC0415
+    from codeformer_jax.data.synthetic import SyntheticFaces, draw_group  # noqa: PLC0415
 
     for name, number, size in (("FFHQ", 12, 256), ("FACES", 3, 64)):
         faces = SyntheticFaces("train", size, number)
         for i in range(number):
             write_image(folder / name / f"{i}.png", faces[i]["image"])
     shutil.copy(folder / "FACES" / "0.png", folder / "FACE.png")
+    write_image(folder / "PHOTOS" / "0.png", draw_group(0, 240, 400).image)
     rng = np.random.default_rng(0)
     networks = {
         "codeformer": nn.CodeFormer(**BACKBONE, **TRANSFORMER),
