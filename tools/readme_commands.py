@@ -5,8 +5,8 @@
 Runs the indented and fenced blocks of `PAGES`. Checks the commands in tables against the options of
 their scripts. Appends the settings in `TINY` to a command and changes nothing else. `INSTEAD`
 replaces commands that cannot run here, with the reason. A command without a rule is an error. Makes
-up FFHQ, FACES, PHOTOS, FACE.png and the files that the README downloads. Exits with 1 at the first command
-that fails.
+up FFHQ, FACES, PHOTOS, FACE.png and the files that the README downloads. Exits with 1 at the first
+command that fails.
 """
 
 import argparse
