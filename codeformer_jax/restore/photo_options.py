@@ -146,6 +146,10 @@ class PhotoOptions:
             raise RestoreError("--paste published has neither --background nor --grain")
         if self.box and self.boxes:
             raise RestoreError("give faces by --box or by --boxes, not by both")
+        if (self.box or self.boxes) and (self.threshold is not None or self.detector_model):
+            raise RestoreError(
+                "--box and --boxes replace the detector; leave out --threshold and --detector-model"
+            )
         if self.background is not None and self.scale == 1:
             raise RestoreError("--background needs an enlarged picture; add --scale 2 or 4")
 

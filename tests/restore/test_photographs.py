@@ -225,6 +225,7 @@ def test_restore_photo_keeps_the_kind_of_array(photo, options, paste):
         ({"paste": "round"}, "paste is 'round'"),
         ({"background": "x.safetensors"}, "background needs an enlarged picture"),
         ({"box": ["1,1,2,2"], "boxes": "x"}, "not by both"),
+        ({"box": ["1,1,2,2"], "threshold": 0.5}, "replace the detector"),
     ],
 )
 def test_bad_options(fields, message):
