@@ -1,7 +1,6 @@
 """Squares cut from a picture, and the resampling that cutting and pasting share.
 
-Coordinates and transforms are those of `codeformer_jax.faces.face`. Pictures
-are those of `pixels`.
+Coordinates and transforms are those of `codeformer_jax.faces.face`, pictures those of `pixels`.
 
 Resampling to a coarser grid first averages blocks of whole pixels, then filters by Lanczos' kernel
 of the coarser grid, so that nothing aliases. A source with less than two pixels per pixel of the

@@ -53,10 +53,10 @@ _CANDIDATE = 0.3
 # there. The crop of the template's size is more precise if it does not enlarge more than this.
 _SMALL = 128
 _ENLARGED = 8
-# Most small crops of a face, each more upright than the one before, and the mean movement of the
-# points, in pixels of the template, below which no other follows.
 # Excess of the score by which a crop must look better turned.
 _UPRIGHT_BONUS = 0.02
+# Most small crops of a face, each more upright than the one before, and the mean movement of the
+# points, in pixels of the template, below which no other follows.
 _MAX_CROPS = 6
 _SETTLED = 4
 # Largest mean distance of a crop's points from the template, as a part of the crop.

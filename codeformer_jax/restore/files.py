@@ -4,18 +4,18 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codeformer_jax.data.folder import describe_others
 from codeformer_jax.faces import check_installed
 from codeformer_jax.restore.aligned import AlignedFaces
-from codeformer_jax.restore.jobs import Failure, Job, Plan, plan_files
+from codeformer_jax.restore.jobs import Failure, Plan, plan_files
 from codeformer_jax.restore.photo_options import PREVIEW_SUFFIX, PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.restore.scores import Scorer, Scores
-from codeformer_jax.restore.stream import Network, Reading, Stream
+from codeformer_jax.restore.stream import Network, Stream
 
 # A preview is one PNG file, whatever the results would be.
 _PREVIEWS = {"file_format": "png", "samples": None}
@@ -112,7 +112,7 @@ def restore_files(
     elif restorer is None and options.checkpoint is None and not DEFAULT_WEIGHTS.exists():
         raise RestoreError(NO_WEIGHTS)
     plan = plan_files(inputs, output_dir, options, scores=scored, records=photo is not None)
-    tools = _photo_tools(photo) if photo else None
+    tools = _photo_files().PhotoTools.load(photo) if photo else None
     restorer = None if preview else restorer or _load(options)
     if (options.samples or scored) and not hasattr(restorer.module, "codebook_size"):
         raise RestoreError("samples and score need a network with codes; this one has none")
@@ -123,7 +123,7 @@ def restore_files(
             folder.mkdir(parents=True, exist_ok=True)
         read = AlignedFaces(restorer, options, scorer, scores, plan.skipped)
         if tools:
-            read = _photographs_reader(tools, restorer, options, plan, read)
+            read = _photo_files().Photographs(tools, restorer, options, plan.skipped, read)
         stream = Stream(read, _network(plan, photo, restorer, scorer, options), options.samples)
         stream(plan.jobs)
     summary = _summary(plan, stream, time.monotonic() - start)
@@ -160,24 +160,12 @@ def _photographs(photo: PhotoOptions | None, scored: bool) -> PhotoOptions | Non
     return None
 
 
-def _photo_tools(photo: PhotoOptions) -> Any:
+def _photo_files() -> Any:
+    """Returns the module of photographs; OpenCV is installed for these only."""
     check_installed()
-    # OpenCV is installed for photographs only.
-    from codeformer_jax.restore.photo import PhotoTools  # noqa: PLC0415
+    from codeformer_jax.restore import photo_files  # noqa: PLC0415
 
-    return PhotoTools.load(photo)
-
-
-def _photographs_reader(
-    tools: Any,
-    restorer: Restorer | None,
-    options: RestoreOptions,
-    plan: Plan,
-    aligned: Callable[[Job], Reading],
-) -> Callable[[Job], Reading]:
-    from codeformer_jax.restore.photo_files import Photographs  # noqa: PLC0415
-
-    return Photographs(tools, restorer, options, plan.skipped, aligned)
+    return photo_files
 
 
 def _network(

@@ -27,7 +27,7 @@ from codeformer_jax.faces.manual import ManualDetector
 from codeformer_jax.faces.masks import hull_mask, square_mask
 from codeformer_jax.faces.parse import Parser
 from codeformer_jax.faces.paste import Patch, paste
-from codeformer_jax.faces.pixels import to_rgb8
+from codeformer_jax.faces.pixels import in_levels, to_dtype, to_rgb8
 from codeformer_jax.faces.published import cut_published, gray_like, paste_published
 from codeformer_jax.faces.texture import add_grain, grain_of, match_color
 from codeformer_jax.restore.fit import NOT_PAINTED, Fitted, fit, tint_of, unfit
@@ -213,23 +213,23 @@ def compose(
         The picture, enlarged by `options.scale`.
     """
     options = tools.options
-    if not keep_gray and is_gray(picture):
-        options = dataclasses.replace(options, match_color=False)
-        tools = dataclasses.replace(tools, options=options)
     results = [unfit(*pair) for pair in zip(restored, crops, strict=True)]
     if options.paste == "published":
         labels = [tools.parser.labels(result) for result in results] if tools.parser else None
         transforms = [choice.face.transform for choice in chosen]
         results = [
-            result if crop.tint is None else _published_gray(image, crop)
+            result
+            if crop.tint is None
+            else to_dtype(gray_like(image, crop.pixels), crop.pixels.dtype)
             for result, image, crop in zip(results, restored, crops, strict=True)
         ]
         if picture.ndim == 2:
             results = [result[..., 0] for result in results]
         return paste_published(picture, transforms, results, options.scale, labels)
     target = enlarged(picture, tools)
+    match = options.match_color and (keep_gray or not is_gray(picture))
     patches = [
-        _patch(choice.face, crop, result, picture.ndim == 2, tools)
+        _patch(choice.face, crop, result, picture.ndim == 2, tools, match)
         for choice, crop, result in zip(chosen, crops, results, strict=True)
     ]
     # The smaller of two faces is the one farther away.
@@ -337,14 +337,12 @@ def restore_photo(
 
 
 def _as_input(crop: np.ndarray) -> np.ndarray:
-    return crop.astype(np.float32) / 65535 if crop.dtype == np.uint16 else crop
+    return in_levels(crop, np.dtype(np.float32)) if crop.dtype == np.uint16 else crop
 
 
-def _published_gray(restored: np.ndarray, crop: Fitted) -> np.ndarray:
-    return np.rint(gray_like(restored, crop.pixels)).clip(0, 255).astype(np.uint8)
-
-
-def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: PhotoTools) -> Patch:
+def _patch(
+    face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: PhotoTools, match: bool
+) -> Patch:
     """Returns a restored crop with its mask, placed in the enlarged picture."""
     options, size = tools.options, result.shape[0]
     transform = to_size(face.transform, size)
@@ -354,7 +352,7 @@ def _patch(face: Face, crop: Fitted, result: np.ndarray, gray: bool, tools: Phot
         mask = square_mask(size)
     else:
         mask = hull_mask(size, apply(transform, face.points))
-    if options.match_color:
+    if match:
         result = match_color(result, crop.pixels, mask)
     return Patch(scaled(transform, options.scale), result[..., 0] if gray else result, mask)
 

@@ -66,10 +66,11 @@ class Photographs:
         """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
-        if self._restorer and photo.pixels.ndim == 2 and not self._restorer.keep_gray:
-            # The result has colours, which a profile of gray lacks.
+        if self._restorer:
             pixels = for_network(photo.pixels, self._restorer)
-            photo = dataclasses.replace(photo, pixels=pixels, icc_profile=None)
+            # A profile of gray has no colours.
+            profile = photo.icc_profile if pixels.ndim == photo.pixels.ndim else None
+            photo = dataclasses.replace(photo, pixels=pixels, icc_profile=profile)
         choices = tools.find(photo.pixels, job.source.as_posix())
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)

@@ -11,6 +11,17 @@ from PIL import Image, TiffImagePlugin
 from codeformer_jax.data.photos import PhotoFile, read_photo
 
 HEIGHT, WIDTH = 20, 30
+# How the upright picture is stored under each EXIF orientation (EXIF 2.3, tag 0x0112).
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}
 KINDS = ("gray", "gray alpha", "rgb", "rgb alpha")
 
 

@@ -8,32 +8,16 @@ import warnings
 import cv2
 import numpy as np
 import pytest
+from photo_kinds import STORED, smooth
 from PIL import Image
 
 from codeformer_jax.data import images
 from codeformer_jax.data.images import UnreadableImage, read_image, resize_image, write_image
 
-# How the upright picture is stored under each EXIF orientation (EXIF 2.3, tag 0x0112).
-STORED = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: upright.swapaxes(0, 1)[::-1],
-    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
-}
-
 
 def noise(height=20, width=30, channels=3, seed=0):
     shape = (height, width, channels) if channels > 1 else (height, width)
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def smooth(height=48, width=64):
-    y, x = np.mgrid[:height, :width]
-    return np.stack([3 * x, 4 * y, 90 + x + y], axis=-1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif"])

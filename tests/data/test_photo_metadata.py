@@ -5,23 +5,25 @@ import io
 import numpy as np
 import pytest
 from icc import ADOBE, ADOBE_GAMMA, colourless_cmyk_profile, rgb_profile
-from photo_kinds import chunk, interleaved, noise, photo_of, pillow, png, read, same, smooth, tiff
+from photo_kinds import (
+    STORED,
+    chunk,
+    interleaved,
+    noise,
+    photo_of,
+    pillow,
+    png,
+    read,
+    same,
+    smooth,
+    tiff,
+)
 from PIL import Image
 
 from codeformer_jax.data import images, photos
 from codeformer_jax.data.photos import read_photo, write_photo
 
 ADOBE_RGB = rgb_profile(ADOBE, ADOBE_GAMMA)
-UPRIGHT_TO_STORED = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: upright.swapaxes(0, 1)[::-1],
-    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
-}
 
 
 def tagged(orientation):
@@ -35,7 +37,7 @@ def tagged(orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_to_pixels_and_alpha(tmp_path, orientation, suffix, dtype):
     photo = photo_of("rgb alpha", dtype)
-    stored = np.ascontiguousarray(UPRIGHT_TO_STORED[orientation](interleaved(photo)))
+    stored = np.ascontiguousarray(STORED[orientation](interleaved(photo)))
     if suffix == "tif":
         content = tiff(stored, 2, 2, t274=orientation)
     else:
