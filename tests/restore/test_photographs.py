@@ -13,6 +13,7 @@ from codeformer_jax import cli
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
 from codeformer_jax.data.synthetic import render_face
+from codeformer_jax.faces.detect import DETECTORS
 from codeformer_jax.faces.enlarge import enlarge
 from codeformer_jax.faces.face import TEMPLATE
 from codeformer_jax.restore import (
@@ -20,6 +21,7 @@ from codeformer_jax.restore import (
     RestoreOptions,
     Restorer,
     photo_files,
+    photo_options,
     restore_files,
 )
 from codeformer_jax.restore.restorer import NOT_FINITE
@@ -345,3 +347,7 @@ def test_gray_pictures_and_networks_that_colour_them(photo, options, paste):
 def test_restore_photo_refuses_other_arrays(image):
     with pytest.raises(ValueError, match="expected uint8 or uint16"):
         network().restore_photo(image)
+
+
+def test_every_detector_can_be_chosen():
+    assert tuple(DETECTORS) == photo_options.DETECTORS
