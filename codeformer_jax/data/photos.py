@@ -133,9 +133,8 @@ def write_photo(path: str | os.PathLike, photo: PhotoFile, comment: str) -> tupl
     Args:
         path: file to write or replace.
         photo: the photograph.
-        comment: text about the picture: in PNG the text `Comment`, in the others EXIF's
-            ImageDescription, after a text that is there, and in JPEG a comment as well. An empty
-            one is left out.
+        comment: text about the picture; empty for none. PNG stores it as the text `Comment`. JPEG
+            and WebP append it to EXIF's ImageDescription. JPEG also stores it as a comment.
 
     Returns:
         Notes on what the format cannot keep.

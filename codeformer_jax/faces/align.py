@@ -20,12 +20,12 @@ Rectangle = tuple[slice, slice]
 
 # Half width of Lanczos' kernel, in pixels of the coarser grid.
 _LOBES = 3
-# Pixels of the source per pixel of the result that blocks leave and doubling provides.
+# Source pixels per result pixel that block averaging leaves at least and doubling provides.
 _FINER = 2
 # Lagrange's interpolation a quarter of a pixel after the third of six pixels: exact for polynomials
 # of the fifth degree.
 _QUARTER = np.array([77, -693, 6930, 2310, -495, 63]) / 8192
-# Pixels of the source and of the result that the interpolation and Lanczos' kernel reach.
+# Reach of the interpolation in source pixels, and of Lanczos' kernel in result pixels.
 REACH, COARSE_REACH = 4, 3
 
 
@@ -159,7 +159,7 @@ def source_region(transform: Transform, size: int, shape: tuple[int, ...]) -> Re
 def _with_reflected(start: int, stop: int, length: int) -> slice:
     """Returns the pixels of a row that [start, stop) reads where the row's ends are mirrors.
 
-    A span that lies farther outside than it is long reads as many pixels at the end.
+    A span farther outside than its own length returns that many pixels at the nearer end.
     """
     span = stop - start
     first = min(start, max(2 * length - stop, length - span)) if stop > length else start

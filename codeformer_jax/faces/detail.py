@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-# Deviations of Gaussians in pixels of the coarser of picture and crop: the finest structure is what
-# the first one removes, and the second one averages over its neighbourhood.
+# Standard deviations of two Gaussians, in pixels of the coarser of picture and crop. The first one
+# removes the finest structure; the second one averages over a neighbourhood.
 _FINEST, _AROUND = 1.5, 3.0
 # Squared contrast, as a share of white's square, below which structure does not count.
 _NOTHING = 1e-6
@@ -42,6 +42,6 @@ def kept_detail(
         cv2.GaussianBlur(product, (0, 0), _AROUND) + np.float32(_NOTHING * white**2)
         for product in (after * before, before * before)
     )
-    # Of the share that is lost, so that zero stays zero.
+    # Resizes the lost share, not the kept one, so that no loss stays exactly zero.
     lost = 1 - np.clip(products / energies, 0, 1)
     return 1 - cv2.resize(lost, (size, size), interpolation=cv2.INTER_LINEAR)

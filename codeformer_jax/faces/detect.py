@@ -36,7 +36,7 @@ class Detector(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Returns name, thresholds and the model file's SHA-256, for the provenance file."""
+        """Returns name, thresholds and the model file's SHA-256, for the record."""
         ...
 
 

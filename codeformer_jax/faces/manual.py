@@ -49,7 +49,7 @@ class ManualDetector:
 
     Attributes:
         faces: those of every picture, or by the picture's file name.
-        source: file and its SHA-256, for the provenance file.
+        source: file and its SHA-256, for the record.
     """
 
     faces: tuple[Face, ...] | dict[str, tuple[Face, ...]]

@@ -6,9 +6,9 @@ from jaxtyping import Float, Float32, Integer
 
 from codeformer_jax.faces.face import TEMPLATE_SIZE, resize_points, template
 
-# Outline of a face from the left temple over the forehead and down to the chin, in units of the
-# distance between the eyes (x, right) and of that from the eyes to the mouth (y, down), from the
-# point between the eyes. It is drawn for the right half of a symmetric face and mirrored.
+# Right half of a face's outline from the top of the forehead to the chin; it is mirrored for the
+# left half. The origin lies midway between the eyes. x is in distances between the eyes, to the
+# right, and y in distances from the eyes to the mouth, down.
 _HALF_OUTLINE = np.array(
     [
         (0.0, -0.95),
@@ -21,7 +21,7 @@ _HALF_OUTLINE = np.array(
         (0.0, 1.68),
     ]
 )
-# In sides of the square.
+# Widths as shares of the square's side.
 _FEATHER = 1 / 32
 _BORDER = 1 / 16
 # Side of the grid that the hull is blurred on.

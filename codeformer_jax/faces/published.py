@@ -1,7 +1,7 @@
 """The published helper's alignment and pasting, faults included, for comparisons.
 
-An enlarged picture is pasted into about half a pixel off (`_inverse`), crops of large faces alias,
-and a face that overlaps another one replaces part of it. `align` and `paste` do without these.
+Faces are pasted about half a pixel off into an enlarged picture (`_inverse`), crops of large faces
+alias, and a face that overlaps another one replaces part of it. `align` and `paste` avoid these.
 The results equal the published ones; unlike there, masks are made only around each face.
 """
 
@@ -21,7 +21,7 @@ _OUTSIDE = (132, 133, 135)
 _LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
 # Pixels of the enlarged picture, per unit of its factor, that are eroded from the warped square.
 _FIRST_EROSION = 2
-# Sides of the warped square per half width of its soft border.
+# Side of the warped square divided by the half width of its soft border.
 _SIDES_PER_BORDER = 20
 
 

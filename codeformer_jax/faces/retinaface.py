@@ -30,7 +30,7 @@ OVERLAP = 0.4
 _LENGTHS = (1, 1.5, 2, 3)
 # Sides of the square anchors of each stride.
 _ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))
-# Units of the predicted offsets: of centres and points in sides, and of logarithms of sizes.
+# Units of the predicted offsets: centres and points in anchor sides, sizes in logarithms.
 _CENTRE_UNIT, _SIZE_UNIT = 0.1, 0.2
 # Blue, green, red.
 _MEAN = (104.0, 117.0, 123.0)
@@ -95,7 +95,7 @@ class RetinaFaceDetector:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Returns name, thresholds and the model file's SHA-256, for the provenance file."""
+        """Returns name, thresholds and the model file's SHA-256, for the record."""
         return {
             "name": self.name,
             "backbone": self.model.module.backbone,

@@ -53,15 +53,15 @@ _CANDIDATE = 0.3
 # there. The crop of the template's size is more precise if it does not enlarge more than this.
 _SMALL = 128
 _ENLARGED = 8
-# Excess of the score by which a crop must look better turned.
+# Score margin by which a further rotation of a crop must beat the best one so far.
 _UPRIGHT_BONUS = 0.02
-# Most small crops of a face, each more upright than the one before, and the mean movement of the
-# points, in pixels of the template, below which no other follows.
+# Maximum number of small-crop refinements per face. They stop early once the points move less than
+# `_SETTLED` pixels of the template on average.
 _MAX_CROPS = 6
 _SETTLED = 4
 # Largest mean distance of a crop's points from the template, as a part of the crop.
 _OFF_TEMPLATE = 0.25
-_MIRRORED = [0, 2, 1, 3, 5, 4]  # Places of the mirror image in the order of the picture's.
+_MIRRORED = [0, 2, 1, 3, 5, 4]  # Reorders the points of a mirrored crop.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,7 +261,7 @@ def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
     corners = np.array(face.box).reshape(2, 2)
     places = np.concatenate([corners, face.points])
     for turn in range(turns, 0, -1):
-        width = shape[turn % 2]  # Of the picture before this turn.
+        width = shape[turn % 2]  # Width of the picture before this turn.
         places = np.stack([width - 1 - places[:, 1], places[:, 0]], axis=1)
     low, high = places[:2].min(axis=0).tolist(), places[:2].max(axis=0).tolist()
     return Face((*low, *high), places[2:], face.score)

@@ -23,7 +23,7 @@ _NO_PADDING = ((0, 0), (0, 0))
 
 
 class BlurredConv(Conv):
-    """Convolution with two pixels of padding, then `blurred_half`, without the map in between.
+    """Fused convolution (padding 2) and `blurred_half`; the map in between is never built.
 
     The blur is part of the kernel, which makes the gradient by the input ten times as fast on CPUs.
     The map before the blur must have at least three sites along each axis.
@@ -37,7 +37,7 @@ class BlurredConv(Conv):
         y = jnp.concatenate(
             [self._row(row, _spread(kernel, 0, blur), even[1]) for row, blur in rows], axis=1
         )
-        # The first site equals the second, and the last of an odd size the one before it.
+        # The first output equals the second. The last one of an odd size equals its neighbour.
         return jnp.pad(y, ((0, 0), (1, 1 - even[0]), (1, 1 - even[1]), (0, 0)), mode="edge")
 
     def _row(self, x, kernel, even):

@@ -18,7 +18,7 @@ class AlignedFaces:
 
     Args:
         restorer: the network; None if nothing is read.
-        options: those about pictures and files are used.
+        options: only picture and file options are read.
         scorer: prior of the heat maps, or None.
         scores: where the scores of written pictures go.
         kept: existing files that are not written again.

@@ -99,7 +99,7 @@ def restore_files(
 
     Raises:
         RestoreError: before anything is written: see `plan_files`, `Restorer.load`, `Scorer.load`
-            and `read_scores`; also without weights.
+            and `read_scores`; or if no weights are found.
         ValueError, FileNotFoundError: see `Restorer.load`, `Scorer.load` and `PhotoTools.load`.
         OSError: if the output folder cannot be made.
     """

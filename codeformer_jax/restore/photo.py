@@ -42,7 +42,7 @@ NO_FACE = "no face was restored"
 _ALIGNED = 0.05
 # Share of a crop outside the picture above which a face is reported as at the border.
 _OUTSIDE = 0.1
-# Longest side of the pixels by which a picture is taken as black and white.
+# Approximate longest side of the subsampled picture that `is_gray` examines.
 _EXAMINED = 1024
 
 
@@ -154,7 +154,7 @@ def cut_faces(
         picture: the photograph.
         chosen: the faces.
         restorer: the network, a `Restorer`.
-        options: the published paste has crops of its own.
+        options: `paste` selects how crops are cut.
 
     Raises:
         RestoreError: if the network fills in white pixels and no crop has any.
@@ -179,7 +179,7 @@ def is_gray(picture: np.ndarray) -> bool:
     """Returns whether a picture is black and white; see `fit.tint_of`."""
     if picture.ndim == 2:
         return True
-    # Half a million pixels tell as much as a hundred million.
+    # A subsample is enough to detect colour.
     step = max(1, max(picture.shape[:2]) // _EXAMINED)
     return tint_of(_as_input(picture[::step, ::step])) is not None
 

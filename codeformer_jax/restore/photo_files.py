@@ -44,7 +44,7 @@ class Photographs:
     Args:
         tools: detector and other models.
         restorer: the network; None if only previews are made.
-        options: those about files and the network are used.
+        options: only file and network options are read.
         kept: existing files that are not written again.
         aligned: reader of pictures that turn out to be aligned crops.
     """
@@ -63,7 +63,7 @@ class Photographs:
         self._kept, self._aligned = frozenset(kept), aligned
 
     def __call__(self, job: Job) -> Reading:
-        """Reads a photograph and cuts its faces; raises ValueError, among them UnreadableImage."""
+        """Reads a photograph and cuts its faces; raises ValueError, such as UnreadableImage."""
         tools = self._tools
         photo = read_photo(job.source, self._options.max_megapixels or MAX_MEGAPIXELS)
         if self._restorer:

@@ -39,9 +39,9 @@ class PhotoOptions:
 
     aligned: str = option(
         "auto",
-        "treat every picture as a crop of one aligned face (yes, the same as --aligned alone), as "
-        "a photograph (no), or only a square picture whose only face sits on the template as a "
-        "crop (auto)",
+        "how to treat pictures. yes, or --aligned alone: each is a crop of one aligned face. no: "
+        "each is a photograph. auto: a square picture whose only face sits on the template is a "
+        "crop, any other a photograph",
         nargs="?",
         const="yes",
         metavar="auto,yes,no",
@@ -63,7 +63,7 @@ class PhotoOptions:
     )
     box: Sequence[str] | None = option(
         None,
-        "box of a face that no detector finds; may be repeated; replaces the detector. Write "
+        "box of a face, instead of the detector; may be repeated. Write "
         "--box=-5,... for a box that begins outside the picture",
         action="append",
         type=str,

@@ -61,7 +61,7 @@ class Network:
 
     Args:
         restorer, scorer: the network and the prior; None scores nothing.
-        options: those about the network and samples are used.
+        options: only network and sampling options are read.
         size: crops per batch.
     """
 
@@ -143,7 +143,7 @@ class Stream:
     """The pictures of a plan on their way through the network.
 
     Args:
-        read: reads a picture and cuts its faces; raises ValueError, among them UnreadableImage.
+        read: reads a picture and cuts its faces; raises ValueError, such as UnreadableImage.
         network: restores crops; None if no picture has any.
         samples: results of each picture; None is one.
 
