@@ -13,6 +13,7 @@ import ml_collections
 from codeformer_jax.checkpoints.recover import move_damaged, read_newest
 from codeformer_jax.checkpoints.saving import Checkpoints, full_disk_explained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
+from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import hosts, parallel
@@ -64,7 +65,7 @@ class Run:
     def _open_data(self) -> None:
         config = self.config
         self._inputs = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
-        self.source = open_source(config.data, "train")
+        self.source = open_source(oversampled(config.data), "train")
         self.heldout = Heldout(self.task, config, self.mesh, self.key, self._inputs)
         self.start = prepare(self.task, config, self.workdir)
         self.data = provenance.describe(train=self.source, heldout=self.heldout.source)
@@ -212,7 +213,7 @@ class Run:
             batch_size=data.batch_size,
             seed=self.config.seed,
             start_step=start,
-            flip=data.flip,
+            jitter=Jitter.from_config(data),
             workers=data.workers if workers is None else workers,
             host=jax.process_index(),
             hosts=jax.process_count(),
