@@ -13,7 +13,9 @@ stage of a finished recipe again, in OTHER, and compares the weights bit by bit.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -39,7 +41,7 @@ HELDOUT = 0.1
 SAME_PERSON, DUPLICATE = 0.6, 0.85
 STAGES = ("vqgan", "code_prediction", "restoration")
 # Step of the weights that are compared when a stage is trained again.
-COMPARED = 200
+COMPARED = {"full": 200, "short": 2}
 FINGERPRINTS = "fingerprints.json"
 
 
@@ -50,17 +52,21 @@ def main() -> int:
     parser.add_argument("--faces", nargs="+", type=pathlib.Path, help="folders of aligned faces")
     parser.add_argument("--portraits", type=pathlib.Path, help="folder of whole portraits")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder of data and runs")
-    parser.add_argument("--repeat", type=pathlib.Path, help="folder for training the start again")
+    parser.add_argument(
+        "--repeat", type=pathlib.Path, metavar="OTHER", help="folder for training the start again"
+    )
+    parser.add_argument("--short", action="store_true", help="a few steps, to try the recipe")
     arguments = parser.parse_args()
     work = arguments.work.absolute()
+    recipe = Recipe("short" if arguments.short else "full")
     if arguments.repeat:
-        return repeat(work, arguments.repeat.absolute())
+        return recipe.repeat(work, arguments.repeat.absolute())
     if not (work / "data" / "data.json").exists():
         if not (arguments.faces and arguments.portraits):
             parser.error("--faces and --portraits are needed to make WORK/data")
         make_data(arguments.faces, arguments.portraits, work / "data")
     for stage in STAGES:
-        train(stage, work, work)
+        recipe.train(stage, work, work)
     model = work / "photos128.safetensors"
     run("-m", "codeformer_jax.cli", "export", str(work / STAGES[-1]), str(model), "--force")
     print(model)
@@ -122,56 +128,83 @@ def people_of(similar: np.ndarray) -> list[int]:
     return first
 
 
-def train(stage: str, work: pathlib.Path, origin: pathlib.Path, until: int | None = None) -> str:
-    """Trains a stage, or resumes it.
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The three stages in one size.
 
-    Args:
-        stage: its name.
-        work: folder of the run.
-        origin: folder of data and of the stage before.
-        until: stop once this step is saved; default trains to the end.
-
-    Returns:
-        The SHA-256 of the averaged weights at step `COMPARED`.
+    Attributes:
+        size: 'full' or 'short', as in configs/photos128.py.
     """
-    workdir, data = work / stage, origin / "data"
-    command = [
-        "train.py",
-        f"--config=configs/photos128.py:{stage}",
-        f"--workdir={workdir}",
-        f"--config.data.path={data / 'train'}",
-        f"--config.eval.path={data / 'heldout'}",
-    ]
-    if stage != STAGES[0]:
-        command.append(f"--config.init_from={origin / STAGES[STAGES.index(stage) - 1]}")
-    notes = work / FINGERPRINTS
-    fingerprints = json.loads(notes.read_text()) if notes.exists() else {}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
-    try:
-        while process.poll() is None:
-            time.sleep(2)
-            saved = workdir / "checkpoints" / str(COMPARED) / "digests.json"
-            if stage not in fingerprints and saved.exists():
-                params = load_trained(workdir, COMPARED).variables
-                fingerprints[stage] = parameter_fingerprint(params)
-                notes.write_text(json.dumps(fingerprints, indent=2) + "\n")
-                if until:
+
+    size: str
+
+    def train(
+        self, stage: str, work: pathlib.Path, origin: pathlib.Path, *, stop: bool = False
+    ) -> None:
+        """Trains a stage, or resumes it, and notes the fingerprint of its weights.
+
+        Args:
+            stage: its name.
+            work: folder of the run.
+            origin: folder of data and of the stage before.
+            stop: stop once the weights of the fingerprint are saved.
+        """
+        # Huge pages for the C library, see docs/speed.md.
+        environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+        command = [sys.executable, *self.command(stage, work, origin)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                if self.note(stage, work) and stop:
                     process.send_signal(signal.SIGTERM)
-    finally:
-        process.wait()  # Ctrl-C reached it as well; it saves before it ends.
-    if process.returncode and not until:
-        raise SystemExit(process.returncode)
-    return fingerprints[stage]
+        finally:
+            process.wait()  # Ctrl-C reached it as well; it saves before it ends.
+        if process.returncode and not stop:
+            raise SystemExit(process.returncode)
+        self.note(stage, work)
+
+    def note(self, stage: str, work: pathlib.Path) -> bool:
+        """Notes the SHA-256 of a stage's averaged weights at step `COMPARED`, once it is saved.
+
+        Returns:
+            Whether it was noted now.
+        """
+        fingerprints, step = read_fingerprints(work), COMPARED[self.size]
+        saved = work / stage / "checkpoints" / str(step) / "digests.json"
+        if stage in fingerprints or not saved.exists():
+            return False
+        fingerprints[stage] = parameter_fingerprint(load_trained(work / stage, step).variables)
+        (work / FINGERPRINTS).write_text(json.dumps(fingerprints, indent=2) + "\n")
+        return True
+
+    def command(self, stage: str, work: pathlib.Path, origin: pathlib.Path) -> list[str]:
+        """Returns the command that trains a stage; see `train`."""
+        command = [
+            "train.py",
+            f"--config=configs/photos128.py:{stage},{self.size}",
+            f"--workdir={work / stage}",
+            f"--config.data.path={origin / 'data' / 'train'}",
+            f"--config.eval.path={origin / 'data' / 'heldout'}",
+        ]
+        before = STAGES.index(stage) - 1
+        return command + [f"--config.init_from={origin / STAGES[before]}"] * (before >= 0)
+
+    def repeat(self, work: pathlib.Path, other: pathlib.Path) -> int:
+        """Trains the first steps of each stage again, and returns 1 if the weights differ."""
+        wanted = read_fingerprints(work)
+        for stage in STAGES:
+            self.train(stage, other, work, stop=True)
+        found = read_fingerprints(other)
+        for stage in STAGES:
+            same = "are equal" if found[stage] == wanted[stage] else "DIFFER"
+            print(f"{stage}: the weights at step {COMPARED[self.size]} {same}")
+        return 0 if found == wanted else 1
 
 
-def repeat(work: pathlib.Path, other: pathlib.Path) -> int:
-    """Trains the first steps of each stage again, and returns 1 if the weights differ."""
-    wanted = json.loads((work / FINGERPRINTS).read_text())
-    other.mkdir(parents=True, exist_ok=True)
-    equal = {stage: train(stage, other, work, COMPARED) == wanted[stage] for stage in STAGES}
-    for stage, same in equal.items():
-        print(f"{stage}: weights at step {COMPARED} {'are equal' if same else 'DIFFER'}")
-    return 0 if all(equal.values()) else 1
+def read_fingerprints(work: pathlib.Path) -> dict[str, str]:
+    notes = work / FINGERPRINTS
+    return json.loads(notes.read_text()) if notes.exists() else {}
 
 
 def run(*command: str) -> None:
