@@ -22,7 +22,7 @@ STAGES = {
     "restoration": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 6500},
+    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800},
     "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4},
 }
 
