@@ -78,7 +78,7 @@ def test_the_recipe_trains_resumes_and_repeats(folders, tmp_path):
     assert model.read_bytes() == first
     again = run("--repeat", tmp_path / "again")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("are equal") == 3
+    assert again.stdout.count("are equal") == 4
     notes = tmp_path / "work" / "fingerprints.json"
     notes.write_text(notes.read_text().replace('"vqgan": "', '"vqgan": "0'))
     differs = run("--repeat", tmp_path / "again")

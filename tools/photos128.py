@@ -4,8 +4,8 @@
 
 1. Portraits are cut by the embedded detector. Near duplicates are dropped, and a tenth of the
    people is held out: WORK/data/train, WORK/data/heldout.
-2. The three stages of configs/photos128.py are trained: WORK/vqgan, WORK/code_prediction,
-   WORK/restoration.
+2. The stages of configs/photos128.py are trained: WORK/vqgan, WORK/code_prediction,
+   WORK/restoration, WORK/finetuning.
 3. The averaged network is written in 16 bits: WORK/photos128.safetensors.
 
 The same command resumes after an interruption. `--repeat OTHER` trains the first steps of each
@@ -39,7 +39,7 @@ SIDE = 256
 HELDOUT = 0.1
 # Cosines of SFace. Between different generated people 95 % lie below 0.44 and all below 0.7.
 SAME_PERSON, DUPLICATE = 0.6, 0.85
-STAGES = ("vqgan", "code_prediction", "restoration")
+STAGES = ("vqgan", "code_prediction", "restoration", "finetuning")
 # Step of the weights that are compared when a stage is trained again.
 COMPARED = {"full": 200, "short": 2}
 FINGERPRINTS = "fingerprints.json"
@@ -130,7 +130,7 @@ def people_of(similar: np.ndarray) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The three stages in one size.
+    """The stages in one size.
 
     Attributes:
         size: 'full' or 'short', as in configs/photos128.py.
