@@ -162,7 +162,7 @@ def test_inpainting_fuses_up_to_128_px_and_always_at_w_1():
 @pytest.mark.parametrize("path", ["configs/demo.py", "configs/photos128.py"])
 @pytest.mark.parametrize("argument", ["stage4", "vqgan,long"])
 def test_unknown_stage_or_size_names_the_known_ones(path, argument):
-    with pytest.raises(ValueError, match="a stage of vqgan, .* and a size of full, short"):
+    with pytest.raises(ValueError, match=r"a stage of vqgan, .* and a size of full, short"):
         load(path, (argument,))
 
 
