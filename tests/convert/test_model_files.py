@@ -286,4 +286,6 @@ def test_a_file_has_the_permissions_of_any_new_one_and_the_umask_is_left_alone(
     monkeypatch.delattr(os, "umask")
     with atomic_path(tmp_path / "file") as temporary:
         temporary.write_bytes(b"new")
-    assert (tmp_path / "file").stat().st_mode == (tmp_path / "any").stat().st_mode
+    save_model(tmp_path / "model", "discriminator", *small_discriminator())
+    for name in ("file", "model"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "any").stat().st_mode
