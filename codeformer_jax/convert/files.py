@@ -176,7 +176,8 @@ def read_about(path: str | os.PathLike) -> dict[str, str]:
     with _opened(path) as file:
         metadata = file.metadata() or {}
     _check_format(path, metadata)
-    return {k.removeprefix(_ABOUT): v for k, v in metadata.items() if k.startswith(_ABOUT)}
+    found = sorted(metadata.items())
+    return {k.removeprefix(_ABOUT): v for k, v in found if k.startswith(_ABOUT)}
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

@@ -191,8 +191,8 @@ class Restorer:
         adain: bool | None = None,
         *,
         options: PhotoOptions | None = None,
-        tools: Any = None,
-    ) -> Any:
+        tools: photo.PhotoTools | None = None,
+    ) -> photo.Photo:
         """Restores a photograph with any number of faces.
 
         Args:
