@@ -1,7 +1,11 @@
 """The network that ships: these tests read the real file."""
 
 import io
+import os
 import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +14,23 @@ from PIL import Image
 from safetensors import safe_open
 
 from codeformer_jax.convert import read_about
-from codeformer_jax.data.synthetic import render_face
+from codeformer_jax.data.images import write_image
+from codeformer_jax.data.synthetic import draw_group, render_face
 from codeformer_jax.restore import Restorer, embedded
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 128
+# The command, in a process that cannot connect to anything.
+OFFLINE = """
+import socket, sys
+from codeformer_jax import cli
+
+def refuse(*args):
+    raise OSError("this test has no network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +74,19 @@ def test_restored_drawn_faces_are_nearer_to_the_truth(shipped):
     assert shipped.image_size == SIDE
     gains = [psnr(r, f) - psnr(i, f) for r, i, f in zip(restored, inputs, faces, strict=True)]
     assert np.mean(gains) > 0.3, gains
+
+
+def test_the_command_needs_no_network_no_cache_and_a_minute_of_one_core(tmp_path):
+    write_image(tmp_path / "group.png", draw_group(0, 240, 400).image)
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = ""
+    words = [sys.executable, "-c", OFFLINE, "restore", "group.png", "-o", "out"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == embedded.DESCRIPTION
+    assert (tmp_path / "out" / "group.png").exists()
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
