@@ -118,21 +118,6 @@ def test_only_faces_change_and_the_record_says_what_was_done(tmp_path, photo, op
     assert "Restored by codeformer-jax" in Image.open(summary.written[0]).text["Comment"]
 
 
-@pytest.mark.usefixtures("embedded_network")
-def test_the_record_names_the_network(tmp_path, photo, options, model_file):
-    write_image(tmp_path / "a.png", photo())
-
-    def settings(folder, *chosen, **named):
-        restore_files([tmp_path / "a.png"], tmp_path / folder, *chosen, photo=options(), **named)
-        return json.loads((tmp_path / folder / "a.json").read_text())["settings"]
-
-    embedded, given = settings("x"), settings("y", RestoreOptions(checkpoint=model_file))
-    assert embedded["checkpoint"] == "photos128 (embedded)"
-    assert given["checkpoint"] == str(model_file)
-    assert embedded["weights_sha256"] == given["weights_sha256"]
-    assert settings("z", restorer=network())["checkpoint"] is None
-
-
 def test_faces_of_several_pictures_share_a_batch(tmp_path, photo, options, monkeypatch):
     for seed in range(3):
         write_image(tmp_path / "in" / f"{seed}.png", photo(seed))
@@ -366,3 +351,18 @@ def test_restore_photo_refuses_other_arrays(image):
 
 def test_every_detector_can_be_chosen():
     assert tuple(DETECTORS) == photo_options.DETECTORS
+
+
+@pytest.mark.usefixtures("embedded_network")
+def test_the_record_names_the_network(tmp_path, photo, options, model_file):
+    write_image(tmp_path / "a.png", photo())
+
+    def settings(folder, *chosen, **named):
+        restore_files([tmp_path / "a.png"], tmp_path / folder, *chosen, photo=options(), **named)
+        return json.loads((tmp_path / folder / "a.json").read_text())["settings"]
+
+    embedded, given = settings("x"), settings("y", RestoreOptions(checkpoint=model_file))
+    assert embedded["checkpoint"] == "photos128 (embedded)"
+    assert given["checkpoint"] == str(model_file)
+    assert embedded["weights_sha256"] == given["weights_sha256"]
+    assert settings("z", restorer=network())["checkpoint"] is None
