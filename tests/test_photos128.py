@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codeformer_jax.convert import read_about
 from codeformer_jax.data.synthetic import SyntheticFaces, draw_group
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -73,6 +74,9 @@ def test_the_recipe_trains_resumes_and_repeats(folders, tmp_path):
     assert whole.returncode == 0, whole.stderr
     model = tmp_path / "work" / "photos128.safetensors"
     first = model.read_bytes()
+    about = read_about(model)
+    assert about["config"] == "configs/photos128.py:restoration,short"
+    assert about.keys() == {"commit", "config", "data", "licence", "step"}
     model.unlink()
     assert run().returncode == 0  # Everything but the file is there.
     assert model.read_bytes() == first

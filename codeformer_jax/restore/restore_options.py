@@ -29,7 +29,7 @@ class RestoreOptions:
     )
     checkpoint: _Path = option(
         None,
-        ".safetensors model file or training workdir; default weights/codeformer.safetensors",
+        ".safetensors model file or training workdir; default the embedded network of 128 px",
         metavar="CKPT",
     )
     which: str | int = option(

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
+from codeformer_jax.restore import photo
+from codeformer_jax.restore.embedded import load_embedded
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
@@ -82,19 +84,19 @@ class Restorer:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike | None = None,
         *,
         which: str | int = "latest",
         batch_size: int | None = None,
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
     ) -> "Restorer":
-        """Loads a network from a `.safetensors` model file or a training workdir.
+        """Loads the embedded network, a `.safetensors` model file or a training workdir.
 
         A workdir's precision and `eval.adain` are those of its run; with a model file AdaIN is on.
 
         Args:
-            path: the file or the workdir.
+            path: the file or the workdir; None for the embedded network of 128 px.
             which: checkpoint of a workdir: 'latest', 'best' or a step.
             batch_size, keep_gray, keep_known: see the class.
 
@@ -102,13 +104,17 @@ class Restorer:
             The restorer.
 
         Raises:
-            RestoreError: if there is no such file, or it holds no restoration network.
+            RestoreError: if there is no such file, it holds no restoration network, or the embedded
+                network is missing or damaged.
             ValueError, FileNotFoundError: if a model file is damaged, or a workdir has no
                 checkpoint.
         """
         check_batch_size(batch_size)
-        path = pathlib.Path(paths.local(path))
-        network, module, variables, use = _load(path, which)
+        if path is None:
+            (network, module, variables), use = load_embedded(), {}
+        else:
+            path = pathlib.Path(paths.local(path))
+            network, module, variables, use = _load(path, which)
         if network not in (known := networks_of_role("restorer")):
             raise RestoreError(
                 f"'{path}' holds the network '{network}'; restoration needs {' or '.join(known)} "
@@ -185,9 +191,9 @@ class Restorer:
         adain: bool | None = None,
         *,
         options: PhotoOptions | None = None,
-        tools: Any = None,
-    ) -> Any:
-        """Restores a photograph with any number of faces; needs the extra `photos`.
+        tools: photo.PhotoTools | None = None,
+    ) -> photo.Photo:
+        """Restores a photograph with any number of faces.
 
         Args:
             image: uint8 0..255 or uint16 0..65535, gray [h, w], RGB [h, w, 3] or RGBA [h, w, 4].
@@ -205,12 +211,6 @@ class Restorer:
                 there, or the network's result is not finite.
             ValueError, OSError: see `PhotoTools.load`.
         """
-        # OpenCV is installed for photographs only.
-        from codeformer_jax.faces import check_installed  # noqa: PLC0415
-
-        check_installed()
-        from codeformer_jax.restore import photo  # noqa: PLC0415
-
         tools = tools or photo.PhotoTools.load(options or PhotoOptions())
         return photo.restore_photo(image, self, check_weight(w), adain, tools)
 

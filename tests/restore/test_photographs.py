@@ -351,3 +351,18 @@ def test_restore_photo_refuses_other_arrays(image):
 
 def test_every_detector_can_be_chosen():
     assert tuple(DETECTORS) == photo_options.DETECTORS
+
+
+@pytest.mark.usefixtures("embedded_network")
+def test_the_record_names_the_network(tmp_path, photo, options, model_file):
+    write_image(tmp_path / "a.png", photo())
+
+    def settings(folder, *chosen, **named):
+        restore_files([tmp_path / "a.png"], tmp_path / folder, *chosen, photo=options(), **named)
+        return json.loads((tmp_path / folder / "a.json").read_text())["settings"]
+
+    embedded, given = settings("x"), settings("y", RestoreOptions(checkpoint=model_file))
+    assert embedded["checkpoint"] == "photos128 (embedded)"
+    assert given["checkpoint"] == str(model_file)
+    assert embedded["weights_sha256"] == given["weights_sha256"]
+    assert settings("z", restorer=network())["checkpoint"] is None
