@@ -27,6 +27,8 @@ _SIDES = (4, 1, 1 / 2, 1 / 4)
 _WEAKEST = 0.05
 # Typical energy of a sharp face's band as a share of the next coarser one.
 _FALLOFF = 0.4
+# Face's side in sides of the crop, from which sharpness counts in part and in full.
+_LARGER = (1.0, 1.5)
 # A face is sharp in part from the first value and in full from the second one, measured by
 # benchmarks/sharpness.py: structure as a share of a sharp face's; structure as a share of
 # structure and noise in the finest band; strength of blocks, which falls.
@@ -49,7 +51,8 @@ def sharpness(picture: Pixels, transform: Transform, size: int) -> float:
 
     Returns:
         1 for a face whose structure reaches beyond the crop's pixels and exceeds noise and blocks;
-        0 for a blurred, very noisy or blocky one, and for one that is no larger than the crop.
+        0 for a blurred, very noisy or blocky one. It falls to 0 from one and a half times the
+        crop's size to its size.
     """
     reduction = 1 / scale_of(to_size(transform, size))
     if reduction <= 1:
@@ -65,7 +68,8 @@ def sharpness(picture: Pixels, transform: Transform, size: int) -> float:
     structure = min(middle / natural, fine / (natural * _FALLOFF))
     clean = fine / (fine + noise + _NOTHING)
     blocks = _blocks(picture[box_region(transform, _FACE, picture.shape)])
-    return _ramp(structure, *_STRUCTURE) * _ramp(clean, *_CLEAN) * _ramp(blocks, *_BLOCKS)
+    sharp = _ramp(structure, *_STRUCTURE) * _ramp(clean, *_CLEAN) * _ramp(blocks, *_BLOCKS)
+    return sharp * _ramp(reduction, *_LARGER)
 
 
 def _energy(
