@@ -157,7 +157,8 @@ def cut_faces(
         picture: the photograph.
         chosen: the faces.
         restorer: the network, a `Restorer`.
-        options: `paste` selects how crops are cut; sharpness is measured if it is used.
+        options: `paste` selects how crops are cut; with `detail` a network that neither colours
+            nor fills in has the sharpness of its faces measured.
 
     Raises:
         RestoreError: if the network fills in white pixels and no crop has any.
@@ -173,7 +174,9 @@ def cut_faces(
     gray = restorer.keep_gray and is_gray(picture)
     known = restorer.keep_known
     fitted = [fit(_as_input(crop), size, keep_gray=gray, keep_known=known) for crop in crops]
-    if options.detail and options.paste != "published":
+    # A sharp face may still lack its colours or a part.
+    restores = restorer.keep_gray and not known
+    if restores and options.detail and options.paste != "published":
         fitted = [
             dataclasses.replace(crop, sharpness=sharpness(picture, transform, size))
             for crop, transform in zip(fitted, transforms, strict=True)

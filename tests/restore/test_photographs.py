@@ -142,6 +142,15 @@ def test_a_sharp_face_larger_than_the_network_stays(portrait):
     assert "were restored at less than their size" in " ".join(full.notes)
 
 
+@pytest.mark.parametrize("task", [{"keep_gray": False}, {"keep_known": True}])
+def test_a_sharp_face_is_coloured_or_filled_in(portrait, task):
+    face, options = portrait
+    face[180:200, 170:210] = 255
+    result = network(-0.2, **task).restore_photo(face, options=options(match_color=False))
+    assert result.faces[0].sharpness is None
+    assert (face[185:195, 180:200] - result.pixels[185:195, 180:200].astype(int)).mean() > 10
+
+
 def test_a_large_blurred_face_is_restored(portrait):
     face, options = portrait
     blurred = cv2.GaussianBlur(face, (0, 0), 20)
