@@ -123,4 +123,3 @@ def test_a_strongly_degraded_face_gains(restore, identity):
     photo = restore(picture)
     assert photo.faces[0].sharpness <= 0.01
     assert psnr(photo.pixels, truth) > psnr(picture, truth) + 0.8
-    assert similarity(photo.pixels, truth) > similarity(picture, truth)
