@@ -2,20 +2,21 @@
 
     python benchmarks/photos128.py --set generated --images DATA/heldout --model MODEL
         [--st-lpips FILE] [--output FILE] [--figure FILE]
-    python benchmarks/photos128.py --markdown benchmarks/results/photos128_generated.json
+    python benchmarks/photos128.py --page docs/model_card.md benchmarks/results/photos128_*.json
 
 MODEL is a model file or a workdir. Each face is resized to the network's size and degraded once, by
-`RECIPE`, with a key from `SEED` and its file name. The degraded face ("input"), its bicubic
-enlargement, and its restorations at three fidelity weights are compared with the truth. "Bicubic"
-reduces the input to the size that its degradation had drawn, and enlarges it again, both by
-Pillow's bicubic filter.
+the recipe `small` of configs/photos128.py, with a key from `SEED` and its file name. The degraded
+face ("input"), its bicubic enlargement, and its restorations at three fidelity weights are compared
+with the truth. "Bicubic" reduces the input to the size that its degradation had drawn, and enlarges
+it again, both by Pillow's bicubic filter.
 
 The identity is the cosine of SFace's vectors for a picture and its truth. The face's points are
 detected once, in the truth at its full size; a face that is not found has those of the template.
 The skin tone is the individual typology angle of the cheeks in the truth, see `skin_tone`.
 
 Gains are differences from the input, positive if better, with 95 % intervals of their mean
-(percentile bootstrap over the images). Prints Markdown; `--markdown` prints that of earlier files.
+(percentile bootstrap over the images). Prints the tables; `--page` writes those of earlier files
+into a page, between <!-- SET --> and <!-- end of SET -->.
 """
 
 import argparse
@@ -48,15 +49,10 @@ from codeformer_jax.nn import LPIPS, fit_lpips  # noqa: E402
 from codeformer_jax.restore import Restorer  # noqa: E402
 from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: E402
 from codeformer_jax.system.hashes import file_sha256  # noqa: E402
+from configs import photos128  # noqa: E402
 
-# Widths are in pixels of the network's square. At 128 px its inputs are near 22 dB.
-RECIPE = {
-    "blur_sigma": (0.5, 4.0),
-    "downsample": (2.0, 8.0),
-    "noise": (0.0, 20.0),
-    "jpeg_quality": (35, 85),
-    "anisotropic": 0.5,
-}
+# Widths are in pixels of the network's square. At 128 px the inputs are near 22 dB.
+RECIPE = photos128.get_config("restoration").degradation.small.to_dict()
 SEED = 0
 WEIGHTS = (0.0, 0.5, 1.0)
 BEST = "w = 1"
@@ -70,7 +66,7 @@ METRICS = {
 # Classes of skin tone above their least angle in degrees (Chardon et al. 1991; Del Bino and
 # Bernerd 2013).
 TONES = {"very light": 55, "light": 41, "intermediate": 28, "tan": 10, "brown": -30}
-DARKEST = "dark"
+DARKEST, NO_TONE = "dark", "not defined"
 # Side of a cheek's square by the distance of the eyes.
 CHEEK = 0.3
 # Smaller groups have no interval.
@@ -125,7 +121,7 @@ def skin_tone(picture, points):
     """Individual typology angle arctan((L* - 50) / b*) in degrees of a face; larger is lighter.
 
     L* and b* are medians (CIELAB, D65) over both cheeks: squares around the points halfway between
-    eye and corner of the mouth.
+    eye and corner of the mouth. NaN for cheeks that are blue or gray, b* <= 0.
     """
     eyes, mouth = points[:2], points[3:]
     reach = round(CHEEK / 2 * float(np.linalg.norm(eyes[1] - eyes[0])))
@@ -135,11 +131,13 @@ def skin_tone(picture, points):
     ]
     colours = np.concatenate([cheek.reshape(-1, 3) for cheek in cheeks]).astype(np.float32) / 255
     lightness, _, yellow = np.median(cv2.cvtColor(colours[None], cv2.COLOR_RGB2LAB)[0], axis=0)
-    return math.degrees(math.atan2(lightness - 50, yellow))
+    return math.degrees(math.atan((lightness - 50) / yellow)) if yellow > 0 else math.nan
 
 
 def tone_class(angle):
     """The class of an individual typology angle."""
+    if math.isnan(angle):
+        return NO_TONE
     return next((name for name, least in TONES.items() if angle > least), DARKEST)
 
 
@@ -182,7 +180,7 @@ def groups(samples, inputs):
     return {
         "skin tone": {
             tone: [i for i, other in enumerate(tones) if other == tone]
-            for tone in (*TONES, DARKEST)
+            for tone in (*TONES, DARKEST, NO_TONE)
         },
         "input": {
             f"{inputs[third].min():.1f} to {inputs[third].max():.1f} dB": third.tolist()
@@ -259,7 +257,12 @@ def gain_cell(metric, found, images):
 
 
 def markdown(found):
-    """The tables of a report: scores, gains, gains of each group, and the worst images."""
+    """A report as text: scores, gains, gains of each group, and the worst images."""
+    about = (
+        f"Weights {found['model_sha256']}, AdaIN {'on' if found['adain'] else 'off'}. "
+        f"{found['images']} faces at {found['size']} px, {found['faces_not_found']} of them not "
+        f"found by the detector; seed {found['seed']}."
+    )
     metrics = list(found["means"]["input"])
     headings = [METRICS[metric][0] for metric in metrics]
     means = [
@@ -271,7 +274,8 @@ def markdown(found):
         for version, row in found["gains"].items()
     ]
     parts = [
-        table([f"{found['images']} {found['set']} faces", *headings], means),
+        about,
+        table(["mean score", *headings], means),
         table(["gain over the input", *headings], gains),
     ]
     for division, members in found["groups"].items():
@@ -293,6 +297,16 @@ def markdown(found):
     ]
     head = ["smallest gains", "input (dB)", f"{BEST} (dB)", "skin tone", "degradation"]
     return "\n\n".join([*parts, table(head, worst)])
+
+
+def fill(page, found):
+    """The page with the tables of a report between the marks of its set."""
+    start, end = f"<!-- {found['set']} -->\n", f"\n<!-- end of {found['set']} -->"
+    before, mark, rest = page.partition(start)
+    _, closing, after = rest.partition(end)
+    if not (mark and closing):
+        raise ValueError(f"--page: it has no lines {start.strip()!r} and {end.strip()!r}")
+    return before + start + markdown(found) + end + after
 
 
 def draw(path, samples, made, order):
@@ -362,14 +376,18 @@ def main():
     parser.add_argument("--st-lpips", metavar="FILE", help="converted weights of ST-LPIPS")
     parser.add_argument("--output", type=Path, help="JSON; default benchmarks/results/...SET.json")
     parser.add_argument("--figure", type=Path, help="picture to write, of generated faces only")
-    parser.add_argument("--markdown", type=Path, nargs="+", metavar="FILE", help="print tables of")
+    parser.add_argument("--page", type=Path, help="page to write the tables of RESULTS into")
+    parser.add_argument("results", type=Path, nargs="*", help="JSON that this script has written")
     arguments = parser.parse_args()
-    if arguments.markdown:
-        print("\n\n".join(markdown(json.loads(file.read_text())) for file in arguments.markdown))
+    if arguments.page and arguments.results:
+        page = arguments.page.read_text(encoding="utf-8")
+        for file in arguments.results:
+            page = fill(page, json.loads(file.read_text()))
+        arguments.page.write_text(page, encoding="utf-8")
     elif arguments.set and arguments.images and arguments.model:
         measure(arguments)
     else:
-        parser.error("give --set, --images and --model, or --markdown")
+        parser.error("give --set, --images and --model, or --page and RESULTS")
 
 
 if __name__ == "__main__":
