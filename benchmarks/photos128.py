@@ -71,7 +71,8 @@ DARKEST, NO_TONE = "dark", "not defined"
 CHEEK = 0.3
 # Smaller groups have no interval.
 SMALLEST_GROUP = 5
-WORST, FIRST = 5, 3
+# Faces in the table of the worst; rows of the sheet of each kind.
+WORST, ROWS = 5, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ def groups(samples, inputs):
             tone: [i for i, other in enumerate(tones) if other == tone]
             for tone in (*TONES, DARKEST, NO_TONE)
         },
-        "input": {
+        "thirds by input": {
             f"{inputs[third].min():.1f} to {inputs[third].max():.1f} dB": third.tolist()
             for third in thirds
         },
@@ -310,11 +311,11 @@ def fill(page, found):
 
 
 def draw(path, samples, made, order):
-    """The first faces by name and those with the smallest gains as a sheet, a row for each."""
+    """Faces at even steps by name and those with the smallest gains as a sheet, a row for each."""
     size, margin, head = len(samples[0].truth), 4, 20
     columns = {"truth": np.stack([s.truth for s in samples]), **made}
-    rows = [("first by name", i) for i in range(FIRST)]
-    rows += [("smallest gain", i) for i in order[:FIRST]]
+    rows = [("even steps by name", len(samples) * i // ROWS) for i in range(ROWS)]
+    rows += [("smallest gain", i) for i in order[:ROWS]]
     step = size + margin
     sheet = Image.new("RGB", (head + step * len(columns), head + step * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -324,8 +325,8 @@ def draw(path, samples, made, order):
         pen.text((left + size / 2, head / 2), title, "black", anchor="mm")
         for row, (_, i) in enumerate(rows):
             sheet.paste(Image.fromarray(pictures[i]), (left, head + row * step))
-    for start in range(0, len(rows), FIRST):
-        label = Image.new("RGB", (FIRST * step, head), "white")
+    for start in range(0, len(rows), ROWS):
+        label = Image.new("RGB", (ROWS * step, head), "white")
         text = ImageDraw.Draw(label)
         text.text((label.width / 2, head / 2), rows[start][0], "black", pen.font, anchor="mm")
         sheet.paste(label.rotate(90, expand=True), (0, head + start * step))

@@ -100,7 +100,7 @@ def test_a_report_has_gains_groups_and_the_worst_images():
     tones = {tone: row["images"] for tone, row in report["groups"]["skin tone"].items()}
     assert tones["very light"] == 2
     assert sum(tones.values()) == 6
-    assert [row["images"] for row in report["groups"]["input"].values()] == [2, 2, 2]
+    assert [row["images"] for row in report["groups"]["thirds by input"].values()] == [2, 2, 2]
     assert [row["name"] for row in report["worst"]][:2] == ["2.png", "1.png"]
     assert len(report["worst"]) == 5
     text = photos128.markdown(json.loads(json.dumps(report, allow_nan=False)))
@@ -109,13 +109,13 @@ def test_a_report_has_gains_groups_and_the_worst_images():
     assert "| intermediate | 0 |  |  |" in text
 
 
-def test_the_sheet_has_a_row_for_each_first_and_worst_face(tmp_path):
+def test_the_sheet_has_faces_at_even_steps_and_the_worst(tmp_path):
     samples, _ = made_report()
     made = {"w = 1": np.stack([s.truth for s in samples])}
     photos128.draw(tmp_path / "sheet.png", samples, made, [5, 4, 3, 2, 1, 0])
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (20 + 6 * 36, 20 + 2 * 36, 3)
-    assert [int(sheet[20 + 36 * row + 16, 36, 0]) for row in range(6)] == [0, 10, 20, 50, 40, 30]
+    assert [int(sheet[20 + 36 * row + 16, 36, 0]) for row in range(6)] == [0, 20, 40, 50, 40, 30]
 
 
 def test_the_tables_replace_those_between_the_marks_of_a_page():
