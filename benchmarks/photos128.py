@@ -21,6 +21,7 @@ into a page, between <!-- SET --> and <!-- end of SET -->.
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
@@ -77,7 +79,7 @@ WORST, ROWS = 5, 3
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A face of the set: pictures are uint8 [s, s, 3], points [5, 2], the tone is in degrees."""
+    """A face: pictures are uint8 [s, s, 3], `person` is the truth's vector, `tone` in degrees."""
 
     name: str
     truth: np.ndarray
@@ -85,18 +87,19 @@ class Sample:
     bicubic: np.ndarray
     points: np.ndarray
     found: bool
+    person: np.ndarray
     tone: float
     parameters: Any
 
 
-def read_sample(folder, name, size, detector):
+def read_sample(folder, name, size, detector, identity):
     """The sample of a file below `folder`, at `size` px."""
     full = read_image(folder / name).pixels
     if full.shape[0] != full.shape[1]:
         raise ValueError(f"--images: '{name}' has {full.shape[:2]} px; expected aligned squares")
     faces = detector(full)
     points = faces[0].points if faces else template(len(full))
-    truth = resize_image(full, size)
+    truth, at_size = resize_image(full, size), resize_points(points, size / len(full))
     recipe = Recipe.from_config(RECIPE)
     degraded, parameters = degrade_picture(truth, name_key(SEED, name), recipe)
     degraded = np.asarray(degraded)
@@ -105,8 +108,9 @@ def read_sample(folder, name, size, detector):
         truth=truth,
         degraded=degraded,
         bicubic=enlarged(degraded, int(parameters.small_size)),
-        points=resize_points(points, size / len(full)),
+        points=at_size,
         found=bool(faces),
+        person=identity.embed(truth, at_size),
         tone=skin_tone(full, points),
         parameters=parameters,
     )
@@ -157,7 +161,7 @@ def scores(pictures, samples, distance, identity):
     if distance is not None:
         found["st_lpips"] = distance(2 * made - 1, 2 * truth - 1)
     found["identity"] = [
-        identity.cosine(*(identity.embed(p, sample.points) for p in (picture, sample.truth)))
+        identity.cosine(identity.embed(picture, sample.points), sample.person)
         for picture, sample in zip(pictures, samples, strict=True)
     ]
     return {metric: np.asarray(values, np.float64) for metric, values in found.items()}
@@ -340,14 +344,11 @@ def measure(arguments):
     detector, identity = load_yunet(), Identity.load()
     names = image_names(arguments.images)
     size = restorer.image_size
-    samples = [read_sample(arguments.images, name, size, detector) for name in names]
+    samples = [read_sample(arguments.images, name, size, detector, identity) for name in names]
     distance = None
     if arguments.st_lpips:
         variables = load_lpips(arguments.st_lpips, ("st_lpips",))
-        network = fit_lpips(LPIPS(), variables)
-
-        def distance(made, truth):
-            return network.apply(variables, made, truth)
+        distance = functools.partial(jax.jit(fit_lpips(LPIPS(), variables).apply), variables)
 
     made = versions(samples, restorer)
     scored = {name: scores(p, samples, distance, identity) for name, p in made.items()}

@@ -78,7 +78,9 @@ def test_bicubic_keeps_only_what_the_small_picture_has():
 def sample(number, tone):
     picture = np.full((32, 32, 3), 10 * number, np.uint8)
     drawn = Parameters(1.0, 1.0, 0.0, 8, 0.0, 50)
-    return Sample(f"{number}.png", picture, picture, picture, template(32), True, tone, drawn)
+    return Sample(
+        f"{number}.png", picture, picture, picture, template(32), True, np.zeros(128), tone, drawn
+    )
 
 
 def made_report():
