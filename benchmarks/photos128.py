@@ -75,6 +75,7 @@ CHEEK = 0.3
 SMALLEST_GROUP = 5
 # Faces in the table of the worst; rows of the sheet of each kind.
 WORST, ROWS = 5, 3
+FIGURE = "Upper rows: faces at even steps by name. Lower rows, failures: the smallest gains."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,7 +302,8 @@ def markdown(found):
         for row in found["worst"]
     ]
     head = ["smallest gains", "input (dB)", f"{BEST} (dB)", "skin tone", "degradation"]
-    return "\n\n".join([*parts, table(head, worst)])
+    figure = [f"![{FIGURE}]({found['figure']})", FIGURE] if found.get("figure") else []
+    return "\n\n".join([*parts, table(head, worst), *figure])
 
 
 def fill(page, found):
@@ -360,6 +362,7 @@ def measure(arguments):
             else parameter_fingerprint(restorer.variables["params"])
         ),
         "adain": restorer.adain,
+        "figure": arguments.figure and arguments.figure.name,
         **report(samples, scored),
     }
     output = arguments.output or ROOT / f"benchmarks/results/photos128_{arguments.set}.json"

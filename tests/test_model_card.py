@@ -109,6 +109,8 @@ def test_a_report_has_gains_groups_and_the_worst_images():
     assert "| w = 1 | +1.17 [" in text
     assert "| very light | 2 | +0.50, 1 of 2 | +0.100, 2 of 2 |" in text
     assert "| intermediate | 0 |  |  |" in text
+    assert "](" not in text
+    assert "](a.jpg)" in photos128.markdown(report | {"figure": "a.jpg"})
 
 
 def test_the_sheet_has_faces_at_even_steps_and_the_worst(tmp_path):
