@@ -66,7 +66,7 @@ def draw_panel(canvas, box, names, curves, gan_start):
     panel = Panel(canvas, *box, last + 1, low, high, every=100 * max(1, last // 300))
     panel.tick(low, f"{low:.3g}")
     panel.tick(high, f"{high:.3g}")
-    if gan_start is not None:
+    if gan_start is not None and gan_start <= last:
         x, _ = panel.at(gan_start, low)
         for y in range(top, bottom, 8):
             canvas.line([(x, y), (x, y + 4)], fill=PEER)
