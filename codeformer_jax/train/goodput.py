@@ -97,7 +97,7 @@ class Goodput:
         if self._writes:
             self._before = keep_lines(path, lambda _: True)
             path.touch()
-            self._file = path.open("r+")
+            self._file = path.open("r+b", buffering=0)
             self._offset = self._file.seek(0, os.SEEK_END)
             self._write()
 
@@ -110,8 +110,8 @@ class Goodput:
     def close(self) -> None:
         """Writes the last figures and prints the summary of all starts."""
         if self._writes:
-            print(describe([*self._before, self._write()]))
-            self._file.close()
+            with self._file:
+                print(describe([*self._before, self._write()]))
 
     def _write(self) -> dict[str, Any]:
         """Writes this start's line over the one before, and returns its content."""
@@ -123,7 +123,7 @@ class Goodput:
             "seconds": {kind: round(x, 3) for kind, x in self._clock.read().items()},
         }
         self._file.seek(self._offset)
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.truncate()
         self._written = time.perf_counter()
         return line
