@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codeformer_jax import __version__
+from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import parallel, paths
@@ -66,7 +67,9 @@ def examine(
     seconds: float = 5.0,
     report: Report = print,
 ) -> list[Finding]:
-    """Runs all checks that the arguments allow. Each has `LIMIT` seconds and the time it needs.
+    """Runs all checks that the arguments allow.
+
+    A collective or a disk that hangs for `LIMIT` seconds ends the process with its stacks.
 
     Args:
         config: config of a run, whose data and steps are timed.
@@ -289,8 +292,9 @@ def reading_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
         config: config of a run.
         seconds: time to read for. A quarter of it comes before, while buffers fill.
     """
-    data, source = config.data, open_source(config.data, "train")
-    given = {"batch_size": data.batch_size, "seed": config.seed, "flip": data.flip}
+    data, source = config.data, open_source(oversampled(config.data), "train")
+    jitter = Jitter.from_config(data)
+    given = {"batch_size": data.batch_size, "seed": config.seed, "jitter": jitter}
     with contextlib.closing(batches(source, workers=data.workers, **given)) as loader:
         next(loader)  # Workers start.
         _read_for(loader, seconds / 4)
