@@ -71,7 +71,8 @@ def train_classifier(config, classes, steps):
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    stream = batches(open_source(config.data, "train"), batch_size=64, seed=1, jitter=Jitter(flip=False))
+    source, jitter = open_source(config.data, "train"), Jitter(flip=False)
+    stream = batches(source, batch_size=64, seed=1, jitter=jitter)
     with contextlib.closing(stream):
         for _ in range(steps):
             batch = next(stream)
