@@ -23,7 +23,7 @@ STAGES = {
     "finetuning": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 2000},
+    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 2400},
     "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4, "finetuning": 4},
 }
 
@@ -83,6 +83,8 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
         config.loss.gan_start = config.steps
         config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "large", "image_losses": True},)
     if stage == "finetuning":
+        # Before, the cross entropy of the codes has most of the gradient.
+        config.loss.pixel_weight = 10.0
         config.ema_decay = 0.998
         config.optimizer.learning_rate = 4e-4
         config.optimizer.final_learning_rate = 4e-6
