@@ -23,7 +23,7 @@ STAGES = {
     "finetuning": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 2400},
+    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 1800},
     "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4, "finetuning": 4},
 }
 
