@@ -79,7 +79,7 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
         codes(config)
         config.teacher_min_psnr = 18.0 if size == "full" else 0.0
     if stage in ("restoration", "finetuning"):
-        # In an hour an adversarial loss costs fidelity and adds no detail.
+        # No adversarial loss: the time is spent on fidelity.
         config.loss.gan_start = config.steps
         config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "large", "image_losses": True},)
     if stage == "finetuning":
