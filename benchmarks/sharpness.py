@@ -1,6 +1,6 @@
 """What the measured sharpness of large faces is worth, on generated portraits with known truth.
 
-    python benchmarks/sharpness.py CHECKPOINT PORTRAITS [--count 16] [--w 0.5]
+    python benchmarks/sharpness.py CHECKPOINT PORTRAITS [--count 16] [--w 1]
 
 Faces are found in the 1024 px pictures of the folder PORTRAITS and cut to 512 px; those that are
 smaller in the picture are left out. Each is degraded by the project's recipe with fixed values. The
@@ -117,7 +117,7 @@ def main():
     parser.add_argument("checkpoint", help="workdir or model file of a restoration network")
     parser.add_argument("portraits", type=Path, help="folder of generated portraits")
     parser.add_argument("--count", type=int, default=16, help="faces")
-    parser.add_argument("--w", type=float, default=0.5)
+    parser.add_argument("--w", type=float, default=1.0)
     arguments = parser.parse_args()
     restorer = Restorer.load(arguments.checkpoint, batch_size=BATCH)
     faces = load_faces(arguments.portraits, arguments.count)

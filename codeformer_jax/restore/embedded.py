@@ -7,6 +7,8 @@ from codeformer_jax.convert import load_model
 from codeformer_jax.restore.restore_options import RestoreError
 
 FILE = pathlib.Path(__file__).parents[1] / "weights" / "photos128.safetensors"
+# Default of the fidelity weight: that of its training, where it scores best.
+W = 1.0
 # Stands for its path in records of restored photographs.
 NAME = "photos128 (embedded)"
 DESCRIPTION = (

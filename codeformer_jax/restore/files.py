@@ -108,6 +108,8 @@ def restore_files(
     if restorer is None and not preview:
         restorer = _load(options)
         options = dataclasses.replace(options, checkpoint=options.checkpoint or embedded.NAME)
+    if restorer is not None and options.w is None:
+        options = dataclasses.replace(options, w=restorer.w)
     if (options.samples or scored) and not hasattr(restorer.module, "codebook_size"):
         raise RestoreError("samples and score need a network with codes; this one has none")
     if scorer is None and options.score is not None:

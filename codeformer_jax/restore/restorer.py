@@ -15,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
-from codeformer_jax.restore import photo
-from codeformer_jax.restore.embedded import load_embedded
+from codeformer_jax.restore import embedded, photo
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
@@ -51,7 +50,7 @@ class Restorer:
         keep_gray: give black-and-white pictures black-and-white results; default the network's
             setting, see `CodeFormer`.
         keep_known: fill in pure white pixels only and keep all others; default the network's.
-        adain: default of `adain` in calls.
+        adain, w: defaults of calls.
 
     Raises:
         RestoreError: if the batch size is below 1.
@@ -68,6 +67,7 @@ class Restorer:
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
         adain: bool = True,
+        w: SupportsFloat = 0.5,
     ):
         check_precision(precision)
         self.module, self.precision = module, precision
@@ -79,7 +79,7 @@ class Restorer:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
         check_batch_size(batch_size)
         self.batch_size = batch_size
-        self.adain = adain
+        self.adain, self.w = adain, check_weight(w)
 
     @classmethod
     def load(
@@ -94,6 +94,7 @@ class Restorer:
         """Loads the embedded network, a `.safetensors` model file or a training workdir.
 
         A workdir's precision and `eval.adain` are those of its run; with a model file AdaIN is on.
+        The default of `w` is 1 for the embedded network, which was trained for it, and else 0.5.
 
         Args:
             path: the file or the workdir; None for the embedded network of 128 px.
@@ -111,7 +112,7 @@ class Restorer:
         """
         check_batch_size(batch_size)
         if path is None:
-            (network, module, variables), use = load_embedded(), {}
+            (network, module, variables), use = embedded.load_embedded(), {"w": embedded.W}
         else:
             path = pathlib.Path(paths.local(path))
             network, module, variables, use = _load(path, which)
@@ -141,7 +142,7 @@ class Restorer:
     def __call__(
         self,
         images: Any,
-        w: SupportsFloat = 0.5,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         batch_size: int | None = None,
@@ -151,8 +152,8 @@ class Restorer:
         Args:
             images: uint8 0..255 or floats 0..1: one picture [h, w, 3] or gray [h, w], several
                 [n, h, w, 3], or a list of pictures of any sizes.
-            w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input). It is
-                traced: another value does not recompile.
+            w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input); default
+                the restorer's. It is traced: another value does not recompile.
             adain: give the codes' features the statistics of the input's, which keeps its tone.
                 Default the restorer's `adain`.
             batch_size: default the restorer's.
@@ -187,7 +188,7 @@ class Restorer:
     def restore_photo(
         self,
         image: np.ndarray,
-        w: SupportsFloat = 0.5,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         options: PhotoOptions | None = None,
@@ -212,12 +213,12 @@ class Restorer:
             ValueError, OSError: see `PhotoTools.load`.
         """
         tools = tools or photo.PhotoTools.load(options or PhotoOptions())
-        return photo.restore_photo(image, self, check_weight(w), adain, tools)
+        return photo.restore_photo(image, self, self._weight(w), adain, tools)
 
     def restore_crops(
         self,
         crops: Sequence[Fitted],
-        w: SupportsFloat,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         batch_size: int | None = None,
@@ -234,7 +235,7 @@ class Restorer:
         Raises:
             RestoreError: if w is outside [0, 1], or a result is not finite.
         """
-        w, step = check_weight(w), self.batch_for(len(crops), batch_size)
+        w, step = self._weight(w), self.batch_for(len(crops), batch_size)
         results: list[np.ndarray] = []
         for start in range(0, len(crops), step):
             batch = crops[start : start + step]
@@ -244,6 +245,9 @@ class Restorer:
                 raise RestoreError(f"image {index}: {NOT_FINITE}")
             results += list(restored.images)
         return results
+
+    def _weight(self, w: SupportsFloat | None) -> float:
+        return self.w if w is None else check_weight(w)
 
     def batch_for(self, count: int, batch_size: int | None = None) -> int:
         """Returns the batch size for some images.

@@ -1,6 +1,7 @@
 """The network that ships: these tests read the real file."""
 
 import io
+import json
 import os
 import re
 import resource
@@ -16,7 +17,14 @@ from safetensors import safe_open
 from codeformer_jax.convert import read_about
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.synthetic import draw_group, render_face
-from codeformer_jax.restore import Restorer, embedded
+from codeformer_jax.restore import (
+    PhotoOptions,
+    RestoreOptions,
+    Restorer,
+    embedded,
+    restore_files,
+)
+from configs import photos128
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 128
@@ -52,6 +60,31 @@ def test_it_says_what_made_it():
     assert int(about["step"]) > 0
     assert about["licence"] in embedded.DESCRIPTION
     assert f" {SIDE} px," in embedded.DESCRIPTION
+
+
+def test_its_default_weight_is_that_of_its_training(shipped, tmp_path):
+    config = read_about(embedded.FILE)["config"].partition(":")[2]
+    assert {row["w"] for row in photos128.get_config(config).schedule} == {shipped.w} == {1.0}
+    picture = draw_group(0, 240, 400).image
+    expected = shipped.restore_photo(picture, w=1).pixels
+    np.testing.assert_array_equal(shipped.restore_photo(picture).pixels, expected)
+    write_image(tmp_path / "group.png", picture)
+    for name, options, w in (("default", {}, 1.0), ("given", {"w": 0.25}, 0.25)):
+        out = tmp_path / name
+        restore_files([tmp_path / "group.png"], out, RestoreOptions(**options), PhotoOptions())
+        assert json.loads((out / "group.json").read_text())["settings"]["w"] == w
+
+
+@pytest.mark.parametrize("side", [256, 512, 1024])
+def test_a_sharp_square_portrait_stays_as_it_is(shipped, tmp_path, side):
+    portrait = render_face(0, side)
+    write_image(tmp_path / "portrait.png", portrait)
+    restore_files(
+        [tmp_path / "portrait.png"], tmp_path / "out", photo=PhotoOptions(), restorer=shipped
+    )
+    result = np.asarray(Image.open(tmp_path / "out" / "portrait.png"))
+    assert result.shape == portrait.shape
+    assert psnr(result, portrait) > 50
 
 
 def degraded(face, seed):
