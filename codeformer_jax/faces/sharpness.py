@@ -33,7 +33,7 @@ _FINE = 4
 _LARGER = (1.0, 1.25)
 # A face is sharp in part from the first value and in full from the second one, measured by
 # benchmarks/sharpness.py: structure and noise as shares of coarse structure; strength of blocks.
-_STRUCTURE, _NOISE, _BLOCKS = (0.25, 0.5), (0.6, 0.15), (2.4, 1.4)
+_STRUCTURE, _NOISE, _BLOCKS = (0.25, 0.5), (0.4, 0.2), (2.4, 1.4)
 # Squared contrast, as a share of white's square, below which structure does not count.
 _NOTHING = 1e-9
 # The face in the template: left, top, right and bottom edge. Side of JPEG's blocks.
@@ -78,7 +78,9 @@ def _energy(
     """Returns the energies of structure and of noise that a coarser cut does not hold."""
     side = fine.shape[0]
     band = fine - cv2.resize(coarse, fine.shape, interpolation=cv2.INTER_LANCZOS4)
-    energies = cv2.GaussianBlur(band * band, (0, 0), max(1.0, side / size))
+    # Fewer pixels than these have a weakest place by chance.
+    window = max(1.0 if side < size else 2.0, side / size)
+    energies = cv2.GaussianBlur(band * band, (0, 0), window)
     energies = energies[hull_mask(side) > 0.5]
     noise = float(np.quantile(energies, _WEAKEST))
     return float(energies.mean()) - noise, noise
