@@ -84,12 +84,16 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
         config.loss.gan_start = config.steps
         config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "large", "image_losses": True},)
     if stage == "finetuning":
-        # Before, the cross entropy of the codes has most of the gradient.
-        config.loss.pixel_weight = 10.0
-        config.ema_decay = 0.998
-        config.optimizer.learning_rate = 4e-4
-        config.optimizer.final_learning_rate = 4e-6
+        finetuning(config)
     return config.lock()
+
+
+def finetuning(config: ml_collections.ConfigDict) -> None:
+    """Weights the pixels more: before, the cross entropy of the codes has most of the gradient."""
+    config.loss.pixel_weight = 10.0
+    config.ema_decay = 0.998
+    config.optimizer.learning_rate = 4e-4
+    config.optimizer.final_learning_rate = 4e-6
 
 
 def codes(config: ml_collections.ConfigDict) -> None:

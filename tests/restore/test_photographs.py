@@ -203,27 +203,6 @@ def test_nothing_to_restore_is_a_failure(tmp_path, photo):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_aligned_crop_among_photographs_is_restored_as_one(tmp_path):
-    face = render_face(1, 192)
-    write_image(tmp_path / "in" / "crop.png", face)
-    wide = np.full((400, 500, 3), 90, np.uint8)
-    wide[100:292, 150:342] = face
-    write_image(tmp_path / "in" / "photo.png", wide)
-    auto = restore_files(
-        [tmp_path / "in"], tmp_path / "out", photo=PhotoOptions(), restorer=network(0.1)
-    )
-    assert not auto.failed
-    assert read_photo(tmp_path / "out" / "crop.png").pixels.shape == (SIDE, SIDE, 3)
-    assert read_photo(tmp_path / "out" / "photo.png").pixels.shape == wide.shape
-    yes = PhotoOptions(aligned="yes")
-    restore_files(
-        [tmp_path / "in" / "crop.png"], tmp_path / "yes", photo=yes, restorer=network(0.1)
-    )
-    assert (tmp_path / "yes" / "crop.png").read_bytes() == (
-        tmp_path / "out" / "crop.png"
-    ).read_bytes()
-
-
 def test_dry_run_draws_faces_and_needs_no_network(tmp_path, photo, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_image("a.png", photo())
@@ -308,23 +287,6 @@ def test_a_model_that_fails_on_one_picture_spares_the_others(tmp_path, photo, op
         "ParseNet's result has infinities or NaN"
     ]
     assert len(summary.written) == 1
-
-
-def test_an_aligned_crop_and_a_photograph_of_16_bits_share_a_batch(tmp_path):
-    face = render_face(1, 192)
-    write_image(tmp_path / "in" / "crop.png", face)
-    deep = np.full((400, 500, 3), 90 * 257, np.uint16)
-    deep[100:292, 150:342] = face.astype(np.uint16) * 257
-    write_photo(tmp_path / "in" / "deep.png", PhotoFile(deep), "")
-    summary = restore_files(
-        [tmp_path / "in"], tmp_path / "out", photo=PhotoOptions(), restorer=network(batch_size=2)
-    )
-    assert not summary.failed
-    assert read_photo(tmp_path / "out" / "crop.png").pixels.dtype == np.uint8
-    assert np.array_equal(read_photo(tmp_path / "out" / "deep.png").pixels, deep)
-    assert any("crop of an aligned face" in note for note in summary.notes)
-    record = json.loads((tmp_path / "out" / "crop.json").read_text())
-    assert record["faces"][0]["done"] == "restored as the crop of an aligned face"
 
 
 @pytest.mark.parametrize("options", [{}, {"score": "prior"}])

@@ -83,8 +83,7 @@ def test_a_sharp_square_portrait_stays_as_it_is(shipped, tmp_path, side):
         [tmp_path / "portrait.png"], tmp_path / "out", photo=PhotoOptions(), restorer=shipped
     )
     result = np.asarray(Image.open(tmp_path / "out" / "portrait.png"))
-    assert result.shape == portrait.shape
-    assert psnr(result, portrait) > 50
+    assert np.abs(result.astype(int) - portrait).max() <= 2
 
 
 def degraded(face, seed):
