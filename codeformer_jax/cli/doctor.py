@@ -6,9 +6,9 @@ import sys
 from codeformer_jax.cli.parsing import Commands, add_command, path
 
 _DESCRIPTION = """\
-Prints versions and devices, adds up an array over each axis of the mesh, writes and reads files in
-the workdir, and times the data and the steps of a config. Each thing that is wrong is named with a
-remedy. Exit code: 0 if nothing is wrong, 1 otherwise, 2 if the checks could not be made."""
+Prints versions and devices, all-reduces an array over each axis of the mesh, writes and reads files
+in the workdir, and times the data and the steps of a config. Each thing that is wrong is named with
+a remedy. Exit code: 0 if nothing is wrong, 1 otherwise, 2 if the checks could not be made."""
 _EXAMPLES = """\
   codeformer-jax doctor
   codeformer-jax doctor --mesh data:4,fsdp:2 --workdir runs/vqgan
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="size of what is added up, written and read; default %(default)s",
+        help="size of the array and of the file; default %(default)s",
     )
 
 

@@ -90,7 +90,7 @@ def find_recipe(name: str) -> Recipe:
             one and '@SECTION' for a section of its `degradation`; default its `eval.recipe`.
 
     Raises:
-        ValueError: an unknown name or section.
+        ValueError: an unknown name or section, or a file without `get_config`.
         OSError: the config cannot be read.
     """
     if name in RECIPES:

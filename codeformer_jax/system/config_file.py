@@ -14,13 +14,16 @@ def load_config(name: str) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if the file has no function `get_config`.
     """
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no config '{path}'; run this from the folder that holds configs/")
     sys.path.insert(0, "")  # Configs import one another from the current folder.
     try:
-        get_config = runpy.run_path(path)["get_config"]
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise ValueError(f"config '{path}' has no function get_config")
         return get_config(argument) if argument else get_config()
     finally:
         sys.path.remove("")

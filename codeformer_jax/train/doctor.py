@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codeformer_jax import __version__
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
@@ -36,11 +37,13 @@ from codeformer_jax.train.step import make_step
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint")
 # Device files of accelerators, and the extra of JAX that computes on them.
-ACCELERATORS = {"/dev/nvidia0": "cuda12", "/dev/accel0": "tpu", "/dev/vfio/0": "tpu"}
-# Checkpoints that a disk needs room for: the latest two, the best and one that is being written.
+ACCELERATORS = {"/dev/nvidia0": "cuda12", "/dev/accel0": "tpu"}
+# Checkpoints in a workdir at once: the latest two, the best and one that is being written.
 CHECKPOINTS = 4
 # Seconds after which a check that hangs prints its stack and ends the process.
 LIMIT = 120.0
+# Bytes per second of a disk that is slow, but does not hang.
+SLOW_DISK = 10e6
 REPEATS = 5
 Report = Callable[[str], None]
 
@@ -58,6 +61,10 @@ class Finding:
     remedy: str
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)  # `limited` ends the process without a flush.
+
+
 def examine(
     config: ml_collections.ConfigDict | None,
     mesh: str | None = None,
@@ -65,11 +72,11 @@ def examine(
     *,
     megabytes: int = 64,
     seconds: float = 5.0,
-    report: Report = print,
+    report: Report = _print,
 ) -> list[Finding]:
     """Runs all checks that the arguments allow.
 
-    A collective or a disk that hangs for `LIMIT` seconds ends the process with its stacks.
+    Devices, links or a disk that hang end the process with its stacks.
 
     Args:
         config: config of a run, whose data and steps are timed.
@@ -103,7 +110,9 @@ def check_devices(report: Report) -> Iterator[Finding]:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     report(f"versions   codeformer_jax {__version__}, Python {platform.python_version()}")
     report(f"           {', '.join(versions)}")
-    devices = jax.devices()
+    report("devices    starting ...")
+    with limited(LIMIT):
+        devices = jax.devices()
     kind = devices[0].device_kind
     report(f"devices    {len(devices)} x {kind}, {jax.process_count()} process")
     there = next((path for path in ACCELERATORS if os.path.exists(path)), None)
@@ -125,7 +134,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def check_links(mesh: Mesh, size: int, report: Report) -> Iterator[Finding]:
-    """Adds up an array over each axis of the mesh. Reports times and finds wrong sums.
+    """All-reduces an array over each axis of the mesh. Reports times and finds wrong sums.
 
     The bandwidth is that of each device's link in a ring: 2 (n - 1) / n times the array.
 
@@ -137,7 +146,7 @@ def check_links(mesh: Mesh, size: int, report: Report) -> Iterator[Finding]:
     for axis, devices in mesh.shape.items():
         if devices == 1:
             continue
-        report(f"links      adding up over {axis}: {devices} devices ...")
+        report(f"links      all-reduce over {axis}: {devices} devices ...")
         with limited(LIMIT):
             seconds, right = all_reduce(mesh, axis, size)
         rate = 2 * (devices - 1) / devices * size / seconds / 1e9
@@ -186,14 +195,21 @@ def check_workdir(workdir: Path, size: int, report: Report) -> Iterator[Finding]
 
     Args:
         workdir: the folder; if it does not exist, the nearest parent is used.
-        size: bytes to write.
+        size: bytes to write. At `SLOW_DISK` bytes per second the disk does not count as hanging.
         report: takes lines.
     """
     paths.check_workdir(workdir)
     folder = _existing(workdir)
+    if not folder.is_dir():
+        yield Finding(f"workdir={workdir}: {folder} is not a folder", "give another --workdir")
+        return
     other = "give a --workdir on another disk"
+    report(f"workdir    writing {size >> 20} MiB to {folder} ...")
     try:
-        with limited(LIMIT), tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as inside:
+        with (
+            limited(LIMIT + size / SLOW_DISK),
+            tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as inside,
+        ):
             write, read, same = _write_and_read(Path(inside), size)
             locks = _locks(Path(inside))
     except OSError as error:
@@ -201,11 +217,11 @@ def check_workdir(workdir: Path, size: int, report: Report) -> Iterator[Finding]
         return
     free = shutil.disk_usage(folder).free
     report(
-        f"workdir    {folder}: write {size / write / 1e6:.0f} MB/s, read {size / read / 1e6:.0f} "
-        f"MB/s, {free / 1e9:.1f} GB free"
+        f"           write {size / write / 1e6:.0f} MB/s, read {size / read / 1e6:.0f} MB/s, "
+        f"{free / 1e9:.1f} GB free"
     )
     if not same:
-        yield Finding(f"{folder}: a file that replaced another has not its content", other)
+        yield Finding(f"{folder}: a replaced file does not have the new content", other)
     if not locks:
         yield Finding(
             f"{folder}: two processes can lock the same file",
@@ -214,12 +230,12 @@ def check_workdir(workdir: Path, size: int, report: Report) -> Iterator[Finding]
 
 
 def _existing(folder: Path) -> Path:
-    """Returns the folder, or its nearest parent that exists."""
-    return next(x for x in (folder, *folder.absolute().parents) if x.is_dir())
+    """Returns the path, or its nearest parent that exists."""
+    return next(x for x in (folder, *folder.absolute().parents) if os.path.exists(x))
 
 
 def _write_and_read(folder: Path, size: int) -> tuple[float, float, bool]:
-    """Returns the seconds of writing and reading, and whether the content is that of the latest."""
+    """Returns the seconds of writing and reading, and whether the new content was read."""
     path, content = folder / "file", os.urandom(size)
     path.write_bytes(b"older")
     start = time.perf_counter()
@@ -269,7 +285,7 @@ def check_data(
     report(f"step       {step:.3f} s for {batch} images: {batch / step:.1f} images/s")
     if read < batch / step:
         yield Finding(
-            f"data: {read:.1f} images/s are read, and the steps take {batch / step:.1f} images/s",
+            f"data is read at {read:.1f} images/s; the steps need {batch / step:.1f}",
             "raise --config.data.workers, prepare the data at the training size "
             "(codeformer-jax prepare), or use --config.data.cache=True for data that fit in memory",
         )
@@ -277,10 +293,11 @@ def check_data(
         return
     free = shutil.disk_usage(_existing(Path(workdir))).free
     report(f"checkpoint {state / 1e9:.2f} GB")
-    if free < CHECKPOINTS * state:
+    missing = max(1, CHECKPOINTS - len(saved_steps(Path(workdir))))
+    if free < missing * state:
         yield Finding(
-            f"workdir={workdir} has {free / 1e9:.1f} GB free, and {CHECKPOINTS} checkpoints take "
-            f"{CHECKPOINTS * state / 1e9:.1f} GB",
+            f"workdir={workdir} has {free / 1e9:.1f} GB free, and further checkpoints (up to "
+            f"{missing}) take {missing * state / 1e9:.1f} GB",
             "make room, or give a --workdir on another disk",
         )
 

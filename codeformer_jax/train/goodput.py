@@ -69,7 +69,7 @@ class Clock:
             self.turn_to(before)
 
     def move(self, kind: str, seconds: float) -> None:
-        """Counts these latest seconds of the current kind as `kind`."""
+        """Moves the latest `seconds` from the current kind to `kind`."""
         self.turn_to(self._kind)
         self._seconds[self._kind] -= seconds
         self._seconds[kind] += seconds
@@ -102,7 +102,7 @@ class Goodput:
             self._write()
 
     def at(self, step: int) -> None:
-        """Takes the number of steps done, and writes it every few seconds."""
+        """Records the number of dispatched steps; writes every `WRITE_EVERY` seconds."""
         self._step = step
         if self._writes and time.perf_counter() - self._written >= WRITE_EVERY:
             self._write()
@@ -111,15 +111,15 @@ class Goodput:
         """Writes the last figures and prints the summary of all starts."""
         if self._writes:
             with self._file:
-                print(describe([*self._before, self._write()]))
+                print(describe([*self._before, self._write(closed=True)]))
 
-    def _write(self) -> dict[str, Any]:
+    def _write(self, closed: bool = False) -> dict[str, Any]:
         """Writes this start's line over the one before, and returns its content."""
         line = {
             "started": round(self._clock.started, 3),
             "from_step": self._from,
             "step": self._step,
-            "finished": self._step >= self._steps,
+            "finished": closed and self._step >= self._steps,
             "seconds": {kind: round(x, 3) for kind, x in self._clock.read().items()},
         }
         self._file.seek(self._offset)

@@ -33,7 +33,7 @@ def test_every_axis_adds_up_and_is_timed(mesh):
     found, text = listed(lambda report: doctor.check_links(mesh, 1 << 20, report))
     assert not found
     for axis, devices in mesh.shape.items():
-        assert (f"adding up over {axis}: {devices} devices" in text) == (devices > 1)
+        assert (f"all-reduce over {axis}: {devices} devices" in text) == (devices > 1)
     assert " ms for 1 MiB, " in text
 
 
@@ -70,8 +70,25 @@ def disk(workdir):
 def test_a_workdir_is_left_as_it_was(tmp_path):
     found, text = disk(tmp_path / "new" / "run")
     assert not found
-    assert f"{tmp_path}: write " in text
+    assert text.startswith(f"workdir    writing 0 MiB to {tmp_path} ...\n           write ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_workdir_that_is_a_file_is_found(tmp_path, name):
+    (tmp_path / "file").write_text("text")
+    (found,), text = disk(tmp_path / name)
+    assert found.what.endswith(f"{tmp_path / 'file'} is not a folder")
+    assert not text
+
+
+def test_a_slow_disk_has_time_to_write(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(doctor, "_write_and_read", lambda *_: (1.0, 1.0, True))
+    monkeypatch.setattr(doctor, "limited", lambda s: limits.append(s) or contextlib.nullcontext())
+    found, _ = listed(lambda report: doctor.check_workdir(tmp_path, 10**10, report))
+    assert not found
+    assert limits == [doctor.LIMIT + 1000.0]
 
 
 def fail(*_, **__):
@@ -89,7 +106,7 @@ def in_place(path):
     ("name", "replacement", "what"),
     [
         ("atomic_path", fail, "cannot be written: .*Read-only file system"),
-        ("atomic_path", in_place, "has not its content"),
+        ("atomic_path", in_place, "a replaced file does not have the new content"),
         ("exclusive", contextlib.nullcontext, "two processes can lock the same file"),
     ],
 )
@@ -107,14 +124,19 @@ def test_a_path_that_checkpoints_cannot_have_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("read", "free", "what"),
+    ("read", "free", "saved", "what"),
     [
-        (41.0, 10**10, []),
-        (39.0, 10**10, ["data: 39.0 images/s are read, and the steps take 40.0 images/s"]),
-        (41.0, 10**8, ["has 0.1 GB free, and 4 checkpoints take 2.0 GB"]),
+        (41.0, 10**10, 0, []),
+        (39.0, 10**10, 0, ["data is read at 39.0 images/s; the steps need 40.0"]),
+        (41.0, 10**9, 0, ["has 1.0 GB free, and further checkpoints (up to 4) take 2.0 GB"]),
+        (41.0, 10**9, 3, []),
+        (41.0, 10**8, 3, ["has 0.1 GB free, and further checkpoints (up to 1) take 0.5 GB"]),
+        (41.0, 10**8, 4, ["has 0.1 GB free, and further checkpoints (up to 1) take 0.5 GB"]),
     ],
 )
-def test_slow_data_and_a_small_disk_are_found(tmp_path, monkeypatch, read, free, what):
+def test_slow_data_and_a_small_disk_are_found(tmp_path, monkeypatch, read, free, saved, what):
+    for step in range(saved):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     monkeypatch.setattr(doctor, "reading_rate", lambda *_: read)
     monkeypatch.setattr(doctor, "step_seconds", lambda *_: (0.1, 500_000_000))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=free))
@@ -152,19 +174,21 @@ def test_steps_are_timed_without_weights_or_data():
     assert size > 10_000
 
 
-def test_a_check_that_hangs_ends_the_process_with_its_stack():
+def test_devices_that_hang_end_the_process_with_its_stack():
     code = """
 import time
-from codeformer_jax.train.doctor import limited
+import jax
+from codeformer_jax.train import doctor
 def hang():
     time.sleep(300)
-with limited(0.5):
-    hang()
+jax.devices, doctor.LIMIT = hang, 0.5
+doctor.examine(None)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert "in hang" in done.stderr
+    assert done.stdout.splitlines()[-1] == "devices    starting ..."
 
 
 def test_the_command_prints_and_exits(tmp_path, monkeypatch, capfd):

@@ -114,9 +114,13 @@ def test_the_record_is_written_every_few_seconds(tmp_path, now, capsys):
     assert read(tmp_path) == [start(1000.0, 3, 5, start=1.0, step=10.0)]
     now[0] += 9
     record.at(8)
+    now[0] += 1
+    record.at(8)  # The last evaluation and save come after it.
+    assert read(tmp_path) == [start(1000.0, 3, 8, False, start=1.0, step=20.0)]
+    now[0] += 4
     record.close()
-    assert read(tmp_path) == [start(1000.0, 3, 8, True, start=1.0, step=19.0)]
-    assert capsys.readouterr().out.startswith("goodput 95.0% of 0:00:20 in 1 start")
+    assert read(tmp_path) == [start(1000.0, 3, 8, True, start=1.0, step=24.0)]
+    assert capsys.readouterr().out.startswith("goodput 96.0% of 0:00:25 in 1 start")
 
 
 @pytest.mark.parametrize("damage", [b'{"started": 12', b"\0\0\0\0", b"{}garbage\n"])
