@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,11 @@ _COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.-]+ = (?P<result>.*?) "
     r"(?P<kind>all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|"
     r"ragged-all-to-all|reduce-scatter)(?P<start>-start)?\((?P<rest>.*)$"
+)
+# Between slices of TPUs, a transfer by the host: the share of a device is all that is left to send.
+_BETWEEN_SLICES = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.-]+ = (?P<result>.*?) send(?P<start>)\((?P<rest>.*"
+    r'_xla_megascale_transfer_type="(?P<kind>\w+)".*)$'
 )
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
@@ -34,7 +39,7 @@ class Collective:
     Attributes:
         kind: XLA's name, such as 'all-reduce'.
         axes: the mesh's axes that it crosses; empty if its groups could not be read.
-        sizes: sizes of these axes.
+        sizes: how many devices of each of these axes belong to one group.
         arrays: bytes and shape of each array that it gives a device.
         times: how often a run of the program executes it.
         source: the operation of the program that it belongs to.
@@ -78,31 +83,40 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header[1]
-        elif match := _COLLECTIVE.match(line):
-            arrays = list(_arrays(match["result"]))
-            if match["start"] and match["kind"] != "all-reduce":
-                # Operands come first. A permutation has two words of context.
-                arrays = [array for array in arrays if array[1] or len(arrays) < 3]
-                arrays = arrays[len(arrays) // 2 :]
+            continue
+        if match := _COLLECTIVE.match(line):
             axes = _axes(match["rest"], mesh)
-            source = _SOURCE.search(line)
-            found.append(
-                Collective(
-                    kind=match["kind"],
-                    axes=axes,
-                    sizes=tuple(mesh[axis] for axis in axes),
-                    arrays=tuple((math.prod(shape) * bits // 8, shape) for bits, shape in arrays),
-                    times=times.get(computation, 1),
-                    source=source[1] if source else "",
-                )
+        elif match := _BETWEEN_SLICES.match(line):
+            axes = {"slice": mesh["slice"]} if "slice" in mesh else {}
+        else:
+            continue
+        source = _SOURCE.search(line)
+        found.append(
+            Collective(
+                kind=match["kind"].lower().replace("_", "-"),
+                axes=tuple(axes),
+                sizes=tuple(axes.values()),
+                arrays=tuple(_arrays(match)),
+                times=times.get(computation, 1),
+                source=source[1] if source else "",
             )
+        )
     return found
 
 
-def _arrays(result: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yields bits of an element, and shape, of each array in the type of a result."""
-    for _, bits, dims in _ARRAY.findall(result):
-        yield int(bits or 8), tuple(int(n) for n in dims.split(",") if n)
+def _arrays(match: re.Match[str]) -> list[tuple[int, tuple[int, ...]]]:
+    """Returns bytes and shape of each array in the result of a collective."""
+    arrays = [
+        (int(bits or 8), tuple(int(n) for n in dims.split(",") if n))
+        for _, bits, dims in _ARRAY.findall(match["result"])
+    ]
+    if match["start"] and match["kind"] != "all-reduce":
+        # Operands come first. A permutation has two words of context.
+        arrays = [array for array in arrays if array[1] or len(arrays) < 3]
+        arrays = arrays[len(arrays) // 2 :]
+    if match["kind"].isupper():  # One array, and words of context.
+        arrays = arrays[:1]
+    return [(math.prod(shape) * bits // 8, shape) for bits, shape in arrays]
 
 
 def _repetitions(text: str) -> dict[str, int]:
@@ -129,13 +143,15 @@ def _repetitions(text: str) -> dict[str, int]:
     return {name: times(name) for name in callers}
 
 
-def _axes(text: str, mesh: Mapping[str, int]) -> tuple[str, ...]:
+def _axes(text: str, mesh: Mapping[str, int]) -> dict[str, int]:
     """Returns the mesh's axes that a collective's groups cross; none if they cannot be read."""
     groups = _groups(text, math.prod(mesh.values()))
     places = [np.unravel_index(np.asarray(group, int), tuple(mesh.values())) for group in groups]
-    return tuple(
-        axis for i, axis in enumerate(mesh) if any(len(np.unique(place[i])) > 1 for place in places)
-    )
+    extents = {
+        axis: max((len(np.unique(place[i])) for place in places), default=1)
+        for i, axis in enumerate(mesh)
+    }
+    return {axis: extent for axis, extent in extents.items() if extent > 1}
 
 
 def _groups(text: str, count: int) -> list[list[int]]:

@@ -29,7 +29,6 @@ def line(groups, kind="all-reduce", result="f32[3,5]{1,0}"):
         ("replica_groups=mesh['a'=4,'b'=2] {'a'}", ("data",)),
         ("replica_groups=mesh['a'=4,'b'=2] {'b'}", ("fsdp",)),
         ("replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([4,2]T(1,0)) {'a'}", ("fsdp",)),
-        ("source_target_pairs={{0,2},{2,4}}", ("data",)),
         ("replica_groups=something new", ()),
     ],
 )
@@ -37,6 +36,12 @@ def test_axes_of_every_form_of_groups(groups, axes):
     (found,) = collectives(line(groups), MESH)
     assert (found.axes, found.sizes) == (axes, tuple(MESH[axis] for axis in axes))
     assert (found.arrays, found.source) == (((60, (3, 5)),), "a/b")
+
+
+def test_a_group_may_be_a_part_of_an_axis():
+    for groups in ("replica_groups={{0,2},{4,6}}", "source_target_pairs={{0,2},{2,4}}"):
+        (found,) = collectives(line(groups), MESH)
+        assert (found.axes, found.sizes) == (("data",), (2,))
 
 
 def test_an_asynchronous_collective_counts_its_result_alone():
@@ -49,6 +54,20 @@ def test_an_asynchronous_collective_counts_its_result_alone():
         (found,) = collectives(line(groups, kind, result), MESH)
         assert found.bytes == 48, kind
     assert collectives("  %d = f32[3,4] all-gather-done(%x.1)", MESH) == []
+
+
+def test_a_transfer_between_slices_of_tpus():
+    """As libtpu writes a sum over two slices, after sums within each."""
+    attributes = '_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"'
+    text = line(
+        f"is_host_transfer=true, frontend_attributes={{{attributes}}}",
+        "send",
+        "(f32[64,8,128]{2,1,0:T(8,128)}, u32[], token[])",
+    )
+    (found,) = collectives(text, {"slice": 2, "data": 4, "fsdp": 2})
+    assert (found.kind, found.axes, found.bytes) == ("all-reduce", ("slice",), 64 * 8 * 128 * 4)
+    assert found.sent() == (0, 64 * 8 * 128 * 4)
+    assert collectives(line("is_host_transfer=true", "send"), MESH) == []
 
 
 def test_a_loop_repeats_its_collectives():
