@@ -1,5 +1,8 @@
 """Estimates of a step's time: sums by axis, and the part that takes longest."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from codeformer_jax.train.estimate import CHIPS, step_times, traffic_by_axis
@@ -29,8 +32,18 @@ def test_collectives_are_summed_by_kind_and_axes():
     assert [(t.inside, t.between) for t in found] == [(35, 0), (120, 20), (0, 0)]
 
 
-def test_every_chip_has_a_peak():
-    assert CHIPS.keys() <= PEAK_TFLOPS.keys()
+def test_the_page_has_the_rates_that_are_used():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "distributed.md").read_text()
+    rows = re.findall(r"^\| (?:TPU |H\d00 SXM).*(?:\[\d\].*){4}$", page, re.MULTILINE)
+    found = {}
+    for row in rows:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        name = name if name.startswith("TPU") else f"NVIDIA {name.removesuffix(' SXM')}"
+        found[name] = [float(cell.partition(" [")[0].replace(",", "")) for cell in cells]
+    assert found == {
+        name: [PEAK_TFLOPS[name], chip.memory, chip.links, chip.network]
+        for name, chip in CHIPS.items()
+    }
 
 
 @pytest.mark.parametrize(
