@@ -65,46 +65,45 @@ def row(*cells) -> None:
     print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
-def scale(stage: str, chip: str, images: dict[str, int]) -> None:
-    """Prints a stage's rows; `images` are those of a chip (weak) and of all chips (strong)."""
-    flops, gradients = facts(stage)
-    for kind, count in images.items():
-        for chips, slices in SIZES:
-            each = count if kind == "weak" else count / chips
-            whole = {"slice": slices, "data": chips // slices}
-            axes = {name: size for name, size in whole.items() if size > 1}
-            reduced = Collective(
-                "all-reduce", tuple(axes), tuple(axes.values()), ((gradients, ()),), 1, ""
-            )
-            kept = each * KEPT[stage] * 2**20 / 2
-            time = step_times(each * flops, 2 * kept, traffic_by_axis([reduced]))[chip]
-            parts = {name: getattr(time, name) for name in ("operations", "memory")}
+def scale(stage: str, chip: str, weak: int, strong: int, flops: float, gradients: int) -> None:
+    """Prints a stage's rows: the sums of a step, then weak and strong scaling."""
+    for chips, slices in SIZES:
+        whole = {"slice": slices, "data": chips // slices}
+        axes = {name: size for name, size in whole.items() if size > 1}
+        reduced = Collective(
+            "all-reduce", tuple(axes), tuple(axes.values()), ((gradients, ()),), 1, ""
+        )
+        cells = []
+        for images in (weak, strong / chips):
+            traffic = 2 * images * KEPT[stage] * 2**20 / 2
+            time = step_times(images * flops, traffic, traffic_by_axis([reduced]))[chip]
+            parts = {part: getattr(time, part) for part in ("operations", "memory")}
             alone = max(parts.values())
-            parts |= {"links": time.links, "network": time.network}
-            row(
-                stage,
-                f"{kind}, {each:g} a chip",
-                chips if slices == 1 else f"{chips} in {slices} slices",
-                *(f"{seconds * 1e3:.2f}" for seconds in parts.values()),
-                f"{each * chips / (alone + time.links + time.network):,.0f}",
-                f"{alone / (alone + time.links + time.network):.0%}",
-                max(parts, key=parts.get),
-            )
-    print(f"{stage}: {flops / 1e12:.3f} TFLOP, {gradients / 2**20:.0f} MiB", file=sys.stderr)
+            sums = {"links": time.links, "network": time.network}
+            most = alone + sum(sums.values())
+            limit = max(parts | sums, key=(parts | sums).get)
+            cells += [f"{images:g}", f"{alone * 1e3:.1f}", f"{images * chips / most:,.0f}"]
+            cells += [f"{alone / most:.0%}", limit]
+        size = chips if slices == 1 else f"{chips} in {slices} slices"
+        row(stage, size, *(f"{seconds * 1e3:.2f}" for seconds in sums.values()), *cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
-    parser.add_argument("--chip", default="TPU v5e", choices=CHIPS)
+    tpus = [name for name in CHIPS if name.startswith("TPU")]  # NVLink joins a few GPUs only.
+    parser.add_argument("--chip", default="TPU v5e", choices=tpus)
     parser.add_argument("--weak", type=int, default=2, help="images of each chip")
     parser.add_argument("--strong", type=int, default=256, help="images of all chips")
     arguments = parser.parse_args()
-    parts = ("operations, ms", "memory, ms", "links, ms", "network, ms")
-    row("stage", "images", "chips", *parts, "images/s at most", "efficiency", "limit")
-    row(*["---"] * 10)
+    kinds = ("images a chip", "alone, ms", "images/s", "efficiency", "limit")
+    headings = (f"{scaling}: {kind}" for scaling in ("weak", "strong") for kind in kinds)
+    row("stage", "chips", "links, ms", "network, ms", *headings)
+    row(*["---"] * 14)
     for stage in arguments.stages:
-        scale(stage, arguments.chip, {"weak": arguments.weak, "strong": arguments.strong})
+        flops, gradients = facts(stage)
+        print(f"{stage}: {flops / 1e12:.3f} TFLOP, {gradients / 2**20:.0f} MiB", file=sys.stderr)
+        scale(stage, arguments.chip, arguments.weak, arguments.strong, flops, gradients)
 
 
 if __name__ == "__main__":
