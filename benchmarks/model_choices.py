@@ -1,10 +1,10 @@
-"""Gain of small restoration networks at 64 px: width, codebook, depth and batch, three stages each.
+"""Gain of small restoration networks at 64 px, by what is varied of the demo; three stages each.
 
     python benchmarks/model_choices.py IMAGES --workdir=DIR [--only=NAME,...]
 
 Every variant trains the demo's three stages with fewer steps on a folder of faces, a tenth of them
-held out, and prints the scores at w = 1 over the degraded input. A second run resumes. The shipped
-network was chosen by them; see docs/model_card.md.
+held out, and prints the gain at w = 1 over the degraded input. A second run resumes. The first two
+were compared for the network that ships, see docs/model_card.md.
 """
 
 import argparse

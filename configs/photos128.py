@@ -1,8 +1,8 @@
-"""The three stages of the weights that ship with the package: 128 px, generated faces.
+"""The stages of the weights that ship with the package: 128 px, generated faces.
 
     python tools/photos128.py --faces FOLDER... --portraits FOLDER --work runs/photos128
 
-trains STAGE in vqgan, code_prediction and restoration, each with
+trains STAGE in vqgan, code_prediction, restoration and finetuning, each with
 
     python train.py --config=configs/photos128.py:STAGE --workdir=WORK/STAGE \
         --config.init_from=WORK/PREVIOUS --config.data.path=WORK/data/train \
@@ -20,10 +20,11 @@ STAGES = {
     "vqgan": vqgan.get_config,
     "code_prediction": codeformer_stage2.get_config,
     "restoration": codeformer_stage3.get_config,
+    "finetuning": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800},
-    "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4},
+    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 1800},
+    "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4, "finetuning": 4},
 }
 
 
@@ -77,8 +78,16 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
     if stage != "vqgan":
         codes(config)
         config.teacher_min_psnr = 18.0 if size == "full" else 0.0
-    if stage == "restoration":
+    if stage in ("restoration", "finetuning"):
+        # No adversarial loss: the time is spent on fidelity.
+        config.loss.gan_start = config.steps
         config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "large", "image_losses": True},)
+    if stage == "finetuning":
+        # Before, the cross entropy of the codes has most of the gradient.
+        config.loss.pixel_weight = 10.0
+        config.ema_decay = 0.998
+        config.optimizer.learning_rate = 4e-4
+        config.optimizer.final_learning_rate = 4e-6
     return config.lock()
 
 

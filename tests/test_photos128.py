@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codeformer_jax.convert import read_about
 from codeformer_jax.data.synthetic import SyntheticFaces, draw_group
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -73,12 +74,15 @@ def test_the_recipe_trains_resumes_and_repeats(folders, tmp_path):
     assert whole.returncode == 0, whole.stderr
     model = tmp_path / "work" / "photos128.safetensors"
     first = model.read_bytes()
+    about = read_about(model)
+    assert about["config"] == "configs/photos128.py:restoration,short"
+    assert about.keys() == {"commit", "config", "data", "licence", "step"}
     model.unlink()
     assert run().returncode == 0  # Everything but the file is there.
     assert model.read_bytes() == first
     again = run("--repeat", tmp_path / "again")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("are equal") == 3
+    assert again.stdout.count("are equal") == 4
     notes = tmp_path / "work" / "fingerprints.json"
     notes.write_text(notes.read_text().replace('"vqgan": "', '"vqgan": "0'))
     differs = run("--repeat", tmp_path / "again")

@@ -4,8 +4,8 @@
 
 1. Portraits are cut by the embedded detector. Near duplicates are dropped, and a tenth of the
    people is held out: WORK/data/train, WORK/data/heldout.
-2. The three stages of configs/photos128.py are trained: WORK/vqgan, WORK/code_prediction,
-   WORK/restoration.
+2. The stages of configs/photos128.py are trained: WORK/vqgan, WORK/code_prediction,
+   WORK/restoration, WORK/finetuning.
 3. The averaged network is written in 16 bits: WORK/photos128.safetensors.
 
 The same command resumes after an interruption. `--repeat OTHER` trains the first steps of each
@@ -39,7 +39,7 @@ SIDE = 256
 HELDOUT = 0.1
 # Cosines of SFace. Between different generated people 95 % lie below 0.44 and all below 0.7.
 SAME_PERSON, DUPLICATE = 0.6, 0.85
-STAGES = ("vqgan", "code_prediction", "restoration")
+STAGES = ("vqgan", "code_prediction", "restoration", "finetuning")
 # Step of the weights that are compared when a stage is trained again.
 COMPARED = {"full": 200, "short": 2}
 FINGERPRINTS = "fingerprints.json"
@@ -68,7 +68,7 @@ def main() -> int:
     for stage in STAGES:
         recipe.train(stage, work, work)
     model = work / "photos128.safetensors"
-    run("-m", "codeformer_jax.cli", "export", str(work / STAGES[-1]), str(model), "--force")
+    recipe.export(work, model)
     print(model)
     return 0
 
@@ -130,7 +130,7 @@ def people_of(similar: np.ndarray) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The three stages in one size.
+    """The stages in one size.
 
     Attributes:
         size: 'full' or 'short', as in configs/photos128.py.
@@ -190,6 +190,22 @@ class Recipe:
         before = STAGES.index(stage) - 1
         return command + [f"--config.init_from={origin / STAGES[before]}"] * (before >= 0)
 
+    def export(self, work: pathlib.Path, model: pathlib.Path) -> None:
+        """Writes the averaged network in 16 bits, with what made it."""
+        head = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        images = json.loads((work / "data" / "data.json").read_text())["images"]
+        about = {
+            "commit": commit.strip(),
+            "config": f"configs/photos128.py:{STAGES[-1]},{self.size}",
+            "data": f"{images['train']} generated faces, {images['heldout']} more held out",
+            "licence": "Apache-2.0",
+        }
+        command = ["-m", "codeformer_jax.cli", "export", str(work / STAGES[-1]), str(model)]
+        notes = [f"--about={name}={text}" for name, text in about.items()]
+        command = [sys.executable, *command, "--half", "--force", *notes]
+        subprocess.run(command, cwd=ROOT, check=True)
+
     def repeat(self, work: pathlib.Path, other: pathlib.Path) -> int:
         """Trains the first steps of each stage again, and returns 1 if the weights differ."""
         wanted = read_fingerprints(work)
@@ -205,10 +221,6 @@ class Recipe:
 def read_fingerprints(work: pathlib.Path) -> dict[str, str]:
     notes = work / FINGERPRINTS
     return json.loads(notes.read_text()) if notes.exists() else {}
-
-
-def run(*command: str) -> None:
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

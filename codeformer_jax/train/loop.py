@@ -9,6 +9,7 @@ import ml_collections
 
 from codeformer_jax.system import paths
 from codeformer_jax.system.lock import locked
+from codeformer_jax.train.goodput import EVALUATION, SAVE
 from codeformer_jax.train.run import Run
 
 
@@ -46,11 +47,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             evaluate = not stopped and (save or step % config.eval_every == 0)
 
             if evaluate:
-                with run.speed.away(state):
+                with run.clock.during(EVALUATION, state):
                     scores, panels = run.heldout.evaluate(state, run.frozen)
                     run.writer.eval_metrics(step, scores, panels)
             if save:
-                with run.speed.away(state):
+                with run.clock.during(SAVE, state):
                     run.checkpoints.save(state, scores if evaluate else None)
             if last:
                 break

@@ -9,6 +9,7 @@ import pytest
 from codeformer_jax.data.images import resize_image
 from codeformer_jax.data.jitter import Jitter, View, look, oversampled
 from codeformer_jax.data.pipeline import batches
+from codeformer_jax.tasks import settings
 
 SIDE = 64
 
@@ -113,3 +114,11 @@ def test_settings_open_a_larger_source_only_for_resampled_views():
     data.zoom = 0.1
     assert oversampled(data).image_size == 2 * SIDE
     assert data.image_size == SIDE
+
+
+def test_the_ranges_are_those_of_the_settings():
+    rules = {name: settings.RULES[f"data.{name}"] for name in ("turn", "zoom", "shift")}
+    for name, largest in (("turn", 180.0), ("zoom", 0.5), ("shift", 0.5)):
+        assert rules[name].accepts(largest)
+        assert not rules[name].accepts(largest + 0.01)
+        Jitter(**{name: largest})
