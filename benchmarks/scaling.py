@@ -75,7 +75,7 @@ def scale(stage: str, chip: str, weak: int, strong: int, flops: float, gradients
         )
         cells = []
         for images in (weak, strong / chips):
-            traffic = 2 * images * KEPT[stage] * 2**20 / 2
+            traffic = images * KEPT[stage] * 2**20  # Written and read once; bfloat16 halves it.
             time = step_times(images * flops, traffic, traffic_by_axis([reduced]))[chip]
             parts = {part: getattr(time, part) for part in ("operations", "memory")}
             alone = max(parts.values())

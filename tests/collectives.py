@@ -30,14 +30,14 @@ class Program:
         flops, temporaries: operations and bytes of one device.
         largest: bytes and shape of the largest array that a collective gives a device.
         activations: shapes of such arrays that belong to images.
-        strangers: collectives of anything else than parameters, gradients and statistics.
+        unexpected: collectives of anything other than parameters, gradients and statistics.
     """
 
     flops: float
     temporaries: int
     largest: tuple[int, tuple[int, ...]]
     activations: list[tuple[int, ...]]
-    strangers: list[str]
+    unexpected: list[str]
 
 
 def sharded_config(name, mesh):
@@ -71,13 +71,13 @@ def compiled_step(name, description):
     return read(lowered.compile(), arguments[0], task.config.data.batch_size, mesh)
 
 
-def compiled_evaluation(name, description):
-    """The `Program` of a task's evaluation."""
+def compiled_evaluation(name, description, *, sample=False):
+    """The `Program` of a task's evaluation, or of its sampling."""
     task, mesh, (state, frozen, inputs, key) = prepared(name, description)
     rows, batch, inputs = parallel.batch_sharding(mesh), task.config.data.batch_size, dict(inputs)
     for field, dtype in (("index", jnp.int32), ("valid", jnp.bool_)):
         inputs[field] = jax.ShapeDtypeStruct((batch,), dtype, sharding=rows)
-    evaluation = make_evaluation(task.eval_step, mesh, rows)
+    evaluation = make_evaluation(task.sample_step if sample else task.eval_step, mesh, rows)
     return read(evaluation.lower(state, frozen, inputs, key).compile(), state, batch, mesh)
 
 
@@ -94,11 +94,11 @@ def read(compiled, state, batch, mesh):
         activations=[
             shape for _, shape in sent if is_activation(shape, batch) and shape not in own
         ],
-        strangers=strangers(found, own),
+        unexpected=unexpected(found, own),
     )
 
 
-def strangers(found, own):
+def unexpected(found, own):
     """Names collectives that are no reductions or gathers of what belongs to a network.
 
     That is arrays of the shapes `own`, stacks of them (attention sums the gradients of queries,
@@ -110,7 +110,7 @@ def strangers(found, own):
     def belongs(shape):
         if math.prod(shape) == max(shape, default=1):
             return math.prod(shape) <= longest
-        return any(shape[1:] == o[1:] and shape[0] % o[0] == 0 for o in own if o)
+        return any(shape[1:] == o[1:] and shape[0] in (o[0], 3 * o[0]) for o in own if o)
 
     return [
         f"{c.kind} of {[shape for _, shape in c.arrays if not belongs(shape)]} in {c.source[:200]}"

@@ -209,11 +209,12 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
         ValueError: if the mesh or topology cannot be made.
     """
     if topology:
+        count = parallel.mesh_sizes(description).get("slice", 1)
+        if count == -1:
+            raise ValueError("train.topology needs the number of slices, e.g. 'slice:2'")
         for name, value in _NO_TPU.items():
             os.environ.setdefault(name, value)
-        slices = {}
-        if (count := parallel.mesh_sizes(description).get("slice", 1)) > 1:
-            slices["num_slices"] = count
+        slices = {"num_slices": count} if count > 1 else {}
         try:
             devices = topologies.get_topology_desc(topology, platform="tpu", **slices).devices
         except Exception as error:

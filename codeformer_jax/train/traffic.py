@@ -60,14 +60,15 @@ class Collective:
     def sent(self) -> tuple[float, float]:
         """Returns the bytes that a device sends inside its slice, and to other slices.
 
-        Assumes rings, and that a collective over several slices does the part inside first: only
-        a share of each device then crosses slices.
+        Assumes rings. A reduction or gather over several slices does the part inside first.
         """
         slices = dict(zip(self.axes, self.sizes, strict=True)).get("slice", 1)
         inside = math.prod(self.sizes) // slices
         whole = self.bytes
         if self.kind in ("collective-permute", "collective-broadcast"):
             return (0.0, float(whole)) if slices > 1 else (float(whole), 0.0)
+        if self.kind.endswith("all-to-all"):
+            return whole * (inside - 1) / (inside * slices), whole * (slices - 1) / slices
         whole *= {"all-reduce": 2, "reduce-scatter": inside * slices}.get(self.kind, 1)
         return whole * (inside - 1) / inside, whole * (slices - 1) / slices / inside
 

@@ -10,8 +10,8 @@ from collectives import (
     compiled_step,
     is_activation,
     prepared,
-    strangers,
     take_accelerators_branch,
+    unexpected,
 )
 from linear import NAMES, make_linear
 
@@ -55,7 +55,7 @@ def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
     one, program = alone(compiled, name), compiled(name, mesh)
     assert program.activations == []
     if name in demo.STAGES:
-        assert program.strangers == []
+        assert program.unexpected == []
     np.testing.assert_allclose(program.flops, one.flops, rtol=0.1)
     assert program.temporaries < 1.1 * one.temporaries
 
@@ -72,6 +72,13 @@ def blurred(images, keys, recipe, mesh, use):
     rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
     jitted = jax.jit(program, in_shardings=(rows, rows, whole), out_shardings=rows)
     return jitted.lower(images, keys, recipe).compile()
+
+
+@pytest.mark.slow
+def test_sampling_of_codes_stays_on_its_device():
+    program = compiled_evaluation("gpt_prior", "slice:2,data:2,fsdp:2", sample=True)
+    assert program.activations == []
+    assert program.unexpected == []
 
 
 @pytest.mark.slow
@@ -115,19 +122,20 @@ def test_elsewhere_nothing_changes():
     [
         ("all-reduce", (16, 20, 20, 8), "jit(step)/conv"),
         ("all-gather", (56,), "jit(step)/indices"),
+        ("all-gather", (22400, 8), "jit(step)/latents"),
         ("all-to-all", (16, 8), "jit(step)/fft"),
         ("collective-permute", (16, 8), "jit(step)/roll"),
         ("all-gather", (16, 8), "jit(step)/shard_map/while/body"),
     ],
 )
-def test_strangers_are_seen(kind, shape, source):
+def test_unexpected_collectives_are_seen(kind, shape, source):
     codebook = {(16, 8), (3, 3, 8, 16)}
     ours = [
         Collective("all-gather", (), (), ((512, (16, 8)),), 1, "jit(step)/sharding_constraint"),
         Collective("all-reduce", (), (), ((64, (1, 16)), (4, ())), 1, "jit(step)/reduce_sum"),
         Collective("all-reduce", (), (), ((1536, (48, 8)),), 1, "jit(step)/dot_general"),
     ]
-    assert strangers(ours, codebook) == []
-    (named,) = strangers([*ours, Collective(kind, (), (), ((0, shape),), 1, source)], codebook)
+    assert unexpected(ours, codebook) == []
+    (named,) = unexpected([*ours, Collective(kind, (), (), ((0, shape),), 1, source)], codebook)
     assert named.startswith(kind)
     assert source in named

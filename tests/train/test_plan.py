@@ -175,6 +175,8 @@ def test_errors_say_what_to_do():
         plan.make_plan(config_of(mesh="data:3"))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
         plan.planned_mesh("data:1", "v9z:1x1")
+    with pytest.raises(ValueError, match=r"train\.topology needs the number of slices.*'slice:2'"):
+        plan.planned_mesh("slice:-1,data:8", "v5e:2x4")
 
 
 @pytest.mark.slow

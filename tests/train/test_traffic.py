@@ -97,6 +97,8 @@ def test_a_loop_repeats_its_collectives():
         # Reduced inside a slice of eight first, each sends an eighth to the other slice.
         ("all-reduce", ("slice", "data", "fsdp"), (2, 4, 2), (175, 12.5)),
         ("all-reduce", ("slice",), (2,), (0, 100)),
+        # Of eight parts one stays, three go to the rest of the slice and four to the other slice.
+        ("all-to-all", ("slice", "data"), (2, 4), (37.5, 50)),
     ],
 )
 def test_bytes_that_a_device_sends(kind, axes, sizes, sent):
