@@ -8,6 +8,7 @@ trains STAGE in vqgan, code_prediction, restoration and finetuning, each with
         --config.init_from=WORK/PREVIOUS --config.data.path=WORK/data/train \
         --config.eval.path=WORK/data/heldout
 
+The first stage takes no `init_from`.
 Hardware: two CPU cores, an hour and a half. Scores: docs/model_card.md. No other trained network
 takes part: there is no perceptual loss. `STAGE,short` takes a few steps only.
 """
