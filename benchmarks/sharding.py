@@ -27,6 +27,7 @@ from linear import NAMES, make_linear
 
 from codeformer_jax import degrade
 from codeformer_jax.system import parallel
+from codeformer_jax.train import traffic
 
 
 def row(*cells) -> None:
@@ -71,7 +72,8 @@ def degradation() -> None:
             compiled = jitted.lower(images, key, recipe).compile()
             flops = compiled.cost_analysis()["flops"] / 1e9
             temporaries = compiled.memory_analysis().temp_size_in_bytes / 2**20
-            sent = sum(size for size, _ in collectives.received(compiled.as_text())) / 2**20
+            found = traffic.collectives(compiled.as_text(), mesh.shape)
+            sent = sum(collective.bytes for collective in found) / 2**20
             row(
                 devices,
                 "yes" if in_use else "no",

@@ -23,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = config_dict.placeholder(str)
     # Workdir or converted vqgan_discriminator.pth that initialises the discriminator; else random.
     config.init_discriminator_from = config_dict.placeholder(str)
-    # Devices of each mesh axis, 'data:4,fsdp:2'; -1 takes the rest. See docs/distributed.md.
+    # Devices of each mesh axis, 'data:4,fsdp:2' or 'slice:2,data:-1'; -1 takes the rest. See
+    # docs/distributed.md.
     config.mesh = "data:-1"
     config.ema_decay = 0.995  # Decay of the moving average of the parameters.
     config.ema_warmup = True  # Smaller decay in the first steps; False as published.
@@ -39,7 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = ml_collections.ConfigDict()
     # 'START:STOP': steps, counted from 0, that jax.profiler traces into WORKDIR/profile.
     config.train.profile = config_dict.placeholder(str)
-    # Compile the steps for `mesh`, print operations and memory, and stop. Reads no data.
+    # Compile the steps for `mesh`, print operations, memory, traffic and estimated times, and
+    # stop. Reads no data.
     config.train.compile_only = False
     # TPU slice to compile for: 'v5e:16x16'.
     config.train.topology = config_dict.placeholder(str)

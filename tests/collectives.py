@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from dataclasses import dataclass
 
 import jax
@@ -14,18 +13,13 @@ from codeformer_jax.tasks import make_task
 from codeformer_jax.train import plan
 from codeformer_jax.train.heldout import make_evaluation
 from codeformer_jax.train.step import make_step
+from codeformer_jax.train.traffic import collectives
 
 # Above 128 px images are blurred by a transform. No width of a network equals one of the sides.
 SIDES = (160, 80, 40, 20)
 # Of each device; no width of a network equals the batch of eight devices.
 IMAGES = 7
-MESHES = ("data:1", "data:8", "data:4,fsdp:2", "fsdp:8")
-_OPERATION = re.compile(
-    r"^\s*(?:ROOT )?%?[\w.-]+ = (.*?) "
-    r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(",
-    re.MULTILINE,
-)
-_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
+MESHES = ("data:1", "data:8", "data:4,fsdp:2", "fsdp:8", "slice:2,data:2,fsdp:2")
 
 
 @dataclass(frozen=True)
@@ -36,12 +30,14 @@ class Program:
         flops, temporaries: operations and bytes of one device.
         largest: bytes and shape of the largest array that a collective gives a device.
         activations: shapes of such arrays that belong to images.
+        unexpected: collectives of anything other than parameters, gradients and statistics.
     """
 
     flops: float
     temporaries: int
     largest: tuple[int, tuple[int, ...]]
     activations: list[tuple[int, ...]]
+    unexpected: list[str]
 
 
 def sharded_config(name, mesh):
@@ -72,24 +68,25 @@ def compiled_step(name, description):
     task, mesh, arguments = prepared(name, description)
     sharding = jax.tree.map(lambda x: x.sharding, arguments[0])
     lowered = make_step(task, mesh, sharding).lower(*arguments, task.phase(0))
-    return read(lowered.compile(), arguments[0], task.config.data.batch_size)
+    return read(lowered.compile(), arguments[0], task.config.data.batch_size, mesh)
 
 
-def compiled_evaluation(name, description):
-    """The `Program` of a task's evaluation."""
+def compiled_evaluation(name, description, *, sample=False):
+    """The `Program` of a task's evaluation, or of its sampling."""
     task, mesh, (state, frozen, inputs, key) = prepared(name, description)
     rows, batch, inputs = parallel.batch_sharding(mesh), task.config.data.batch_size, dict(inputs)
     for field, dtype in (("index", jnp.int32), ("valid", jnp.bool_)):
         inputs[field] = jax.ShapeDtypeStruct((batch,), dtype, sharding=rows)
-    evaluation = make_evaluation(task.eval_step, mesh, rows)
-    return read(evaluation.lower(state, frozen, inputs, key).compile(), state, batch)
+    evaluation = make_evaluation(task.sample_step if sample else task.eval_step, mesh, rows)
+    return read(evaluation.lower(state, frozen, inputs, key).compile(), state, batch, mesh)
 
 
-def read(compiled, state, batch):
+def read(compiled, state, batch, mesh):
     """The `Program`; arrays of the state and their shards are no activations."""
     leaves = jax.tree.leaves(state)
     own = {x.shape for x in leaves} | {x.sharding.shard_shape(x.shape) for x in leaves}
-    sent = received(compiled.as_text())
+    found = collectives(compiled.as_text(), mesh.shape)
+    sent = [array for collective in found for array in collective.arrays]
     return Program(
         flops=compiled.cost_analysis()["flops"],
         temporaries=compiled.memory_analysis().temp_size_in_bytes,
@@ -97,17 +94,31 @@ def read(compiled, state, batch):
         activations=[
             shape for _, shape in sent if is_activation(shape, batch) and shape not in own
         ],
+        unexpected=unexpected(found, own),
     )
 
 
-def received(text):
-    """Bytes and shape of every array that a collective of a compiled program gives a device."""
-    arrays = [
-        (int(bits), tuple(int(n) for n in dims.split(",") if n))
-        for result in _OPERATION.findall(text)
-        for bits, dims in _ARRAY.findall(result)
+def unexpected(found, own):
+    """Names collectives that are no reductions or gathers of what belongs to a network.
+
+    That is arrays of the shapes `own`, stacks of them (attention sums the gradients of queries,
+    keys and values in one), and statistics: scalars, and vectors no longer than an axis of these
+    arrays. Nothing may come from work that is done image by image on each device.
+    """
+    longest = max((n for shape in own for n in shape), default=1)
+
+    def belongs(shape):
+        if math.prod(shape) == max(shape, default=1):
+            return math.prod(shape) <= longest
+        return any(shape[1:] == o[1:] and shape[0] in (o[0], 3 * o[0]) for o in own if o)
+
+    return [
+        f"{c.kind} of {[shape for _, shape in c.arrays if not belongs(shape)]} in {c.source[:200]}"
+        for c in found
+        if c.kind not in ("all-reduce", "all-gather", "reduce-scatter")
+        or "shard_map" in c.source
+        or not all(belongs(shape) for _, shape in c.arrays)
     ]
-    return [(math.prod(shape) * bits // 8, shape) for bits, shape in arrays]
 
 
 def is_activation(shape, batch):

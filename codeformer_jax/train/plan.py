@@ -1,4 +1,4 @@
-"""Memory and operations of a run, from the compiler alone: no data, weights or accelerator."""
+"""Memory, operations and traffic of a run, from the compiler alone: no data or accelerator."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,9 +21,11 @@ from codeformer_jax.checkpoints.workdir import abstract_state
 from codeformer_jax.system import parallel
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.tasks import Task, common, groups, make_task, settings
+from codeformer_jax.train.estimate import StepTime, Traffic, step_times, traffic_by_axis
 from codeformer_jax.train.monitor import parse_steps
 from codeformer_jax.train.speed import step_flops
 from codeformer_jax.train.step import make_step
+from codeformer_jax.train.traffic import collectives
 
 # Without these libtpu asks the cloud's metadata server for minutes which TPU this machine has.
 _NO_TPU = {
@@ -55,6 +57,8 @@ class StepCost:
         aliases: outputs that reuse the memory of arguments.
         temporaries: everything in between.
         peak: arguments + outputs - aliases + temporaries.
+        traffic: collectives by kind and mesh axis.
+        times: estimated seconds of the step, by kind of chip.
     """
 
     first_step: int
@@ -67,6 +71,8 @@ class StepCost:
     aliases: int
     temporaries: int
     peak: int
+    traffic: tuple[Traffic, ...]
+    times: Mapping[str, StepTime]
 
 
 @dataclass(frozen=True)
@@ -133,10 +139,15 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         print(f"{seconds:.0f} s: compiling {what}", file=sys.stderr, flush=True)
         lowered = lower()
         compiled = lowered.compile(compiler_options=options)
+        flops = step_flops(lowered, compiled, mesh.size) / mesh.size * times
         counts = compiled.cost_analysis() or {}
+        bytes_accessed = counts.get("bytes accessed", 0.0) * times
+        traffic = traffic_by_axis(collectives(compiled.as_text(), mesh.shape))
         return StepCost(
-            flops=step_flops(lowered, compiled, mesh.size) / mesh.size * times,
-            bytes_accessed=counts.get("bytes accessed", 0.0) * times,
+            flops=flops,
+            bytes_accessed=bytes_accessed,
+            traffic=traffic,
+            times=step_times(flops, bytes_accessed, traffic),
             **_memory(compiled),
             **fields,
         )
@@ -192,16 +203,20 @@ def planned_mesh(description: str, topology: str | None = None) -> Mesh:
 
     Args:
         description: a mesh like 'data:4,fsdp:2'.
-        topology: a TPU slice such as 'v5e:16x16' to use instead.
+        topology: a TPU slice such as 'v5e:16x16' to use instead, as often as the mesh has slices.
 
     Raises:
         ValueError: if the mesh or topology cannot be made.
     """
     if topology:
+        count = parallel.mesh_sizes(description).get("slice", 1)
+        if count == -1:
+            raise ValueError("train.topology needs the number of slices, e.g. 'slice:2'")
         for name, value in _NO_TPU.items():
             os.environ.setdefault(name, value)
+        slices = {"num_slices": count} if count > 1 else {}
         try:
-            devices = topologies.get_topology_desc(topology, platform="tpu").devices
+            devices = topologies.get_topology_desc(topology, platform="tpu", **slices).devices
         except Exception as error:
             raise ValueError(
                 f"train.topology={topology!r} cannot be compiled for here: {error}. It takes "
@@ -295,6 +310,9 @@ def table(plan: Plan) -> str:
         phase = _in_words(c.phase) if c.steps else "first state"
         rows.append((*when, f"{c.flops / 1e12:.3f}", *map(_size, held), phase))
     lines += ["".join(f"{cell:>13}" for cell in row[:-1]) + f"  {row[-1]}" for row in rows]
+    for number, c in enumerate(plan.steps, 1):
+        lines += ["", f"Step {number} of {len(plan.steps)} ({_in_words(c.phase)}):"]
+        lines += _traffic_and_time(c)
     total = sum(c.flops * c.steps for c in plan.steps) * devices
     lines += [
         "",
@@ -303,9 +321,29 @@ def table(plan: Plan) -> str:
         f"Arguments: state {_size(plan.state)}, frozen networks {_size(plan.frozen)}, "
         f"batch {_size(plan.batch)}; a phase may not use all.",
         f"The run: {total:.3g} FLOP on all devices.",
+        "Times are estimates from published peaks: the longest part if all overlap, and the sum if "
+        "none does. No run has been timed.",
         *plan.notes,
     ]
     return "\n".join(lines)
+
+
+def _traffic_and_time(cost: StepCost) -> list[str]:
+    """Returns the tables of a step's collectives and of its estimated time."""
+    lines = [
+        "  collective          axes                 count        bytes  sent inside   to slices"
+    ]
+    lines += [
+        f"  {t.kind:<20}{t.axes:<18}{t.count:>8}{_size(t.bytes):>13}{_size(t.inside):>13}"
+        f"{_size(t.between):>12}"
+        for t in cost.traffic
+    ]
+    parts = ("operations", "memory", "links", "network", "least", "most")
+    lines.append(f"  {'milliseconds':<14}" + "".join(f"{part:>12}" for part in parts))
+    for chip, estimate in cost.times.items():
+        row = "".join(f"{getattr(estimate, part) * 1e3:>12.3f}" for part in parts)
+        lines.append(f"  {chip:<14}{row}")
+    return lines
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:

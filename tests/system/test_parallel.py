@@ -1,10 +1,13 @@
 """The mesh, the one sharding rule, and the same numbers on any number of devices."""
 
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn import drawn, drawn_state
+from jax.experimental import mesh_utils
 from jax.sharding import PartitionSpec
 from linear import NAMES, ONE_FAST, linear_config, make_linear, relative_error
 
@@ -30,16 +33,63 @@ def linear(monkeypatch):
         ("data:1", {"data": 1, "fsdp": 1}),
         ("data:4,fsdp:2", {"data": 4, "fsdp": 2}),
         ("fsdp:-1,data:2", {"data": 2, "fsdp": 4}),
+        ("slice:2,data:2,fsdp:2", {"slice": 2, "data": 2, "fsdp": 2}),
+        ("data:-1,slice:4", {"slice": 4, "data": 2, "fsdp": 1}),
     ],
 )
 def test_mesh(description, shape):
     assert dict(parallel.make_mesh(description).shape) == shape
 
 
-@pytest.mark.parametrize("description", ["rows:8", "data", "data:0", "data:x", ""])
+@pytest.mark.parametrize("description", ["rows:8", "data", "data:0", "slice:0", "data:x", ""])
 def test_mesh_that_cannot_be_read(description):
     with pytest.raises(ValueError, match=r"expected e\.g\. 'data:-1' or 'data:4,fsdp:2'"):
         parallel.make_mesh(description)
+
+
+def sliced_devices(slices=2, processes=2, each=2):
+    """Stand-ins of `slices` x `processes` x `each` devices, in an order of no use."""
+    found = [
+        Mock(
+            spec=jax.Device,
+            id=id,
+            slice_index=id // each // processes,
+            process_index=id // each,
+            platform="cpu",
+        )
+        for id in range(slices * processes * each)
+    ]
+    return found[::2] + found[1::2]
+
+
+def test_slices_are_the_outer_axis_in_the_hybrid_order():
+    """The same order as `create_hybrid_device_mesh`; a process keeps consecutive rows."""
+    devices = sliced_devices()
+    mesh = parallel.make_mesh("slice:2,data:2,fsdp:2", devices)
+    assert mesh.axis_names == ("slice", "data", "fsdp")
+    by_id = sorted(devices, key=lambda device: device.id)
+    hybrid = mesh_utils.create_hybrid_device_mesh((1, 2, 2), (2, 1, 1), by_id)
+    assert [d.id for d in mesh.devices.flat] == [d.id for d in hybrid.flat] == list(range(8))
+    # Two slices of the hardware may be one of the mesh.
+    pairs = parallel.make_mesh("slice:2,data:-1", sliced_devices(slices=4)).devices
+    assert [{d.slice_index for d in part.flat} for part in pairs] == [{0, 1}, {2, 3}]
+    # Without the axis the order is that of the processes, whatever the slices.
+    flat = parallel.make_mesh("data:8", devices)
+    assert flat.axis_names == ("data", "fsdp")
+    assert [d.process_index for d in flat.devices.flat] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("description", ["slice:4,data:2", "slice:8", "slice:2,data:3"])
+def test_a_mesh_that_cuts_a_slice(description):
+    with pytest.raises(ValueError, match=r"cuts one of the 2 slices of the hardware.*'slice:2'"):
+        parallel.make_mesh(description, sliced_devices())
+
+
+def test_parameters_are_split_within_a_slice_and_the_batch_over_all():
+    mesh = parallel.make_mesh("slice:2,data:2,fsdp:2")
+    shape = jax.ShapeDtypeStruct((512, 256), jnp.float32)
+    assert parallel.state_sharding(mesh, shape).spec == PartitionSpec("fsdp")
+    assert parallel.batch_sharding(mesh).shard_shape((16, 3)) == (2, 3)
 
 
 @pytest.mark.parametrize("description", ["data:16", "data:3,fsdp:-1", "data:-1,fsdp:-1"])
@@ -70,7 +120,7 @@ def test_every_mesh_steps_like_one_device(linear, name):
     task = make_task(linear_config(name))
     given = start(task)
     want = five_steps("data:1", task, *given)
-    for description in ("data:8", "data:4,fsdp:2", "fsdp:8"):
+    for description in ("data:8", "data:4,fsdp:2", "fsdp:8", "slice:2,data:2,fsdp:2"):
         assert_alike(five_steps(description, task, *given), want, given[0], description)
 
 

@@ -10,14 +10,16 @@ from collectives import (
     compiled_step,
     is_activation,
     prepared,
-    received,
     take_accelerators_branch,
+    unexpected,
 )
 from linear import NAMES, make_linear
 
 from codeformer_jax import degrade
 from codeformer_jax.ops.devices import on_all_devices, on_each_device
 from codeformer_jax.system import parallel
+from codeformer_jax.train.traffic import Collective, collectives
+from configs import demo
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,11 +49,16 @@ def alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [compiled_step, compiled_evaluation])
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("mesh", MESHES[1:])
+@pytest.mark.parametrize(
+    ("mesh", "name"),
+    # Compilation is slow: of slices, stages I to III alone.
+    [(m, n) for m in MESHES[1:] for n in NAMES if "slice" not in m or n in demo.STAGES],
+)
 def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
     one, program = alone(compiled, name), compiled(name, mesh)
     assert program.activations == []
+    if name in demo.STAGES:
+        assert program.unexpected == []
     np.testing.assert_allclose(program.flops, one.flops, rtol=0.1)
     assert program.temporaries < 1.1 * one.temporaries
 
@@ -71,6 +78,14 @@ def blurred(images, keys, recipe, mesh, use):
 
 
 @pytest.mark.slow
+def test_sampling_of_codes_stays_on_its_device():
+    program = compiled_evaluation("gpt_prior", "slice:2,data:2,fsdp:2", sample=True)
+    assert program.largest[0] > 0  # Parameters are gathered.
+    assert program.activations == []
+    assert program.unexpected == []
+
+
+@pytest.mark.slow
 def test_without_the_mesh_in_use_activations_cross_devices():
     """The results equal those of one device bit for bit."""
     images = jax.random.uniform(jax.random.key(0), (8, 160, 160, 3))
@@ -79,13 +94,12 @@ def test_without_the_mesh_in_use_activations_cross_devices():
     found = {}
     for use in (False, True):
         compiled = blurred(images, keys, recipe, mesh, use)
-        shapes = [shape for _, shape in received(compiled.as_text())]
-        found[use] = [shape for shape in shapes if is_activation(shape, 8)]
+        found[use] = collectives(compiled.as_text(), mesh.shape)
         if use:
             rows = parallel.batch_sharding(mesh)
             have = compiled(jax.device_put(images, rows), jax.device_put(keys, rows), recipe)
-    assert found[False]
-    assert not found[True]
+    assert any(is_activation(shape, 8) for c in found[False] for _, shape in c.arrays)
+    assert found[True] == []
     want = jnp.concatenate(
         [jax.jit(degrade.degrade)(images[i : i + 1], keys[i : i + 1], recipe) for i in range(8)]
     )
@@ -105,3 +119,27 @@ def test_elsewhere_nothing_changes():
     with jax.sharding.use_abstract_mesh(mesh):  # Which does not divide the batch.
         assert "shard_map" not in str(jax.make_jaxpr(each)(images))
         assert "shard_map" in str(jax.make_jaxpr(each)(images[:4]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "source"),
+    [
+        ("all-reduce", (16, 20, 20, 8), "jit(step)/conv"),
+        ("all-gather", (56,), "jit(step)/indices"),
+        ("all-gather", (22400, 8), "jit(step)/latents"),
+        ("all-to-all", (16, 8), "jit(step)/fft"),
+        ("collective-permute", (16, 8), "jit(step)/roll"),
+        ("all-gather", (16, 8), "jit(step)/shard_map/while/body"),
+    ],
+)
+def test_unexpected_collectives_are_seen(kind, shape, source):
+    codebook = {(16, 8), (3, 3, 8, 16)}
+    ours = [
+        Collective("all-gather", (), (), ((512, (16, 8)),), 1, "jit(step)/sharding_constraint"),
+        Collective("all-reduce", (), (), ((64, (1, 16)), (4, ())), 1, "jit(step)/reduce_sum"),
+        Collective("all-reduce", (), (), ((1536, (48, 8)),), 1, "jit(step)/dot_general"),
+    ]
+    assert unexpected(ours, codebook) == []
+    (named,) = unexpected([*ours, Collective(kind, (), (), ((0, shape),), 1, source)], codebook)
+    assert named.startswith(kind)
+    assert source in named

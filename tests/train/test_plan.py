@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,19 @@ def test_the_first_state_is_planned_and_encodes_few_images(monkeypatch):
 
 
 @pytest.mark.slow
+def test_traffic_is_listed_by_axis(planned):
+    """Parameters are gathered along fsdp, gradients summed along both axes."""
+    for cost in planned.steps:
+        found = {(t.kind, t.axes): t for t in cost.traffic}
+        assert {("all-gather", "fsdp"), ("all-reduce", "data+fsdp")} <= found.keys()
+        reduced = found["all-reduce", "data+fsdp"]
+        assert reduced.inside == pytest.approx(2 * reduced.bytes * 3 / 4)
+        assert reduced.between == 0
+        assert cost.times["TPU v5e"].links > cost.times["TPU v5p"].links > 0
+        assert cost.times["TPU v5e"].operations == pytest.approx(cost.flops / 197e12)
+
+
+@pytest.mark.slow
 def test_the_table_names_everything(planned):
     text = plan.table(planned)
     assert "mesh data:2,fsdp:2, batch 8 (2 on each device)" in text
@@ -119,6 +133,9 @@ def test_the_table_names_everything(planned):
     assert "first state" in text.splitlines()[3]
     assert "Temporaries, and with them the peak, are an estimate" in text
     assert "FLOP on all devices" in text
+    assert re.search(r"all-reduce +data\+fsdp ", text)
+    assert re.search(r"NVIDIA H200( +\d+\.\d{3}){6}\n", text)
+    assert "No run has been timed" in text
 
 
 @pytest.mark.slow
@@ -158,6 +175,8 @@ def test_errors_say_what_to_do():
         plan.make_plan(config_of(mesh="data:3"))
     with pytest.raises(ValueError, match=r"'v9z:1x1' cannot be compiled for here: .*libtpu"):
         plan.planned_mesh("data:1", "v9z:1x1")
+    with pytest.raises(ValueError, match=r"train\.topology needs the number of slices.*'slice:2'"):
+        plan.planned_mesh("slice:-1,data:8", "v5e:2x4")
 
 
 @pytest.mark.slow
