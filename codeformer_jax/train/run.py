@@ -73,6 +73,7 @@ class Run:
         if config.data.get("codes"):
             self.source = with_codes(self.task, config, self.source, self.start.frozen)
         hosts.check_same(data=repr(self.data))
+        hosts.at("start of the state")
 
     def __enter__(self) -> "Run":
         self._stack.enter_context(full_disk_explained(self.workdir))
@@ -147,6 +148,7 @@ class Run:
         Returns:
             The batch on the host.
         """
+        hosts.at(f"reading of batch {step}")
         try:
             with self.speed.waiting():
                 batch = self._next(step)
@@ -180,6 +182,7 @@ class Run:
         Returns:
             The next state and the metrics, on the device.
         """
+        hosts.at(f"step {step}")
         inputs = {name: batch[name] for name in self._inputs if name in batch}
         inputs = parallel.put_batch(self.mesh, inputs)
         self._monitor.trace.at(step, state)
