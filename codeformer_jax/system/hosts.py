@@ -1,15 +1,12 @@
 """Several processes as one run: how they find each other and agree."""
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import itertools
 import json
 import os
 import signal
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +18,7 @@ from jax._src import distributed
 from jax.sharding import Mesh
 
 from codeformer_jax.system import parallel, peers
+from codeformer_jax.system.connect import connect
 
 # Steps between a flag and its answer. With two, the answer is there before the next step starts, so
 # the device stays busy.
@@ -68,10 +66,10 @@ def initialize(
             )
         # Without this SLURM's variables would restrict the process to one device.
         detection = {"cluster_detection_method": "deactivate"}
-        _connect(start_timeout, coordinator, processes, process, **detection)
+        connect(start_timeout, coordinator, processes, process, **detection)
     elif found := _environment():
         try:
-            _connect(start_timeout)
+            connect(start_timeout)
         except ValueError as error:
             if found == "TPU":
                 return  # libtpu on a machine without a TPU.
@@ -84,51 +82,8 @@ def initialize(
     state = distributed.global_state
     if state.num_processes > 1:
         global _watch
-        connection = (state.client, state.process_id, state.num_processes)
-        _watch = peers.Watch(peer_timeout, LIMIT, *connection)
-
-
-def _connect(timeout: float, *arguments: Any, **detection: Any) -> None:
-    """Calls `jax.distributed.initialize` with a limit, past which the missing ones are named.
-
-    JAX's service can name them but waits for an hour, and JAX has no argument for it.
-    """
-    module, name = distributed._jax, "get_distributed_runtime_service"
-    service = getattr(module, name)
-    timer = threading.Timer(timeout, _not_started, [timeout])
-    timer.start()
-    setattr(module, name, functools.partial(service, cluster_register_timeout=int(timeout) + 1))
-    try:
-        limit = {"initialization_timeout": int(timeout) + 30}
-        jax.distributed.initialize(*arguments, **limit, **detection)
-    finally:
-        setattr(module, name, service)
-        timer.cancel()
-
-
-def _not_started(timeout: float) -> None:
-    """Reports that processes are missing. JAX ends this process in the next seconds."""
-    state = distributed.global_state
-    missing = "JAX names the missing ones as 'timed out task names'"
-    if state.coordinator_address is None:
-        missing = "The coordinator is not known yet"
-    elif state.process_id and not _answers(state.coordinator_address):
-        missing = f"Process 0 does not answer at {state.coordinator_address}"
-    peers.report(
-        f"process {state.process_id} has waited {timeout:g} s for all processes to start "
-        f"(--initialization-timeout). {missing}"
-    )
-    if not missing.startswith("JAX"):
-        os._exit(1)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True
+        own = {"client": state.client, "index": state.process_id, "count": state.num_processes}
+        _watch = peers.Watch(peer_timeout, LIMIT, **own)
 
 
 def _environment() -> str | None:

@@ -152,7 +152,7 @@ class Watch:
             return f"process 0, through which all others talk, has not answered {silence}"
         for i, peer in self._peers.items():
             if peer.silent > _TICKS:
-                return f"process {i} has been silent {silence}; it was in '{peer.stage}'"
+                return f"process {i} has been silent {silence}; last seen in '{peer.stage}'"
         return ""
 
     def _others(self) -> str:
@@ -168,9 +168,10 @@ class Watch:
         return "".join(f"; {line}" for line in lines)
 
     def _report(self, reason: str) -> None:
+        seconds, stage = self._elapsed * self._tick, self._at[1]
         report(
-            f"process {self._index} of {self._count} stops after {self._elapsed * self._tick:.0f} s "
-            f"in '{self._at[1]}': {reason}. The same command resumes from the last checkpoint"
+            f"process {self._index} of {self._count} stops after {seconds:.0f} s in '{stage}': "
+            f"{reason}. The same command resumes from the last checkpoint"
         )
 
 

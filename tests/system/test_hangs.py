@@ -1,0 +1,130 @@
+"""Processes that die, hang, fail, differ or never start: the others end and name them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from launching import ROOT, finish, launch
+
+from codeformer_jax.checkpoints.workdir import saved_steps
+from codeformer_jax.system import hosts
+
+SILENT = "process 1 has been silent for 8 s; last seen in"
+FAILED = "process 1 failed in 'reading of batch 2': OSError: the disk of this process is gone"
+CASES = {
+    "killed": ("SIGKILL", 1, 4, SILENT),
+    "hanging": ("SIGSTOP", 1, 2, SILENT),
+    "failing": ("data", 1, 4, FAILED),
+    "another config": ("config", 1, 2, "processes [1] differ from process 0 in: config."),
+    "never started": ("missing", 1, 2, "Some timed out task names:\n1\n"),
+    "never reading": ("reading", 1, 2, "process 1 has not arrived: it is in 'reading of batch 2'"),
+    "first killed": ("SIGKILL", 0, 2, "the leader task was preempted/died"),
+    "first hanging": ("SIGSTOP", 0, 2, "process 0, through which all others talk, has not answere"),
+    "first never started": ("missing", 0, 2, "Process 0 does not answer at 127.0.0.1:"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_survivors_end_with_a_line_that_names_the_culprit(case, tmp_path):
+    fault, culprit, count, words = CASES[case]
+    flag = tmp_path / "flag"
+    numbers = [i for i in range(count) if fault != "missing" or i != culprit]
+    worker = ("tests/system/faulty.py", fault, str(culprit), str(flag), "{0}", str(count), "{1}")
+    processes = launch(*worker, numbers=numbers, devices=1)
+    try:
+        for number, process in zip(numbers, processes, strict=True):
+            if number != culprit:
+                output = process.communicate(timeout=100)[0]
+                assert process.returncode not in (0, None), output
+                assert words in output
+                assert "most recent call first" in output or fault == "config"
+        if flag.exists():
+            assert time.time() - flag.stat().st_mtime < 60
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_later_than_the_others_is_waited_for(tmp_path):
+    worker = ("tests/system/faulty.py", "late", "1", str(tmp_path / "flag"), "{0}", "2", "{1}")
+    for output in finish(launch(*worker, devices=1)):
+        assert "all steps done" in output
+        assert "error" not in output
+
+
+KILLED = """
+import os, signal
+from tiny import tiny_vqvae
+from codeformer_jax.train.run import Run
+
+def get_config(process):
+    if process == "1":
+        take = Run._next
+        def killed(self, step):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return take(self, step)
+        Run._next = killed
+    config = tiny_vqvae(4).unlock()
+    config.mesh = "data:-1"
+    return config.lock()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_of_two_of_which_one_is_killed_resumes(tmp_path):
+    config, workdir = tmp_path / "config.py", tmp_path / "run"
+    config.write_text(KILLED)
+    flags = (f"--workdir={workdir}", "--peer-timeout=12", "--coordinator={0}", "--processes=2")
+    first, second = launch(
+        "train.py", f"--config={config}:{{1}}", *flags, "--process={1}", devices=1
+    )
+    output = first.communicate(timeout=200)[0]
+    second.wait()
+    assert first.returncode == 1, output
+    assert "process 1 has been silent for 12 s" in output
+    assert saved_steps(workdir)[-1] == 2
+    finish(launch("train.py", f"--config={config}:none", *flags, "--process={1}", devices=1))
+    assert saved_steps(workdir)[-1] == 4
+
+
+@pytest.mark.slow
+def test_the_watchdog_ends_a_single_process_with_its_stacks():
+    code = (
+        "import time\n"
+        "from codeformer_jax.system import hosts\n"
+        "def hang():\n"
+        "    time.sleep(100)\n"
+        "with hosts.limited(2.0):\n"
+        "    hosts.at('step 7')\n"
+        "    hang()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    output = process.communicate(timeout=90)[1]
+    assert process.returncode == 1
+    assert "process 0 of 1 stops after" in output
+    assert "in 'step 7': the limit of 2 s is over (train.watchdog)" in output
+    assert "in hang" in output
+
+
+def test_a_single_process_has_a_thread_only_with_a_watchdog():
+    before = threading.active_count()
+    with hosts.limited(0.0), hosts.together():
+        hosts.at("step 0")
+        assert threading.active_count() == before
+    with hosts.limited(1000.0):
+        assert threading.active_count() == before + 1
+    assert hosts._watch is None
+
+
+def test_an_error_of_a_single_process_is_raised_at_once():
+    with pytest.raises(ValueError, match="UNKNOWN: Gloo"), hosts.together():
+        raise ValueError("UNKNOWN: Gloo all-reduce failed")
