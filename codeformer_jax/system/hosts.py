@@ -26,7 +26,7 @@ LAG = 2
 # Seconds that any stage of several processes may take, from a compilation to a wait for a peer.
 LIMIT = 1800.0
 
-_watch: peers.Watch | None = None
+_watches: list[peers.Watch] = []  # At most one.
 _waits = itertools.count()  # The same number on all processes at the same wait.
 
 
@@ -81,9 +81,8 @@ def initialize(
     signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
     state = distributed.global_state
     if state.num_processes > 1:
-        global _watch
         own = {"client": state.client, "index": state.process_id, "count": state.num_processes}
-        _watch = peers.Watch(peer_timeout, LIMIT, **own)
+        _watches.append(peers.Watch(peer_timeout, LIMIT, **own))
 
 
 def _environment() -> str | None:
@@ -116,8 +115,8 @@ def at(stage: str) -> None:
 
     All processes of a run name the same stages in the same order.
     """
-    if _watch is not None:
-        _watch.at(stage)
+    for watch in _watches:
+        watch.at(stage)
 
 
 @contextlib.contextmanager
@@ -127,18 +126,19 @@ def limited(seconds: float) -> Iterator[None]:
     Args:
         seconds: the limit; 0 is none for a single process and `LIMIT` for several.
     """
-    global _watch
-    if _watch is None and not seconds:
+    if not _watches and not seconds:
         yield
         return
-    before, watch = _watch, _watch or peers.Watch()
-    _watch, watch.limit = watch, seconds or LIMIT
+    own = [] if _watches else [peers.Watch()]
+    _watches.extend(own)
+    _watches[0].limit = seconds or LIMIT
     try:
         yield
     finally:
-        _watch, watch.limit = before, LIMIT
-        if before is None:
+        _watches[0].limit = LIMIT
+        for watch in own:
             watch.close()
+            _watches.remove(watch)
 
 
 @contextlib.contextmanager
@@ -150,8 +150,8 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _watch is not None:
-            _watch.fail(error)
+        for watch in _watches:
+            watch.fail(error)
         raise
     at("end")
 
@@ -202,7 +202,8 @@ def _gather(name: str, text: str) -> list[str]:
     at(name)
     folder, client = f"codeformer_jax/gather/{next(_waits)}", distributed.global_state.client
     client.key_value_set(f"{folder}/{jax.process_index()}", text)
-    wait = int(2000 * (LIMIT if _watch is None else _watch.limit))
+    # Twice the limit, so that the watch ends a wait that takes too long.
+    wait = int(2000 * max([LIMIT, *(watch.limit for watch in _watches)]))
     return [
         client.blocking_key_value_get(f"{folder}/{i}", wait) for i in range(jax.process_count())
     ]

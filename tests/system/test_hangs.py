@@ -122,7 +122,7 @@ def test_a_single_process_has_a_thread_only_with_a_watchdog():
         assert threading.active_count() == before
     with hosts.limited(1000.0):
         assert threading.active_count() == before + 1
-    assert hosts._watch is None
+    assert hosts._watches == []
 
 
 def test_an_error_of_a_single_process_is_raised_at_once():
