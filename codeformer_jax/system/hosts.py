@@ -143,17 +143,28 @@ def limited(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Tells the other processes of a run if the block raises, so that they end as well.
+    """Waits for the other processes of a run at the end of the block, or tells them if it raises.
 
-    This process should end after the block: in a run of several it has a few seconds left.
+    This process should end after the block. After an error it has a few seconds to do so.
     """
     try:
         yield
+    except KeyboardInterrupt:  # All have agreed to end.
+        _leave()
+        raise
     except Exception as error:
         for watch in _watches:
             watch.fail(error)
         raise
-    at("end")
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the watch after the last wait; its threads must not outlive the interpreter."""
+    if _watches:
+        at("end")
+        jax.distributed.shutdown()
+        _watches.pop().close()
 
 
 def check_same(**values: str) -> None:

@@ -74,9 +74,11 @@ class Watch:
         self._at, self._elapsed = (0, "start"), 0
         self._failure, self._failed, self._unanswered = "", 0, 0
         self._peers = {i: _Peer() for i in range(count) if i != index}
-        self._closed = threading.Event()
-        for loop in (self._judge, self._exchange)[: 1 if client is None else 2]:
-            threading.Thread(target=loop, daemon=True, name=f"watch{loop.__name__}").start()
+        self._closed, self._ending = threading.Event(), threading.Lock()
+        loops = (self._judge, self._exchange)[: 1 if client is None else 2]
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in self._threads:
+            thread.start()
 
     def at(self, stage: str) -> None:
         """Names what this process does from now on. All processes name the same stages in order."""
@@ -90,11 +92,14 @@ class Watch:
         """
         if _may_follow(error):
             time.sleep((_TICKS + _GRACE) * self._tick)
-        self._failure = f"{type(error).__name__}: {error}"
+        with self._ending:  # It is never free again once this process ends because of a peer.
+            self._failure = f"{type(error).__name__}: {error}"
 
     def close(self) -> None:
         """Ends the threads."""
         self._closed.set()
+        for thread in self._threads:
+            thread.join(timeout=self._tick)
 
     def _exchange(self) -> None:
         """Publishes the own stage and reads the peers'. It blocks while process 0 hangs."""
@@ -125,6 +130,7 @@ class Watch:
                 if self._failed > _LINGER or not self._peers:
                     os._exit(1)
             elif reason := self._culprit():
+                self._ending.acquire()
                 self._report(reason)
                 if self._index == 0:  # The others end with process 0, so they go first.
                     time.sleep(_GRACE * self._tick)
