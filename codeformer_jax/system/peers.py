@@ -27,7 +27,7 @@ _FOLDER = "codeformer_jax/stages"
 # that was suspended as a whole.
 _TICKS = 10
 _GRACE = 3  # Ticks in which a process may end by itself after a peer has failed.
-_LINGER = 8  # Ticks that a failed process waits, so that its peers read why.
+_LINGER = 8  # Ticks that a failed process 0 waits, so that its peers read why.
 # A collective operation fails with one of these statuses, as a ValueError or a JaxRuntimeError.
 _FROM_PEERS = re.compile(
     "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
@@ -127,7 +127,8 @@ class Watch:
                 return  # JAX has closed the connection: the run is over.
             self._count_tick()
             if self._failure:
-                if self._failed > _LINGER or not self._peers:
+                linger = _GRACE if self._index else _LINGER  # All read through process 0.
+                if self._failed > linger or not self._peers:
                     os._exit(1)
             elif reason := self._culprit():
                 self._ending.acquire()
