@@ -76,7 +76,7 @@ class Watch:
         self._peers = {i: _Peer() for i in range(count) if i != index}
         self._closed, self._ending = threading.Event(), threading.Lock()
         loops = (self._judge, self._exchange)[: 1 if client is None else 2]
-        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        self._threads = [threading.Thread(target=x, daemon=True, name="watch") for x in loops]
         for thread in self._threads:
             thread.start()
 

@@ -116,13 +116,15 @@ def test_the_watchdog_ends_a_single_process_with_its_stacks():
 
 
 def test_a_single_process_has_a_thread_only_with_a_watchdog():
-    before = threading.active_count()
+    def watches():
+        return [thread for thread in threading.enumerate() if thread.name == "watch"]
+
     with hosts.limited(0.0), hosts.together():
         hosts.at("step 0")
-        assert threading.active_count() == before
+        assert watches() == []
     with hosts.limited(1000.0):
-        assert threading.active_count() == before + 1
-    assert hosts._watches == []
+        assert len(watches()) == 1
+    assert watches() == []
 
 
 def test_an_error_of_a_single_process_is_raised_at_once():
