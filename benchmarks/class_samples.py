@@ -24,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codeformer_jax.checkpoints.workdir import read_config
+from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
 from codeformer_jax.priors.kinds import SamplePlan
@@ -70,7 +71,8 @@ def train_classifier(config, classes, steps):
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    stream = batches(open_source(config.data, "train"), batch_size=64, seed=1, flip=False)
+    source, jitter = open_source(config.data, "train"), Jitter(flip=False)
+    stream = batches(source, batch_size=64, seed=1, jitter=jitter)
     with contextlib.closing(stream):
         for _ in range(steps):
             batch = next(stream)

@@ -6,7 +6,7 @@
 
     module, variables = cj.from_torch("codeformer", state_dict)
     degraded = cj.degrade.degrade(images, keys, cj.Recipe.named("published"))
-    restorer = cj.Restorer.load("weights/codeformer.safetensors")
+    restorer = cj.Restorer.load()
 """
 
 import importlib

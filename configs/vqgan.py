@@ -113,6 +113,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 512  # Side of the images, in pixels.
     config.data.batch_size = 32  # Images of one step, over all devices.
     config.data.flip = True  # Random horizontal flips.
+    config.data.turn = 0.0  # Largest random turn, in degrees.
+    config.data.zoom = 0.0  # Largest random change of size, as a share.
+    config.data.shift = 0.0  # Largest random shift along each axis, as a share of the side.
     config.data.workers = 8  # Data worker processes.
     config.data.cache = False  # Keep decoded images in memory.
     config.data.heldout_fraction = 0.01  # Share of a folder that is held out.

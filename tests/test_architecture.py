@@ -102,10 +102,9 @@ def keys_are_threefrys(path, source):
     ]
 
 
-def no_early_extras(path, source):
-    """cv2 and torch are optional: only a function that needs them imports them."""
-    # One runs without this package; the other is loaded for photographs only.
-    if path.name == "trace_torch.py" or path.parts[1:2] == ("faces",):
+def no_early_torch(path, source):
+    """PyTorch is optional: only a function that needs it imports it."""
+    if path.name == "trace_torch.py":  # It runs without this package.
         return []
     tree = ast.parse(source)
     inside = {
@@ -117,7 +116,7 @@ def no_early_extras(path, source):
     return [
         f"{path}:{line}: {name} is optional, import it inside the function that needs it"
         for line, name in imports(path, source)
-        if name.split(".")[0] in ("cv2", "torch") and line not in inside
+        if name.split(".")[0] == "torch" and line not in inside
     ]
 
 
@@ -180,7 +179,9 @@ def circles(sources):
 
 
 PACKAGE_FILES = ("codeformer_jax/**/*.py",)
-EVERYWHERE = tuple(f"{top}/**/*.py" for top in (PACKAGE, "configs", "benchmarks", "tests", "tools"))
+EVERYWHERE = tuple(
+    f"{top}/**/*.py" for top in (PACKAGE, "configs", "benchmarks", "examples", "tests", "tools")
+)
 
 # rule, the files it holds for, a small offender and where it would lie
 RULES = [
@@ -196,8 +197,8 @@ RULES = [
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "import flax\nflax.linen.Dense(3)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "key = jax.random.key(0)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "make = partial(jax.random.PRNGKey, 0)"),
-    (no_early_extras, PACKAGE_FILES, "ops/a.py", "import cv2"),
-    (no_early_extras, PACKAGE_FILES, "convert/a.py", "try:\n    from torch import nn\nfinally: 0"),
+    (no_early_torch, PACKAGE_FILES, "ops/a.py", "import torch"),
+    (no_early_torch, PACKAGE_FILES, "convert/a.py", "try:\n    from torch import nn\nfinally: 0"),
     (has_docstring, PACKAGE_FILES, "ops/a.py", "import jax"),
     (config_imports, ("configs/**/*.py",), "configs/a.py", "from codeformer_jax import losses"),
     (lengths, (*EVERYWHERE, "*.py"), "ops/a.py", "x = 1\n" * 401),
@@ -240,7 +241,7 @@ def test_an_offender_is_found(rule, _patterns, name, source):
         (keys_are_threefrys, "system/keys.py", "jax.random.key(0, impl='threefry2x32')"),
         (keys_are_threefrys, "train/a.py", "jax.random.key_data(make_key(0))"),
         (linen_only_in_nn, "train/a.py", "import flax.struct"),
-        (no_early_extras, "convert/a.py", "def f():\n    import torch"),
+        (no_early_torch, "convert/a.py", "def f():\n    import torch"),
         (config_imports, "configs/a.py", "from configs import demo\nimport ml_collections"),
         (lengths, "ops/a.py", "def f():\n" + "    x = 1\n" * 59),
         (script_length, "train.py", "x = 1\n" * 59),

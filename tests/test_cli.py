@@ -156,12 +156,24 @@ def test_export(monkeypatch, capsys):
     pretend_export(monkeypatch, export_trained)
     assert cli.main(["export", "runs/a", "a.safetensors"]) == 0
     assert cli.main(["export", "runs/a", "b.safetensors", "--which", "best", "--force"]) == 0
+    words = ["--half", "--about", "licence=MIT", "--about", "config=a.py:b=c"]
+    assert cli.main(["export", "runs/a", "c.safetensors", *words]) == 0
+    plain = {"half": False, "about": {}}
+    described = {"half": True, "about": {"licence": "MIT", "config": "a.py:b=c"}}
     assert calls == [
-        ("runs/a", "a.safetensors", {"which": "latest", "force": False}),
-        ("runs/a", "b.safetensors", {"which": "best", "force": True}),
+        ("runs/a", "a.safetensors", {**plain, "which": "latest", "force": False}),
+        ("runs/a", "b.safetensors", {**plain, "which": "best", "force": True}),
+        ("runs/a", "c.safetensors", {"which": "latest", "force": False, **described}),
     ]
-    first, _ = capsys.readouterr().out.splitlines()
+    first, *_ = capsys.readouterr().out.splitlines()
     assert first == "runs/a at step 7 -> a.safetensors (codeformer)"
+
+
+@pytest.mark.parametrize("text", ["licence", "=MIT"])
+def test_export_about_needs_a_name(text, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["export", "runs/a", "a.safetensors", "--about", text])
+    assert f"'{text}' is not NAME=TEXT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no run at x"), ValueError("name it x")])

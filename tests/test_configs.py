@@ -16,11 +16,11 @@ from codeformer_jax.tasks import make_task, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+STAGES = ("vqgan", "code_prediction", "restoration")
 ARGUMENTS = {
-    "configs/demo.py": [
-        (f"{stage},{size}",)
-        for stage in ("vqgan", "code_prediction", "restoration")
-        for size in ("full", "short")
+    "configs/demo.py": [(f"{stage},{size}",) for stage in STAGES for size in ("full", "short")],
+    "configs/photos128.py": [
+        (f"{stage},{size}",) for stage in (*STAGES, "finetuning") for size in ("full", "short")
     ],
     "configs/gpt_faces.py": [("published",), ("small",)],
     "configs/pixelcnn_faces.py": [("vqvae",), ("vqgan",)],
@@ -159,11 +159,11 @@ def test_inpainting_fuses_up_to_128_px_and_always_at_w_1():
         assert phase.recipe is task.recipes["inpainting"]
 
 
-def test_unknown_demo_argument_names_the_known_ones():
-    with pytest.raises(
-        ValueError, match="a stage of vqgan, code_prediction, restoration and a size"
-    ):
-        load("configs/demo.py", ("stage4",))
+@pytest.mark.parametrize("path", ["configs/demo.py", "configs/photos128.py"])
+@pytest.mark.parametrize("argument", ["stage4", "vqgan,long"])
+def test_unknown_stage_or_size_names_the_known_ones(path, argument):
+    with pytest.raises(ValueError, match=r"a stage of vqgan, .* and a size of full, short"):
+        load(path, (argument,))
 
 
 def test_unknown_autoencoder_of_a_prior_names_the_known_ones():

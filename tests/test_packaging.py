@@ -1,7 +1,11 @@
 """Pins agree with the ranges of pyproject.toml and are complete; the README keeps what it says."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -85,6 +89,26 @@ def test_supported_pythons_are_those_of_the_pins():
     requires = Requirement(f"python{PROJECT['requires-python']}").specifier
     minors = [f"3.{minor}" for minor in range(8, 20)]
     assert tuple(python for python in minors if python in requires) == PYTHONS
+
+
+def test_the_wheel_holds_the_network_and_the_reports(tmp_path):
+    sources = tmp_path / "sources"  # setuptools writes build/ beside them.
+    tracked = ("pyproject.toml", "README.md", "LICENSE", "codeformer_jax")
+    for name in tracked:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        sources.mkdir(exist_ok=True)
+        copy(ROOT / name, sources / name)
+    wheels = tmp_path / "wheels"
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", str(wheels)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", str(sources), *options], check=True)
+    (wheel,) = wheels.iterdir()
+    files = {info.filename: info.file_size for info in zipfile.ZipFile(wheel).infolist()}
+    network = ROOT / "codeformer_jax" / "weights" / "photos128.safetensors"
+    assert files["codeformer_jax/weights/photos128.safetensors"] == network.stat().st_size
+    assert {"codeformer_jax/evaluate/report_template.html", "codeformer_jax/cli/restore.py"} <= set(
+        files
+    )
+    assert not [name for name in files if not name.startswith("codeformer_jax")]
 
 
 def placeholders(text):

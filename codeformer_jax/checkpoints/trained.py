@@ -1,6 +1,7 @@
 """Trained networks, loaded from a workdir or a model file."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,13 @@ def load_discriminator(path: str | Path) -> Any:
 
 
 def export_trained(
-    workdir: str | Path, target: str | Path, *, which: str | int = "latest", force: bool = False
+    workdir: str | Path,
+    target: str | Path,
+    *,
+    which: str | int = "latest",
+    half: bool = False,
+    about: Mapping[str, str] | None = None,
+    force: bool = False,
 ) -> Trained:
     """Writes the averaged network of a workdir as one model file, for other programs to load.
 
@@ -106,6 +113,8 @@ def export_trained(
         workdir: a training run's folder.
         target: the file to write, ending in .safetensors.
         which: 'latest', 'best' or a step, as in `load_trained`.
+        half: store 16-bit floats.
+        about: further metadata of the file; the step is added.
         force: replace an existing file.
 
     Returns:
@@ -113,7 +122,8 @@ def export_trained(
 
     Raises:
         FileExistsError: if `target` exists and `force` is False.
-        ValueError: if `target` has another suffix; and as `load_trained`.
+        ValueError: if `target` has another suffix, or a value is too large for `half`; and as
+            `load_trained`.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
@@ -123,7 +133,10 @@ def export_trained(
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; pass --force to replace it")
     trained = load_trained(workdir, which)
-    convert.save_model(target, trained.network, trained.module, trained.variables)
+    about = {**(about or {}), "step": str(trained.step)}
+    convert.save_model(
+        target, trained.network, trained.module, trained.variables, half=half, about=about
+    )
     return trained
 
 

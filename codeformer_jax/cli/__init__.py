@@ -1,8 +1,8 @@
 """The `codeformer-jax` command, with a file for each sub-command.
 
-Exit codes: 0 done; 1 some images were not restored, or two traces differ; 2 nothing was done, for
-the printed reason; 130 interrupted. Sub-commands import JAX only when they run, so that `--help` is
-immediate.
+Exit codes: 0 done; 1 some images were not restored, two traces differ, or `doctor` found something
+wrong; 2 nothing was done, for the printed reason; 130 interrupted. Sub-commands import JAX only
+when they run, so that `--help` is immediate.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from codeformer_jax.cli import (
     compare,
     convert,
     demo,
+    doctor,
     encode,
     export,
     gallery,
@@ -27,7 +28,7 @@ from codeformer_jax.cli import (
 from codeformer_jax.system import process
 
 COMMANDS = (
-    *(restore, sample, convert, export, trace, compare),
+    *(restore, sample, convert, export, trace, compare, doctor),
     *(prepare, encode, testset, gallery, demo),
 )
 

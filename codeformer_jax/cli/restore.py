@@ -19,7 +19,12 @@ _EXAMPLES = """\
   codeformer-jax restore photo.jpg -o restored --dry-run
   codeformer-jax restore photo.jpg -o restored --faces 1,3 --scale 2 --identity
   codeformer-jax restore faces/ -o restored -w 0.8 --checkpoint runs/stage3 --aligned
-  codeformer-jax restore faces/ -o restored --samples 4 --seed 1 --score runs/gpt --aligned"""
+  codeformer-jax restore faces/ -o restored --samples 4 --seed 1 --score runs/gpt --aligned
+
+the published network of 512 px, which has a non-commercial licence:
+  curl -L -o codeformer.pth https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth
+  codeformer-jax convert codeformer.pth codeformer.safetensors
+  codeformer-jax restore photo.jpg -o restored --checkpoint codeformer.safetensors"""
 
 
 def add(commands: Commands) -> None:
@@ -43,11 +48,14 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from codeformer_jax.restore.embedded import DESCRIPTION  # noqa: PLC0415
     from codeformer_jax.restore.files import restore_files  # noqa: PLC0415
 
     # Pictures that are refused or damaged are reported by name.
     warnings.filterwarnings("ignore", module="PIL")
     options, photo = read_options(args, RestoreOptions), read_options(args, PhotoOptions)
+    if options.checkpoint is None and not photo.dry_run:
+        print(DESCRIPTION, flush=True)
     try:
         summary = restore_files(args.inputs, args.output, options, photo)
     except KeyboardInterrupt:

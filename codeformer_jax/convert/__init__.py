@@ -10,7 +10,7 @@ from codeformer_jax.convert.errors import (
     PthError,
     UnsafePickleError,
 )
-from codeformer_jax.convert.files import Verification, load_model, save_model, verify
+from codeformer_jax.convert.files import Verification, load_model, read_about, save_model, verify
 from codeformer_jax.convert.fingerprint import code_fingerprint, parameter_fingerprint
 from codeformer_jax.convert.networks import (
     NETWORKS,
@@ -44,6 +44,7 @@ __all__ = [
     "networks_of_role",
     "parameter_fingerprint",
     "parse_overrides",
+    "read_about",
     "read_pth",
     "role_of",
     "save_model",

@@ -1,12 +1,13 @@
 """Model files: one safetensors file with a network's variables and what builds its module.
 
 Tensors are named by their Linen paths, 'params/encoder/blocks_0/kernel'. The metadata hold the
-format's version, the network and its hyperparameters as JSON.
+format's version, the network, its hyperparameters as JSON, and anything else about it as `about.*`.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from codeformer_jax.system.hashes import file_sha256
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
+# Start of the names of further metadata.
+_ABOUT = "about."
 # Dtypes of other programs' safetensors, some of which NumPy has by ml_dtypes only.
 _DTYPES = {
     "F64": np.dtype("f8"),
@@ -59,18 +62,29 @@ PUBLISHED = {
 
 
 def save_model(
-    path: str | os.PathLike, network: str, module: Module, variables: Mapping[str, Any]
+    path: str | os.PathLike,
+    network: str,
+    module: Module,
+    variables: Mapping[str, Any],
+    *,
+    half: bool = False,
+    about: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a model file; an existing one is replaced only once the new one is complete.
+
+    Equal arguments give equal bytes.
 
     Args:
         path: the file; its folders are made.
         network: registered name, such as 'vqgan'; see `NETWORKS`.
         module: an instance of the network's class; its fields are stored.
         variables: all variables of the module, float32.
+        half: store float32 variables as float16, in half the space.
+        about: further metadata, such as the commit that made the network; see `read_about`.
 
     Raises:
-        ConversionError: `variables` are not those of `module`; nothing is written.
+        ConversionError: `variables` are not those of `module`, or one is too large for float16;
+            nothing is written.
     """
     check_module(network, module)
     flat = {"/".join(p): np.asarray(jax.device_get(v)) for p, v in flatten(variables).items()}
@@ -82,17 +96,46 @@ def save_model(
         "network": network,
         "hyperparameters": json.dumps(module_fields(module)),
     }
+    metadata |= {f"{_ABOUT}{name}": value for name, value in (about or {}).items()}
+    if half:
+        flat = {name: _halved(name, array) for name, array in flat.items()}
     # safetensors writes an array's memory in order, so a transposed view would come out wrong.
     flat = {name: np.asarray(array, order="C") for name, array in flat.items()}
     with atomic_path(path) as temporary:
         safetensors.numpy.save_file(flat, temporary, metadata)
+        _sort_metadata(temporary)
+
+
+def _halved(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns a float32 array as float16, any other as it is."""
+    if array.dtype != np.float32:
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if np.any(np.isinf(half) & np.isfinite(array)):
+        raise ConversionError(
+            f"{name} has values up to {np.nanmax(np.abs(array)):g}; float16 holds at most "
+            f"{np.finfo(np.float16).max:g}: store float32"
+        )
+    return half
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts the metadata of a safetensors file, whose order is random otherwise."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
     """Loads a model file.
 
     Returns:
-        The network's name, its module and its variables.
+        The network's name, its module and its variables; those stored as float16 are float32.
 
     Raises:
         FileNotFoundError: no such file.
@@ -108,13 +151,10 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
             f"{path}: this is a PyTorch file; convert it first: "
             f"codeformer-jax convert {path.name} {path.stem}.safetensors"
         )
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        _check_format(path, metadata)
+        flat = {name: _widened(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     try:
         network = metadata["network"]
         module = build_module(network, json.loads(metadata["hyperparameters"]))
@@ -126,18 +166,33 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
     return network, module, jax.tree.map(jnp.asarray, tree)
 
 
+def read_about(path: str | os.PathLike) -> dict[str, str]:
+    """Returns the further metadata of a model file, `about` of `save_model`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelFileError: not a model file, damaged, or written by a newer version.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    _check_format(path, metadata)
+    found = sorted(metadata.items())
+    return {k.removeprefix(_ABOUT): v for k, v in found if k.startswith(_ABOUT)}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
 def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Returns {name: array} of a safetensors file of PyTorch weights.
 
     Raises:
         ModelFileError: a file that this package wrote, a damaged one, or an unknown dtype.
     """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            ours = (file.metadata() or {}).get("format") == FORMAT
+    with _opened(path) as file:
+        ours = (file.metadata() or {}).get("format") == FORMAT
         tensors = dict(safetensors.deserialize(Path(path).read_bytes()))
-    except safetensors.SafetensorError as error:
-        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
     if ours:
         raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
     for name, tensor in tensors.items():
@@ -152,7 +207,17 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
     }
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    """Opens a safetensors file; raises ModelFileError if it is none, or damaged."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
+
+
+def _check_format(path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise ModelFileError(
             f"{path}: a safetensors file of another program (no format '{FORMAT}' in its "

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
@@ -235,8 +236,6 @@ def _decode(image: Image.Image, profile: bytes | None) -> tuple[Samples, Alpha |
 
 def _decode_deep(file: BinaryIO, image: Image.Image, gray: bool) -> tuple[Samples, Alpha | None]:
     """Returns the stored 16-bit pixels and alpha of an image that Pillow has loaded as 8-bit."""
-    import cv2  # noqa: PLC0415  An optional package.
-
     file.seek(0)
     data = file.read()
     image.close()  # Frees its pixels.

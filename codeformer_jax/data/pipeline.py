@@ -20,6 +20,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from codeformer_jax.data.examples import Element, Source
+from codeformer_jax.data.jitter import Jitter, View, look
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
@@ -27,6 +28,7 @@ _PREFETCHED = 4  # Batches; one of 16 pictures of 512 x 512 pixels takes 12 MB.
 _MAX_SEED = 2**32 - 1
 # Batches of a worker in shared memory; with the smaller number it reads less far ahead.
 _SLOTS, _FEWEST_SLOTS = 8, 4
+_MIRRORED = Jitter()
 
 
 def batches(
@@ -35,7 +37,7 @@ def batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    flip: bool = True,
+    jitter: Jitter = _MIRRORED,
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
@@ -53,9 +55,11 @@ def batches(
             and repeated on its own, and any window of the stream has its share (to within 1 % of
             its weight).
         batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
-        seed: 0..2**32-1; fixes order and flips.
+        seed: 0..2**32-1; fixes order and views.
         start_step: first step; element k of the stream is step `start_step + k`.
-        flip: mirror each example left to right with probability 1/2, drawn again every epoch.
+        jitter: ranges of the examples' views, drawn again every epoch; default mirrors every second
+            one. Views that are resampled have the side of the source's pictures divided by
+            `jitter.OVERSAMPLING`.
         workers: processes that read; 0 reads in threads of this process.
         host, hosts: index of this host (`jax.process_index()`) and their number.
 
@@ -67,12 +71,15 @@ def batches(
     check_seed(seed)
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
-    # Flips are drawn before the hosts take their rows: afterwards all hosts would draw the same.
-    chosen = _order(source, seed).random_map(
-        lambda index, rng: (index, flip and rng.random() < 0.5)
-    )
+    if jitter.resamples and "codes" in source[0]:
+        raise ValueError(
+            "data.codes are those of the pictures as they are; set data.turn, data.zoom and "
+            "data.shift to 0, or leave data.codes out"
+        )
+    # Views are drawn before the hosts take their rows: afterwards all hosts would draw the same.
+    chosen = _order(source, seed).random_map(lambda index, rng: (index, jitter.draw(rng)))
     rows = _rows(chosen, batch_size, host, hosts)
-    steps = rows.map(_Read(source, share=workers > 0))
+    steps = rows.map(_Read(source, resample=jitter.resamples, share=workers > 0))
     return _iterate(steps[start_step:], workers, source, batch_size // hosts)
 
 
@@ -117,29 +124,32 @@ class _Read:
 
     Args:
         source: the examples.
+        resample: views are more than mirrored.
         share: read into shared memory of this worker process, which `_Receive` copies.
     """
 
-    def __init__(self, source: Source, *, share: bool):
+    def __init__(self, source: Source, *, resample: bool = False, share: bool):
         self._source = source
+        self._resample = resample
         self._share = share
 
-    def __call__(self, chosen: Sequence[tuple[int, bool]]) -> Element:
+    def __call__(self, chosen: Sequence[tuple[int, View]]) -> Element:
         images, result, rows = None, None, []
-        for row, (index, mirrored) in enumerate(chosen):
+        for row, (index, view) in enumerate(chosen):
             found = self._source[int(index)]
+            image = look(found["image"], view) if self._resample else found["image"]
             if images is None:
-                shape = (len(chosen), *found["image"].shape)
+                shape = (len(chosen), *image.shape)
                 if self._share:
                     images, result = shared_arrays.OWN.lend(shape, np.uint8)
                 else:
                     images = result = np.empty(shape, np.uint8)
-            _copy(found["image"], images[row], mirrored)
+            _copy(image, images[row], view.mirrored)
             values = {"index": np.int32(found.get("index", index)), "name": found["name"]}
             if "label" in found:
                 values["label"] = np.int32(found["label"])
             if "codes" in found:
-                values["codes"] = found["codes"][int(mirrored)]
+                values["codes"] = found["codes"][int(view.mirrored)]
             rows.append(values)
         # Some parts of a mixture may have labels and others not.
         keys = [key for key in rows[0] if all(key in values for values in rows)]
@@ -156,7 +166,7 @@ class _ReadValid(_Read):
     def __call__(self, chosen: Sequence[int]) -> Element:
         places = np.asarray(chosen)
         wanted = self._order[places % len(self._source)]
-        batch = super().__call__([(int(index), False) for index in wanted])
+        batch = super().__call__([(int(index), View()) for index in wanted])
         return batch | {"valid": (places < len(self._source)) & (batch["index"] == wanted)}
 
 

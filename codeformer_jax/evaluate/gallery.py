@@ -1,12 +1,9 @@
 """Gallery of degradations: one picture with clean images, draws and their parameters."""
 
 import functools
-import runpy
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +15,7 @@ from codeformer_jax.data.images import SUFFIXES, read_image, resize_image, write
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
+from codeformer_jax.system.config_file import load_config
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.registry import import_plugins
 
@@ -98,30 +96,18 @@ def find_recipe(name: str) -> Recipe:
     if name in RECIPES:
         return Recipe.named(name)
     path, _, section = name.partition("@")
-    path, _, argument = path.partition(":")
-    if not path.endswith(".py"):
+    if not path.partition(":")[0].endswith(".py"):
         raise ValueError(
             f"no recipe is named {name!r}; expected one of {', '.join(RECIPES)}, or a config such "
             "as configs/codeformer_stage3.py@small"
         )
-    config = _load_config(path, argument)
+    config = load_config(path)
     import_plugins(config)
     sections = config.get("degradation") or {}
     section = section or config.eval.recipe
     if section not in sections:
         raise ValueError(f"{path} has no degradation {section!r}; it has {sorted(sections)}")
     return Recipe.from_config(sections[section])
-
-
-def _load_config(path: str, argument: str) -> Any:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no config '{path}'; run this from the folder that holds configs/")
-    sys.path.insert(0, "")  # Configs import one another from the current folder.
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-        return get_config(argument) if argument else get_config()
-    finally:
-        sys.path.remove("")
 
 
 def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray]:

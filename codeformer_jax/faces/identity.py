@@ -52,7 +52,7 @@ class Identity:
             import onnxruntime  # noqa: PLC0415  Only this needs it.
         except ImportError as error:
             raise ValueError(
-                "--identity needs onnxruntime: pip install 'codeformer-jax[photos]'"
+                "--identity needs onnxruntime: pip install 'codeformer-jax[identity]'"
             ) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # Silences a warning for every weight.

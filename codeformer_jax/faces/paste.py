@@ -7,10 +7,11 @@ Only the pixels that a crop covers are read and written, tile by tile. With `r` 
     warp(r) + warp(k) (o - warp(f))
 
 where `o - warp(f)` is what the crop does not hold. Where the network returns its input, the picture
-stays equal bit for bit. With `m` the mask and `c` the picture so far, in which earlier faces are
-pasted, the result is
+stays equal bit for bit. A sharp face larger than the crop needs no network: the `sharpness` of its
+patch, `a`, is the share of `o` in the result, and the above has the share `1 - a`. With `m` the
+mask and `c` the picture so far, in which earlier faces are pasted, the result is
 
-    (1 - warp(m)) c + warp(m (r - k f)) + warp(m k) o
+    (1 - warp(m)) c + warp(m (1 - a) (r - k f)) + warp(m (a + (1 - a) k)) o
 
 in which crops are multiplied by their mask before they are warped, as is usual in compositing.
 """
@@ -50,11 +51,13 @@ class Patch:
         restored: the network's result, [s, s] or [s, s, 3] as the picture: uint8, uint16 or
             float32 0..1, whatever the picture's dtype.
         mask: share of the crop in the result, in [0, 1], zero at the border.
+        sharpness: share of the original picture in the crop, in [0, 1]; see `faces.sharpness`.
     """
 
     transform: Transform
     restored: Pixels
     mask: Float32[np.ndarray, "s s"]
+    sharpness: float = 0.0
 
 
 def paste(
@@ -65,8 +68,8 @@ def paste(
     Args:
         picture: uint8, uint16 or float32 0..1, [h, w] or [h, w, 3].
         patches: the first one is the rearmost.
-        detail: keep detail finer than the crop's pixels where the network kept the crop's finest
-            structure.
+        detail: keep the original picture by each patch's sharpness, and detail finer than the
+            crop's pixels where the network kept the crop's finest structure.
 
     Raises:
         ValueError: a patch does not fit the picture or is not finite; nothing was pasted then.
@@ -108,7 +111,9 @@ def _paste(picture: Pixels, patch: Patch, place: _Place, *, detail: bool) -> Non
         reference = cut_region(source, moved, mask.shape[0]).astype(np.float32)
         white = float(top_level(picture.dtype))
         kept = kept_detail(pasted, reference, scale_of(patch.transform), white)
-        pasted = pasted - _wide(kept, picture) * reference
+        sharp = np.float32(patch.sharpness)
+        pasted = (1 - sharp) * (pasted - _wide(kept, picture) * reference)
+        kept = sharp + (1 - sharp) * kept
     masks = np.stack([mask, mask * kept], axis=-1)
     sources = [_prepared(source, patch) for source in (pasted * _wide(mask, picture), masks)]
     for tile in tiles(place.extent):

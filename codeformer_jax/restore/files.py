@@ -5,12 +5,13 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from codeformer_jax.data.folder import describe_others
-from codeformer_jax.faces import check_installed
+from codeformer_jax.restore import embedded
 from codeformer_jax.restore.aligned import AlignedFaces
 from codeformer_jax.restore.jobs import Failure, Plan, plan_files
+from codeformer_jax.restore.photo import PhotoTools
+from codeformer_jax.restore.photo_files import Photographs
 from codeformer_jax.restore.photo_options import PREVIEW_SUFFIX, PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
@@ -19,13 +20,6 @@ from codeformer_jax.restore.stream import Network, Stream
 
 # A preview is one PNG file, whatever the results would be.
 _PREVIEWS = {"file_format": "png", "samples": None}
-DEFAULT_WEIGHTS = pathlib.Path("weights", "codeformer.safetensors")
-_URL = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth"
-NO_WEIGHTS = f"""\
-no weights: there is no '{DEFAULT_WEIGHTS.as_posix()}' here. Fetch and convert the published ones:
-  curl -L -o codeformer.pth {_URL}
-  codeformer-jax convert codeformer.pth {DEFAULT_WEIGHTS.as_posix()}
-(they carry a non-commercial licence), or give --checkpoint a model file or a training workdir."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +85,7 @@ def restore_files(
         output_dir: folder of the results; see `plan_files`.
         options: default `RestoreOptions()`.
         photo: how photographs are restored; None takes every picture as an aligned face.
-        restorer: the network; default the one of `options.checkpoint`.
+        restorer: the network; default the one of `options.checkpoint`, or the embedded one.
         scorer: the prior that scores results; default the one of `options.score`, or none.
 
     Returns:
@@ -99,7 +93,7 @@ def restore_files(
 
     Raises:
         RestoreError: before anything is written: see `plan_files`, `Restorer.load`, `Scorer.load`
-            and `read_scores`; or if no weights are found.
+            and `read_scores`.
         ValueError, FileNotFoundError: see `Restorer.load`, `Scorer.load` and `PhotoTools.load`.
         OSError: if the output folder cannot be made.
     """
@@ -109,11 +103,13 @@ def restore_files(
     preview = photo is not None and photo.dry_run
     if preview:
         options = dataclasses.replace(options, suffix=options.suffix + PREVIEW_SUFFIX, **_PREVIEWS)
-    elif restorer is None and options.checkpoint is None and not DEFAULT_WEIGHTS.exists():
-        raise RestoreError(NO_WEIGHTS)
     plan = plan_files(inputs, output_dir, options, scores=scored, records=photo is not None)
-    tools = _photo_files().PhotoTools.load(photo) if photo else None
-    restorer = None if preview else restorer or _load(options)
+    tools = PhotoTools.load(photo) if photo else None
+    if restorer is None and not preview:
+        restorer = _load(options)
+        options = dataclasses.replace(options, checkpoint=options.checkpoint or embedded.NAME)
+    if restorer is not None and options.w is None:
+        options = dataclasses.replace(options, w=restorer.w)
     if (options.samples or scored) and not hasattr(restorer.module, "codebook_size"):
         raise RestoreError("samples and score need a network with codes; this one has none")
     if scorer is None and options.score is not None:
@@ -123,7 +119,7 @@ def restore_files(
             folder.mkdir(parents=True, exist_ok=True)
         read = AlignedFaces(restorer, options, scorer, scores, plan.skipped)
         if tools:
-            read = _photo_files().Photographs(tools, restorer, options, plan.skipped, read)
+            read = Photographs(tools, restorer, options, plan.skipped, read)
         stream = Stream(read, _network(plan, photo, restorer, scorer, options), options.samples)
         stream(plan.jobs)
     summary = _summary(plan, stream, time.monotonic() - start)
@@ -160,14 +156,6 @@ def _photographs(photo: PhotoOptions | None, scored: bool) -> PhotoOptions | Non
     return None
 
 
-def _photo_files() -> Any:
-    """Returns the module of photographs; OpenCV is installed for these only."""
-    check_installed()
-    from codeformer_jax.restore import photo_files  # noqa: PLC0415
-
-    return photo_files
-
-
 def _network(
     plan: Plan,
     photo: PhotoOptions | None,
@@ -184,7 +172,7 @@ def _network(
 
 def _load(options: RestoreOptions) -> Restorer:
     return Restorer.load(
-        options.checkpoint or DEFAULT_WEIGHTS,
+        options.checkpoint,
         which=options.which,
         batch_size=options.batch_size,
         keep_gray=options.keep_gray,

@@ -36,6 +36,8 @@ class Fitted:
             leaves the result's colours.
         known: mask of the pixels that the result takes from the picture; None takes none.
         notes: remarks on what reading and fitting changed.
+        sharpness: how sharp the face in a photograph is beyond the square's pixels, see
+            `faces.sharpness`; None if it was not measured.
     """
 
     pixels: Pixels
@@ -46,6 +48,7 @@ class Fitted:
     tint: tuple[int, int, int] | None = None
     known: Bool[np.ndarray, "h w"] | None = None
     notes: tuple[str, ...] = ()
+    sharpness: float | None = None
 
     @property
     def gray(self) -> bool:

@@ -29,6 +29,7 @@ from codeformer_jax.faces.parse import Parser
 from codeformer_jax.faces.paste import Patch, paste
 from codeformer_jax.faces.pixels import in_levels, to_dtype, to_rgb8
 from codeformer_jax.faces.published import cut_published, gray_like, paste_published
+from codeformer_jax.faces.sharpness import sharpness
 from codeformer_jax.faces.texture import add_grain, grain_of, match_color
 from codeformer_jax.restore.fit import NOT_PAINTED, Fitted, fit, tint_of, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
@@ -40,6 +41,8 @@ NO_FACE = "no face was restored"
 # Largest mean distance of a face's points from the template, as a share of the picture's side, at
 # which a square picture counts as an aligned crop.
 _ALIGNED = 0.05
+# Sharpness above which a face is reported as left as it was.
+_SHARP = 0.5
 # Share of a crop outside the picture above which a face is reported as at the border.
 _OUTSIDE = 0.1
 # Approximate longest side of the subsampled picture that `is_gray` examines.
@@ -154,7 +157,8 @@ def cut_faces(
         picture: the photograph.
         chosen: the faces.
         restorer: the network, a `Restorer`.
-        options: `paste` selects how crops are cut.
+        options: `paste` selects how crops are cut; with `detail` a network that neither colours
+            nor fills in has the sharpness of its faces measured.
 
     Raises:
         RestoreError: if the network fills in white pixels and no crop has any.
@@ -170,6 +174,13 @@ def cut_faces(
     gray = restorer.keep_gray and is_gray(picture)
     known = restorer.keep_known
     fitted = [fit(_as_input(crop), size, keep_gray=gray, keep_known=known) for crop in crops]
+    # A sharp face may still lack its colours or a part.
+    restores = restorer.keep_gray and not known
+    if restores and options.detail and options.paste != "published":
+        fitted = [
+            dataclasses.replace(crop, sharpness=sharpness(picture, transform, size))
+            for crop, transform in zip(fitted, transforms, strict=True)
+        ]
     if fitted and all(NOT_PAINTED in crop.notes for crop in fitted):
         raise RestoreError(NOT_PAINTED)
     return fitted
@@ -251,6 +262,7 @@ def enlarged(picture: np.ndarray, tools: PhotoTools) -> np.ndarray:
 
 def describe_faces(
     choices: Sequence[Choice],
+    crops: Sequence[Fitted],
     crop_size: int,
     picture: np.ndarray,
     result: np.ndarray,
@@ -260,11 +272,12 @@ def describe_faces(
 
     Args:
         choices: every face of the picture.
+        crops: those of the faces to restore, from `cut_faces`.
         crop_size: side of the network's images.
         picture, result: before and after.
         tools: its identity network is used.
     """
-    records = []
+    records, restored = [], iter(crops)
     for choice in choices:
         if choice.reason is not None:
             records.append(FaceRecord(choice.number, choice.face, choice.reason))
@@ -275,19 +288,24 @@ def describe_faces(
             moved = resize_points(points, float(tools.options.scale))
             pair = ((picture, points), (result, moved))
             score = tools.identity.cosine(*(tools.identity.embed(*one) for one in pair))
-        records.append(FaceRecord(choice.number, choice.face, RESTORED, crop_size, score))
+        sharp = next(restored).sharpness
+        records.append(FaceRecord(choice.number, choice.face, RESTORED, crop_size, score, sharp))
     return records
 
 
-def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -> tuple[str, ...]:
+def remarks(
+    choices: Sequence[Choice], crops: Sequence[Fitted], shape: tuple[int, ...], crop_size: int
+) -> tuple[str, ...]:
     """Returns remarks on the faces of a picture; the record has the figures of each face.
 
     Args:
         choices: every face.
+        crops: those of the faces to restore, from `cut_faces`.
         shape: of the picture.
         crop_size: side of the network's images.
     """
     chosen = chosen_faces(choices)
+    sharp = [crop.sharpness is not None and crop.sharpness > _SHARP for crop in crops]
     found = {
         "some faces are beyond --max-faces and were left as they were": any(
             choice.skipped == "beyond_max" for choice in choices
@@ -296,8 +314,13 @@ def remarks(choices: Sequence[Choice], shape: tuple[int, ...], crop_size: int) -
             choice.skipped == "small" for choice in choices
         ),
         f"faces larger than the network's {crop_size} px were restored at less than their size": (
-            any(choice.face.crop_scale * crop_size < TEMPLATE_SIZE for choice in chosen)
+            any(
+                choice.face.crop_scale * crop_size < TEMPLATE_SIZE and not kept
+                for choice, kept in zip(chosen, sharp, strict=True)
+            )
         ),
+        f"sharp faces larger than the network's {crop_size} px were mostly left as they were "
+        "(--no-detail restores them in full)": any(sharp),
         "faces at the border were completed by reflection": any(
             _share_outside(choice.face, shape) > _OUTSIDE for choice in chosen
         ),
@@ -329,11 +352,11 @@ def restore_photo(
     restored = restorer.restore_crops(crops, w, adain)
     result = compose(picture, chosen, crops, restored, tools, restorer.keep_gray)
     size = restorer.image_size
-    records = describe_faces(choices, size, picture, result, tools)
+    records = describe_faces(choices, crops, size, picture, result, tools)
     if alpha is not None:
         alpha = enlarge(alpha, tools.options.scale) if tools.options.scale > 1 else alpha
         result = np.concatenate([result, alpha[..., None]], axis=-1)
-    return Photo(result, tuple(records), remarks(choices, picture.shape, size))
+    return Photo(result, tuple(records), remarks(choices, crops, picture.shape, size))
 
 
 def _as_input(crop: np.ndarray) -> np.ndarray:
@@ -354,7 +377,12 @@ def _patch(
         mask = hull_mask(size, apply(transform, face.points))
     if match:
         result = match_color(result, crop.pixels, mask)
-    return Patch(scaled(transform, options.scale), result[..., 0] if gray else result, mask)
+    return Patch(
+        scaled(transform, options.scale),
+        result[..., 0] if gray else result,
+        mask,
+        crop.sharpness or 0.0,
+    )
 
 
 def _share_outside(face: Face, shape: tuple[int, ...]) -> float:

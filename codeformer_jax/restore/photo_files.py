@@ -118,7 +118,7 @@ class Photographs:
     ) -> list[str]:
         """Writes the picture of each sample, and returns remarks for the summary."""
         scale, size = self._tools.options.scale, self._restorer.image_size
-        notes = [*remarks(choices, photo.pixels.shape, size)]
+        notes = [*remarks(choices, crops, photo.pixels.shape, size)]
         notes += [NOT_PAINTED] if any(NOT_PAINTED in crop.notes for crop in crops) else []
         added: list[str] = []
         alpha = photo.alpha
@@ -130,7 +130,7 @@ class Photographs:
             pixels = [face.pixels for face in restored]
             chosen, gray = chosen_faces(choices), self._restorer.keep_gray
             result = compose(photo.pixels, chosen, crops, pixels, self._tools, gray)
-            records = describe_faces(choices, size, photo.pixels, result, self._tools)
+            records = describe_faces(choices, crops, size, photo.pixels, result, self._tools)
             scores = [record.identity for record in records if record.identity is not None]
             changed = [OTHER_PERSON] if any(score < SAME_PERSON for score in scores) else []
             file = dataclasses.replace(photo, pixels=result, alpha=alpha)

@@ -119,7 +119,10 @@ class PhotoOptions:
         section=_PASTE,
     )
     detail: bool = option(
-        True, "keep the picture's detail finer than the network's pixels", section=_PASTE
+        True,
+        "keep the picture's detail finer than the network's pixels, and sharp faces larger than "
+        "its images as they are",
+        section=_PASTE,
     )
     match_color: bool = option(True, "keep the picture's colours in the face", section=_PASTE)
     grain: bool = option(False, "add the picture's noise level to the face", section=_PASTE)

@@ -25,6 +25,8 @@ class FaceRecord:
         done: 'restored', or why it was not.
         crop_size: side of the network's crop in pixels; None if there was none.
         identity: cosine between the face before and after; None if it was not measured.
+        sharpness: share of the picture's own pixels in the result, see `faces.sharpness`; None if
+            it was not measured.
     """
 
     number: int
@@ -32,6 +34,7 @@ class FaceRecord:
     done: str
     crop_size: int | None = None
     identity: float | None = None
+    sharpness: float | None = None
 
     @property
     def enlargement(self) -> float | None:
@@ -64,8 +67,8 @@ def photo_record(
         A dictionary that JSON can hold: `input`, `input_sha256`, `result`, `settings`, `detector`,
         `notes` and `faces`. A face has `number`, `box` (left, top, right, bottom), `points`,
         `score`, `transform` (from the picture to the template of 512 px), `size` (pixels in the
-        picture), `enlargement`, `done` and `identity`. (0, 0) is the centre of the top-left pixel.
-        A number that is not finite is None.
+        picture), `enlargement`, `sharpness`, `done` and `identity`. (0, 0) is the centre of the
+        top-left pixel. A number that is not finite is None.
 
     Raises:
         OSError: if the photograph cannot be read.
@@ -109,6 +112,7 @@ def _describe(record: FaceRecord) -> dict[str, Any]:
         "transform": transform,
         "size": round(face.size, 1),
         "enlargement": _rounded(record.enlargement, 4),
+        "sharpness": _rounded(record.sharpness, 4),
         "done": record.done,
         "identity": _rounded(record.identity, 4),
     }

@@ -24,12 +24,16 @@ class RestoreOptions:
         RestoreError: at construction, if a value is out of range.
     """
 
-    w: float = option(
-        0.5, "from 0 (quality) to 1 (fidelity to the input)", "-w", "--fidelity", metavar="W"
+    w: float | None = option(
+        None,
+        "from 0 (quality) to 1 (fidelity to the input); default 0.5, for the embedded network 1",
+        "-w",
+        "--fidelity",
+        metavar="W",
     )
     checkpoint: _Path = option(
         None,
-        ".safetensors model file or training workdir; default weights/codeformer.safetensors",
+        ".safetensors model file or training workdir; default the embedded network of 128 px",
         metavar="CKPT",
     )
     which: str | int = option(
@@ -113,7 +117,8 @@ class RestoreOptions:
     limit: int | None = option(None, "restore at most N pictures", metavar="N", section=_FILES)
 
     def __post_init__(self):
-        check_weight(self.w)
+        if self.w is not None:
+            check_weight(self.w)
         check_batch_size(self.batch_size)
         if self.samples is None:
             for name in ("seed", "temperature"):

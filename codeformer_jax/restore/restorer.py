@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from codeformer_jax.convert import load_model, networks_of_role
 from codeformer_jax.nn.precision import check_precision, products_in
+from codeformer_jax.restore import embedded, photo
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
@@ -49,7 +50,7 @@ class Restorer:
         keep_gray: give black-and-white pictures black-and-white results; default the network's
             setting, see `CodeFormer`.
         keep_known: fill in pure white pixels only and keep all others; default the network's.
-        adain: default of `adain` in calls.
+        adain, w: defaults of calls.
 
     Raises:
         RestoreError: if the batch size is below 1.
@@ -66,6 +67,7 @@ class Restorer:
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
         adain: bool = True,
+        w: SupportsFloat = 0.5,
     ):
         check_precision(precision)
         self.module, self.precision = module, precision
@@ -77,24 +79,25 @@ class Restorer:
             batch_size = 1 if jax.default_backend() == "cpu" else 8
         check_batch_size(batch_size)
         self.batch_size = batch_size
-        self.adain = adain
+        self.adain, self.w = adain, check_weight(w)
 
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike | None = None,
         *,
         which: str | int = "latest",
         batch_size: int | None = None,
         keep_gray: bool | None = None,
         keep_known: bool | None = None,
     ) -> "Restorer":
-        """Loads a network from a `.safetensors` model file or a training workdir.
+        """Loads the embedded network, a `.safetensors` model file or a training workdir.
 
         A workdir's precision and `eval.adain` are those of its run; with a model file AdaIN is on.
+        The default of `w` is 1 for the embedded network, which was trained for it, and else 0.5.
 
         Args:
-            path: the file or the workdir.
+            path: the file or the workdir; None for the embedded network of 128 px.
             which: checkpoint of a workdir: 'latest', 'best' or a step.
             batch_size, keep_gray, keep_known: see the class.
 
@@ -102,13 +105,17 @@ class Restorer:
             The restorer.
 
         Raises:
-            RestoreError: if there is no such file, or it holds no restoration network.
+            RestoreError: if there is no such file, it holds no restoration network, or the embedded
+                network is missing or damaged.
             ValueError, FileNotFoundError: if a model file is damaged, or a workdir has no
                 checkpoint.
         """
         check_batch_size(batch_size)
-        path = pathlib.Path(paths.local(path))
-        network, module, variables, use = _load(path, which)
+        if path is None:
+            (network, module, variables), use = embedded.load_embedded(), {"w": embedded.W}
+        else:
+            path = pathlib.Path(paths.local(path))
+            network, module, variables, use = _load(path, which)
         if network not in (known := networks_of_role("restorer")):
             raise RestoreError(
                 f"'{path}' holds the network '{network}'; restoration needs {' or '.join(known)} "
@@ -135,7 +142,7 @@ class Restorer:
     def __call__(
         self,
         images: Any,
-        w: SupportsFloat = 0.5,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         batch_size: int | None = None,
@@ -145,8 +152,8 @@ class Restorer:
         Args:
             images: uint8 0..255 or floats 0..1: one picture [h, w, 3] or gray [h, w], several
                 [n, h, w, 3], or a list of pictures of any sizes.
-            w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input). It is
-                traced: another value does not recompile.
+            w: fidelity weight from 0 (quality: codes alone) to 1 (fidelity to the input); default
+                the restorer's. It is traced: another value does not recompile.
             adain: give the codes' features the statistics of the input's, which keeps its tone.
                 Default the restorer's `adain`.
             batch_size: default the restorer's.
@@ -181,13 +188,13 @@ class Restorer:
     def restore_photo(
         self,
         image: np.ndarray,
-        w: SupportsFloat = 0.5,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         options: PhotoOptions | None = None,
-        tools: Any = None,
-    ) -> Any:
-        """Restores a photograph with any number of faces; needs the extra `photos`.
+        tools: photo.PhotoTools | None = None,
+    ) -> photo.Photo:
+        """Restores a photograph with any number of faces.
 
         Args:
             image: uint8 0..255 or uint16 0..65535, gray [h, w], RGB [h, w, 3] or RGBA [h, w, 4].
@@ -205,19 +212,13 @@ class Restorer:
                 there, or the network's result is not finite.
             ValueError, OSError: see `PhotoTools.load`.
         """
-        # OpenCV is installed for photographs only.
-        from codeformer_jax.faces import check_installed  # noqa: PLC0415
-
-        check_installed()
-        from codeformer_jax.restore import photo  # noqa: PLC0415
-
         tools = tools or photo.PhotoTools.load(options or PhotoOptions())
-        return photo.restore_photo(image, self, check_weight(w), adain, tools)
+        return photo.restore_photo(image, self, self._weight(w), adain, tools)
 
     def restore_crops(
         self,
         crops: Sequence[Fitted],
-        w: SupportsFloat,
+        w: SupportsFloat | None = None,
         adain: bool | None = None,
         *,
         batch_size: int | None = None,
@@ -234,7 +235,7 @@ class Restorer:
         Raises:
             RestoreError: if w is outside [0, 1], or a result is not finite.
         """
-        w, step = check_weight(w), self.batch_for(len(crops), batch_size)
+        w, step = self._weight(w), self.batch_for(len(crops), batch_size)
         results: list[np.ndarray] = []
         for start in range(0, len(crops), step):
             batch = crops[start : start + step]
@@ -244,6 +245,9 @@ class Restorer:
                 raise RestoreError(f"image {index}: {NOT_FINITE}")
             results += list(restored.images)
         return results
+
+    def _weight(self, w: SupportsFloat | None) -> float:
+        return self.w if w is None else check_weight(w)
 
     def batch_for(self, count: int, batch_size: int | None = None) -> int:
         """Returns the batch size for some images.

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ def atomic_path(target: str | os.PathLike, *, sync: bool = True) -> Iterator[Pat
     # The target's name may have no room for a suffix. Files of `tempfile` would be private.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     temporary.touch(exist_ok=False)
+    mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors puts a private file in its place.
         if sync:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())

@@ -103,6 +103,7 @@ _WEIGHT = number(lambda x: x >= 0, "at least 0")
 _ABOVE_0 = number(lambda x: x > 0, "more than 0")
 _SHARE = number(lambda x: 0 <= x < 1, "at least 0 and less than 1")
 _FRACTION = number(lambda x: 0 < x <= 1, "more than 0 and at most 1")
+_HALF = number(lambda x: 0 <= x <= 0.5, "at least 0 and at most 0.5")
 _DTYPE = Rule(
     lambda name: (
         name in ("float32", "bfloat16") or (name == "float64" and jax.config.jax_enable_x64)
@@ -207,6 +208,9 @@ RULES: dict[str, Rule] = {
     "data.batch_size": _POSITIVE,
     "data.workers": whole(0, expected="0 (threads of this process) or a number of processes"),
     "data.heldout_fraction": _SHARE,
+    "data.turn": number(lambda x: 0 <= x <= 180, "at least 0 and at most 180"),
+    "data.zoom": _HALF,
+    "data.shift": _HALF,
     "data.max_unreadable": _COUNT,
     "data.max_megapixels": optional(_ABOVE_0),
     "data.synthetic_length": _POSITIVE,

@@ -9,6 +9,7 @@ import ml_collections
 
 from codeformer_jax.system import hosts, paths
 from codeformer_jax.system.lock import locked
+from codeformer_jax.train.goodput import EVALUATION, SAVE
 from codeformer_jax.train.run import Run
 
 
@@ -48,12 +49,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
 
             if evaluate:
                 hosts.at(f"evaluation at step {step}")
-                with run.speed.away(state):
+                with run.clock.during(EVALUATION, state):
                     scores, panels = run.heldout.evaluate(state, run.frozen)
                     run.writer.eval_metrics(step, scores, panels)
             if save:
                 hosts.at(f"save at step {step}")
-                with run.speed.away(state):
+                with run.clock.during(SAVE, state):
                     run.checkpoints.save(state, scores if evaluate else None)
             if last:
                 break

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 
 from codeformer_jax.system import process
+from codeformer_jax.train.goodput import Clock
 from codeformer_jax.train.speed import Speed, peak_tflops
 from codeformer_jax.train.symptoms import Symptoms
 from codeformer_jax.train.watch import Watch
@@ -44,6 +45,7 @@ class Monitor:
         step: the step that the run starts from.
         devices: the devices that it runs on.
         codebook_size: number of codes if a codebook is trained, else None.
+        clock: the clock of the run.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class Monitor:
         step: int,
         devices: Iterable[jax.Device],
         codebook_size: int | None,
+        clock: Clock,
     ):
         devices = list(devices)
         peak = peak_tflops(devices[0].device_kind, config.peak_tflops)
-        self.speed = Speed(config.data.batch_size, peak and peak * 1e12 * len(devices))
+        self.speed = Speed(clock, config.data.batch_size, peak and peak * 1e12 * len(devices))
         self.watch = Watch(workdir, step, config.max_skipped)
         self.trace = Trace(config.train.profile, workdir)
         maximum = config.loss.get("adaptive_maximum")
@@ -76,8 +79,9 @@ class Monitor:
         return self.watch.read(fetched) | self.speed.read(len(fetched))
 
     def close(self) -> None:
-        """Ends a trace that is running."""
+        """Ends a trace that is running, and waits for the steps under way."""
         self.trace.close()
+        self.speed.close()
 
 
 class Trace:

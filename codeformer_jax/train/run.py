@@ -13,6 +13,7 @@ import ml_collections
 from codeformer_jax.checkpoints.recover import move_damaged, read_newest
 from codeformer_jax.checkpoints.saving import Checkpoints, full_disk_explained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
+from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import hosts, parallel
@@ -21,6 +22,7 @@ from codeformer_jax.system.signals import StopSignal
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
+from codeformer_jax.train.goodput import RESTORE, SAVE, STEP, Clock, Goodput
 from codeformer_jax.train.heldout import Heldout, check_batch
 from codeformer_jax.train.monitor import Monitor, check_deterministic, parse_steps
 from codeformer_jax.train.speed import TimedStep
@@ -41,10 +43,12 @@ class Run:
         task, mesh, frozen: the task, its devices, and the variables of its frozen networks.
         heldout: evaluates on the held-out images.
         stop: the flag that signals raise; `agreed` gives all processes the same one.
-        checkpoints, writer, speed: set by `begin`.
+        clock: adds up the time of each kind.
+        checkpoints, writer: set by `begin`.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
+        self.clock = Clock()
         self.config, self.workdir = config, workdir
         hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
         parse_steps(config.train.profile)
@@ -64,7 +68,7 @@ class Run:
     def _open_data(self) -> None:
         config = self.config
         self._inputs = ("image", "codes", *(("label",) if self.task.needs_labels else ()))
-        self.source = open_source(config.data, "train")
+        self.source = open_source(oversampled(config.data), "train")
         self.heldout = Heldout(self.task, config, self.mesh, self.key, self._inputs)
         self.start = prepare(self.task, config, self.workdir)
         self.data = provenance.describe(train=self.source, heldout=self.heldout.source)
@@ -81,6 +85,7 @@ class Run:
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
+        self.clock.turn_to(SAVE)  # The last one is waited for.
         return self._stack.__exit__(*error)
 
     def begin(self) -> TrainState:
@@ -95,17 +100,20 @@ class Run:
         codes = None if self.task.needs_teacher else self.task.codebook_size
         devices = self.mesh.devices.flat
 
+        goodput = Goodput(self.clock, self.workdir, step, self.config.steps)
+        self._goodput = self._closing(goodput)
         self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
         self._loader = self._closing(self._batches(step))
-        self._monitor = self._closing(Monitor(self.config, self.workdir, step, devices, codes))
+        monitor = Monitor(self.config, self.workdir, step, devices, codes, self.clock)
+        self._monitor = self._closing(monitor)
         self.writer = self._closing(Writer(self.workdir, step, self.config, self._monitor.read))
-        self.speed = self._monitor.speed
         self._train_step = TimedStep(
             make_step(self.task, self.mesh, self.sharding),
-            self.speed,
+            self._monitor.speed,
             self.mesh.size,
             self.config.optimizer.accumulate,
         )
+        self.clock.turn_to(STEP)
         return state
 
     def restore(self) -> tuple[TrainState, dict[str, str]]:
@@ -115,7 +123,8 @@ class Run:
             self.abstract,
             self.sharding,
         )
-        state, damaged = read_newest(self.workdir, abstract)
+        with self.clock.during(RESTORE):
+            state, damaged = read_newest(self.workdir, abstract)
         logging.info("resuming from step %d of %d", int(state.step), self.config.steps)
         return state, damaged
 
@@ -150,7 +159,7 @@ class Run:
         """
         hosts.at(f"reading of batch {step}")
         try:
-            with self.speed.waiting():
+            with self._monitor.speed.waiting():
                 batch = self._next(step)
         except Exception:
             if jax.process_count() == 1:
@@ -202,6 +211,7 @@ class Run:
         self._monitor.watch.take(step, batch)
         self.writer.train_metrics(step, metrics)
         self._monitor.watch.check()
+        self._goodput.at(step)
         if step % self.config.log_every == 0:
             self.checkpoints.check()
 
@@ -215,7 +225,7 @@ class Run:
             batch_size=data.batch_size,
             seed=self.config.seed,
             start_step=start,
-            flip=data.flip,
+            jitter=Jitter.from_config(data),
             workers=data.workers if workers is None else workers,
             host=jax.process_index(),
             hosts=jax.process_count(),

@@ -5,10 +5,13 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+
+from codeformer_jax.train.goodput import COMPILE, DATA_WAIT, STEP, Clock
 
 # Peak of one JAX device in TFLOP/s: dense bfloat16, or float16 before Ampere. Keys are beginnings
 # of `device_kind`; the longest match counts. On TPU v2 and v3 a device is a core.
@@ -57,67 +60,78 @@ def peak_tflops(device_kind: str, given: float | None) -> float | None:
 
 
 class Speed:
-    """Measurement of steps, waiting and floating-point operations between two calls of `read`.
+    """Measurement of steps and floating-point operations between two calls of `read`.
 
-    The time of evaluation, saving and compilation (`away`) does not count.
+    Only the time of steps and of waiting for data counts.
 
     Args:
+        clock: the clock of the run.
         batch_size: images per step on all devices.
         peak: peak FLOP/s of all devices together, or None.
     """
 
-    def __init__(self, batch_size: int, peak: float | None):
-        self._batch_size, self._peak = batch_size, peak
-        self._begin()
-
-    def _begin(self) -> None:
-        self._since = time.perf_counter()
-        self._waited = self._away = self._compiled = 0.0
-        self._flops = 0.0
+    def __init__(self, clock: Clock, batch_size: int, peak: float | None):
+        self._clock, self._batch_size, self._peak = clock, batch_size, peak
+        self._before, self._flops = clock.read(), 0.0
+        # The loop runs ahead of the devices: a thread sees when they finish a step.
+        self._watcher = ThreadPoolExecutor(1, "step_watcher")
+        self._finished: Future[float] | None = None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measures the block as waiting for a batch."""
-        start = time.perf_counter()
+        """Counts the part of the block in which the devices have no step left as `DATA_WAIT`."""
+        idle_since = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        if self._finished is None or self._finished.done():
+            if self._finished is not None:
+                idle_since = max(idle_since, self._finished.result())
+            self._clock.move(DATA_WAIT, time.perf_counter() - idle_since)
 
-    @contextlib.contextmanager
-    def away(self, pending: Any) -> Iterator[None]:
-        """Excludes the block from the time of training.
+    def compiling(self, pending: Any) -> contextlib.AbstractContextManager[None]:
+        """Counts the block as compilation, after waiting for `pending`."""
+        return self._clock.during(COMPILE, pending)
+
+    def stepped(self, flops: float, results: Any) -> None:
+        """Adds a step.
 
         Args:
-            pending: results of the steps before, which are waited for first.
+            flops: its number of floating-point operations; 0 if it is unknown.
+            results: arrays that it returns and that are not donated.
         """
-        jax.block_until_ready(pending)
-        start = time.perf_counter()
-        yield
-        self._away += time.perf_counter() - start
-
-    def compiled(self, seconds: float) -> None:
-        """Adds the seconds of a compilation."""
-        self._compiled += seconds
-
-    def stepped(self, flops: float) -> None:
-        """Adds a step with this number of floating-point operations; 0 if it is unknown."""
         self._flops += flops
+        self._finished = self._watcher.submit(_finish, results)
 
     def read(self, steps: int) -> dict[str, float]:
         """Returns metrics of the `steps` steps since the last call."""
-        seconds = max(time.perf_counter() - self._since - self._away, 1e-9)
+        now = self._clock.read()
+        stepping, waited, compiled = (
+            now.get(kind, 0.0) - self._before.get(kind, 0.0) for kind in (STEP, DATA_WAIT, COMPILE)
+        )
+        seconds = max(stepping + waited, 1e-9)
         shown = {
             "images_per_second": steps * self._batch_size / seconds,
             "step_seconds": seconds / steps,
-            "data_wait_share": self._waited / seconds,
+            "data_wait_share": waited / seconds,
         }
         if self._flops:
             shown["tflops_per_second"] = self._flops / seconds / 1e12
             if self._peak:
                 shown["peak_share"] = self._flops / seconds / self._peak
-        if self._compiled:
-            shown["compile_seconds"] = self._compiled
-        self._begin()
+        if compiled:
+            shown["compile_seconds"] = compiled
+        self._before, self._flops = now, 0.0
         return shown
+
+    def close(self) -> None:
+        """Waits for the steps under way."""
+        self._watcher.shutdown()
+
+
+def _finish(results: Any) -> float:
+    """Waits for the results of a step, and returns the time."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # The loop raises it.
+        jax.block_until_ready(results)
+    return time.perf_counter()
 
 
 class TimedStep:
@@ -139,18 +153,18 @@ class TimedStep:
     def __call__(self, state: Any, frozen: Any, inputs: Any, key: Any, phase: Any) -> Any:
         variant = _variant((inputs, phase))
         if variant not in self._variants:
-            with self._speed.away(state):
+            with self._speed.compiling(state):
                 self._variants[variant] = self._compile(state, frozen, inputs, key, phase)
         step, flops = self._variants[variant]
-        self._speed.stepped(flops)
-        return step(state, frozen, inputs, key, phase)
+        state, metrics = step(state, frozen, inputs, key, phase)
+        self._speed.stepped(flops, metrics)
+        return state, metrics
 
     def _compile(self, *arguments: Any) -> tuple[Callable, float]:
         start = time.perf_counter()
         lowered = self._jitted.lower(*arguments)
         compiled = lowered.compile()
         seconds = time.perf_counter() - start
-        self._speed.compiled(seconds)
         flops = step_flops(lowered, compiled, self._devices) * self._slices
         logging.info("compiled the training step in %.1f s: %.4g FLOP", seconds, flops)
         return compiled, flops

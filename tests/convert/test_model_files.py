@@ -12,6 +12,7 @@ from codeformer_jax.convert import (
     ConversionError,
     ModelFileError,
     load_model,
+    read_about,
     save_model,
     write_pth,
 )
@@ -48,6 +49,10 @@ def small_vqgan():
     return module, random_variables("vqgan", module)
 
 
+def rounded(variables):
+    return jax.tree.map(lambda x: x.astype(jnp.float16).astype(x.dtype), variables)
+
+
 def assert_same(found, expected):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -73,6 +78,61 @@ def test_transposed_arrays_are_written_as_they_read(tmp_path):
     flipped = jax.tree.map(lambda x: np.asfortranarray(np.asarray(x)), variables)
     save_model(tmp_path / "m.safetensors", "discriminator", module, flipped)
     assert_same(load_model(tmp_path / "m.safetensors")[2], variables)
+
+
+@pytest.mark.parametrize(
+    ("network", "make"), [("discriminator", small_discriminator), ("vqgan", small_vqgan)]
+)
+def test_half_is_rounded_once_and_takes_half_the_space(network, make, tmp_path):
+    module, variables = make()
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_model(whole, network, module, variables)
+    save_model(half, network, module, variables, half=True)
+    *same, found = load_model(half)
+    assert same == [network, module]
+    assert_same(found, rounded(variables))
+    save_model(tmp_path / "again.safetensors", network, module, found, half=True)
+    assert (tmp_path / "again.safetensors").read_bytes() == half.read_bytes()
+    saved = whole.stat().st_size - half.stat().st_size
+    assert abs(saved - 2 * sum(x.size for x in jax.tree.leaves(variables))) < 2048
+
+
+@pytest.mark.parametrize("value", [65520.0, -1e30])
+def test_half_refuses_values_that_it_cannot_hold(value, tmp_path):
+    module, variables = small_discriminator()
+    path = tmp_path / "m.safetensors"
+    variables["params"]["main_0"]["bias"] = jnp.array([0, value, 1, jnp.nan], jnp.float32)
+    with pytest.raises(ConversionError, match=r"params/main_0/bias has values up to .*65504"):
+        save_model(path, "discriminator", module, variables, half=True)
+    assert not path.exists()
+    # Infinities and NaN are in float16 what they are in float32.
+    held = jnp.array([65504, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+    variables["params"]["main_0"]["bias"] = held
+    save_model(path, "discriminator", module, variables, half=True)
+    assert_same(load_model(path)[2], rounded(variables))
+
+
+def test_what_is_known_about_a_network_is_stored_beside_it(tmp_path):
+    module, variables = small_discriminator()
+    path, other = tmp_path / "m.safetensors", tmp_path / "other.safetensors"
+    about = {"commit": "0123abc", "data": 'faces \u2013 "MIT"\n', "network": "mine"}
+    save_model(path, "discriminator", module, variables, about=about)
+    assert read_about(path) == about
+    assert load_model(path)[0] == "discriminator"
+    save_model(other, "discriminator", module, variables)
+    assert read_about(other) == {}
+    rewrite(other, format="other")
+    with pytest.raises(ModelFileError, match=r"other\.safetensors: .* of another program"):
+        read_about(other)
+
+
+def test_equal_networks_give_equal_bytes(tmp_path):
+    """Safetensors alone writes metadata in random order."""
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for path in paths:
+        about = dict.fromkeys("abcdef", "x")
+        save_model(path, "discriminator", *small_discriminator(), about=about)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path):
@@ -150,8 +210,9 @@ def test_unreadable_files_are_named(tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"hello, world", whole[:100], whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
-        with pytest.raises(ModelFileError, match=r"m\.safetensors: not a safetensors file"):
-            load_model(path)
+        for read in (load_model, read_about):
+            with pytest.raises(ModelFileError, match=r"m\.safetensors: not a safetensors file"):
+                read(path)
     write_pth(tmp_path / "w.pth", {"params": {}})
     with pytest.raises(ModelFileError, match=r"codeformer-jax convert w\.pth w\.safetensors"):
         load_model(tmp_path / "w.pth")
@@ -225,4 +286,6 @@ def test_a_file_has_the_permissions_of_any_new_one_and_the_umask_is_left_alone(
     monkeypatch.delattr(os, "umask")
     with atomic_path(tmp_path / "file") as temporary:
         temporary.write_bytes(b"new")
-    assert (tmp_path / "file").stat().st_mode == (tmp_path / "any").stat().st_mode
+    save_model(tmp_path / "model", "discriminator", *small_discriminator())
+    for name in ("file", "model"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "any").stat().st_mode

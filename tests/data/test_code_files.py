@@ -11,6 +11,7 @@ import pytest
 from recorded import write_records
 
 from codeformer_jax.data.examples import Mixture, listing_digest
+from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import (
     Codes,
@@ -128,7 +129,7 @@ def orientation(step):
 def test_a_batch_has_the_codes_of_its_pictures(tmp_path, flip):
     source = WithCodes(Faces(), Codes(write(tmp_path / "codes")))
     seen = set()
-    for step in take(batches(source, batch_size=4, seed=0, flip=flip), 20):
+    for step in take(batches(source, batch_size=4, seed=0, jitter=Jitter(flip=flip)), 20):
         turned = orientation(step)
         seen |= set(turned.tolist())
         assert step["codes"].dtype == np.int32

@@ -12,6 +12,7 @@ from PIL import Image
 
 from codeformer_jax.data.examples import CachedSource
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
+from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import shared_arrays
@@ -108,7 +109,9 @@ def test_every_epoch_holds_every_example_once_in_a_new_order():
 
 
 def test_without_flip_nothing_is_mirrored():
-    assert not mirrored(take(batches(Numbered(5), batch_size=2, seed=0, flip=False), 5)).any()
+    assert not mirrored(
+        take(batches(Numbered(5), batch_size=2, seed=0, jitter=Jitter(flip=False)), 5)
+    ).any()
 
 
 def test_flips_mirror_half_of_the_examples_anew_every_epoch():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import SourceError, open_heldout, open_source
 from codeformer_jax.data.synthetic import SHAPE_CLASSES, SyntheticShapes, draw_shape
@@ -78,7 +79,9 @@ def test_shapes_by_their_string():
 
 def test_labels_come_with_their_pictures():
     source = SyntheticShapes("train", SIZE, 20)
-    with contextlib.closing(batches(source, batch_size=8, seed=0, flip=False)) as stream:
+    with contextlib.closing(
+        batches(source, batch_size=8, seed=0, jitter=Jitter(flip=False))
+    ) as stream:
         for _ in range(3):
             batch = next(stream)
             assert batch["label"].dtype == np.int32

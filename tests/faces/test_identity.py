@@ -82,5 +82,5 @@ def test_points_go_to_the_template_of_arcface():
 
 def test_without_onnxruntime(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match="--identity needs onnxruntime: pip install"):
+    with pytest.raises(ValueError, match=r"onnxruntime: pip install 'codeformer-jax\[identity\]'"):
         Identity.load()

@@ -1,5 +1,6 @@
 """Pasting: what the network changed, where the mask says, and nothing else."""
 
+import dataclasses
 import tracemalloc
 
 import cv2
@@ -81,6 +82,32 @@ def test_detail_finer_than_the_crop_survives():
     assert replaced[middle].std() < 0.05 * picture[middle].std()
 
 
+@pytest.mark.parametrize("dtype", TOP)
+def test_a_sharp_face_changes_no_bit_of_its_own(dtype):
+    picture = scene(dtype=dtype)
+    places = similarity(0.9, 10, (140, 120), SIZE), similarity(0.8, 0, (190, 130), SIZE)
+    behind, front = (patch(picture, t, change=lambda crop: brighter(crop, 0.1)) for t in places)
+    sharp = dataclasses.replace(front, sharpness=1.0)
+    result = picture.copy()
+    paste(result, [behind, sharp])
+    # The middle of the front face also lies in the other one's crop.
+    atol = 1e-6 if dtype == np.float32 else 0
+    np.testing.assert_allclose(result[125:135, 180:190], picture[125:135, 180:190], 0, atol)
+    assert (result[110:120, 120:130] != picture[110:120, 120:130]).any()
+    replaced = picture.copy()
+    paste(replaced, [sharp], detail=False)
+    assert (replaced != picture).any()
+
+
+def test_a_face_that_is_sharp_in_part_is_blended():
+    picture = scene(dtype=np.float32)
+    new = patch(picture, similarity(0.4, 10, (160, 120), SIZE), change=lambda c: brighter(c, 0.05))
+    restored, part = picture.copy(), picture.copy()
+    paste(restored, [new])
+    paste(part, [dataclasses.replace(new, sharpness=0.25)])
+    assert np.abs(part - (0.25 * picture + 0.75 * restored)).max() < 1e-5
+
+
 def by_definition(picture, patches):
     """The definition at full picture size: back to front, each over the original picture."""
     result = picture.astype(np.float64)
@@ -89,6 +116,8 @@ def by_definition(picture, patches):
         crop = cut(picture, p.transform, p.mask.shape[0]).astype(np.float32)
         restored = p.restored.astype(np.float32) * 255
         kept = kept_detail(restored, crop, scale_of(p.transform), 255.0)
+        restored = p.sharpness * crop + (1 - p.sharpness) * restored
+        kept = p.sharpness + (1 - p.sharpness) * kept
         inverse = invert(p.transform)
         back = [
             cv2.warpAffine(a, inverse, size, flags=cv2.INTER_CUBIC)
@@ -117,8 +146,8 @@ def test_overlapping_faces_follow_the_definition():
     smooth = [cv2.GaussianBlur(seeded_image(SIZE, SIZE, seed), (0, 0), 6) for seed in (1, 2, 3)]
     places = [(0.9, 10, (140, 120)), (1.0, -20, (180, 110)), (0.8, 0, (160, 150))]
     patches = [
-        Patch(similarity(s, d, c, SIZE), image, square_mask(SIZE))
-        for (s, d, c), image in zip(places, smooth, strict=True)
+        Patch(similarity(s, d, c, SIZE), image, square_mask(SIZE), sharpness)
+        for (s, d, c), image, sharpness in zip(places, smooth, (0.0, 0.0, 0.4), strict=True)
     ]
     result = picture.copy()
     paste(result, patches)

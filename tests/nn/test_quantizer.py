@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from examples import run_example
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from codeformer_jax.nn import QUANTIZERS, VQGAN, VQVAE, GumbelQuantizer, VectorQuantizer, quantizer
 from codeformer_jax.nn.quantizer import code_perplexity, count_codes, squared_distances
+from examples import run_example
 
 CODEBOOK = jnp.array([[0.0, 0.0], [1.0, 1.0], [4.0, 0.0]])
 # Nearest: 0, 1, 1, 2; squared distances 0.5, 0.25, 1, 2.

@@ -61,6 +61,12 @@ def model_file(network, tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def embedded_network(model_file, monkeypatch):
+    """The network in place of the one that ships."""
+    monkeypatch.setattr("codeformer_jax.restore.embedded.FILE", model_file)
+
+
 @pytest.fixture(scope="session")
 def vqgan_file(tmp_path_factory):
     """A model file of another network."""

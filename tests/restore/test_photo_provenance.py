@@ -46,7 +46,8 @@ def written(folder, record):
 
 
 def test_a_record_says_what_was_done(tmp_path):
-    faces = [FaceRecord(1, face(), "restored", 512, 0.61234567), FaceRecord(2, face(), "too small")]
+    restored = FaceRecord(1, face(), "restored", 512, 0.61234567, 0.98765)
+    faces = [restored, FaceRecord(2, face(), "too small")]
     found = written(tmp_path, record_of(tmp_path, faces))
     assert list(found) == [
         *("input", "input_sha256", "result", "settings", "detector", "notes", "faces")
@@ -60,6 +61,7 @@ def test_a_record_says_what_was_done(tmp_path):
     first, second = found["faces"]
     assert (first["number"], first["done"]) == (1, "restored")
     assert (first["score"], first["identity"]) == (0.9877, 0.6123)
+    assert (first["sharpness"], second["sharpness"]) == (0.9877, None)
     assert first["enlargement"] == pytest.approx(0.4, abs=1e-4)
     assert first["size"] == pytest.approx(face().size, abs=0.05)
     assert (second["number"], second["done"]) == (2, "too small")

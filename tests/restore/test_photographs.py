@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -116,6 +117,47 @@ def test_only_faces_change_and_the_record_says_what_was_done(tmp_path, photo, op
     assert record["settings"]["w"] == 0.25
     assert len(record["settings"]["weights_sha256"]) == 64
     assert "Restored by codeformer-jax" in Image.open(summary.written[0]).text["Comment"]
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    """(a sharp drawn face, options that name it); it is 12 times as large as the network's"""
+    boxes = tmp_path / "portrait.json"
+    boxes.write_text(json.dumps([{"points": (TEMPLATE * 0.75).tolist()}]))
+    return render_face(1, 384), lambda **fields: PhotoOptions(boxes=boxes, aligned="no", **fields)
+
+
+def test_a_sharp_face_larger_than_the_network_stays(portrait):
+    face, options = portrait
+    restorer = network(0.2)
+    kept = restorer.restore_photo(face, options=options(match_color=False))
+    np.testing.assert_array_equal(kept.pixels, face)
+    assert kept.faces[0].sharpness == 1
+    assert "mostly left as they were (--no-detail restores them in full)" in " ".join(kept.notes)
+    assert "were restored at less than their size" not in " ".join(kept.notes)
+    full = restorer.restore_photo(face, options=options(match_color=False, detail=False))
+    change = full.pixels[150:250, 150:230].astype(int) - face[150:250, 150:230]
+    assert change.mean() > 10
+    assert full.faces[0].sharpness is None
+    assert "were restored at less than their size" in " ".join(full.notes)
+
+
+@pytest.mark.parametrize("task", [{"keep_gray": False}, {"keep_known": True}])
+def test_a_sharp_face_is_coloured_or_filled_in(portrait, task):
+    face, options = portrait
+    face[180:200, 170:210] = 255
+    result = network(-0.2, **task).restore_photo(face, options=options(match_color=False))
+    assert result.faces[0].sharpness is None
+    assert (face[185:195, 180:200] - result.pixels[185:195, 180:200].astype(int)).mean() > 10
+
+
+def test_a_large_blurred_face_is_restored(portrait):
+    face, options = portrait
+    blurred = cv2.GaussianBlur(face, (0, 0), 20)
+    result = network(0.2).restore_photo(blurred, options=options(match_color=False))
+    assert result.faces[0].sharpness == 0
+    assert (result.pixels[150:250, 150:230].astype(int) - blurred[150:250, 150:230]).mean() > 10
+    assert "were restored at less than their size" in " ".join(result.notes)
 
 
 def test_faces_of_several_pictures_share_a_batch(tmp_path, photo, options, monkeypatch):
@@ -351,3 +393,18 @@ def test_restore_photo_refuses_other_arrays(image):
 
 def test_every_detector_can_be_chosen():
     assert tuple(DETECTORS) == photo_options.DETECTORS
+
+
+@pytest.mark.usefixtures("embedded_network")
+def test_the_record_names_the_network(tmp_path, photo, options, model_file):
+    write_image(tmp_path / "a.png", photo())
+
+    def settings(folder, *chosen, **named):
+        restore_files([tmp_path / "a.png"], tmp_path / folder, *chosen, photo=options(), **named)
+        return json.loads((tmp_path / folder / "a.json").read_text())["settings"]
+
+    embedded, given = settings("x"), settings("y", RestoreOptions(checkpoint=model_file))
+    assert embedded["checkpoint"] == "photos128 (embedded)"
+    assert given["checkpoint"] == str(model_file)
+    assert embedded["weights_sha256"] == given["weights_sha256"]
+    assert settings("z", restorer=network())["checkpoint"] is None

@@ -8,6 +8,7 @@ from PIL import Image
 from codeformer_jax import cli
 from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.restore import Restorer
+from codeformer_jax.restore.embedded import DESCRIPTION
 
 
 @pytest.fixture
@@ -19,26 +20,18 @@ def faces(tmp_path, picture, monkeypatch):
     return tmp_path / "faces"
 
 
-@pytest.fixture
-def weights(tmp_path, model_file):
-    """weights/codeformer.safetensors in the current directory."""
-    path = tmp_path / "weights" / "codeformer.safetensors"
-    path.parent.mkdir()
-    return pathlib.Path(shutil.copy(model_file, path))
-
-
-@pytest.mark.usefixtures("faces", "weights")
+@pytest.mark.usefixtures("faces", "embedded_network")
 def test_restores(tmp_path, restorer, capsys):
     args = ["restore", "faces", "faces/1.png", "--aligned"]
     assert cli.main([*args, "-o", "out/x", "-w", "0.8"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("2 of 2 images restored in ")
+    assert out.startswith(f"{DESCRIPTION}\n2 of 2 images restored in ")
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == ["1.png", "2.png"]
     result = read_image("out/x/1.png").pixels.astype(int)
     assert abs(result - restorer(read_image("faces/1.png").pixels, w=0.8)).max() <= 1
 
 
-@pytest.mark.usefixtures("faces", "weights")
+@pytest.mark.usefixtures("faces", "embedded_network")
 def test_options_reach_the_network(restorer):
     args = ["restore", "faces", "--aligned", "-o", "out", "-w", "1", "--no-adain"]
     assert cli.main([*args, "--batch-size", "2", "--limit", "1", "--suffix", "_r"]) == 0
@@ -47,7 +40,7 @@ def test_options_reach_the_network(restorer):
     assert abs(result - expected).max() <= 1
 
 
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("embedded_network")
 def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch, capsys):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.chdir(tmp_path)
@@ -73,24 +66,24 @@ def test_gray_known_and_large_pictures_by_options(tmp_path, picture, monkeypatch
     assert np.array_equal(known[:8], kept[:8])
 
 
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("embedded_network")
 def test_files_that_are_not_pictures_are_named_and_no_failure(faces, capsys):
     (faces / "README.txt").write_text("notes")
     assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 0
     assert "left out 1 file that is not a picture: 'faces/README.txt'" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("embedded_network")
 def test_unreadable_among_readable(faces, capsys):
     (faces / "broken.png").write_bytes(b"x")
     assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 1
     captured = capsys.readouterr()
-    assert captured.out.startswith("2 of 3 images restored")
+    assert "2 of 3 images restored" in captured.out
     assert "not restored (1):\n  faces/broken.png: " in captured.err
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.usefixtures("faces", "weights")
+@pytest.mark.usefixtures("faces", "embedded_network")
 def test_never_overwrites_without_force(tmp_path, capsys):
     assert cli.main(["restore", "faces", "--aligned", "-o", "out", "-w", "0"]) == 0
     first = (tmp_path / "out" / "1.png").read_bytes()
@@ -106,15 +99,32 @@ def test_never_overwrites_without_force(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("faces")
-def test_without_weights_two_commands_are_given(tmp_path, capsys):
+def test_a_network_that_is_named_needs_no_words(model_file, capsys):
+    args = ["restore", "faces", "--aligned", "-o", "out", "--checkpoint", str(model_file)]
+    assert cli.main(args) == 0
+    assert capsys.readouterr().out.startswith("2 of 2 images restored in ")
+
+
+def test_the_help_says_how_to_get_512_px(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["restore", "--help"])
+    text = capsys.readouterr().out
+    assert "see --help" in DESCRIPTION
+    assert "codeformer-jax convert codeformer.pth codeformer.safetensors" in text
+
+
+@pytest.mark.usefixtures("faces")
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_an_incomplete_installation_is_named(content, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "photos128.safetensors"
+    monkeypatch.setattr("codeformer_jax.restore.embedded.FILE", file)
+    if content is not None:
+        file.write_bytes(content)
     assert cli.main(["restore", "faces", "--aligned", "-o", "out"]) == 2
-    assert capsys.readouterr().err.splitlines()[1:] == [
-        "  curl -L -o codeformer.pth https://github.com/sczhou/CodeFormer/releases/download/"
-        "v0.1.0/codeformer.pth",
-        "  codeformer-jax convert codeformer.pth weights/codeformer.safetensors",
-        "(they carry a non-commercial licence), or give --checkpoint a model file or a training "
-        "workdir.",
-    ]
+    err = capsys.readouterr().err
+    assert "error: the embedded network cannot be loaded (" in err
+    assert f"{file}" in err
+    assert "reinstall codeformer-jax, or give the path of another network (--checkpoint)" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -127,18 +137,20 @@ def test_wrong_network(tmp_path, vqgan_file, capsys):
 
 
 @pytest.mark.usefixtures("faces")
-def test_converted_there_and_back_restores_the_same(tmp_path, weights):
-    assert cli.main(["restore", "faces", "--aligned", "-o", "before"]) == 0
-    assert cli.main(["convert", str(weights), "model.pth", "--to-torch"]) == 0
-    assert cli.main(["convert", "model.pth", str(weights)]) == 2
-    assert cli.main(["convert", "model.pth", str(weights), "--force"]) == 0
-    assert cli.main(["restore", "faces", "--aligned", "-o", "after"]) == 0
+def test_converted_there_and_back_restores_the_same(tmp_path, model_file):
+    path = pathlib.Path(shutil.copy(model_file, tmp_path / "model.safetensors"))
+    args = ["restore", "faces", "--aligned", "--checkpoint", str(path)]
+    assert cli.main([*args, "-o", "before"]) == 0
+    assert cli.main(["convert", str(path), "model.pth", "--to-torch"]) == 0
+    assert cli.main(["convert", "model.pth", str(path)]) == 2
+    assert cli.main(["convert", "model.pth", str(path), "--force"]) == 0
+    assert cli.main([*args, "-o", "after"]) == 0
     for name in ("1.png", "2.png"):
         before, after = (tmp_path / folder / name for folder in ("before", "after"))
         assert before.read_bytes() == after.read_bytes()
 
 
-@pytest.mark.usefixtures("weights")
+@pytest.mark.usefixtures("embedded_network")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,12 +174,12 @@ def test_errors_are_messages(tmp_path, faces, capsys, arguments, message):
     assert captured.err.startswith("codeformer-jax: error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
-    assert captured.out == ""
+    assert captured.out in ("", f"{DESCRIPTION}\n")
     assert not (tmp_path / "out").exists()
     assert {path: path.read_bytes() for path in faces.iterdir()} == before
 
 
-@pytest.mark.usefixtures("faces", "weights")
+@pytest.mark.usefixtures("faces", "embedded_network")
 def test_interrupt_is_quiet(monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

@@ -219,6 +219,13 @@ def test_load_model_file(model_file, restorer, picture):
     assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
 
 
+@pytest.mark.usefixtures("embedded_network")
+def test_without_a_path_the_embedded_network_is_loaded_in_silence(restorer, picture, capfd):
+    loaded = Restorer.load(batch_size=4)
+    assert np.array_equal(loaded(picture(32, 32)), restorer(picture(32, 32)))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("adain", [None, True, False])
 def test_load_workdir(tmp_path, monkeypatch, network, restorer, picture, adain):
     asked = []

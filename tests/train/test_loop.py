@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_config, tiny_vqvae
@@ -92,6 +93,16 @@ def test_export_writes_a_model_file_once(stages, tmp_path):
     with pytest.raises(ValueError, match=r"name it codeformer\.safetensors"):
         export_trained(root / "vqgan", tmp_path / "codeformer.pth")
     assert not (tmp_path / "codeformer.pth").exists()
+
+
+def test_export_in_16_bits_says_what_it_is(stages, tmp_path):
+    root, _ = stages
+    target = tmp_path / "half.safetensors"
+    export_trained(root / "restoration", target, half=True, about={"commit": "0123abc"})
+    trained = load_trained(root / "restoration")
+    assert convert.read_about(target) == {"commit": "0123abc", "step": str(trained.step)}
+    stored = jax.tree.map(lambda x: x.astype(jnp.float16).astype(x.dtype), trained.variables)
+    tree_equal(convert.load_model(target)[2], stored)
 
 
 def test_a_second_run_of_the_same_command_changes_nothing(stages, tmp_path):

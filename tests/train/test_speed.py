@@ -1,7 +1,10 @@
 """Clocks and counts of a run, and their metrics."""
 
+import contextlib
 import json
+import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codeformer_jax.train import goodput
 from codeformer_jax.train import speed as speed_module
+from codeformer_jax.train.goodput import Clock
 from codeformer_jax.train.speed import Speed, TimedStep, peak_tflops
 from codeformer_jax.train.writer import LABEL_HEIGHT
 
@@ -44,16 +49,12 @@ def test_peak_of_known_devices(kind, tflops):
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """Replaces the module's clock with one that the test moves."""
+def move(monkeypatch):
+    """Replaces the modules' clock with one that the returned function moves by some seconds."""
     now = [0.0]
-
-    class Clock:
-        @staticmethod
-        def perf_counter():
-            return now[0]
-
-    monkeypatch.setattr(speed_module, "time", Clock)
+    clock = types.SimpleNamespace(time=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(speed_module, "time", clock)
+    monkeypatch.setattr(goodput, "time", clock)
 
     def move(seconds):
         now[0] += seconds
@@ -61,35 +62,67 @@ def clock(monkeypatch):
     return move
 
 
-def test_time_goes_to_steps_waiting_or_elsewhere(clock):
-    speed = Speed(8, peak=4e12)
-    for _ in range(4):
+class Device:
+    """A step's result, which is ready when the test says so."""
+
+    def __init__(self):
+        self._ready = threading.Event()
+
+    def finish(self, speed):
+        self._ready.set()
+        speed._finished.result()
+
+    def block_until_ready(self):
+        assert self._ready.wait(timeout=60)
+
+
+def test_time_goes_to_steps_waiting_or_elsewhere(move):
+    clock = Clock("step")
+    with contextlib.closing(Speed(clock, 8, peak=4e12)) as speed:
+        for _ in range(4):
+            with speed.waiting():
+                move(0.5)
+            speed.stepped(3e12, done := Device())
+            move(1.5)
+            done.finish(speed)
+        with clock.during("save", jnp.zeros(())):
+            move(100.0)
+        assert speed.read(4) == {
+            "images_per_second": 4.0,
+            "step_seconds": 2.0,
+            "data_wait_share": 0.25,
+            "tflops_per_second": 1.5,
+            "peak_share": 0.375,
+        }
+        # The next window is its own; steps of unknown cost leave the rate out.
+        speed.stepped(0.0, ())
+        speed.stepped(0.0, ())
+        move(4.0)
+        assert speed.read(2) == {
+            "images_per_second": 4.0,
+            "step_seconds": 2.0,
+            "data_wait_share": 0.0,
+        }
+
+
+@pytest.mark.parametrize(("after", "share"), [(0.0, 0.75), (1.0, 0.5), (3.0, 0.0), (None, 0.0)])
+def test_reading_while_a_step_is_under_way_is_no_waiting(move, after, share):
+    """The step is done `after` seconds of the three in which a batch is read, or still not."""
+    clock, done = Clock("step"), Device()
+    with contextlib.closing(Speed(clock, 1, peak=None)) as speed:
+        speed.stepped(0.0, done)
+        move(1.0)
         with speed.waiting():
-            clock(0.5)
-        speed.stepped(3e12)
-        clock(1.5)
-    with speed.away(jnp.zeros(())):
-        clock(100.0)
-    assert speed.read(4) == {
-        "images_per_second": 4.0,
-        "step_seconds": 2.0,
-        "data_wait_share": 0.25,
-        "tflops_per_second": 1.5,
-        "peak_share": 0.375,
-    }
-    # The next window is its own; steps of unknown cost leave the rate out.
-    speed.stepped(0.0)
-    speed.stepped(0.0)
-    clock(4.0)
-    assert speed.read(2) == {
-        "images_per_second": 4.0,
-        "step_seconds": 2.0,
-        "data_wait_share": 0.0,
-    }
+            for second in range(4):
+                if second == after:
+                    done.finish(speed)
+                move(second < 3)
+        assert speed.read(1)["data_wait_share"] == pytest.approx(share)
+        done.finish(speed)
 
 
 def test_each_variant_is_compiled_once_and_its_operations_counted():
-    speed = Speed(1, peak=None)
+    speed = Speed(Clock("step"), 1, peak=None)
     traced = []
 
     def step(state, frozen, inputs, key, phase):
@@ -106,6 +139,7 @@ def test_each_variant_is_compiled_once_and_its_operations_counted():
     elapsed = time.perf_counter() - started
     shown = speed.read(3)
     assert 0 < shown["compile_seconds"] <= elapsed
+    speed.close()
     flops = shown["tflops_per_second"] * 1e12 * shown["step_seconds"]
     assert flops == pytest.approx(2 * 2 * 64**3, rel=0.1)
 

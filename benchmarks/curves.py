@@ -1,10 +1,10 @@
-"""Draws the curves of a demo's three stages as one small picture: those of docs/training.md.
+"""Draws the training curves of runs as one small picture, a row for each run.
 
     make demo
-    python benchmarks/demo_curves.py demo docs/curves.png
+    python benchmarks/curves.py docs/curves.png demo/[123]_*
 
-A row per stage. What is drawn over each other shares one axis from 0; the dashed line is
-where the discriminator begins.
+What is drawn over each other shares one axis from 0; the dashed line is where the discriminator
+begins. Curves that a run did not write are left out.
 """
 
 import argparse
@@ -46,13 +46,13 @@ STAGES = {
 
 
 def read_curves(workdir):
-    """({metric: [(step, value)]} of a run, the step from which on there is a GAN, or None)."""
+    """({metric: [(step, value)]} of a run, its config)."""
     curves = {}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         for name, value in row.items():
             curves.setdefault(name, []).append((row["step"], value))
-    return curves, read_config(workdir).loss.get("gan_start")
+    return curves, read_config(workdir)
 
 
 def draw_panel(canvas, box, names, curves, gan_start):
@@ -66,7 +66,7 @@ def draw_panel(canvas, box, names, curves, gan_start):
     panel = Panel(canvas, *box, last + 1, low, high, every=100 * max(1, last // 300))
     panel.tick(low, f"{low:.3g}")
     panel.tick(high, f"{high:.3g}")
-    if gan_start is not None:
+    if gan_start is not None and gan_start <= last:
         x, _ = panel.at(gan_start, low)
         for y in range(top, bottom, 8):
             canvas.line([(x, y), (x, y + 4)], fill=PEER)
@@ -81,21 +81,23 @@ def draw_panel(canvas, box, names, curves, gan_start):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="folder that `make demo` wrote")
     parser.add_argument("picture", type=Path, help="PNG to write")
+    parser.add_argument("workdirs", type=Path, nargs="+", help="runs, in the order of the rows")
     arguments = parser.parse_args()
-    image = Image.new("RGB", (WIDTH, HEIGHT * len(STAGES)), "white")
+    image = Image.new("RGB", (WIDTH, HEIGHT * len(arguments.workdirs)), "white")
     canvas = ImageDraw.Draw(image)
     canvas.font = ImageFont.load_default(11)
-    for row, (stage, (title, *groups)) in enumerate(STAGES.items()):
-        curves, gan_start = read_curves(arguments.demo / f"{row + 1}_{stage}")
+    for row, workdir in enumerate(arguments.workdirs):
+        curves, config = read_curves(workdir)
+        title, *groups = STAGES[config.task]
+        groups = [written for group in groups if (written := [n for n in group if n in curves])]
         width = WIDTH // len(groups)
         top = row * HEIGHT + 48
         canvas.text((MARGIN, top - 40), title, fill=INK, font=ImageFont.load_default(13))
         for column, names in enumerate(groups):
             left = column * width + MARGIN
             box = (left, top, left + width - MARGIN - 14, (row + 1) * HEIGHT - 24)
-            draw_panel(canvas, box, names, curves, gan_start)
+            draw_panel(canvas, box, names, curves, config.loss.get("gan_start"))
     image.quantize(32).save(arguments.picture, optimize=True)
 
 

@@ -1,0 +1,89 @@
+"""The recipe of the shipped weights: its data, its three stages, and its repetition."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codeformer_jax.convert import read_about
+from codeformer_jax.data.synthetic import SyntheticFaces, draw_group
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("photos128", ROOT / "tools" / "photos128.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_people_are_linked_through_others(recipe):
+    similar = np.eye(5)
+    for i, j in ((0, 3), (3, 4), (1, 2)):
+        similar[i, j] = similar[j, i] = 0.7
+    assert recipe.people_of(similar) == [0, 1, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of aligned faces, one of them twice, and one of group pictures."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name in ("faces", "groups"):
+        (root / name).mkdir()
+    faces = SyntheticFaces("train", size=256, length=24, seed=0)
+    for i in range(len(faces)):
+        Image.fromarray(faces[i]["image"]).save(root / "faces" / f"{i}.png")
+    Image.fromarray(faces[0]["image"]).save(root / "faces" / "twin.png")
+    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(root / "faces" / "nobody.png")
+    for i in range(2):
+        Image.fromarray(draw_group(i, 240, 400).image).save(root / "groups" / f"{i}.png")
+    return root
+
+
+def test_data_hold_each_person_in_one_set_and_each_picture_once(recipe, folders, tmp_path):
+    recipe.make_data([folders / "faces"], folders / "groups", tmp_path)
+    note = json.loads((tmp_path / "data.json").read_text())
+    reasons = {entry["name"]: entry["why"] for entry in note["dropped"]}
+    assert reasons["faces_nobody"] == "no face was found"
+    assert "duplicate" in reasons["faces_twin"]
+    sets = {split: {path.name for path in (tmp_path / split).iterdir()} for split in note["images"]}
+    assert not sets["train"] & sets["heldout"]
+    assert {split: len(names) for split, names in sets.items()} == note["images"]
+    assert sum(note["images"].values()) + len(reasons) == 24 + 2 + 2
+    assert "groups_0.png" in sets["train"] | sets["heldout"]
+    with Image.open(next((tmp_path / "train").glob("groups_*.png"))) as picture:
+        assert picture.size == (recipe.SIDE, recipe.SIDE)
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_resumes_and_repeats(folders, tmp_path):
+    def run(*options):
+        command = [sys.executable, "tools/photos128.py", "--short", "--work", tmp_path / "work"]
+        return subprocess.run(
+            [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    whole = run("--faces", folders / "faces", "--portraits", folders / "groups")
+    assert whole.returncode == 0, whole.stderr
+    model = tmp_path / "work" / "photos128.safetensors"
+    first = model.read_bytes()
+    about = read_about(model)
+    assert about["config"] == "configs/photos128.py:restoration,short"
+    assert about.keys() == {"commit", "config", "data", "licence", "step"}
+    model.unlink()
+    assert run().returncode == 0  # Everything but the file is there.
+    assert model.read_bytes() == first
+    again = run("--repeat", tmp_path / "again")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("are equal") == 4
+    notes = tmp_path / "work" / "fingerprints.json"
+    notes.write_text(notes.read_text().replace('"vqgan": "', '"vqgan": "0'))
+    differs = run("--repeat", tmp_path / "again")
+    assert (differs.returncode, differs.stdout.count("DIFFER")) == (1, 1)
