@@ -20,7 +20,7 @@ _START_TIMEOUT = flags.DEFINE_float(
     "initialization-timeout", 300.0, "Seconds to wait for all processes to start.", lower_bound=1.0
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
-    "peer-timeout", 30.0, "Seconds until a silent process counts as dead.", lower_bound=1.0
+    "peer-timeout", 25.0, "Seconds until a silent process counts as dead.", lower_bound=1.0
 )
 flags.mark_flag_as_required("config")
 

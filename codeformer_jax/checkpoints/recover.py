@@ -30,6 +30,7 @@ def read_newest(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[s
         ValueError: if no checkpoint is whole, or the state does not belong to this config.
     """
     step, faults = hosts.from_main("checks of the digests", partial(digests.newest_whole, workdir))
+    hosts.at("restoration of the state")
     if step is None:
         raise digests.all_damaged(workdir, faults)
     folder = workdir.absolute() / "checkpoints" / str(step) / "default"

@@ -1,7 +1,6 @@
 """The start of several processes, which ends in time and names the processes that are missing."""
 
 import functools
-import os
 import socket
 import threading
 from typing import Any
@@ -24,35 +23,37 @@ def connect(timeout: float, *arguments: Any, **detection: Any) -> None:
         arguments, detection: arguments of `jax.distributed.initialize`.
     """
     # JAX's service knows which processes are missing. It waits for an hour before it names them,
-    # and `initialize` has no argument for that.
-    module, name = distributed._jax, "get_distributed_runtime_service"
-    service = getattr(module, name)
+    # and `initialize` has no argument for that. A JAX without this name only loses the message.
+    module, name = getattr(distributed, "_jax", None), "get_distributed_runtime_service"
+    service = getattr(module, name, None)
     timer = threading.Timer(timeout, _not_started, [timeout])
     timer.start()
-    setattr(module, name, functools.partial(service, cluster_register_timeout=int(timeout) + 1))
+    if service is not None:
+        setattr(module, name, functools.partial(service, cluster_register_timeout=int(timeout) + 1))
     try:
         limit = {"initialization_timeout": int(timeout) + _MORE}
         jax.distributed.initialize(*arguments, **limit, **detection)
     finally:
-        setattr(module, name, service)
+        if service is not None:
+            setattr(module, name, service)
         timer.cancel()
 
 
 def _not_started(timeout: float) -> None:
     """Reports that processes are missing."""
     state = distributed.global_state
-    address = state.coordinator_address
-    missing = "JAX names the missing ones below as 'timed out task names'"
+    address, missing = state.coordinator_address, None
     if address is None:
         missing = "The address of process 0 is not known yet"
     elif state.process_id != 0 and not _answers(address):
         missing = f"Process 0 does not answer at {address}"
+    named = "JAX names the missing ones below as 'timed out task names'"
     peers.report(
         f"process {state.process_id} has waited {timeout:g} s for all processes to start "
-        f"(--initialization-timeout). {missing}"
+        f"(--initialization-timeout). {missing or named}"
     )
-    if not missing.startswith("JAX"):
-        os._exit(1)
+    if missing:
+        peers.end()
 
 
 def _answers(address: str) -> bool:

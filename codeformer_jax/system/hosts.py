@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import signal
 from collections import deque
@@ -23,8 +24,10 @@ from codeformer_jax.system.connect import connect
 # Steps between a flag and its answer. With two, the answer is there before the next step starts, so
 # the device stays busy.
 LAG = 2
-# Seconds that any stage of several processes may take, from a compilation to a wait for a peer.
+# Seconds that any stage of a training of several processes may take, from a compilation to a wait
+# for a peer.
 LIMIT = 1800.0
+_WAIT = 7 * 24 * 3600 * 1000  # Milliseconds; the watch ends a wait that takes too long.
 
 _watches: list[peers.Watch] = []  # At most one.
 _waits = itertools.count()  # The same number on all processes at the same wait.
@@ -82,7 +85,7 @@ def initialize(
     state = distributed.global_state
     if state.num_processes > 1:
         own = {"client": state.client, "index": state.process_id, "count": state.num_processes}
-        _watches.append(peers.Watch(peer_timeout, LIMIT, **own))
+        _watches.append(peers.Watch(peer_timeout, **own))
 
 
 def _environment() -> str | None:
@@ -135,7 +138,7 @@ def limited(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        _watches[0].limit = LIMIT
+        _watches[0].limit = math.inf
         for watch in own:
             watch.close()
             _watches.remove(watch)
@@ -149,21 +152,26 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:  # All have agreed to end.
-        _leave()
+    except KeyboardInterrupt:
+        # All have agreed to end and arrive soon, or a second Ctrl-C has ended this process alone.
+        _leave(limit=60.0)
         raise
     except Exception as error:
         for watch in _watches:
             watch.fail(error)
         raise
-    _leave()
+    _leave(limit=LIMIT)
 
 
-def _leave() -> None:
+def _leave(limit: float) -> None:
     """Ends the watch after the last wait; its threads must not outlive the interpreter."""
-    if _watches:
-        at("end")
+    if not _watches:
+        return
+    _watches[0].limit = limit
+    try:
+        wait_for_all("end")  # JAX's own wait would abort the run after 300 s.
         jax.distributed.shutdown()
+    finally:
         _watches.pop().close()
 
 
@@ -213,10 +221,8 @@ def _gather(name: str, text: str) -> list[str]:
     at(name)
     folder, client = f"codeformer_jax/gather/{next(_waits)}", distributed.global_state.client
     client.key_value_set(f"{folder}/{jax.process_index()}", text)
-    # Twice the limit, so that the watch ends a wait that takes too long.
-    wait = int(2000 * max([LIMIT, *(watch.limit for watch in _watches)]))
     return [
-        client.blocking_key_value_get(f"{folder}/{i}", wait) for i in range(jax.process_count())
+        client.blocking_key_value_get(f"{folder}/{i}", _WAIT) for i in range(jax.process_count())
     ]
 
 

@@ -16,12 +16,12 @@ import re
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed
 
-SILENCE = 30.0  # Seconds without a sign of life after which a peer counts as dead.
+SILENCE = 25.0  # Seconds without a sign of life after which a peer counts as dead.
 _FOLDER = "codeformer_jax/stages"
 # A tick is a tenth of the longest silence. Counting ticks instead of seconds forgives a machine
 # that was suspended as a whole.
@@ -36,7 +36,11 @@ _FROM_PEERS = re.compile(
 
 @dataclasses.dataclass
 class _Peer:
-    """A peer as this process knows it; `silent` and `failed` count ticks."""
+    """A peer as this process knows it.
+
+    `silent` counts answers of process 0 without a new beat of the peer, so that nobody is blamed
+    while process 0 is frozen. `failed` counts ticks.
+    """
 
     beat: int = -1
     number: int = 0
@@ -85,7 +89,7 @@ class Watch:
         self._at, self._elapsed = (self._at[0] + 1, stage), 0
 
     def fail(self, error: Exception) -> None:
-        """Tells the peers why this process ends; it has a few seconds left to do so.
+        """Publishes why this process ends. Its threads end it a few seconds later.
 
         An error of a collective operation may be the consequence of a peer's end. Then the peer is
         named instead, and this function does not return.
@@ -109,16 +113,21 @@ class Watch:
                 self._client.key_value_set(f"{_FOLDER}/{self._index}", text, allow_overwrite=True)
                 found = self._client.key_value_dir_get(_FOLDER)
             except jax.errors.JaxRuntimeError:
-                found = []
-            for key, text in found:
-                self._unanswered = 0
-                peer = self._peers.get(int(key.rpartition("/")[2]))
-                values = json.loads(text)
-                if peer is not None and peer.beat != values[0]:
-                    peer.beat, peer.number, peer.stage, peer.failure = values
-                    peer.silent = 0
+                pass
+            else:
+                self._take({int(key.rpartition("/")[2]): json.loads(text) for key, text in found})
             if self._closed.wait(self._tick):
                 return
+
+    def _take(self, answer: dict[int, list[Any]]) -> None:
+        """Takes what the processes have published: beat, number, stage and failure of each."""
+        self._unanswered = 0
+        for i, peer in self._peers.items():
+            if i in answer and answer[i][0] != peer.beat:
+                peer.beat, peer.number, peer.stage, peer.failure = answer[i]
+                peer.silent = 0
+            else:
+                peer.silent += 1
 
     def _judge(self) -> None:
         """Ends the process when there is a reason to."""
@@ -129,13 +138,13 @@ class Watch:
             if self._failure:
                 linger = _GRACE if self._index else _LINGER  # All read through process 0.
                 if self._failed > linger or not self._peers:
-                    os._exit(1)
+                    end()
             elif reason := self._culprit():
                 self._ending.acquire()
                 self._report(reason)
                 if self._index == 0:  # The others end with process 0, so they go first.
                     time.sleep(_GRACE * self._tick)
-                os._exit(1)
+                end()
             elif self._elapsed * self._tick > self.limit:
                 reason = f"the limit of {self.limit:g} s is over (train.watchdog)"
                 self._report(reason + self._others())
@@ -146,7 +155,6 @@ class Watch:
         self._unanswered += 1
         self._failed += bool(self._failure)
         for peer in self._peers.values():
-            peer.silent += 1
             peer.failed += bool(peer.failure)
 
     def _culprit(self) -> str:
@@ -158,7 +166,7 @@ class Watch:
         if self._peers and self._unanswered > _TICKS:
             return f"process 0, through which all others talk, has not answered {silence}"
         for i, peer in self._peers.items():
-            if peer.silent > _TICKS:
+            if peer.silent >= _TICKS:
                 return f"process {i} has been silent {silence}; last seen in '{peer.stage}'"
         return ""
 
@@ -178,7 +186,7 @@ class Watch:
         seconds, stage = self._elapsed * self._tick, self._at[1]
         report(
             f"process {self._index} of {self._count} stops after {seconds:.0f} s in '{stage}': "
-            f"{reason}. The same command resumes from the last checkpoint"
+            f"{reason}. The same command resumes from the last checkpoint, if there is one"
         )
 
 
@@ -186,6 +194,14 @@ def report(message: str) -> None:
     """Prints an error and the Python stacks of all threads."""
     print(f"\nerror: {message}", file=sys.__stderr__, flush=True)
     faulthandler.dump_traceback(file=sys.__stderr__)
+
+
+def end() -> NoReturn:
+    """Ends this process with 1, even if nobody reads its output."""
+    flush = threading.Thread(target=print, kwargs={"end": "", "flush": True}, daemon=True)
+    flush.start()
+    flush.join(timeout=1.0)
+    os._exit(1)
 
 
 def _may_follow(error: BaseException | None) -> bool:

@@ -51,6 +51,7 @@ class Run:
         self.clock = Clock()
         self.config, self.workdir = config, workdir
         hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
+        hosts.at("opening of the data")
         parse_steps(config.train.profile)
         self.task: Task = make_task(config)
         self.mesh = parallel.make_mesh(config.mesh)

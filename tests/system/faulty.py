@@ -16,14 +16,14 @@ import numpy as np
 
 from codeformer_jax.system import hosts, parallel
 
-START, SILENCE, LIMIT = 8.0, 8.0, 6.0
+SILENCE, LIMIT = 8.0, 20.0
 STEPS = 5
 
 
 def main(fault, culprit, flag, coordinator, processes, process):
     faulthandler.enable()  # As absl's `app.run` does in train.py.
-    count = int(processes)
-    hosts.initialize(coordinator, count, int(process), start_timeout=START, peer_timeout=SILENCE)
+    limits = {"start_timeout": 8.0 if fault == "missing" else 120.0, "peer_timeout": SILENCE}
+    hosts.initialize(coordinator, int(processes), int(process), **limits)
     limit = LIMIT if fault == "reading" else 0.0
     with hosts.together(), hosts.limited(limit):
         bad = process == culprit

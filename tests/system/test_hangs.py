@@ -1,16 +1,19 @@
 """Processes that die, hang, fail, differ or never start: the others end and name them."""
 
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 
+import jax
 import pytest
+from jax._src import distributed
 from launching import ROOT, finish, launch
 
 from codeformer_jax.checkpoints.workdir import saved_steps
-from codeformer_jax.system import hosts
+from codeformer_jax.system import connect, hosts, peers
 
 SILENT = "process 1 has been silent for 8 s; last seen in"
 FAILED = "process 1 failed in 'reading of batch 2': OSError: the disk of this process is gone"
@@ -130,3 +133,52 @@ def test_a_single_process_has_a_thread_only_with_a_watchdog():
 def test_an_error_of_a_single_process_is_raised_at_once():
     with pytest.raises(ValueError, match="UNKNOWN: Gloo"), hosts.together():
         raise ValueError("UNKNOWN: Gloo all-reduce failed")
+
+
+def test_a_peer_is_named_within_a_minute():
+    """The slowest case: process 0 judges an error of a collective that no peer has caused."""
+    waits = peers._TICKS + peers._GRACE
+    published, judged, lingers = 2, peers._GRACE + 1, peers._GRACE
+    assert (waits + published + judged + lingers) * peers.SILENCE / peers._TICKS < 60
+    assert f'"peer-timeout", {peers.SILENCE}' in (ROOT / "train.py").read_text()
+
+
+@pytest.fixture
+def watch():
+    """A watch of process 2 of 3 whose ticks and answers come from the test."""
+    watch = peers.Watch(silence=1e6, index=2, count=3)
+    yield watch
+    watch._closed.set()
+
+
+def test_a_freeze_of_process_0_blames_no_other_peer(watch):
+    answer = {0: [1, 4, "step 1", ""], 1: [1, 4, "step 1", ""]}
+    watch._take(answer)
+    for _ in range(peers._TICKS + 1):
+        watch._count_tick()
+    assert watch._culprit().startswith("process 0, through which all others talk, has not")
+    watch._take(answer)
+    assert watch._culprit() == ""
+    for beat in range(peers._TICKS):
+        watch._take({0: [beat, 5, "step 2", ""], 1: answer[1]})
+    assert watch._culprit().startswith("process 1 has been silent for")
+
+
+def test_only_a_training_and_the_end_have_a_limit(monkeypatch, watch):
+    monkeypatch.setattr(hosts, "_watches", [watch])
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: limits.append(watch.limit))
+    limits = [watch.limit]
+    with hosts.together(), hosts.limited(0.0):
+        limits.append(watch.limit)
+    monkeypatch.setattr(hosts, "_watches", [watch])
+    with pytest.raises(KeyboardInterrupt), hosts.together():
+        raise KeyboardInterrupt
+    assert limits == [math.inf, hosts.LIMIT, hosts.LIMIT, 60.0]
+
+
+def test_a_jax_without_the_private_name_starts_all_the_same(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **k: calls.append(k))
+    monkeypatch.delattr(distributed, "_jax")
+    connect.connect(100.0)
+    assert len(calls) == 1
