@@ -3,7 +3,7 @@
     make demo
     python benchmarks/curves.py docs/curves.png demo/[123]_*
 
-What is drawn over each other shares one axis from 0; the dashed line is where the discriminator
+Curves in one panel share an axis from 0; the dashed line is where the discriminator
 begins. Curves that a run did not write are left out.
 """
 
@@ -89,8 +89,13 @@ def main():
     canvas.font = ImageFont.load_default(11)
     for row, workdir in enumerate(arguments.workdirs):
         curves, config = read_curves(workdir)
+        if config.task not in STAGES:
+            parser.error(f"{workdir}: a run of {config.task!r}; expected {', '.join(STAGES)}")
         title, *groups = STAGES[config.task]
+        title = f"{title} ({workdir.name})"
         groups = [written for group in groups if (written := [n for n in group if n in curves])]
+        if not groups:
+            parser.error(f"{workdir}: metrics.jsonl has none of the curves of {config.task!r}")
         width = WIDTH // len(groups)
         top = row * HEIGHT + 48
         canvas.text((MARGIN, top - 40), title, fill=INK, font=ImageFont.load_default(13))

@@ -8,6 +8,7 @@ trains STAGE in vqgan, code_prediction, restoration and finetuning, each with
         --config.init_from=WORK/PREVIOUS --config.data.path=WORK/data/train \
         --config.eval.path=WORK/data/heldout
 
+The first stage takes no `init_from`.
 Hardware: two CPU cores, an hour and a half. Scores: docs/model_card.md. No other trained network
 takes part: there is no perceptual loss. `STAGE,short` takes a few steps only.
 """
@@ -23,7 +24,7 @@ STAGES = {
     "finetuning": codeformer_stage3.get_config,
 }
 STEPS = {
-    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 2400},
+    "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 1800},
     "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4, "finetuning": 4},
 }
 
@@ -79,7 +80,7 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
         codes(config)
         config.teacher_min_psnr = 18.0 if size == "full" else 0.0
     if stage in ("restoration", "finetuning"):
-        # In an hour an adversarial loss costs fidelity and adds no detail.
+        # No adversarial loss: the time is spent on fidelity.
         config.loss.gan_start = config.steps
         config.schedule = ({"until": 10**9, "w": 1.0, "recipe": "large", "image_losses": True},)
     if stage == "finetuning":

@@ -1,6 +1,6 @@
 """Restores the faces of a photograph with the network that ships with the package.
 
-    python examples/restore_photo.py PHOTO RESULT [--w 0.5] [--model FILE]
+    python examples/restore_photo.py PHOTO RESULT [--w W] [--model FILE]
 
 `pip install codeformer-jax` is all that it needs. `--model` takes other weights: a model file or a
 training workdir.
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", help="picture to read")
     parser.add_argument("result", help="picture to write")
-    parser.add_argument("--w", type=float, default=0.5, help="0: quality, 1: fidelity")
+    parser.add_argument("--w", type=float, help="0: quality, 1: fidelity; default the network's")
     parser.add_argument("--model", help="model file or workdir; default the embedded network")
     args = parser.parse_args()
 

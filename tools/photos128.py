@@ -10,6 +10,8 @@
 
 The same command resumes after an interruption. `--repeat OTHER` trains the first steps of each
 stage of a finished recipe again, in OTHER, and compares the weights bit by bit.
+
+Needs ONNX Runtime: pip install '.[identity]'.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from codeformer_jax.checkpoints.trained import load_trained
+from codeformer_jax.checkpoints.trained import export_trained, load_trained
 from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.data.folder import image_names, in_split
 from codeformer_jax.data.images import read_image
@@ -86,16 +88,19 @@ def make_data(faces: list[pathlib.Path], portraits: pathlib.Path, target: pathli
     for folder, aligned in [*((folder, True) for folder in faces), (portraits, False)]:
         for name in image_names(folder):
             label = f"{folder.name}_{pathlib.PurePath(name).with_suffix('').as_posix()}"
+            label = label.replace("/", "_")
             pixels = read_image(folder / name).pixels
             found = detect(pixels, name)
             if not found:
                 dropped.append({"name": label, "why": "no face was found"})
                 continue
             face = max(found, key=lambda face: face.size)
-            names.append(label.replace("/", "_"))
+            names.append(label)
             side = to_size(face.transform, SIDE)
             pictures.append(pixels if aligned else cut(pixels, side, SIDE))
             people.append(identity.embed(pixels, face.points))
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SystemExit(f"two pictures would be {min(twice)}.png; rename a folder or a file")
     similar = np.stack(people) @ np.stack(people).T
     groups = people_of(similar)
     counts = {"train": 0, "heldout": 0}
@@ -152,6 +157,9 @@ class Recipe:
         # Huge pages for the C library, see docs/speed.md.
         environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
         command = [sys.executable, *self.command(stage, work, origin)]
+        work.mkdir(parents=True, exist_ok=True)
+        if not (made := work / f"{stage}.commit").exists():
+            made.write_text(git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"))
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
         try:
             while process.poll() is None:
@@ -160,9 +168,9 @@ class Recipe:
                     process.send_signal(signal.SIGTERM)
         finally:
             process.wait()  # Ctrl-C reached it as well; it saves before it ends.
-        if process.returncode and not stop:
-            raise SystemExit(process.returncode)
         self.note(stage, work)
+        if process.returncode and not (stop and stage in read_fingerprints(work)):
+            raise SystemExit(process.returncode)
 
     def note(self, stage: str, work: pathlib.Path) -> bool:
         """Notes the SHA-256 of a stage's averaged weights at step `COMPARED`, once it is saved.
@@ -192,30 +200,33 @@ class Recipe:
 
     def export(self, work: pathlib.Path, model: pathlib.Path) -> None:
         """Writes the averaged network in 16 bits, with what made it."""
-        head = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         images = json.loads((work / "data" / "data.json").read_text())["images"]
         about = {
-            "commit": commit.strip(),
+            "commit": (work / f"{STAGES[-1]}.commit").read_text(),
             "config": f"configs/photos128.py:{STAGES[-1]},{self.size}",
             "data": f"{images['train']} generated faces, {images['heldout']} more held out",
             "licence": "Apache-2.0",
         }
-        command = ["-m", "codeformer_jax.cli", "export", str(work / STAGES[-1]), str(model)]
-        notes = [f"--about={name}={text}" for name, text in about.items()]
-        command = [sys.executable, *command, "--half", "--force", *notes]
-        subprocess.run(command, cwd=ROOT, check=True)
+        export_trained(work / STAGES[-1], model, half=True, about=about, force=True)
 
     def repeat(self, work: pathlib.Path, other: pathlib.Path) -> int:
         """Trains the first steps of each stage again, and returns 1 if the weights differ."""
         wanted = read_fingerprints(work)
+        if missing := [stage for stage in STAGES if stage not in wanted]:
+            raise SystemExit(f"--work {work} has not finished: {', '.join(missing)}")
         for stage in STAGES:
-            self.train(stage, other, work, stop=True)
+            if stage not in read_fingerprints(other):
+                self.train(stage, other, work, stop=True)
         found = read_fingerprints(other)
         for stage in STAGES:
             same = "are equal" if found[stage] == wanted[stage] else "DIFFER"
             print(f"{stage}: the weights at step {COMPARED[self.size]} {same}")
         return 0 if found == wanted else 1
+
+
+def git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def read_fingerprints(work: pathlib.Path) -> dict[str, str]:

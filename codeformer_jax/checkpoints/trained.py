@@ -133,6 +133,8 @@ def export_trained(
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; pass --force to replace it")
     trained = load_trained(workdir, which)
+    if "step" in (about or {}):
+        raise ValueError("about has 'step', which the checkpoint sets; leave it out")
     about = {**(about or {}), "step": str(trained.step)}
     convert.save_model(
         target, trained.network, trained.module, trained.variables, half=half, about=about

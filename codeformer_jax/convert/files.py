@@ -1,7 +1,7 @@
 """Model files: one safetensors file with a network's variables and what builds its module.
 
 Tensors are named by their Linen paths, 'params/encoder/blocks_0/kernel'. The metadata hold the
-format's version, the network, its hyperparameters as JSON, and anything else about it as `about.*`.
+format's version, the network, its hyperparameters as JSON, and further notes as `about.*`.
 """
 
 import contextlib

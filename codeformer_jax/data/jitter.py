@@ -16,13 +16,13 @@ OVERSAMPLING = 2
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How a picture is seen.
+    """Geometry of one view of a picture.
 
     Attributes:
-        mirrored: left to right, after everything else.
+        mirrored: whether it is mirrored left to right, as the last step.
         angle: turn about the centre, in degrees, counterclockwise.
         zoom: magnification.
-        shift: (x, y) of what is moved to the centre, as shares of the side from there.
+        shift: (x, y) of the view's centre from the picture's, as shares of the side.
     """
 
     mirrored: bool = False
@@ -36,9 +36,9 @@ class Jitter:
     """Ranges of random views; all are drawn uniformly.
 
     Attributes:
-        flip: mirror every second picture.
+        flip: mirror with probability 1/2.
         turn: largest turn in degrees, 0..180.
-        zoom: largest change of size as a share, 0..0.5: from 1 - zoom to 1 + zoom.
+        zoom: largest change of scale, 0..0.5; the magnification is within 1 - zoom..1 + zoom.
         shift: largest shift along each axis as a share of the side, 0..0.5.
 
     Raises:
@@ -88,17 +88,19 @@ def oversampled(data: Any) -> Any:
         return data
     larger = data.copy_and_resolve_references().unlock()
     larger.image_size = data.image_size * OVERSAMPLING
+    if data.get("min_size") is None:
+        larger.min_size = data.image_size // 2  # As without views.
     return larger
 
 
-def look(picture: UInt8[np.ndarray, "t t 3"], view: View) -> UInt8[np.ndarray, "s s 3"]:
+def resample_view(picture: UInt8[np.ndarray, "t t 3"], view: View) -> UInt8[np.ndarray, "s s 3"]:
     """Returns a resampled view of a square picture, not yet mirrored.
 
     Beyond the edges the picture is reflected.
 
     Args:
         picture: the picture, of side t.
-        view: how it is seen.
+        view: its geometry.
 
     Returns:
         A picture of side s = t / `OVERSAMPLING`.

@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from codeformer_jax.data.examples import Element, Source
-from codeformer_jax.data.jitter import Jitter, View, look
+from codeformer_jax.data.jitter import OVERSAMPLING, Jitter, View, resample_view
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
@@ -57,8 +57,8 @@ def batches(
         batch_size: examples per step over all hosts; each host gets b = batch_size / hosts.
         seed: 0..2**32-1; fixes order and views.
         start_step: first step; element k of the stream is step `start_step + k`.
-        jitter: ranges of the examples' views, drawn again every epoch; default mirrors every second
-            one. Views that are resampled have the side of the source's pictures divided by
+        jitter: ranges of the random views, drawn again every epoch; the default only mirrors, with
+            probability 1/2. A resampled view has the side of the source's picture divided by
             `jitter.OVERSAMPLING`.
         workers: processes that read; 0 reads in threads of this process.
         host, hosts: index of this host (`jax.process_index()`) and their number.
@@ -80,7 +80,8 @@ def batches(
     chosen = _order(source, seed).random_map(lambda index, rng: (index, jitter.draw(rng)))
     rows = _rows(chosen, batch_size, host, hosts)
     steps = rows.map(_Read(source, resample=jitter.resamples, share=workers > 0))
-    return _iterate(steps[start_step:], workers, source, batch_size // hosts)
+    reduction = OVERSAMPLING**2 if jitter.resamples else 1
+    return _iterate(steps[start_step:], workers, source, batch_size // hosts, reduction)
 
 
 def evaluation_batches(
@@ -137,7 +138,7 @@ class _Read:
         images, result, rows = None, None, []
         for row, (index, view) in enumerate(chosen):
             found = self._source[int(index)]
-            image = look(found["image"], view) if self._resample else found["image"]
+            image = resample_view(found["image"], view) if self._resample else found["image"]
             if images is None:
                 shape = (len(chosen), *image.shape)
                 if self._share:
@@ -243,7 +244,7 @@ def _start_worker(*_) -> None:
 
 
 def _iterate(
-    steps: grain.MapDataset, workers: int, source: Source, rows: int
+    steps: grain.MapDataset, workers: int, source: Source, rows: int, reduction: int = 1
 ) -> grain.DatasetIterator:
     """Returns an iterator that reads ahead, in threads or in processes, and keeps the order.
 
@@ -252,6 +253,7 @@ def _iterate(
         workers: processes; 0 reads in threads.
         source: the examples.
         rows: examples of a batch.
+        reduction: pixels of the source per pixel of a batch.
     """
     if workers == 0:
         threads = min(usable_cores(), _PREFETCHED)
@@ -259,7 +261,7 @@ def _iterate(
         return iter(steps.to_iter_dataset(options))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads its debug flags from absl.
-    batch = rows * source[0]["image"].nbytes
+    batch = rows * source[0]["image"].nbytes // reduction
     ahead = shared_arrays.has_room(workers, _SLOTS * batch, _FEWEST_SLOTS * batch)
     options = grain.ReadOptions(num_threads=int(ahead), prefetch_buffer_size=int(ahead))
     processes = grain.MultiprocessingOptions(

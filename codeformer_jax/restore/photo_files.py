@@ -75,9 +75,9 @@ class Photographs:
         if tools.options.dry_run:
             write = functools.partial(self._preview, job, photo, choices)
             return Reading(crops=(), write=write, notes=photo.notes)
-        # The result of a crop has the network's size, whatever the scale.
-        auto = tools.options.aligned == "auto" and tools.options.scale == 1
-        if auto and is_aligned(photo.pixels, choices):
+        # The result of a crop has the network's size: a larger picture is a photograph.
+        fits = tools.options.scale == 1 and max(photo.pixels.shape[:2]) <= self._restorer.image_size
+        if tools.options.aligned == "auto" and fits and is_aligned(photo.pixels, choices):
             return self._as_aligned(job, choices)
         chosen = chosen_faces(choices)
         if not chosen:

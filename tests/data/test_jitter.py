@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from codeformer_jax.data.images import resize_image
-from codeformer_jax.data.jitter import Jitter, View, look, oversampled
+from codeformer_jax.data.jitter import Jitter, View, oversampled, resample_view
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.tasks import settings
 
@@ -31,7 +31,7 @@ def place(image):
 
 def test_the_plain_view_is_the_resized_picture():
     picture = np.random.default_rng(0).integers(0, 256, (2 * SIDE, 2 * SIDE, 3), np.uint8)
-    np.testing.assert_array_equal(look(picture, View()), resize_image(picture, SIDE))
+    np.testing.assert_array_equal(resample_view(picture, View()), resize_image(picture, SIDE))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_plain_view_is_the_resized_picture():
     ],
 )
 def test_a_view_moves_what_it_shows(view, expected):
-    np.testing.assert_allclose(place(look(spot(20, 0), view)), expected, atol=0.05)
+    np.testing.assert_allclose(place(resample_view(spot(20, 0), view)), expected, atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_view_moves_what_it_shows(view, expected):
     [View(angle=45.0, zoom=0.5, shift=(0.5, -0.5)), View(zoom=0.5), View(shift=(0.5, 0.5))],
 )
 def test_what_lies_outside_is_reflected(view):
-    assert look(np.full((2 * SIDE, 2 * SIDE, 3), 200, np.uint8), view).min() == 200
+    assert resample_view(np.full((2 * SIDE, 2 * SIDE, 3), 200, np.uint8), view).min() == 200
 
 
 def test_the_ranges_are_covered_and_kept():

@@ -75,6 +75,18 @@ def test_its_default_weight_is_that_of_its_training(shipped, tmp_path):
         assert json.loads((out / "group.json").read_text())["settings"]["w"] == w
 
 
+@pytest.mark.parametrize("side", [256, 512, 1024])
+def test_a_sharp_square_portrait_stays_as_it_is(shipped, tmp_path, side):
+    portrait = render_face(0, side)
+    write_image(tmp_path / "portrait.png", portrait)
+    restore_files(
+        [tmp_path / "portrait.png"], tmp_path / "out", photo=PhotoOptions(), restorer=shipped
+    )
+    result = np.asarray(Image.open(tmp_path / "out" / "portrait.png"))
+    assert result.shape == portrait.shape
+    assert psnr(result, portrait) > 50
+
+
 def degraded(face, seed):
     """A face at a quarter of its size, with noise and JPEG, and enlarged again."""
     small = np.asarray(Image.fromarray(face).resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX))
