@@ -51,6 +51,7 @@ def test_survivors_end_with_a_line_that_names_the_culprit(case, tmp_path):
         for process in processes:
             process.kill()
             process.wait()
+            process.stdout.close()
 
 
 @pytest.mark.slow
@@ -89,7 +90,7 @@ def test_a_run_of_two_of_which_one_is_killed_resumes(tmp_path):
         "train.py", f"--config={config}:{{1}}", *flags, "--process={1}", devices=1
     )
     output = first.communicate(timeout=200)[0]
-    second.wait()
+    second.communicate()
     assert first.returncode == 1, output
     assert "process 1 has been silent for 12 s" in output
     assert saved_steps(workdir)[-1] == 2
