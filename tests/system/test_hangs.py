@@ -63,8 +63,9 @@ def test_a_process_that_ends_later_than_the_others_is_waited_for(tmp_path):
 
 
 KILLED = """
-import os, signal
+import os, signal, time
 from tiny import tiny_vqvae
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.train.run import Run
 
 def get_config(process):
@@ -72,6 +73,8 @@ def get_config(process):
         take = Run._next
         def killed(self, step):
             if step == 3:
+                while saved_steps(self.workdir)[-1] < 2:  # Saved in the background.
+                    time.sleep(0.1)
                 os.kill(os.getpid(), signal.SIGKILL)
             return take(self, step)
         Run._next = killed
