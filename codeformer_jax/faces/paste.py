@@ -7,9 +7,10 @@ Only the pixels that a crop covers are read and written, tile by tile. With `r` 
     warp(r) + warp(k) (o - warp(f))
 
 where `o - warp(f)` is what the crop does not hold. Where the network returns its input, the picture
-stays equal bit for bit. A sharp face larger than the crop needs no network: the `sharpness` of its
-patch, `a`, is the share of `o` in the result, and the above has the share `1 - a`. With `m` the
-mask and `c` the picture so far, in which earlier faces are pasted, the result is
+stays equal bit for bit. A face larger than the crop that is sharp enough needs no network: the
+`sharpness` of its patch, `a`, is the share of `o` in the result, and the above has the share
+`1 - a`. With `m` the mask and `c` the picture so far, in which earlier faces are pasted, the result
+is
 
     (1 - warp(m)) c + warp(m (1 - a) (r - k f)) + warp(m (a + (1 - a) k)) o
 

@@ -1,13 +1,15 @@
-"""Sharpness of a face in its picture, measured at and beyond the resolution of a network's crop.
+"""Sharpness of a face in its picture: whether a network's crop of few pixels can gain anything.
 
-The picture is cut at four times the crop's resolution, or its own if that is less, and at the
-crop's, half and a quarter of it. Differences of neighbouring cuts are three bands of structure. In
-a sharp face each band holds some of the energy of the next coarser one; a blurred face lacks both
-finer bands.
+The picture is cut at four times the crop's resolution, or its own if that is less, and at a half, a
+quarter and an eighth of the crop's. Differences of neighbouring cuts are bands. A sharp face holds
+about as much energy between a half and a quarter as between a quarter and an eighth, a blurred face
+less. A face that is blurred only in finer structure counts as sharp: the error of the network's own
+reconstruction is larger than what it could give back.
 
 Noise is everywhere in a face, and structure is not. The energy where a band is weakest is therefore
-taken for noise, whatever its spectrum. Blocks of JPEG look like structure, but they repeat every
-eight pixels of the picture.
+taken for noise, whatever its spectrum. It is measured in all structure finer than the half, and
+compared with the coarsest band, so that a blurred face without noise is clean. Strong blocks of
+JPEG look like structure, but they repeat every eight pixels of the picture.
 """
 
 import itertools
@@ -22,17 +24,16 @@ from codeformer_jax.faces.masks import hull_mask
 from codeformer_jax.faces.pixels import Pixels, in_levels
 
 # Sides of the cuts in sides of the network's crop.
-_SIDES = (4, 1, 1 / 2, 1 / 4)
+_SIDES = (4, 1, 1 / 2, 1 / 4, 1 / 8)
 # Share of the face, at its weakest, whose energy counts as noise.
 _WEAKEST = 0.05
-# Typical energy of a sharp face's band as a share of the next coarser one.
-_FALLOFF = 0.4
+# Weight of the energy in the crop's finest band, of which a sharp face has less.
+_FINE = 4
 # Face's side in sides of the crop, from which sharpness counts in part and in full.
-_LARGER = (1.0, 1.5)
+_LARGER = (1.0, 1.25)
 # A face is sharp in part from the first value and in full from the second one, measured by
-# benchmarks/sharpness.py: structure as a share of a sharp face's; structure as a share of
-# structure and noise in the finest band; strength of blocks, which falls.
-_STRUCTURE, _CLEAN, _BLOCKS = (0.125, 0.25), (0.45, 0.75), (1.2, 0.6)
+# benchmarks/sharpness.py: structure and noise as shares of coarse structure; strength of blocks.
+_STRUCTURE, _NOISE, _BLOCKS = (0.25, 0.5), (0.4, 0.2), (2.4, 1.4)
 # Squared contrast, as a share of white's square, below which structure does not count.
 _NOTHING = 1e-9
 # The face in the template: left, top, right and bottom edge. Side of JPEG's blocks.
@@ -40,7 +41,7 @@ _FACE, _BLOCK = (112.0, 115.0, 400.0, 459.0), 8
 
 
 def sharpness(picture: Pixels, transform: Transform, size: int) -> float:
-    """Returns how sharp a face is beyond the pixels of a network's crop.
+    """Returns how sharp and clean a face is that is larger than a network's crop.
 
     It hardly depends on brightness, contrast and small shifts.
 
@@ -50,9 +51,9 @@ def sharpness(picture: Pixels, transform: Transform, size: int) -> float:
         size: side of the network's crop in pixels.
 
     Returns:
-        1 for a face whose structure reaches beyond the crop's pixels and exceeds noise and blocks;
-        0 for a blurred, very noisy or blocky one. It falls to 0 from one and a half times the
-        crop's size to its size.
+        1 for a face that is sharp at half the crop's resolution and hardly noisy or blocky; 0 for
+        one that is clearly blurred there, very noisy or blocky. It falls to 0 from one and a
+        quarter times the crop's size to its size.
     """
     reduction = 1 / scale_of(to_size(transform, size))
     if reduction <= 1:
@@ -63,13 +64,12 @@ def sharpness(picture: Pixels, transform: Transform, size: int) -> float:
         gray = cv2.transform(gray, np.full((1, 3), 1 / 3))
     cuts = [gray, *(cut(gray, scaled(np.eye(2, 3), finest / side), side) for side in coarser)]
     bands = [_energy(*pair, size) for pair in itertools.pairwise(cuts)]
-    (fine, noise), (middle, _), (coarse, _) = bands
-    natural = coarse * _FALLOFF + _NOTHING
-    structure = min(middle / natural, fine / (natural * _FALLOFF))
-    clean = fine / (fine + noise + _NOTHING)
+    (_, grain), (fine, finer_noise), (middle, _), (coarse, _) = bands
+    structure, noise = _FINE * fine + middle, grain + finer_noise
+    coarse += _NOTHING
     blocks = _blocks(picture[box_region(transform, _FACE, picture.shape)])
-    sharp = _ramp(structure, *_STRUCTURE) * _ramp(clean, *_CLEAN) * _ramp(blocks, *_BLOCKS)
-    return sharp * _ramp(reduction, *_LARGER)
+    sharp = _ramp(structure / coarse, *_STRUCTURE) * _ramp(noise / coarse, *_NOISE)
+    return sharp * _ramp(blocks, *_BLOCKS) * _ramp(reduction, *_LARGER)
 
 
 def _energy(
@@ -78,7 +78,9 @@ def _energy(
     """Returns the energies of structure and of noise that a coarser cut does not hold."""
     side = fine.shape[0]
     band = fine - cv2.resize(coarse, fine.shape, interpolation=cv2.INTER_LANCZOS4)
-    energies = cv2.GaussianBlur(band * band, (0, 0), max(1.0, side / size))
+    # Fewer pixels than these have a weakest place by chance.
+    window = max(1.0 if side < size else 2.0, side / size)
+    energies = cv2.GaussianBlur(band * band, (0, 0), window)
     energies = energies[hull_mask(side) > 0.5]
     noise = float(np.quantile(energies, _WEAKEST))
     return float(energies.mean()) - noise, noise

@@ -36,8 +36,8 @@ class Fitted:
             leaves the result's colours.
         known: mask of the pixels that the result takes from the picture; None takes none.
         notes: remarks on what reading and fitting changed.
-        sharpness: how sharp the face in a photograph is beyond the square's pixels, see
-            `faces.sharpness`; None if it was not measured.
+        sharpness: how sharp the face is in its photograph, see `faces.sharpness`; None if it was
+            not measured.
     """
 
     pixels: Pixels

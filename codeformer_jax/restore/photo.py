@@ -319,8 +319,8 @@ def remarks(
                 for choice, kept in zip(chosen, sharp, strict=True)
             )
         ),
-        f"sharp faces larger than the network's {crop_size} px were mostly left as they were "
-        "(--no-detail restores them in full)": any(sharp),
+        f"large faces that the network's {crop_size} px cannot improve were mostly left as they "
+        "were (--no-detail restores them in full)": any(sharp),
         "faces at the border were completed by reflection": any(
             _share_outside(choice.face, shape) > _OUTSIDE for choice in chosen
         ),

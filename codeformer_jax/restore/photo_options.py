@@ -120,8 +120,8 @@ class PhotoOptions:
     )
     detail: bool = option(
         True,
-        "keep the picture's detail finer than the network's pixels, and sharp faces larger than "
-        "its images as they are",
+        "keep the picture's detail finer than the network's pixels, and faces larger than its "
+        "images that are sharp enough",
         section=_PASTE,
     )
     match_color: bool = option(True, "keep the picture's colours in the face", section=_PASTE)

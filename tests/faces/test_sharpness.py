@@ -49,20 +49,24 @@ SHARP = {
     "light noise": lambda x: noisy(x, 3),
     "JPEG 95": lambda x: coded(x, 95),
     "JPEG 60": lambda x: coded(x, 60),
+    "JPEG 25": lambda x: coded(x, 25),
     "light blur": lambda x: blurred(x, 1),
+    "blur that the network hardly sees": lambda x: blurred(x, 3),
+    "that and light noise": lambda x: noisy(blurred(x, 3), 5),
+    "enlarged": lambda x: coarse(x, 5, cv2.INTER_LINEAR),
     "dark": lambda x: x // 4,
     "gray": lambda x: x[..., 1],
     "16 bits": lambda x: x.astype(np.uint16) * 257,
 }
 NOT_SHARP = {
-    "blur": lambda x: blurred(x, 4),
+    "blur": lambda x: blurred(x, 7),
     "noise": lambda x: noisy(x, 35),
-    "blur and noise": lambda x: noisy(blurred(x, 4), 10),
-    "blur and coloured noise": lambda x: blurred(noisy(blurred(x, 4), 20), 0.8),
-    "blur and JPEG": lambda x: coded(blurred(x, 5), 10),
-    "blur and JPEG, sharpened": lambda x: sharpened(coded(blurred(x, 5), 30)),
-    "blur, sharpened": lambda x: sharpened(blurred(x, 5)),
-    "enlarged": lambda x: coarse(x, 10, cv2.INTER_LINEAR),
+    "blur and noise": lambda x: noisy(blurred(x, 7), 10),
+    "blur and coloured noise": lambda x: blurred(noisy(blurred(x, 8), 20), 0.8),
+    "blur and JPEG": lambda x: coded(blurred(x, 7), 10),
+    "blur and JPEG, sharpened": lambda x: sharpened(coded(blurred(x, 9), 30)),
+    "blur, sharpened": lambda x: sharpened(blurred(x, 8)),
+    "enlarged": lambda x: coarse(x, 20, cv2.INTER_LINEAR),
     "mosaic": lambda x: coarse(x, 8, cv2.INTER_NEAREST),
     "flat": lambda x: np.full_like(x, 128),
     "black": np.zeros_like,
@@ -78,11 +82,11 @@ def test_sharp(name, identity):
 @pytest.mark.parametrize("identity", [1, 2])
 @pytest.mark.parametrize("name", NOT_SHARP)
 def test_not_sharp(name, identity):
-    assert sharpness(NOT_SHARP[name](drawn(identity)), PLACE, NETWORK) <= 0.01
+    assert sharpness(NOT_SHARP[name](drawn(identity)), PLACE, NETWORK) <= 0.02
 
 
 @pytest.mark.parametrize(
-    "degrade", [lambda x, much: blurred(x, 0.4 + much), lambda x, much: noisy(x, 10 * much)]
+    "degrade", [lambda x, much: blurred(x, 0.4 + 2 * much), lambda x, much: noisy(x, 10 * much)]
 )
 def test_it_falls_without_jumps(degrade):
     values = [sharpness(degrade(drawn(2), m), PLACE, NETWORK) for m in np.linspace(0.2, 4, 77)]
@@ -94,7 +98,7 @@ def test_it_falls_without_jumps(degrade):
 
 
 def test_the_same_face_elsewhere_is_as_sharp():
-    face = blurred(drawn(1), 2)
+    face = blurred(drawn(1), 5)
     value = sharpness(face, PLACE, NETWORK)
     assert 0.1 < value < 0.9
     shifted = np.pad(face, ((13, 40), (21, 5), (0, 0)), mode="reflect")
@@ -112,7 +116,7 @@ def test_a_tilted_face():
 
 
 def test_small_faces():
-    for side, least, most in ((100, 0, 0), (128, 0, 0), (132, 0, 0.1), (200, 1, 1)):
+    for side, least, most in ((100, 0, 0), (128, 0, 0), (132, 0, 0.13), (160, 1, 1)):
         small = cv2.resize(drawn(1), (side, side), interpolation=cv2.INTER_AREA)
         value = sharpness(small, scaled(PLACE, side / SIDE), NETWORK)
         assert least <= value <= most, side
