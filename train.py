@@ -16,6 +16,12 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_START_TIMEOUT = flags.DEFINE_float(
+    "initialization-timeout", 300.0, "Seconds to wait for all processes to start.", lower_bound=1.0
+)
+_PEER_TIMEOUT = flags.DEFINE_float(
+    "peer-timeout", 25.0, "Seconds until a silent process counts as dead.", lower_bound=1.0
+)
 flags.mark_flag_as_required("config")
 
 
@@ -38,10 +44,12 @@ def main(argv: list[str]) -> None:
     if plan_only:
         plan.compile_only(config)
         return
-    hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if not hosts.is_main():
-        logging.getLogger().setLevel(logging.ERROR)
-    loop.train(config, _WORKDIR.value)
+    limits = {"start_timeout": _START_TIMEOUT.value, "peer_timeout": _PEER_TIMEOUT.value}
+    hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, **limits)
+    with hosts.together():
+        if not hosts.is_main():
+            logging.getLogger().setLevel(logging.ERROR)
+        loop.train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.deterministic = False
     # PRNG of initial weights and dropout; 'rbg' is faster on TPUs. Images always use threefry.
     config.train.prng = "threefry2x32"
+    # Seconds that a compilation, `log_every` steps, an evaluation batch or a save may take before
+    # the run prints its stacks and stops; 0: no limit for one process, 1800 for several. See
+    # docs/distributed.md.
+    config.train.watchdog = 0.0
 
     config.model = ml_collections.ConfigDict()
     config.model.image_size = 512  # Side of the images, in pixels.

@@ -29,7 +29,8 @@ def read_newest(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[s
     Raises:
         ValueError: if no checkpoint is whole, or the state does not belong to this config.
     """
-    step, faults = hosts.from_main(partial(digests.newest_whole, workdir))
+    step, faults = hosts.from_main("checks of the digests", partial(digests.newest_whole, workdir))
+    hosts.at("restoration of the state")
     if step is None:
         raise digests.all_damaged(workdir, faults)
     folder = workdir.absolute() / "checkpoints" / str(step) / "default"
@@ -61,7 +62,7 @@ def move_damaged(workdir: Path, faults: dict[str, str], step: int) -> None:
             target.parent.mkdir(exist_ok=True)
             folder.rename(target)
     if faults:
-        hosts.wait_for_all("damaged checkpoints are moved")
+        hosts.wait_for_all("moving of damaged checkpoints")
 
 
 def check_arrays(folder: Path, wanted: PyTree, *, dtypes: bool = True) -> None:

@@ -63,7 +63,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
         elif scores is not None and metrics is not None:
             self._manager.wait_until_finished()
-            if hosts.from_main(lambda: self._is_unscored(step)):
+            if hosts.from_main("lookup of scores", lambda: self._is_unscored(step)):
                 self._add_scores(step, metrics)
 
     def _stored(self, scores: dict[str, float] | None) -> dict[str, float] | None:
@@ -85,7 +85,7 @@ class Checkpoints:
             with atomic_path(folder / "metrics" / "metrics") as path:
                 path.write_text(json.dumps(metrics))
             digests.write(folder)
-        hosts.wait_for_all("scores are added")
+        hosts.wait_for_all("adding of scores")
         self._manager.reload()
 
     def _write_digests(self) -> None:

@@ -1,29 +1,45 @@
 """Several processes as one run: how they find each other and agree."""
 
+import contextlib
 import hashlib
 import importlib.util
+import itertools
 import json
+import math
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed
 from jax.sharding import Mesh
 
-from codeformer_jax.system import parallel
+from codeformer_jax.system import parallel, peers
+from codeformer_jax.system.connect import connect
 
 # Steps between a flag and its answer. With two, the answer is there before the next step starts, so
 # the device stays busy.
 LAG = 2
+# Seconds that any stage of a training of several processes may take, from a compilation to a wait
+# for a peer.
+LIMIT = 1800.0
+_WAIT = 7 * 24 * 3600 * 1000  # Milliseconds; the watch ends a wait that takes too long.
+
+_watches: list[peers.Watch] = []  # At most one.
+_waits = itertools.count()  # The same number on all processes at the same wait.
 
 
 def initialize(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    start_timeout: float = 300.0,
+    peer_timeout: float = peers.SILENCE,
 ) -> None:
     """Joins the processes of a run. Call it before anything is computed.
 
@@ -35,6 +51,8 @@ def initialize(
         coordinator: HOST:PORT of process 0, with any free port.
         processes: number of processes; 1 trains alone, whatever the environment says.
         process: number of this process, from 0.
+        start_timeout: seconds after which a process ends if not all processes have started.
+        peer_timeout: seconds after which a process ends if another one gives no sign of life.
 
     Raises:
         ValueError: if only some arguments are given, or JAX cannot read the environment.
@@ -51,10 +69,10 @@ def initialize(
             )
         # Without this SLURM's variables would restrict the process to one device.
         detection = {"cluster_detection_method": "deactivate"}
-        jax.distributed.initialize(coordinator, processes, process, **detection)
+        connect(start_timeout, coordinator, processes, process, **detection)
     elif found := _environment():
         try:
-            jax.distributed.initialize()
+            connect(start_timeout)
         except ValueError as error:
             if found == "TPU":
                 return  # libtpu on a machine without a TPU.
@@ -64,6 +82,10 @@ def initialize(
                 "--processes=1 to train alone"
             ) from error
     signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
+    state = distributed.global_state
+    if state.num_processes > 1:
+        own = {"client": state.client, "index": state.process_id, "count": state.num_processes}
+        _watches.append(peers.Watch(peer_timeout, **own))
 
 
 def _environment() -> str | None:
@@ -91,6 +113,68 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def at(stage: str) -> None:
+    """Names what this process does from now on, for the line that a hang or an error prints.
+
+    All processes of a run name the same stages in the same order.
+    """
+    for watch in _watches:
+        watch.at(stage)
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Ends this process, with its Python stacks, if a stage takes too long inside the block.
+
+    Args:
+        seconds: the limit; 0 is none for a single process and `LIMIT` for several.
+    """
+    if not _watches and not seconds:
+        yield
+        return
+    own = [] if _watches else [peers.Watch()]
+    _watches.extend(own)
+    _watches[0].limit = seconds or LIMIT
+    try:
+        yield
+    finally:
+        _watches[0].limit = math.inf
+        for watch in own:
+            watch.close()
+            _watches.remove(watch)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Waits for the other processes of a run at the end of the block, or tells them if it raises.
+
+    This process should end after the block. After an error it has a few seconds to do so.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        # All have agreed to end and arrive soon, or a second Ctrl-C has ended this process alone.
+        _leave(limit=60.0)
+        raise
+    except Exception as error:
+        for watch in _watches:
+            watch.fail(error)
+        raise
+    _leave(limit=LIMIT)
+
+
+def _leave(limit: float) -> None:
+    """Ends the watch after the last wait; its threads must not outlive the interpreter."""
+    if not _watches:
+        return
+    _watches[0].limit = limit
+    try:
+        wait_for_all("end")  # JAX's own wait would abort the run after 300 s.
+        jax.distributed.shutdown()
+    finally:
+        _watches.pop().close()
+
+
 def check_same(**values: str) -> None:
     """Checks that all processes run the same program on the same data.
 
@@ -100,43 +184,46 @@ def check_same(**values: str) -> None:
     Raises:
         ValueError: on every process, naming the values that differ.
     """
-    if jax.process_count() == 1:
-        return
-    digests = [hashlib.sha256(text.encode()).digest() for text in values.values()]
-    found = multihost_utils.process_allgather(
-        np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
-    )
-    differing = (found != found[:1]).any(axis=2)
-    if differing.any():
-        names = [name for name, each in zip(values, differing.any(axis=0), strict=True) if each]
-        others = np.flatnonzero(differing.any(axis=1)).tolist()
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in values.items()}
+    name = f"agreement on {', '.join(values)}"
+    first, *others = [json.loads(text) for text in _gather(name, json.dumps(digests))]
+    differing = [i for i, other in enumerate(others, start=1) if other != first]
+    if differing:
+        names = [name for name in values if any(o.get(name) != first.get(name) for o in others)]
         raise ValueError(
-            f"processes {others} differ from process 0 in: {', '.join(names)}. Give all the same "
-            "flags, and a --workdir and data on a file system that all of them share"
+            f"processes {differing} differ from process 0 in: {', '.join(names)}. Give all the "
+            "same flags, and a --workdir and data on a file system that all of them share"
         )
 
 
-def from_main(make: Callable[[], Any]) -> Any:
+def from_main(name: str, make: Callable[[], Any]) -> Any:
     """Calls `make` on the first process and gives its result to all.
 
     Decisions about files need this: processes may see a change at different moments.
 
     Args:
+        name: what is decided, for the message if a process never arrives.
         make: returns something that JSON can hold.
     """
-    if jax.process_count() == 1:
-        return make()
-    text = json.dumps(make()).encode() if is_main() else b""
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.zeros(length, np.uint8)
-    padded[: len(text)] = np.frombuffer(text, np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    text = json.dumps(make()) if is_main() else ""
+    return json.loads(_gather(name, text)[0])
 
 
 def wait_for_all(name: str) -> None:
     """Waits until every process has called it with this name."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    _gather(name, "")
+
+
+def _gather(name: str, text: str) -> list[str]:
+    """Returns the texts of all processes. It needs no devices and the watch limits it."""
+    if jax.process_count() == 1:
+        return [text]
+    at(name)
+    folder, client = f"codeformer_jax/gather/{next(_waits)}", distributed.global_state.client
+    client.key_value_set(f"{folder}/{jax.process_index()}", text)
+    return [
+        client.blocking_key_value_get(f"{folder}/{i}", _WAIT) for i in range(jax.process_count())
+    ]
 
 
 class Agreement:

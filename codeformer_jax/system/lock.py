@@ -29,7 +29,7 @@ def locked(workdir: Path) -> Iterator[None]:
         OSError: on every process, if another run holds the lock or the workdir cannot be made.
     """
     with contextlib.ExitStack() as stack:
-        if refused := hosts.from_main(lambda: _lock(stack, workdir)):
+        if refused := hosts.from_main("lock", lambda: _lock(stack, workdir)):
             raise OSError(refused)
         yield
 

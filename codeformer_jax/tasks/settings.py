@@ -125,6 +125,7 @@ RULES: dict[str, Rule] = {
     "max_skipped": _POSITIVE,
     "peak_tflops": optional(_ABOVE_0),
     "teacher_min_psnr": _WEIGHT,
+    "train.watchdog": _WEIGHT,
     "train.prng": choice("threefry2x32", "rbg"),
     "train.plan_format": choice("table", "json"),
     "model.image_size": _POSITIVE,

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Key
 from codeformer_jax.data.pipeline import evaluation_batches
 from codeformer_jax.data.sources import open_heldout
 from codeformer_jax.ops.devices import on_all_devices
-from codeformer_jax.system import parallel
+from codeformer_jax.system import hosts, parallel
 from codeformer_jax.tasks import Task
 from codeformer_jax.tasks.protocol import Evaluated
 from codeformer_jax.tasks.state import PyTree, TrainState
@@ -90,7 +90,8 @@ class Heldout:
         """
         results: list[Evaluated] = []
         panels: dict[str, np.ndarray] = {}
-        for batch in self.batches():
+        for number, batch in enumerate(self.batches()):
+            hosts.at(f"evaluation, batch {number}")  # The limit of a stage is for one batch.
             arguments = (state, frozen, batch, self._key)
             result, valid = self._measure(*arguments)
             if not results:

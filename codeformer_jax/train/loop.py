@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.system import paths
+from codeformer_jax.system import hosts, paths
 from codeformer_jax.system.lock import locked
 from codeformer_jax.train.goodput import EVALUATION, SAVE
 from codeformer_jax.train.run import Run
@@ -37,7 +37,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
     """
     config, workdir = paths.local_config(config), Path(paths.local(workdir, "workdir"))
     paths.check_workdir(workdir)
-    with locked(workdir), Run(config, workdir) as run:
+    limited = hosts.limited(config.train.get("watchdog", 0.0))
+    with limited, locked(workdir), Run(config, workdir) as run:
         state, scores = run.begin(), {}
         for step in itertools.count(int(state.step)):
             stopped = run.agreed(run.stop.number)
@@ -47,10 +48,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
             evaluate = not stopped and (save or step % config.eval_every == 0)
 
             if evaluate:
+                hosts.at(f"evaluation at step {step}")
                 with run.clock.during(EVALUATION, state):
                     scores, panels = run.heldout.evaluate(state, run.frozen)
                     run.writer.eval_metrics(step, scores, panels)
             if save:
+                hosts.at(f"save at step {step}")
                 with run.clock.during(SAVE, state):
                     run.checkpoints.save(state, scores if evaluate else None)
             if last:

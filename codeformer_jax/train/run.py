@@ -51,6 +51,7 @@ class Run:
         self.clock = Clock()
         self.config, self.workdir = config, workdir
         hosts.check_same(config=config.to_json(), checkpoints=repr(saved_steps(workdir)[-1:]))
+        hosts.at("opening of the data")
         parse_steps(config.train.profile)
         self.task: Task = make_task(config)
         self.mesh = parallel.make_mesh(config.mesh)
@@ -77,6 +78,7 @@ class Run:
         if config.data.get("codes"):
             self.source = with_codes(self.task, config, self.source, self.start.frozen)
         hosts.check_same(data=repr(self.data))
+        hosts.at("start of the state")
 
     def __enter__(self) -> "Run":
         self._stack.enter_context(full_disk_explained(self.workdir))
@@ -156,6 +158,7 @@ class Run:
         Returns:
             The batch on the host.
         """
+        hosts.at(f"reading of batch {step}")
         try:
             with self._monitor.speed.waiting():
                 batch = self._next(step)
@@ -189,6 +192,7 @@ class Run:
         Returns:
             The next state and the metrics, on the device.
         """
+        hosts.at(f"step {step}")
         inputs = {name: batch[name] for name in self._inputs if name in batch}
         inputs = parallel.put_batch(self.mesh, inputs)
         self._monitor.trace.at(step, state)

@@ -3,17 +3,13 @@
 import contextlib
 import json
 import os
-import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from launching import VARIABLES, finish, launch
 from linear import NAMES, linear_config, make_linear, relative_error, train_all
 
 from codeformer_jax.checkpoints import digests
@@ -24,41 +20,7 @@ from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import hosts, parallel
 from codeformer_jax.train import loop
 
-ROOT = Path(__file__).resolve().parents[2]
 MESH = "data:2,fsdp:4"
-VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
-
-
-def launch(script, *arguments, number=2):
-    """Starts processes; `arguments` may contain the coordinator's address {0} and a number {1}."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    flags = re.sub(r"(device_count)=\d+", r"\1=4", os.environ["XLA_FLAGS"])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLES)}
-    environment |= {"XLA_FLAGS": flags, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    return [
-        subprocess.Popen(
-            [sys.executable, ROOT / script, *(a.format(address, i) for a in arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(number)
-    ]
-
-
-def finish(processes):
-    """Returns what each printed; fails if one failed, and leaves none running."""
-    try:
-        outputs = [process.communicate(timeout=480)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
-    return outputs
 
 
 def lines(workdir):
@@ -224,7 +186,9 @@ def test_flags_start_processes_whatever_the_environment_says(started, monkeypatc
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
     monkeypatch.setenv("SLURM_NTASKS", "8")
     hosts.initialize("node1:1234", 2, 1)
-    assert started == [(("node1:1234", 2, 1), {"cluster_detection_method": "deactivate"})]
+    ((arguments, options),) = started
+    assert arguments == ("node1:1234", 2, 1)
+    assert options["cluster_detection_method"] == "deactivate"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +205,9 @@ def test_the_environment_starts_processes(started, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     hosts.initialize()
-    assert started == [((), {})]
+    ((arguments, options),) = started
+    assert arguments == ()
+    assert options.keys() == {"initialization_timeout"}
     hosts.initialize(processes=1)
     assert len(started) == 1
 
@@ -272,7 +238,7 @@ def test_flags_that_do_not_fit_together_are_refused(started, arguments):
 
 
 def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(started, monkeypatch):
-    def refuse():
+    def refuse(**_):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")

@@ -55,7 +55,7 @@ def test_a_holder_whose_name_cannot_be_read(tmp_path, content):
 
 
 def test_the_first_process_decides_for_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(hosts, "from_main", lambda make: "run is in use by a process of host a")
+    monkeypatch.setattr(hosts, "from_main", lambda *_: "run is in use by a process of host a")
     with pytest.raises(OSError, match="of host a"), locked(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()

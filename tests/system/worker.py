@@ -15,6 +15,11 @@ from codeformer_jax.train.watch import Diverged
 
 def main(root, mesh, coordinator, processes, process):
     hosts.initialize(coordinator, int(processes), int(process))
+    with hosts.together():
+        train(root, mesh, process)
+
+
+def train(root, mesh, process):
     try:
         hosts.check_same(seed="0", workdir=process)
     except ValueError as error:

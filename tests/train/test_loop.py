@@ -12,6 +12,7 @@ from tiny import tiny_config, tiny_vqvae
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import export_trained, load_teacher, load_trained
 from codeformer_jax.data.images import write_image
+from codeformer_jax.system import hosts
 from codeformer_jax.train import loop
 from codeformer_jax.train.writer import Writer
 
@@ -229,3 +230,20 @@ def test_a_folder_that_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"task": ')
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         load_trained(tmp_path)
+
+
+def test_every_part_of_a_run_is_a_stage_with_its_own_limit(tmp_path, monkeypatch):
+    stages = []
+    monkeypatch.setattr(hosts, "at", stages.append)
+    loop.train(tiny_vqvae(1), tmp_path)
+    evaluation = ["evaluation, batch 0", "evaluation, batch 1"]
+    assert stages == [
+        "opening of the data",
+        "start of the state",
+        *("evaluation at step 0", *evaluation, "save at step 0"),
+        *("reading of batch 0", "step 0"),
+        *("evaluation at step 1", *evaluation, "save at step 1"),
+    ]
+    stages.clear()
+    loop.train(tiny_vqvae(1), tmp_path)
+    assert stages[:3] == ["opening of the data", "start of the state", "restoration of the state"]
