@@ -24,9 +24,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codeformer_jax.checkpoints.workdir import read_config
-from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_heldout, open_source
+from codeformer_jax.data.views import Jitter
 from codeformer_jax.priors.kinds import SamplePlan
 from codeformer_jax.priors.prior import load_prior, sample_maps
 from codeformer_jax.sampling import Sampler

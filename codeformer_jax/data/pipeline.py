@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import UInt8
 
 from codeformer_jax.data.examples import Element, Source
-from codeformer_jax.data.jitter import OVERSAMPLING, Jitter, View, resample_view
+from codeformer_jax.data.views import OVERSAMPLING, Jitter, View, resample_view
 from codeformer_jax.system import shared_arrays
 from codeformer_jax.system.workers import end_with_parent, keep_freed_memory, usable_cores
 
@@ -59,7 +59,7 @@ def batches(
         start_step: first step; element k of the stream is step `start_step + k`.
         jitter: ranges of the random views, drawn again every epoch; the default only mirrors, with
             probability 1/2. A resampled view has the side of the source's picture divided by
-            `jitter.OVERSAMPLING`.
+            `views.OVERSAMPLING`.
         workers: processes that read; 0 reads in threads of this process.
         host, hosts: index of this host (`jax.process_index()`) and their number.
 

@@ -24,9 +24,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from codeformer_jax import __version__
 from codeformer_jax.checkpoints.workdir import saved_steps
-from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.data.views import Jitter, oversampled
 from codeformer_jax.system import parallel, paths
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.keys import make_key

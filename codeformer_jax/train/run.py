@@ -13,9 +13,9 @@ import ml_collections
 from codeformer_jax.checkpoints.recover import move_damaged, read_newest
 from codeformer_jax.checkpoints.saving import Checkpoints, full_disk_explained
 from codeformer_jax.checkpoints.workdir import abstract_state, saved_steps
-from codeformer_jax.data.jitter import Jitter, oversampled
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.data.views import Jitter, oversampled
 from codeformer_jax.system import hosts, parallel
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.signals import StopSignal

@@ -11,7 +11,6 @@ import pytest
 from recorded import write_records
 
 from codeformer_jax.data.examples import Mixture, listing_digest
-from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import (
     Codes,
@@ -20,6 +19,7 @@ from codeformer_jax.data.precomputed_codes import (
     WithCodes,
     write_codes,
 )
+from codeformer_jax.data.views import Jitter
 
 NAMES = ("a b.png", "é/ü.png", "\udcff.png", *(f"n{i}.png" for i in range(3, 10)))
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from codeformer_jax.data.examples import CachedSource
 from codeformer_jax.data.folder import ImageFolder, TooManyUnreadable
-from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.data.views import Jitter
 from codeformer_jax.system import shared_arrays
 
 

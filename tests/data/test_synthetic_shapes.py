@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from codeformer_jax.data.jitter import Jitter
 from codeformer_jax.data.pipeline import batches, evaluation_batches
 from codeformer_jax.data.sources import SourceError, open_heldout, open_source
 from codeformer_jax.data.synthetic import SHAPE_CLASSES, SyntheticShapes, draw_shape
+from codeformer_jax.data.views import Jitter
 
 SIZE = 32
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from codeformer_jax.data.images import resize_image
-from codeformer_jax.data.jitter import Jitter, View, oversampled, resample_view
 from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.views import Jitter, View, oversampled, resample_view
 from codeformer_jax.tasks import settings
 
 SIDE = 64
