@@ -2,7 +2,7 @@
 
     python examples/restore_photo.py PHOTO RESULT [--w W] [--model FILE]
 
-`pip install codeformer-jax` is all that it needs. `--model` takes other weights: a model file or a
+`pip install .` in a clone is all that it needs. `--model` takes other weights: a model file or a
 training workdir.
 """
 
@@ -25,6 +25,8 @@ def main() -> None:
     pixels = np.asarray(ImageOps.exif_transpose(Image.open(args.photo)).convert("RGB"))
     photo = Restorer.load(args.model).restore_photo(pixels, w=args.w)
     Image.fromarray(photo.pixels).save(args.result)
+    if not photo.faces:
+        print("no face was found")
     for face in photo.faces:
         left, top, right, bottom = np.round(face.face.box).astype(int)
         print(f"face {face.number} at ({left}, {top}) to ({right}, {bottom}): {face.done}")

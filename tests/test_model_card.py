@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import photos128
 from benchmarks.photos128 import Sample
+from codeformer_jax.convert import load_model, parameter_fingerprint
 from codeformer_jax.degrade import Parameters
 from codeformer_jax.faces.face import template
 from codeformer_jax.restore import embedded
@@ -140,6 +141,7 @@ def test_the_model_card_shows_the_tables_of_the_weights_that_ship(name):
     card = (ROOT / "docs" / "model_card.md").read_text(encoding="utf-8")
     assert photos128.markdown(found) in card
     assert found["model_sha256"] == file_sha256(embedded.FILE)
+    assert parameter_fingerprint(load_model(embedded.FILE)[2]["params"]) in card
     gains = found["gains"]["w = 1"]
     assert gains["psnr"]["mean"] >= 1.0
     assert gains["ssim"]["mean"] >= 0.05

@@ -36,7 +36,7 @@ from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.provenance import FaceRecord
 from codeformer_jax.restore.restore_options import RestoreError
 
-RESTORED = "restored"
+RESTORED, KEPT = "restored", "left as it was: the network cannot improve it"
 NO_FACE = "no face was restored"
 # Largest mean distance of a face's points from the template, as a share of the picture's side, at
 # which a square picture counts as an aligned crop.
@@ -289,7 +289,8 @@ def describe_faces(
             pair = ((picture, points), (result, moved))
             score = tools.identity.cosine(*(tools.identity.embed(*one) for one in pair))
         sharp = next(restored).sharpness
-        records.append(FaceRecord(choice.number, choice.face, RESTORED, crop_size, score, sharp))
+        done = KEPT if sharp == 1 else RESTORED
+        records.append(FaceRecord(choice.number, choice.face, done, crop_size, score, sharp))
     return records
 
 
@@ -319,8 +320,8 @@ def remarks(
                 for choice, kept in zip(chosen, sharp, strict=True)
             )
         ),
-        f"large faces that the network's {crop_size} px cannot improve were mostly left as they "
-        "were (--no-detail restores them in full)": any(sharp),
+        f"large faces that the network's {crop_size} px cannot improve were left as they were, or "
+        "almost; a larger network may improve them (--checkpoint)": any(sharp),
         "faces at the border were completed by reflection": any(
             _share_outside(choice.face, shape) > _OUTSIDE for choice in chosen
         ),

@@ -16,6 +16,7 @@ from codeformer_jax.faces.preview import draw_preview
 from codeformer_jax.restore.fit import NOT_PAINTED, Fitted
 from codeformer_jax.restore.jobs import Job
 from codeformer_jax.restore.photo import (
+    RESTORED,
     PhotoTools,
     check_size,
     chosen_faces,
@@ -135,12 +136,15 @@ class Photographs:
             changed = [OTHER_PERSON] if any(score < SAME_PERSON for score in scores) else []
             file = dataclasses.replace(photo, pixels=result, alpha=alpha)
             with writing(path, self._options.force):
-                lost = write_photo(path, file, self._comment(len(pixels)))
+                lost = write_photo(path, file, self._comment(records))
             self._record(job, path, records, [*photo.notes, *notes, *changed, *lost])
             added += [*changed, *lost]
         return list(dict.fromkeys(notes + added))
 
-    def _comment(self, faces: int) -> str:
+    def _comment(self, records: Sequence[FaceRecord]) -> str:
+        faces = sum(record.done == RESTORED for record in records)
+        if not faces:
+            return ""
         return (
             f"Restored by codeformer-jax {__version__} (w={self._options.w:g}): the detail of "
             f"{faces} {'face' if faces == 1 else 'faces'} is a neural network's estimate."

@@ -72,3 +72,20 @@ def test_an_aligned_square_larger_than_the_network_is_a_photograph(tmp_path):
     out = tmp_path / "out"
     restore_files([tmp_path / "portrait.png"], out, photo=PhotoOptions(), restorer=network(0.1, 32))
     assert read_photo(out / "portrait.png").pixels.shape == (192, 192, 3)
+
+
+def test_a_face_that_stays_as_it_was_is_not_called_restored(tmp_path):
+    portrait = render_face(1, 256)
+    write_image(tmp_path / "portrait.png", portrait)
+    out = tmp_path / "out"
+    restore_files([tmp_path / "portrait.png"], out, photo=PhotoOptions(), restorer=network(0.1, 64))
+    np.testing.assert_array_equal(read_photo(out / "portrait.png").pixels, portrait)
+    (face,) = json.loads((out / "portrait.json").read_text())["faces"]
+    assert face["done"].startswith("left as it was")
+    assert b"neural network" not in (out / "portrait.png").read_bytes()
+    full = PhotoOptions(detail=False)
+    whole = tmp_path / "all"
+    restore_files([tmp_path / "portrait.png"], whole, photo=full, restorer=network(0.1, 64))
+    (face,) = json.loads((tmp_path / "all" / "portrait.json").read_text())["faces"]
+    assert face["done"] == "restored"
+    assert b"neural network" in (tmp_path / "all" / "portrait.png").read_bytes()
