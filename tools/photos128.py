@@ -115,6 +115,8 @@ def make_data(faces: list[pathlib.Path], portraits: pathlib.Path, target: pathli
         Image.fromarray(picture).save(target / split / f"{name}.png")
         counts[split] += 1
     people_count = len(set(groups))
+    if not all(counts.values()):
+        raise SystemExit(f"{counts}: too few people ({people_count}) for two sets; add pictures")
     note = {"images": counts, "people": people_count, "dropped": dropped}
     (target / "data.json").write_text(json.dumps(note, indent=2) + "\n")
     print(
