@@ -27,13 +27,8 @@ from codeformer_jax.train import plan
 from codeformer_jax.train.estimate import CHIPS, step_times, traffic_by_axis
 from codeformer_jax.train.step import make_step
 from codeformer_jax.train.traffic import Collective
-from configs import codeformer_stage2, codeformer_stage3, vqgan
+from configs.demo import STAGES
 
-STAGES = {
-    "vqgan": vqgan.get_config,
-    "code_prediction": codeformer_stage2.get_config,
-    "restoration": codeformer_stage3.get_config,
-}
 # MiB an image keeps in float32 without remat (docs/memory.md).
 KEPT = {"vqgan": 5771, "code_prediction": 2248, "restoration": 5420}
 # Chips and slices.

@@ -20,7 +20,7 @@ from PIL import Image
 
 from codeformer_jax.degrade import Recipe, degrade
 from codeformer_jax.faces.align import cut
-from codeformer_jax.faces.detect import DETECTORS
+from codeformer_jax.faces.detect import load_yunet
 from codeformer_jax.faces.face import to_size
 from codeformer_jax.faces.masks import hull_mask
 from codeformer_jax.faces.paste import Patch, paste
@@ -56,7 +56,7 @@ DEGRADATIONS = {
 
 def load_faces(folder, count):
     """The faces of 512 px or more, cut to 512 px, uint8 [n, 512, 512, 3]."""
-    detector, faces = DETECTORS["yunet"](None, None), []
+    detector, faces = load_yunet(), []
     for path in sorted(folder.iterdir()):
         with Image.open(path) as image:
             picture = np.asarray(image.convert("RGB"))

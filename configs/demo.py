@@ -22,14 +22,20 @@ STEPS = {
 }
 
 
-def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
+def stage_and_size(file: str, argument: str, steps: dict[str, dict[str, int]]) -> tuple[str, str]:
+    """Returns both parts of STAGE[,SIZE], given the steps by size and stage."""
     stage, _, size = argument.partition(",")
     size = size or "full"
-    if stage not in STAGES or size not in STEPS:
+    if size not in steps or stage not in steps[size]:
         raise ValueError(
-            f"configs/demo.py:{argument} is not STAGE[,SIZE] with a stage of {', '.join(STAGES)} "
-            f"and a size of {', '.join(STEPS)}"
+            f"{file}:{argument} is not STAGE[,SIZE] with a stage of {', '.join(steps['full'])} "
+            f"and a size of {', '.join(steps)}"
         )
+    return stage, size
+
+
+def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
+    stage, size = stage_and_size("configs/demo.py", argument, STEPS)
     config = STAGES[stage]().unlock()
     config.steps = STEPS[size][stage]
     config.ema_decay = 0.98

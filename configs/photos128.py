@@ -15,14 +15,9 @@ takes part: there is no perceptual loss. `STAGE,short` takes a few steps only.
 
 import ml_collections
 
-from configs import codeformer_stage2, codeformer_stage3, vqgan
+from configs import codeformer_stage3, demo
 
-STAGES = {
-    "vqgan": vqgan.get_config,
-    "code_prediction": codeformer_stage2.get_config,
-    "restoration": codeformer_stage3.get_config,
-    "finetuning": codeformer_stage3.get_config,
-}
+STAGES = {**demo.STAGES, "finetuning": codeformer_stage3.get_config}
 STEPS = {
     "full": {"vqgan": 1600, "code_prediction": 800, "restoration": 4800, "finetuning": 1800},
     "short": {"vqgan": 4, "code_prediction": 4, "restoration": 4, "finetuning": 4},
@@ -30,13 +25,7 @@ STEPS = {
 
 
 def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
-    stage, _, size = argument.partition(",")
-    size = size or "full"
-    if stage not in STAGES or size not in STEPS:
-        raise ValueError(
-            f"configs/photos128.py:{argument} is not STAGE[,SIZE] with a stage of "
-            f"{', '.join(STAGES)} and a size of {', '.join(STEPS)}"
-        )
+    stage, size = demo.stage_and_size("configs/photos128.py", argument, STEPS)
     config = STAGES[stage]().unlock()
     config.steps = STEPS[size][stage]
     config.ema_decay = 0.995

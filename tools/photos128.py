@@ -25,16 +25,16 @@ import sys
 import time
 
 import numpy as np
-from PIL import Image
 
 from codeformer_jax.checkpoints.trained import export_trained, load_trained
 from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.data.folder import image_names, in_split
-from codeformer_jax.data.images import read_image
+from codeformer_jax.data.images import read_image, write_image
 from codeformer_jax.faces.align import cut
-from codeformer_jax.faces.detect import DETECTORS
+from codeformer_jax.faces.detect import load_yunet
 from codeformer_jax.faces.face import to_size
 from codeformer_jax.faces.identity import Identity
+from codeformer_jax.system.atomic import atomic_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIDE = 256
@@ -83,7 +83,7 @@ def make_data(faces: list[pathlib.Path], portraits: pathlib.Path, target: pathli
         portraits: folder of pictures with a face somewhere.
         target: folder of the sets; `data.json` in it, written last, counts and names everything.
     """
-    detect, identity = DETECTORS["yunet"](None, None), Identity.load()
+    detect, identity = load_yunet(), Identity.load()
     names, pictures, people, dropped = [], [], [], []
     for folder, aligned in [*((folder, True) for folder in faces), (portraits, False)]:
         for name in image_names(folder):
@@ -104,21 +104,19 @@ def make_data(faces: list[pathlib.Path], portraits: pathlib.Path, target: pathli
     similar = np.stack(people) @ np.stack(people).T
     groups = people_of(similar)
     counts = {"train": 0, "heldout": 0}
-    for split in counts:
-        (target / split).mkdir(parents=True, exist_ok=True)
     for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         twins = np.flatnonzero(similar[i, :i] >= DUPLICATE)
         if twins.size:
             dropped.append({"name": name, "why": f"duplicate of {names[twins[0]]}"})
             continue
         split = "heldout" if in_split(names[groups[i]], "heldout", HELDOUT) else "train"
-        Image.fromarray(picture).save(target / split / f"{name}.png")
+        write_image(target / split / f"{name}.png", picture)
         counts[split] += 1
     people_count = len(set(groups))
     if not all(counts.values()):
         raise SystemExit(f"{counts}: too few people ({people_count}) for two sets; add pictures")
     note = {"images": counts, "people": people_count, "dropped": dropped}
-    (target / "data.json").write_text(json.dumps(note, indent=2) + "\n")
+    write_json(target / "data.json", note)
     print(
         f"{counts['train']} faces for training, {counts['heldout']} held out; {people_count} "
         f"people; {len(dropped)} dropped"
@@ -185,7 +183,7 @@ class Recipe:
         if stage in fingerprints or not saved.exists():
             return False
         fingerprints[stage] = parameter_fingerprint(load_trained(work / stage, step).variables)
-        (work / FINGERPRINTS).write_text(json.dumps(fingerprints, indent=2) + "\n")
+        write_json(work / FINGERPRINTS, fingerprints)
         return True
 
     def command(self, stage: str, work: pathlib.Path, origin: pathlib.Path) -> list[str]:
@@ -197,8 +195,9 @@ class Recipe:
             f"--config.data.path={origin / 'data' / 'train'}",
             f"--config.eval.path={origin / 'data' / 'heldout'}",
         ]
-        before = STAGES.index(stage) - 1
-        return command + [f"--config.init_from={origin / STAGES[before]}"] * (before >= 0)
+        if before := STAGES.index(stage):
+            command.append(f"--config.init_from={origin / STAGES[before - 1]}")
+        return command
 
     def export(self, work: pathlib.Path, model: pathlib.Path) -> None:
         """Writes the averaged network in 16 bits, with what made it."""
@@ -229,6 +228,11 @@ class Recipe:
 def git(*words: str) -> str:
     done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_fingerprints(work: pathlib.Path) -> dict[str, str]:
