@@ -101,8 +101,9 @@ class Run:
         codes = None if self.task.needs_teacher else self.task.codebook_size
         devices = self.mesh.devices.flat
 
+        # Opened first, so that it sees an error in the end of any other part.
         goodput = Goodput(self.clock, self.workdir, step, self.config.steps)
-        self._goodput = self._closing(goodput)
+        self._goodput = self._stack.enter_context(goodput)
         self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
         self._loader = self._closing(self._batches(step))
         monitor = Monitor(self.config, self.workdir, step, devices, codes, self.clock)
