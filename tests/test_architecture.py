@@ -102,6 +102,16 @@ def keys_are_threefrys(path, source):
     ]
 
 
+def private_jax_only_in_connect(path, source):
+    if path.parts[-2:] == ("system", "connect.py"):
+        return []
+    return [
+        f"{path}:{line}: {name} is private; only system/connect.py uses such names"
+        for line, name in imports(path, source)
+        if name.startswith("jax._src")
+    ]
+
+
 def no_early_torch(path, source):
     """PyTorch is optional: only a function that needs it imports it."""
     if path.name == "trace_torch.py":  # It runs without this package.
@@ -197,6 +207,8 @@ RULES = [
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "import flax\nflax.linen.Dense(3)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "key = jax.random.key(0)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "make = partial(jax.random.PRNGKey, 0)"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "system/a.py", "from jax._src import core"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "train/a.py", "import jax._src.distributed"),
     (no_early_torch, PACKAGE_FILES, "ops/a.py", "import torch"),
     (no_early_torch, PACKAGE_FILES, "convert/a.py", "try:\n    from torch import nn\nfinally: 0"),
     (has_docstring, PACKAGE_FILES, "ops/a.py", "import jax"),

@@ -207,7 +207,7 @@ def test_the_environment_starts_processes(started, monkeypatch, variables):
     hosts.initialize()
     ((arguments, options),) = started
     assert arguments == ()
-    assert options.keys() == {"initialization_timeout"}
+    assert options.keys() == {"initialization_timeout", "heartbeat_timeout_seconds"}
     hosts.initialize(processes=1)
     assert len(started) == 1
 
