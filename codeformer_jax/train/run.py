@@ -34,8 +34,8 @@ from codeformer_jax.train.writer import Writer
 # Stream of randomness, folded into the seed; `step` and `heldout` have the others.
 INIT = 0
 _KILLED = (
-    "a worker was killed. The system does so when memory is short: look at its log, and use fewer "
-    "workers. The same command resumes from the last checkpoint"
+    "data.workers: a worker was killed. The system does so when memory is short: look at its log, "
+    "and use fewer workers. The same command resumes from the last checkpoint"
 )
 
 
@@ -184,7 +184,7 @@ class Run:
         except Exception as error:
             if not self.stop.number:
                 if "Worker process was terminated" in str(error):  # Grain's words.
-                    raise ChildProcessError(f"data.workers: {_KILLED}") from error
+                    raise ChildProcessError(_KILLED) from error
                 raise
             # The signal went to the whole process group and ended the workers.
             with contextlib.closing(self._batches(step, workers=0)) as here:
