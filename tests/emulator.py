@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 import os
 import re
 import threading
@@ -23,6 +24,8 @@ from etils.epath import backend
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.storage import Storage
+
+logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # It reports each 404.
 
 BUCKET = "bkt"
 MOVE = re.compile(rf"(/storage/v1/b/{BUCKET}/o/([^/?]+))/moveTo/o/([^/?]+)")
@@ -41,7 +44,8 @@ class Fault:
 
     Attributes:
         kind: 'busy' answers 503, 'slow' answers after `seconds`, 'cut' closes the connection in the
-            middle of the request, and 'lost' does what is asked and closes it without an answer.
+            middle of the request, 'lost' does what is asked and closes it without an answer, and
+            'torn' closes it one byte before the end of the answer.
         times: the number of requests that will still have it.
         matching: a regular expression to search in 'METHOD /path?query', unquoted.
         seconds: the delay of 'slow'.
@@ -148,8 +152,9 @@ class _Handler(emulator.RequestHandler):
         connection, self.rfile, self.wfile = self.wfile, io.BytesIO(body), io.BytesIO()
         with self.server.storing:
             self._answer(method, body)
-        if kind != "lost":
-            connection.write(self.wfile.getvalue())
+        answer = self.wfile.getvalue()
+        sent = {"lost": 0, "torn": len(answer) - 1}.get(kind, len(answer))
+        connection.write(answer[:sent])
 
     def _answer(self, method, body):
         query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
