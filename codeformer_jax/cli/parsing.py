@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 
 Run = Callable[[argparse.Namespace], int]
 Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does not name its class.
@@ -21,7 +21,7 @@ def path(text: str) -> str:
         argparse.ArgumentTypeError: if it is a URL.
     """
     try:
-        return paths.local(text)
+        return os.fspath(storage.to_path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

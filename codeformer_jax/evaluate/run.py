@@ -18,7 +18,7 @@ from codeformer_jax.evaluate.report import METRICS_FILE
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 from codeformer_jax.tasks import common, settings
 
 # Sections whose settings describe the network, except for those of its training.
@@ -42,7 +42,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         DamagedTestSet: a file of the test set differs from its manifest.
         ValueError: a value out of range, or networks and images that do not fit together.
     """
-    config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
+    config, workdir = storage.local_config(config), storage.to_path(workdir, "workdir")
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)

@@ -27,7 +27,7 @@ from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.views import Jitter, oversampled
-from codeformer_jax.system import parallel, paths
+from codeformer_jax.system import parallel, storage
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.workers import exclusive
@@ -198,7 +198,7 @@ def check_workdir(workdir: Path, size: int, report: Report) -> Iterator[Finding]
         size: bytes to write. At `SLOW_DISK` bytes per second the disk does not count as hanging.
         report: takes lines.
     """
-    paths.check_workdir(workdir)
+    storage.check_workdir(workdir)
     folder = _existing(workdir)
     if not folder.is_dir():
         yield Finding(f"workdir={workdir}: {folder} is not a folder", "give another --workdir")

@@ -14,13 +14,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.system.mirror import Mirror
 
 GOODPUT_FILE = "goodput.jsonl"
 # Kinds of time. `REPEATED` and `DOWN` show only when a run starts again.
@@ -85,16 +85,17 @@ class Goodput:
 
     Args:
         clock: the clock of this start.
-        workdir: the run's folder.
+        mirror: the run's files.
         step: the step that this start begins with.
         steps: the number of steps of the run.
     """
 
-    def __init__(self, clock: Clock, workdir: Path, step: int, steps: int):
-        self._clock, path = clock, workdir / GOODPUT_FILE
+    def __init__(self, clock: Clock, mirror: Mirror, step: int, steps: int):
+        self._clock = clock
         self._from, self._step, self._steps = step, step, steps
         self._writes = hosts.is_main()
         if self._writes:
+            path = mirror.continued(GOODPUT_FILE)
             self._before = keep_lines(path, lambda _: True)
             path.touch()
             self._file = path.open("r+b", buffering=0)

@@ -3,12 +3,12 @@
 import itertools
 import logging
 import signal
-from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.system import hosts, paths
+from codeformer_jax.system import hosts, storage
 from codeformer_jax.system.lock import locked
+from codeformer_jax.system.storage import Path
 from codeformer_jax.train.goodput import EVALUATION, SAVE
 from codeformer_jax.train.run import Run
 
@@ -35,8 +35,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         OSError: if another run uses `workdir`, or it cannot be written.
         KeyboardInterrupt: after Ctrl-C, with the state saved.
     """
-    config, workdir = paths.local_config(config), Path(paths.local(workdir, "workdir"))
-    paths.check_workdir(workdir)
+    config, workdir = storage.local_config(config), storage.to_path(workdir, "workdir")
+    storage.check_workdir(workdir)
     limited = hosts.limited(config.train.get("watchdog", 0.0))
     with limited, locked(workdir), Run(config, workdir) as run:
         state, scores = run.begin(), {}

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.views import Jitter, oversampled
 from codeformer_jax.system import hosts, parallel
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.system.signals import StopSignal
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
@@ -101,13 +102,16 @@ class Run:
         codes = None if self.task.needs_teacher else self.task.codebook_size
         devices = self.mesh.devices.flat
 
-        goodput = Goodput(self.clock, self.workdir, step, self.config.steps)
+        mirror = self._closing(Mirror(self.workdir))
+        goodput = Goodput(self.clock, mirror, step, self.config.steps)
         self._goodput = self._closing(goodput)
-        self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
+        self.checkpoints = self._closing(
+            Checkpoints(self.workdir, self.task.best_score, mirror.push)
+        )
         self._loader = self._closing(self._batches(step))
-        monitor = Monitor(self.config, self.workdir, step, devices, codes, self.clock)
+        monitor = Monitor(self.config, mirror, step, devices, codes, self.clock)
         self._monitor = self._closing(monitor)
-        self.writer = self._closing(Writer(self.workdir, step, self.config, self._monitor.read))
+        self.writer = self._closing(Writer(mirror, step, self.config, self._monitor.read))
         self._train_step = TimedStep(
             make_step(self.task, self.mesh, self.sharding),
             self._monitor.speed,

@@ -16,6 +16,7 @@ import pytest
 from states import assert_equal, state_at
 from tiny import tiny_vqvae
 
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.train import goodput, loop
 from codeformer_jax.train.goodput import Clock, Goodput, add_up, describe
 from codeformer_jax.train.run import Run
@@ -103,7 +104,7 @@ def test_the_line_names_what_is_worth_a_digit():
 def test_the_record_is_written_every_few_seconds(tmp_path, now, capsys):
     clock = Clock()
     now[0] += 1
-    record = Goodput(clock, tmp_path, 3, 8)
+    record = Goodput(clock, Mirror(tmp_path), 3, 8)
     clock.turn_to("step")
     assert read(tmp_path) == [start(1000.0, 3, 3, start=1.0)]
     now[0] += goodput.WRITE_EVERY - 1
@@ -128,7 +129,7 @@ def test_a_damaged_last_line_is_dropped(tmp_path, damage, capsys):
     whole = start(100.0, 0, 5, step=10.0)
     path = tmp_path / "goodput.jsonl"
     path.write_bytes(json.dumps(whole).encode() + b"\n" + damage)
-    Goodput(Clock(), tmp_path, 5, 8).close()
+    Goodput(Clock(), Mirror(tmp_path), 5, 8).close()
     first, second = read(tmp_path)
     assert (first, second["from_step"]) == (whole, 5)
     assert " in 2 starts" in capsys.readouterr().out
@@ -136,7 +137,7 @@ def test_a_damaged_last_line_is_dropped(tmp_path, damage, capsys):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(goodput.hosts, "is_main", lambda: False)
-    record = Goodput(Clock(), tmp_path, 0, 8)
+    record = Goodput(Clock(), Mirror(tmp_path), 0, 8)
     record.at(8)
     record.close()
     assert not list(tmp_path.iterdir())
