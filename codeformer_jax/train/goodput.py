@@ -83,6 +83,8 @@ class Clock:
 class Goodput:
     """Record of the time of all starts of a run. Only the first process writes and prints.
 
+    Used in a `with` statement. Its end writes the last figures and prints the summary.
+
     Args:
         clock: the clock of this start.
         mirror: the run's files.
@@ -108,19 +110,22 @@ class Goodput:
         if self._writes and time.perf_counter() - self._written >= WRITE_EVERY:
             self._write()
 
-    def close(self) -> None:
-        """Writes the last figures and prints the summary of all starts."""
+    def __enter__(self) -> "Goodput":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        finished = error is None and self._step >= self._steps
         if self._writes:
             with self._file:
-                print(describe([*self._before, self._write(closed=True)]))
+                print(describe([*self._before, self._write(finished)]))
 
-    def _write(self, closed: bool = False) -> dict[str, Any]:
+    def _write(self, finished: bool = False) -> dict[str, Any]:
         """Writes this start's line over the one before, and returns its content."""
         line = {
             "started": round(self._clock.started, 3),
             "from_step": self._from,
             "step": self._step,
-            "finished": closed and self._step >= self._steps,
+            "finished": finished,
             "seconds": {kind: round(x, 3) for kind, x in self._clock.read().items()},
         }
         self._file.seek(self._offset)

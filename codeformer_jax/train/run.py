@@ -103,8 +103,9 @@ class Run:
         devices = self.mesh.devices.flat
 
         mirror = self._closing(Mirror(self.workdir))
+        # Opened before the other parts, so that it sees an error in their end.
         goodput = Goodput(self.clock, mirror, step, self.config.steps)
-        self._goodput = self._closing(goodput)
+        self._goodput = self._stack.enter_context(goodput)
         self.checkpoints = self._closing(
             Checkpoints(self.workdir, self.task.best_score, mirror.push)
         )

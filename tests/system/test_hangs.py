@@ -1,5 +1,6 @@
 """Processes that die, hang, fail, differ or never start: the others end and name them."""
 
+import json
 import math
 import os
 import subprocess
@@ -14,6 +15,7 @@ from launching import ROOT, finish, launch
 
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.system import connect, hosts, peers
+from codeformer_jax.train.goodput import describe
 
 SILENT = "process 1 has been silent for 8 s; last seen in"
 FAILED = "process 1 failed in 'reading of batch 2': OSError: the disk of this process is gone"
@@ -66,6 +68,7 @@ KILLED = """
 import os, signal, time
 from tiny import tiny_vqvae
 from codeformer_jax.checkpoints.workdir import saved_steps
+from codeformer_jax.train import goodput
 from codeformer_jax.train.run import Run
 
 def get_config(process):
@@ -78,6 +81,7 @@ def get_config(process):
                 os.kill(os.getpid(), signal.SIGKILL)
             return take(self, step)
         Run._next = killed
+    goodput.WRITE_EVERY = 0.0
     config = tiny_vqvae(4).unlock()
     config.mesh = "data:-1"
     return config.lock()
@@ -97,8 +101,18 @@ def test_a_run_of_two_of_which_one_is_killed_resumes(tmp_path):
     assert first.returncode == 1, output
     assert "process 1 has been silent for 12 s" in output
     assert saved_steps(workdir)[-1] == 2
-    finish(launch("train.py", f"--config={config}:none", *flags, "--process={1}", devices=1))
+    outputs = finish(
+        launch("train.py", f"--config={config}:none", *flags, "--process={1}", devices=1)
+    )
     assert saved_steps(workdir)[-1] == 4
+    starts = [json.loads(line) for line in (workdir / "goodput.jsonl").read_text().splitlines()]
+    lines = [(start["from_step"], start["step"], start["finished"]) for start in starts]
+    assert lines == [(0, starts[0]["step"], False), (2, 4, True)]
+    assert starts[0]["step"] >= 2
+    assert describe(starts) in outputs[0]
+    assert "in 2 starts" in outputs[0]
+    assert "down" in outputs[0]
+    assert "goodput" not in outputs[1]
 
 
 @pytest.mark.slow
