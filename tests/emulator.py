@@ -159,7 +159,7 @@ class _Handler(emulator.RequestHandler):
         connection, self.rfile, self.wfile = self.wfile, io.BytesIO(body), io.BytesIO()
         with self.server.storing:
             self._answer(method, body)
-        answer = self.wfile.getvalue()
+        answer = self._with_generation(method, self.wfile.getvalue())
         sent = {"lost": 0, "torn": len(answer) - 1}.get(kind, len(answer))
         connection.write(answer[:sent])
 
@@ -187,6 +187,19 @@ class _Handler(emulator.RequestHandler):
             emulator.Router(self).handle(method)
             if upload and upload not in self.storage.resumable:
                 self.server.finished[upload] = self.wfile.getvalue()
+
+    def _with_generation(self, method, answer):
+        """Adds the header by which TensorStore knows what it has read."""
+        name = urllib.parse.unquote(self.path.partition("?")[0].split("/")[-1])
+        if method != "GET" or (generation := self._generation(name)) == "0":
+            return answer
+        return answer.replace(b"\r\n", f"\r\nx-goog-generation: {generation}\r\n".encode(), 1)
+
+    def end_headers(self):
+        # TensorStore writes a file again only if it still has the generation that it read.
+        if self.command == "GET" and self._generation(name := self._name({}, b"")) != "0":
+            self.send_header("x-goog-generation", self._generation(name))
+        super().end_headers()
 
     def _name(self, query, body):
         """Returns the name of the object that a request is about."""
