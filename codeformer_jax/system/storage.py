@@ -164,8 +164,8 @@ def local_config(config: Any) -> Any:
 def check_workdir(workdir: Path) -> None:
     r"""Raises ValueError for a path at which Orbax cannot keep checkpoints.
 
-    Of buckets it knows `gs://` only. It looks for files with patterns, in which `*`, `?` and `[` have a meaning. TensorStore takes
-    a backslash for a slash, and only UTF-8.
+    Of buckets it knows `gs://` only. It looks for files with patterns, in which `*`, `?` and `[`
+    have a meaning. TensorStore takes a backslash for a slash, and only UTF-8.
     """
     path = os.fspath(absolute(workdir))
     if path.startswith("s3://"):
