@@ -81,7 +81,6 @@ def stages(made_once):
 @pytest.fixture(scope="module")
 def object_store():
     """A server of gs://bkt on loopback, for this process and its children; see `emulator`."""
-    pytest.importorskip("gcsfs")
     pytest.importorskip("gcp_storage_emulator")
     from emulator import serve  # noqa: PLC0415  Its packages are optional.
 

@@ -29,6 +29,7 @@ logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # It repor
 
 BUCKET = "bkt"
 MOVE = re.compile(rf"(/storage/v1/b/{BUCKET}/o/([^/?]+))/moveTo/o/([^/?]+)")
+RANGE = re.compile(r"bytes \d+-(\d+)/(\d+)")
 # Of gcsfs, of TensorStore, and a switch of gcsfs: without credentials it cannot ask for the kind of
 # the bucket, and would log so at every operation.
 VARIABLES = (
@@ -47,6 +48,7 @@ class Fault:
             middle of the request, 'lost' does what is asked and closes it without an answer, and
             'torn' closes it one byte before the end of the answer.
         times: the number of requests that will still have it.
+        after: the number of requests that will pass before.
         matching: a regular expression to search in 'METHOD /path?query', unquoted.
         seconds: the delay of 'slow'.
         met: the requests that had it.
@@ -54,6 +56,7 @@ class Fault:
 
     kind: str
     times: int = 1
+    after: int = 0
     matching: str = ""
     seconds: float = 0.0
     met: list[str] = dataclasses.field(default_factory=list)
@@ -91,7 +94,11 @@ class ObjectStore(ThreadingHTTPServer):
         with self.recording:
             self.requests.append(request)
             for fault in self.faults:
-                if fault.times and re.search(fault.matching, request):
+                if not fault.times or not re.search(fault.matching, request):
+                    continue
+                if fault.after:
+                    fault.after -= 1
+                else:
                     fault.times -= 1
                     fault.met.append(request)
                     return fault
@@ -152,7 +159,7 @@ class _Handler(emulator.RequestHandler):
         connection, self.rfile, self.wfile = self.wfile, io.BytesIO(body), io.BytesIO()
         with self.server.storing:
             self._answer(method, body)
-        answer = self.wfile.getvalue()
+        answer = self._with_generation(method, self.wfile.getvalue())
         sent = {"lost": 0, "torn": len(answer) - 1}.get(kind, len(answer))
         connection.write(answer[:sent])
 
@@ -167,6 +174,10 @@ class _Handler(emulator.RequestHandler):
             self._generation(name)
         ):
             self.send_error(HTTPStatus.PRECONDITION_FAILED)
+        elif (chunk := RANGE.fullmatch(self.headers.get("Content-Range", ""))) and (
+            int(chunk[1]) >= int(chunk[2])
+        ):
+            self.send_error(HTTPStatus.BAD_REQUEST, "the chunk is longer than the file")
         elif moved := MOVE.fullmatch(self.path.partition("?")[0]):
             self.path = f"{moved[1]}/copyTo/b/{BUCKET}/o/{moved[3]}"
             emulator.Router(self).handle(method)
@@ -176,6 +187,19 @@ class _Handler(emulator.RequestHandler):
             emulator.Router(self).handle(method)
             if upload and upload not in self.storage.resumable:
                 self.server.finished[upload] = self.wfile.getvalue()
+
+    def _with_generation(self, method, answer):
+        """Adds the header by which TensorStore knows what it has read."""
+        name = urllib.parse.unquote(self.path.partition("?")[0].split("/")[-1])
+        if method != "GET" or (generation := self._generation(name)) == "0":
+            return answer
+        return answer.replace(b"\r\n", f"\r\nx-goog-generation: {generation}\r\n".encode(), 1)
+
+    def end_headers(self):
+        # TensorStore writes a file again only if it still has the generation that it read.
+        if self.command == "GET" and self._generation(name := self._name({}, b"")) != "0":
+            self.send_header("x-goog-generation", self._generation(name))
+        super().end_headers()
 
     def _name(self, query, body):
         """Returns the name of the object that a request is about."""

@@ -200,12 +200,17 @@ def local_config(config: Any) -> Any:
 
 
 def check_workdir(workdir: Path) -> None:
-    r"""Raises ValueError for a path from which Orbax cannot read checkpoints.
+    r"""Raises ValueError for a path at which Orbax cannot keep checkpoints.
 
-    Orbax looks for files with patterns, in which `*`, `?` and `[` have a meaning. TensorStore takes
-    a backslash for a slash, and only UTF-8.
+    Of buckets it knows `gs://` only. It looks for files with patterns, in which `*`, `?` and `[`
+    have a meaning. TensorStore takes a backslash for a slash, and only UTF-8.
     """
     path = os.fspath(absolute(workdir))
+    if path.startswith("s3://"):
+        raise ValueError(
+            f"workdir={path}: Orbax writes checkpoints to disks and to gs:// only; give such a "
+            "--workdir. Other files may be in s3:// buckets"
+        )
     found = next((character for character in "*?[\\" if character in path), None)
     if found is None:
         try:

@@ -49,6 +49,12 @@ def test_a_bucket_without_its_client_names_the_extra(home, url, package, monkeyp
     assert not any(home.iterdir())
 
 
+def test_a_run_in_an_s3_bucket_is_refused(home):
+    pytest.importorskip("s3fs")
+    with pytest.raises(ValueError, match="Orbax writes checkpoints to disks and to gs:// only"):
+        loop.train(tiny_config("vqgan"), "s3://bucket/run")
+
+
 def test_the_home_folder_is_meant_wherever_a_path_is_given(home):
     config = tiny_config("vqgan").unlock()
     config.init_from = "~/stage"
