@@ -7,6 +7,7 @@ import tempfile
 import threading
 
 from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
 
 # Seconds between two uploads.
 EVERY = 30.0
@@ -53,7 +54,9 @@ class Mirror:
                 status = path.stat()
                 version = (status.st_size, status.st_mtime_ns)
                 if self._uploaded.get(path) != version:
-                    storage.upload(path, self.workdir / path.relative_to(self.folder))
+                    # The file may grow within its upload, which names the length first.
+                    with atomic_path(self.workdir / path.relative_to(self.folder)) as copy:
+                        shutil.copyfile(path, copy)
                     self._uploaded[path] = version
 
     def _run(self) -> None:
