@@ -75,7 +75,7 @@ def absolute(path: Path) -> Path:
 
 
 def resolved(path: Path) -> Path:
-    """Returns a local path as an absolute one without links, which tells equal places apart."""
+    """Returns a local path as an absolute one without links: equal places have equal paths."""
     return path if is_remote(path) else path.resolve()
 
 
