@@ -292,16 +292,17 @@ def _tfds_split(where: str, split: str, splits: Sequence[str], used: str) -> str
     return found[0]
 
 
-def _check_local(label: str) -> None:
-    if "://" in label:
+def _check_local(where: str) -> None:
+    if "://" in where:
         raise ValueError(
-            f"'{label}': records are read from a local disk; copy them there (gcloud storage cp "
+            f"'{where}': records are read from a local disk; copy them there (gcloud storage cp "
             "-r, aws s3 cp --recursive), or train on the pictures themselves: folder:gs://..."
         )
 
 
 def _check_files(label: str, names: Sequence[str]) -> None:
     for name in names:
+        _check_local(name)
         if not os.path.exists(name):
             raise FileNotFoundError(
                 f"'{label}': its file '{name}' is missing; copy the dataset again, all of it"

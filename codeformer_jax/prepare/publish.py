@@ -142,7 +142,8 @@ def publish(staging: Staging, force: bool) -> None:
     check_out(out, force)
     if is_remote(out):
         if (out / INFO).exists():  # Otherwise these are files that an interrupted copy has left.
-            out.rmtree()
+            (out / INFO).unlink()  # First, so that nothing opens a dataset that is going.
+            storage.remove(out)
         out.mkdir(parents=True, exist_ok=True)
         for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path)):
             path.copy(out / path.name, overwrite=True)

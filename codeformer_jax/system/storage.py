@@ -189,7 +189,10 @@ def local_config(config: Any) -> Any:
     for setting in _SETTINGS:
         section, _, name = setting.rpartition(".")
         given = (config.get(section, {}) if section else config).get(name)
-        if given and (path := os.fspath(to_path(given, setting))) != given:
+        if not given:
+            continue
+        to_path(given, setting)
+        if (path := os.path.expanduser(given)) != given:
             changed[setting] = path
     if not changed:
         return config
