@@ -62,6 +62,7 @@ class Watch:
 
     Attributes:
         limit: as given; it may be changed.
+        setting: what sets the limit.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Watch:
         index: int = 0,
         count: int = 1,
     ):
-        self.limit = limit
+        self.limit, self.setting = limit, "train.watchdog"
         self._client, self._index, self._count = client, index, count
         self._tick = silence / _TICKS
         self._at, self._elapsed = (0, "start"), 0
@@ -146,7 +147,7 @@ class Watch:
                     time.sleep(_GRACE * self._tick)
                 end()
             elif self._elapsed * self._tick > self.limit:
-                reason = f"the limit of {self.limit:g} s is over (train.watchdog)"
+                reason = f"the limit of {self.limit:g} s is over ({self.setting})"
                 self._report(reason + self._others())
                 self._failure = reason
 
