@@ -38,10 +38,11 @@ def check_workdir(workdir: str, size: int, report: Report) -> list[Finding]:
     folder = storage.to_path(workdir, "workdir")
     storage.check_workdir(folder)
     remote = storage.is_remote(folder)
-    folder = folder if remote else existing(folder)
-    # The first process decides; a disk that the others do not share is found below.
-    own = [os.fspath(folder), secrets.token_hex(8), remote or folder.is_dir()]
-    parent, name, usable = hosts.from_main("folder of the check", lambda: own)
+    with limited("opening of the workdir"):
+        folder = folder if remote else existing(folder)
+        # The first process decides; a disk that the others do not share is found below.
+        own = [os.fspath(folder), secrets.token_hex(8), remote or folder.is_dir()]
+        parent, name, usable = hosts.from_main("folder of the check", lambda: own)
     if not usable:
         return [Finding(f"workdir={workdir}: {parent} is not a folder", _OTHER)]
     report(f"workdir    writing {size >> 20} MiB to {parent} ...")
@@ -163,6 +164,7 @@ class _Check:
 
     def clean(self) -> None:
         """Removes the folder. All processes have ended their steps."""
-        if hosts.is_main() or not storage.is_remote(self._folder):  # A disk may not be shared.
-            with contextlib.suppress(Exception):  # A finding says why.
+        own = hosts.is_main() or not storage.is_remote(self._folder)  # A disk may not be shared.
+        with limited("end of the check"), contextlib.suppress(Exception):  # A finding says why.
+            if own:
                 storage.remove(self._folder)
