@@ -125,18 +125,19 @@ def at(stage: str) -> None:
 
 
 @contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limited(seconds: float, setting: str = "train.watchdog") -> Iterator[None]:
     """Ends this process, with its Python stacks, if a stage takes too long inside the block.
 
     Args:
         seconds: the limit; 0 is none for a single process and `LIMIT` for several.
+        setting: what sets the limit, for the message.
     """
     if not _watches and not seconds:
         yield
         return
     own = [] if _watches else [peers.Watch()]
     _watches.extend(own)
-    _watches[0].limit = seconds or LIMIT
+    _watches[0].limit, _watches[0].setting = seconds or LIMIT, setting
     try:
         yield
     finally:
@@ -154,7 +155,7 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         # All have agreed to end and arrive soon, or a second Ctrl-C has ended this process alone.
         _leave(limit=60.0)
         raise
@@ -186,7 +187,7 @@ def check_same(**values: str) -> None:
     """
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in values.items()}
     name = f"agreement on {', '.join(values)}"
-    first, *others = [json.loads(text) for text in _gather(name, json.dumps(digests))]
+    first, *others = [json.loads(text) for text in gather(name, json.dumps(digests))]
     differing = [i for i, other in enumerate(others, start=1) if other != first]
     if differing:
         names = [name for name in values if any(o.get(name) != first.get(name) for o in others)]
@@ -206,16 +207,21 @@ def from_main(name: str, make: Callable[[], Any]) -> Any:
         make: returns something that JSON can hold.
     """
     text = json.dumps(make()) if is_main() else ""
-    return json.loads(_gather(name, text)[0])
+    return json.loads(gather(name, text)[0])
 
 
 def wait_for_all(name: str) -> None:
     """Waits until every process has called it with this name."""
-    _gather(name, "")
+    gather(name, "")
 
 
-def _gather(name: str, text: str) -> list[str]:
-    """Returns the texts of all processes. It needs no devices and the watch limits it."""
+def gather(name: str, text: str) -> list[str]:
+    """Returns the texts of all processes, in their order. It needs no devices.
+
+    Args:
+        name: what is gathered, for the message if a process never arrives.
+        text: the text of this process.
+    """
     if jax.process_count() == 1:
         return [text]
     at(name)

@@ -64,6 +64,7 @@ class Watch:
 
     Attributes:
         limit: as given; it may be changed.
+        setting: what sets the limit.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Watch:
         index: int = 0,
         count: int = 1,
     ):
-        self.limit = limit
+        self.limit, self.setting = limit, "train.watchdog"
         self._client, self._index, self._count = client, index, count
         self._tick = silence / _TICKS
         # Ticks in which the peers read why this process has failed.
@@ -150,7 +151,7 @@ class Watch:
                     time.sleep(_GRACE * self._tick)
                 end()
             elif self._elapsed() > self.limit:
-                reason = f"the limit of {self.limit:g} s has passed (train.watchdog)"
+                reason = f"the limit of {self.limit:g} s has passed ({self.setting})"
                 end_within((self._linger + 2) * self._tick + 1)
                 self._report(reason + self._others())
                 self._failure = reason
