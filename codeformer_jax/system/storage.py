@@ -126,7 +126,9 @@ def files(folder: Path) -> list[Path]:
         with _named("listed", folder):
             scheme = os.fspath(folder).partition("://")[0]
             found = filesystem(folder).find(os.fspath(folder))
-            return sorted(epath.Path(f"{scheme}://{name}") for name in found)
+            # Consoles make an empty object named 'folder/' for a folder.
+            names = (name for name in found if not name.endswith("/"))
+            return sorted(epath.Path(f"{scheme}://{name}") for name in names)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

@@ -166,6 +166,15 @@ def test_what_others_write_and_remove_is_seen(object_store, bucket):
     assert not (folder / "mine").exists()
 
 
+def test_empty_objects_that_consoles_make_for_folders_are_no_files(object_store, bucket):
+    workdir = to_path(bucket)
+    write(workdir / "checkpoints" / "2" / "commit_success.txt", b"")
+    for name in ("", "checkpoints/", "photos/"):
+        object_store.put(f"{bucket}/{name}")
+    assert storage.files(workdir) == [workdir / "checkpoints" / "2" / "commit_success.txt"]
+    assert (saved_steps(workdir), unfinished_saves(workdir)) == ([2], [])
+
+
 def test_a_checkpoint_counts_once_it_is_complete(bucket):
     workdir = to_path(bucket)
     assert saved_steps(workdir) == unfinished_saves(workdir) == []
