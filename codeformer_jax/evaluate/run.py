@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -19,6 +18,7 @@ from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
 from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import common, settings
 
 # Sections whose settings describe the network, except for those of its training.
@@ -95,8 +95,9 @@ def report_folder(
     Raises:
         FileExistsError: the folder holds a report and `force` is False.
     """
-    workdir = Path(workdir)
-    folder = Path(output or (workdir if workdir.is_dir() else workdir.parent) / "eval")
+    workdir = storage.to_path(workdir, "workdir")
+    output = output or (workdir if workdir.is_dir() else workdir.parent) / "eval"
+    folder = storage.to_path(output, "output")
     if (folder / METRICS_FILE).exists() and not force:
         raise FileExistsError(
             f"{folder} holds the report of an earlier evaluation: give --output=DIR to keep both, "

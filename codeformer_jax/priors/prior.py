@@ -3,7 +3,6 @@
 import functools
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from codeformer_jax.nn import Autoencoder
 from codeformer_jax.priors.kinds import PRIORS, PriorKind, SamplePlan, Values
 from codeformer_jax.system import storage
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks.common import from_uint8, to_unit
 
 # Pixels per call of an autoencoder: four pictures of 256x256.

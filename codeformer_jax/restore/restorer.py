@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -368,7 +367,7 @@ def _pictures(images: Any) -> list[np.ndarray]:
 
 
 def _load(
-    path: pathlib.Path, which: str | int
+    path: storage.Path, which: str | int
 ) -> tuple[str, Any, Mapping[str, Any], dict[str, Any]]:
     """Returns network, module, variables, and the run's precision and AdaIN if there is one."""
     expected = "expected a .safetensors model file or the workdir of a training run"

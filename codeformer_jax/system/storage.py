@@ -74,6 +74,16 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+def resolved(path: Path) -> Path:
+    """Returns a local path as an absolute one without links, which tells equal places apart."""
+    return path if is_remote(path) else path.resolve()
+
+
+def lexists(path: Path) -> bool:
+    """Returns whether something has this name, also if it is a link to nothing."""
+    return path.exists() if is_remote(path) else os.path.lexists(path)
+
+
 def filesystem(path: Path) -> Any:
     """Returns the fsspec file system of a path."""
     return fsspec.core.url_to_fs(os.fspath(path))[0]
@@ -120,16 +130,42 @@ def _named(action: str, path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be {action}: {reason}") from error
 
 
+def read_bytes(path: str | os.PathLike, stop: int | None = None) -> bytes:
+    """Returns the content of a file, or its first `stop` bytes, in any process.
+
+    Raises:
+        OSError: if it cannot be read; of a bucket, the message names the file.
+    """
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read(stop)
+    path = to_path(path)  # A worker process has not set up the client yet.
+    with _named("read", path):
+        return filesystem(path).cat_file(os.fspath(path), end=stop)
+
+
 def files(folder: Path) -> list[Path]:
     """Returns all files under a folder, sorted; none if it does not exist."""
     if is_remote(folder):
-        with _named("listed", folder):
-            scheme = os.fspath(folder).partition("://")[0]
-            found = filesystem(folder).find(os.fspath(folder))
-            # Consoles make an empty object named 'folder/' for a folder.
-            names = (name for name in found if not name.endswith("/"))
-            return sorted(epath.Path(f"{scheme}://{name}") for name in names)
+        return sorted(folder / name for name in sizes(folder))
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def size(path: Path) -> int:
+    """Returns the length of a file in bytes."""
+    # Not by epath for a local file, which fails where its owner has no name.
+    return path.stat().length if is_remote(path) else os.path.getsize(path)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Returns {name below a folder in a bucket, with slashes: bytes} by one listing, sorted."""
+    with _named("listed", folder):
+        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        found = system.find(root, detail=True)
+    start = len(root.rstrip("/")) + 1
+    # A console makes a folder by an empty object whose name ends in a slash.
+    names = {name[start:]: about["size"] for name, about in sorted(found.items())}
+    return {name: size for name, size in names.items() if name and not name.endswith("/")}
 
 
 def remove(path: Path) -> None:
