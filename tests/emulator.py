@@ -22,7 +22,7 @@ from http.server import ThreadingHTTPServer
 import fsspec
 from etils.epath import backend
 from gcp_storage_emulator import server as emulator
-from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.storage import Storage
 
 logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # It reports each 404.
@@ -116,6 +116,13 @@ class ObjectStore(ThreadingHTTPServer):
         with self.storing:
             return self.storage.get_file(BUCKET, url.removeprefix(f"gs://{BUCKET}/"))
 
+    def put(self, url):
+        """Makes an empty object of any name."""
+        name = url.removeprefix(f"gs://{BUCKET}/")
+        about = objects._make_object_resource(self.url, BUCKET, name, "text/plain", "0")
+        with self.storing:
+            self.storage.create_file(BUCKET, name, b"", objects._checksums(b"", about))
+
     def handle_error(self, request, client_address):
         """Says nothing of clients that were killed within a request."""
 
@@ -181,7 +188,7 @@ class _Handler(emulator.RequestHandler):
         elif moved := MOVE.fullmatch(self.path.partition("?")[0]):
             self.path = f"{moved[1]}/copyTo/b/{BUCKET}/o/{moved[3]}"
             emulator.Router(self).handle(method)
-            with contextlib.suppress(emulator.objects.NotFound):
+            with contextlib.suppress(objects.NotFound):
                 self.storage.delete_file(BUCKET, urllib.parse.unquote(moved[2]))
         else:
             emulator.Router(self).handle(method)

@@ -116,6 +116,16 @@ def keys_are_threefrys(path, source):
     ]
 
 
+def private_jax_only_in_connect(path, source):
+    if path.parts[-2:] == ("system", "connect.py"):
+        return []
+    return [
+        f"{path}:{line}: {name} is private; only system/connect.py uses such names"
+        for line, name in imports(path, source)
+        if name.startswith("jax._src")
+    ]
+
+
 def paths_by_the_room(path, source):
     if "/".join(path.parts[1:]) in ALLOWED_PATHLIB:
         return []
@@ -221,6 +231,8 @@ RULES = [
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "import flax\nflax.linen.Dense(3)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "key = jax.random.key(0)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "make = partial(jax.random.PRNGKey, 0)"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "system/a.py", "from jax._src import core"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "train/a.py", "import jax._src.distributed"),
     (paths_by_the_room, (*PACKAGE_FILES, "*.py"), "data/a.py", "import pathlib"),
     (paths_by_the_room, (*PACKAGE_FILES, "*.py"), "train.py", "from pathlib import PurePath"),
     (no_early_torch, PACKAGE_FILES, "ops/a.py", "import torch"),

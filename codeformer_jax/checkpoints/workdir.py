@@ -70,7 +70,8 @@ def unfinished_saves(workdir: Path) -> list[Path]:
     if not storage.is_remote(workdir):
         return list(folder.glob(f"*{_UNFINISHED}*"))
     found = list(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in found if not (path / COMMITTED).exists()]
+    steps = (path for path in found if path.name.isdigit())
+    return [path for path in steps if not (path / COMMITTED).exists()]
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 # Implies --xla_gpu_exclude_nondeterministic_ops, and switches off the choice of kernels by timing.
-_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets; their errors have no base.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets; their errors have no base.
 
 
 def use_deterministic_programs() -> None:

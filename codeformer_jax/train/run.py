@@ -33,6 +33,10 @@ from codeformer_jax.train.writer import Writer
 
 # Stream of randomness, folded into the seed; `step` and `heldout` have the others.
 INIT = 0
+_KILLED = (
+    "data.workers: a worker was killed. The system does so when memory is short: look at its log, "
+    "and use fewer workers. The same command resumes from the last checkpoint"
+)
 
 
 class Run:
@@ -177,8 +181,10 @@ class Run:
     def _next(self, step: int) -> dict[str, Any]:
         try:
             return next(self._loader)
-        except Exception:
+        except Exception as error:
             if not self.stop.number:
+                if "Worker process was terminated" in str(error):  # Grain's words.
+                    raise ChildProcessError(_KILLED) from error
                 raise
             # The signal went to the whole process group and ended the workers.
             with contextlib.closing(self._batches(step, workers=0)) as here:

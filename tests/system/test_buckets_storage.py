@@ -11,6 +11,7 @@ import pytest
 from codeformer_jax.checkpoints.workdir import saved_steps, unfinished_saves
 from codeformer_jax.system import bucket_lock, mirror, storage
 from codeformer_jax.system.atomic import atomic_directory, atomic_path
+from codeformer_jax.system.lock import LOCK_FILE, locked
 from codeformer_jax.system.storage import local_copy, to_path
 
 FOREVER = 1000
@@ -27,6 +28,14 @@ def waits(monkeypatch):
 
     monkeypatch.setattr("gcsfs.retry.asyncio", types.SimpleNamespace(sleep=sleep))
     return asked
+
+
+def wait_until(condition):
+    """Returns once a condition holds; fails if it does not within a minute."""
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def write(path, content):
@@ -166,6 +175,15 @@ def test_what_others_write_and_remove_is_seen(object_store, bucket):
     assert not (folder / "mine").exists()
 
 
+def test_empty_objects_that_consoles_make_for_folders_are_no_files(object_store, bucket):
+    workdir = to_path(bucket)
+    write(workdir / "checkpoints" / "2" / "commit_success.txt", b"")
+    for name in ("", "checkpoints/", "photos/"):
+        object_store.put(f"{bucket}/{name}")
+    assert storage.files(workdir) == [workdir / "checkpoints" / "2" / "commit_success.txt"]
+    assert (saved_steps(workdir), unfinished_saves(workdir)) == ([2], [])
+
+
 def test_a_checkpoint_counts_once_it_is_complete(bucket):
     workdir = to_path(bucket)
     assert saved_steps(workdir) == unfinished_saves(workdir) == []
@@ -210,8 +228,7 @@ class TestMirror:
         fault = object_store.fail("slow", matching="uploadType=resumable", seconds=0.5)
         thread = threading.Thread(target=local.push)
         thread.start()
-        while not fault.met:
-            time.sleep(0.01)
+        wait_until(lambda: fault.met)
         with path.open("ab") as file:
             file.write(b"more")
         thread.join()
@@ -226,9 +243,7 @@ class TestMirror:
         fault = object_store.fail("busy", times=6, matching="POST /upload")
         local = mirror.Mirror(to_path(bucket))
         (local.folder / "metrics.jsonl").write_text("1\n")
-        ends = time.monotonic() + 20
-        while not object_store.names(bucket) and time.monotonic() < ends:
-            time.sleep(0.01)
+        wait_until(lambda: object_store.names(bucket))
         assert object_store.names(bucket) == ["metrics.jsonl"]
         assert len(fault.met) == 6
         assert "metrics.jsonl" in caplog.text
@@ -246,24 +261,37 @@ class TestLock:
         content = {"holder": "process 7 on far", "host": "far", "process": 7, "token": "t"}
         path.write_text(json.dumps(content | changes))
 
+    @pytest.fixture
+    def alive(self, bucket, monkeypatch):
+        """A lock that another machine holds and soon renews."""
+        monkeypatch.setattr(bucket_lock, "SILENCE", 60)
+        path = to_path(bucket) / LOCK_FILE
+        self.elsewhere(path)
+        beat = threading.Timer(0.3, self.elsewhere, (path,), {"beat": 1})
+        beat.start()
+        yield path
+        beat.join()
+
     def test_a_lock_is_held_and_released(self, object_store, bucket):
         path = to_path(bucket) / ".lock"
         with bucket_lock.held(path, "me"):
             first = path.read_text()
             assert json.loads(first)["holder"] == "me"
-            time.sleep(0.5)
-            assert path.read_text() != first  # It was renewed.
+            wait_until(lambda: path.read_text() != first)  # It is renewed.
         assert object_store.names(bucket) == []
 
-    def test_a_live_holder_keeps_it(self, bucket):
-        path = to_path(bucket) / ".lock"
-        self.elsewhere(path)
-        beats = threading.Timer(0.3, self.elsewhere, (path,), {"beat": 1})
-        beats.start()
-        with pytest.raises(BlockingIOError, match="process 7 on far"), bucket_lock.held(path, "me"):
+    def test_a_live_holder_keeps_it(self, alive):
+        with (
+            pytest.raises(BlockingIOError, match="process 7 on far"),
+            bucket_lock.held(alive, "me"),
+        ):
             pass
-        beats.join()
-        assert json.loads(path.read_text())["host"] == "far"
+        assert json.loads(alive.read_text())["host"] == "far"
+
+    def test_a_second_run_is_refused(self, alive):
+        reason = f"workdir={alive.parent} is in use by process 7 on far: wait until"
+        with pytest.raises(OSError, match=reason), locked(alive.parent):
+            pass
 
     def test_a_silent_holder_loses_it(self, bucket):
         path = to_path(bucket) / ".lock"
@@ -284,17 +312,17 @@ class TestLock:
             try:
                 with bucket_lock.held(path, f"number {number}"):
                     results.append("held")
-                    done.wait(20)
+                    done.wait(60)
             except BlockingIOError as error:
                 results.append(str(error))
 
         threads = [threading.Thread(target=start, args=(i,), name=str(i)) for i in range(4)]
         for thread in threads:
             thread.start()
-        ends = time.monotonic() + 20
-        while len(results) < 4 and time.monotonic() < ends:
-            time.sleep(0.01)
-        done.set()
+        try:
+            wait_until(lambda: len(results) == 4)
+        finally:
+            done.set()
         for thread in threads:
             thread.join()
         refusals = [result for result in results if result != "held"]
@@ -313,7 +341,7 @@ class TestLock:
         path = to_path(bucket) / ".lock"
         with bucket_lock.held(path, "me"):
             self.elsewhere(path)
-            assert ended.wait(20)
+            assert ended.wait(60)
         assert "process 7 on far has taken over" in capfd.readouterr().err
         assert json.loads(path.read_text())["host"] == "far"
 

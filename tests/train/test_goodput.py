@@ -158,7 +158,8 @@ def test_an_interrupted_run_repeats_nothing_and_an_old_workdir_resumes(
                 os.kill(os.getpid(), signal.SIGTERM)
 
         patch.setattr(Run, "log", signalled)
-        loop.train(tiny_vqvae(), workdir)
+        with pytest.raises(SystemExit, match="143"):
+            loop.train(tiny_vqvae(), workdir)
     old = tmp_path / "old"
     shutil.copytree(workdir, old, ignore=shutil.ignore_patterns("goodput.jsonl"))
     capsys.readouterr()
