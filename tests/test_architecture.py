@@ -52,7 +52,6 @@ ALLOWED_PATHLIB = {
     "system/compilation_cache.py": "the cache of this machine",
     "system/config_file.py": "configs are Python on disk",
     "train/monitor.py": "the local folder of a mirror",
-    "train/doctor.py": "measures a folder on disk",
     "faces/models.py": "a file inside a package",
     "restore/embedded.py": "a file inside this package",
     "demo.py": "the clone of the repository",

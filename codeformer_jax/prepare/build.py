@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import glob
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -191,6 +192,8 @@ def _check_options(
     ):
         if value is not None and value < least:
             raise PrepareError(f"{name} is {value}; expected at least {least}")
+    if is_remote(out) and glob.has_magic(os.fspath(out)):  # Clients take it for a pattern.
+        raise PrepareError(f"OUT '{out}' has *, ? or [ in its name; give another one")
     target = storage.resolved(storage.to_path(out))
     for source in settings.sources:
         folder = storage.resolved(storage.to_path(source))

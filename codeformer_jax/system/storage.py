@@ -1,6 +1,7 @@
 """Paths that users give: on disk, or in a bucket (`gs://`, `s3://`)."""
 
 import contextlib
+import glob
 import importlib
 import logging
 import os
@@ -176,7 +177,8 @@ def remove(path: Path) -> None:
     """Removes a file, or a folder with all that it holds; nothing happens if there is none."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError), _named("removed", path):
-            filesystem(path).rm(os.fspath(path), recursive=True)
+            # The client takes a path for a pattern.
+            filesystem(path).rm(glob.escape(os.fspath(path)), recursive=True)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -15,6 +15,7 @@ from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import Codes, CodesError, Description, write_codes
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.storage import to_path
 
@@ -62,6 +63,19 @@ def test_a_header_is_read_without_the_rest(bucket, object_store):
     Image.fromarray(pixels(0, 200)).save(tail, "TIFF")
     (to_path(bucket) / "x.tif").write_bytes(tail.getvalue())
     assert image_size(f"{bucket}/x.tif") == (200, 200)
+
+
+def test_names_are_no_patterns(bucket, object_store):
+    names = ["a1.png", "a[1].png", "b*.png", "h#1.png", "p%20 q.png", "q?.png", "x&y=+:.png"]
+    for number, name in enumerate(names):
+        write_image(f"{bucket}/{name}", np.full((20, 20, 3), number, np.uint8))
+    folder = ImageFolder(bucket, 16, "all")
+    assert folder.names == tuple(names)
+    assert [folder[i]["image"][0, 0, 0] for i in range(len(names))] == [*range(len(names))]
+    for name in ("a[1].png", "b*.png", "q?.png"):
+        storage.remove(to_path(bucket) / name)
+        names.remove(name)
+        assert object_store.names(bucket) == names
 
 
 @pytest.mark.parametrize("prefix", ["", "folder:", "1 * "])

@@ -33,3 +33,5 @@ def test_it_has_the_same_bytes_as_on_disk(room, bucket, object_store, tmp_path, 
     build.prepare([f"{bucket}/faces"], out, **options, force=True)
     with pytest.raises(build.PrepareError, match="lie within each other"):
         build.prepare([f"{bucket}/faces"], f"{bucket}/faces/out", **options)
+    with pytest.raises(build.PrepareError, match=r"has \*, \? or \["):
+        build.prepare([f"{bucket}/faces"], f"{bucket}/set[1]", **options)
