@@ -312,7 +312,7 @@ doctor.examine(None)
     assert done.returncode == 1
     assert "in hang" in done.stderr
     assert (
-        "in 'start of the devices': the limit of 0.5 s is over (codeformer-jax doc" in done.stderr
+        "in 'start of the devices': the limit of 0.5 s has passed (codeformer-jax doc" in done.stderr
     )
     assert done.stdout.splitlines()[-1] == "devices    starting ..."
 
