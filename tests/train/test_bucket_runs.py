@@ -61,7 +61,7 @@ def run_command(script, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -137,9 +137,10 @@ def test_a_bucket_that_fails_in_a_save_costs_that_save(stages, object_store, buc
 
 
 def test_killed_runs_end_as_one_on_disk():
-    options = ["--bucket", "--kills", "6", "--saves", "2", "--steps", "80"]
+    # Three of the kills are at the start.
+    options = ["--bucket", "--kills", "5", "--saves", "2", "--steps", "60"]
     found = json.loads(run_command(["benchmarks/faults.py"], *options))
-    assert found["kills_survived"] == 6
+    assert found["kills_survived"] == 5
     assert found["in_saves"] >= 1
     assert found["state_bytes_that_differ"] == 0
     assert found["metrics_of_every_step_once"]
