@@ -10,7 +10,8 @@ unfinished save, steps taken again, and the bytes that differ between the final 
 averages, both optimizers, batch statistics, codebook). About eight minutes on two cores.
 
 With `--bucket` the killed run's workdir is in gs://, on an object store that this program serves on
-loopback (extra `gcs-test`); the other run's is a local folder.
+loopback (extra `gcs-test`); the other run's is a local folder. Steps taken again then count only if
+their metrics had been uploaded.
 """
 
 import argparse

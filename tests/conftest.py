@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import types
 import uuid
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -96,3 +97,15 @@ def bucket(object_store):
     object_store.faults.clear()
     forget_connections()
     return f"gs://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The waits of gcsfs between its attempts, which are skipped."""
+    asked = []
+
+    async def sleep(seconds):
+        asked.append(seconds)
+
+    monkeypatch.setattr("gcsfs.retry.asyncio", types.SimpleNamespace(sleep=sleep))
+    return asked

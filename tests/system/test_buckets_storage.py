@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-import types
 
 import fsspec
 import pytest
@@ -16,18 +15,6 @@ from codeformer_jax.system.storage import local_copy, to_path
 
 FOREVER = 1000
 BIG = bytes(range(256)) * 4 * 6000  # More than gcsfs uploads in one request.
-
-
-@pytest.fixture
-def waits(monkeypatch):
-    """The waits of gcsfs between its attempts, which are skipped."""
-    asked = []
-
-    async def sleep(seconds):
-        asked.append(seconds)
-
-    monkeypatch.setattr("gcsfs.retry.asyncio", types.SimpleNamespace(sleep=sleep))
-    return asked
 
 
 def wait_until(condition):
