@@ -35,7 +35,7 @@ def define_config(argv: list[str]) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for library in ("absl", "jax", "fsspec", "gcsfs"):  # Each tells of every file.
+    for library in ("absl", "jax"):  # Orbax logs every save through absl.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate import plain_text, write_report  # noqa: PLC0415

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         named = f": '{error.filename}'" if error.filename else ""
         reason = f"{error.strerror}{named}" if error.strerror else error
+        reason = process.no_bucket(error) or reason
     except ValueError as error:
         reason = error
     except Exception as error:

@@ -43,7 +43,7 @@ def run(
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {no_bucket(error) or error}") from error
     except Exception as error:
         if reason := no_bucket(error) or no_devices(error):
             raise SystemExit(f"error: {reason}") from error
@@ -54,7 +54,7 @@ def no_bucket(error: BaseException) -> str | None:
     """Returns what a bucket's client has against a request, or None if `error` is another one."""
     if type(error).__module__.partition(".")[0] not in _CLIENTS:
         return None
-    return f"the bucket refuses: {type(error).__name__}: {error}"
+    return f"a bucket cannot be used: {type(error).__name__}: {error}"
 
 
 def no_devices(error: BaseException) -> str | None:

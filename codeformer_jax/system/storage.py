@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import importlib
+import logging
 import os
 import pathlib
 import re
@@ -59,6 +60,9 @@ def _import_client(scheme: str) -> None:
         raise ValueError(
             f"{scheme}:// needs the package {package}: pip install 'codeformer-jax[{extra}]'"
         ) from error
+    # They tell of every file, and of each error that they raise.
+    logging.getLogger("fsspec").setLevel(logging.WARNING)
+    logging.getLogger(package).setLevel(logging.CRITICAL)
     # A cached listing would hide what other processes write; gcsfs waits for ever by default.
     settings = {"use_listings_cache": False} | ({"requests_timeout": 300} if scheme == "gs" else {})
     for name in {scheme, extra}:
