@@ -33,13 +33,19 @@ def fault(folder: Path) -> str | None:
     """Returns what is wrong with the files of a checkpoint, or None.
 
     Checkpoints of early versions have no digests and count as whole.
+
+    Raises:
+        OSError: or another error of its client, if a bucket does not answer.
     """
     path = folder / DIGESTS_FILE
     try:
-        wanted = json.loads(path.read_bytes()) if path.is_file() else {}
+        wanted = json.loads(path.read_bytes()) if path.exists() else {}
         changed = (name for name, digest in wanted.items() if _digest(folder / name) != digest)
         name = next(changed, None)
     except (OSError, ValueError, AttributeError) as error:
+        away = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        if away and storage.is_remote(folder):
+            raise  # A bucket that does not answer has damaged nothing.
         return f"{type(error).__name__}: {error}"
     return name and f"{name} has changed since it was written"
 

@@ -145,7 +145,7 @@ def export_trained(
 def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
     """Returns module and variables of the teacher that a run keeps, or None if it has none."""
     path = storage.to_path(workdir) / TEACHER_FILE
-    return convert.load_model(path)[1:] if path.is_file() else None
+    return convert.load_model(path)[1:] if path.exists() else None
 
 
 def _open_run(workdir: Path) -> tuple[Task, ml_collections.ConfigDict]:

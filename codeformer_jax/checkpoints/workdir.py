@@ -40,7 +40,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         ValueError: if the file is damaged or not a run's config.
     """
     path = workdir / CONFIG_FILE
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
         )
@@ -55,10 +55,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps of the complete checkpoints in rising order; none without a workdir."""
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.name.isdigit()]
+    found = [path for path in _entries(workdir / "checkpoints") if path.name.isdigit()]
     if storage.is_remote(workdir):  # A bucket cannot rename a folder once it is complete.
         found = [path for path in found if (path / COMMITTED).exists()]
     return sorted(int(path.name) for path in found)
@@ -69,9 +66,16 @@ def unfinished_saves(workdir: Path) -> list[Path]:
     folder = workdir / "checkpoints"
     if not storage.is_remote(workdir):
         return list(folder.glob(f"*{_UNFINISHED}*"))
-    found = list(folder.iterdir()) if folder.is_dir() else []
-    steps = (path for path in found if path.name.isdigit())
+    steps = (path for path in _entries(folder) if path.name.isdigit())
     return [path for path in steps if not (path / COMMITTED).exists()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    # `is_dir` takes a bucket that does not answer for one without the folder.
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:

@@ -1,5 +1,7 @@
 """Encoded images in ArrayRecord files as a random-access source, read without TensorFlow.
 
+The files lie on disk or in `gs://`, from where ArrayRecord fetches each record when it is needed.
+
 A record is an image file, or a serialized `tf.train.Example` whose feature `image` holds one. Its
 features `name` and `label` (an integer), if present, are the example's name and class. Records of
 the right size in upright 8-bit RGB, as `codeformer-jax prepare` writes them, are only decoded.
@@ -12,6 +14,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from codeformer_jax.data.folder import in_split
 from codeformer_jax.data.images import UnreadableImage, decode_image, resize_image
 from codeformer_jax.data.stored_png import decode_stored_png
+from codeformer_jax.system import storage
 
 # The split of a TFDS dataset for training, and those that are held out.
 TRAIN_SPLIT = "train"
@@ -30,6 +34,7 @@ HELDOUT_SPLITS = ("validation", "test")
 
 _EXAMPLE = b"\n"  # The first byte of every Example with features, and of no image file.
 _BLOCK = 2**16
+_THREADS = 16  # Requests to a bucket wait.
 
 
 class UnreadableRecord(ValueError):
@@ -91,7 +96,7 @@ class Records:
         self._picked = picked
         if not len(self):
             raise ValueError(f"'{label}' is empty: it has no records; give one that has images")
-        self._root = os.path.commonpath([os.path.dirname(s.filename) for s in self._shards])
+        self._root = _common([shard.filename for shard in self._shards])
         self._records = ArrayRecordDataSource(self._shards)
 
     def __len__(self) -> int:
@@ -128,9 +133,11 @@ class Records:
 
         The ends hold checksums and the places of records; nothing else is read.
         """
-        for shard in self._shards:
-            name = os.path.relpath(shard.filename, self._root)
-            yield f"{name} {_ends(shard.filename)} {shard.skip} {shard.take}"
+        names = [shard.filename for shard in self._shards]
+        with ThreadPool(_THREADS) as threads:
+            for shard, ends in zip(self._shards, threads.imap(_ends, names), strict=True):
+                name = os.path.relpath(shard.filename, self._root)
+                yield f"{name} {ends} {shard.skip} {shard.take}"
 
     def _place(self, record: int) -> str:
         number = bisect.bisect_right(self._ends, record)
@@ -172,11 +179,8 @@ def open_array_record(
         Others: as `Records`.
     """
     label = f"array_record:{pattern}"
-    _check_local(label)
-    folder, name = os.path.split(pattern)
-    if os.path.isdir(folder):  # Its name may have brackets.
-        pattern = os.path.join(glob.escape(folder), name)
-    files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+    _check_place(pattern)
+    files = _matching(pattern)
     if not files:
         raise FileNotFoundError(
             f"'{label}': no file matches; give the files of records, such as "
@@ -186,7 +190,7 @@ def open_array_record(
     shards = [Shard(name, 0, count, count) for name, count in _counted(files)]
     if split == "all":
         return Records(label, shards, size, **options)
-    root = os.path.commonpath([os.path.dirname(name) for name in files])
+    root = _common(files)
     names = (
         record_name(os.path.relpath(shard.filename, root), position)
         for shard in shards
@@ -221,7 +225,7 @@ def open_tfds(
         ValueError: no such split, no images in it, nothing held out, or another file format.
         Others: as `Records`.
     """
-    _check_local(f"tfds:{where}")
+    _check_place(where)
     info = _tfds_info(where)
     if "image" not in (info.features or ()):
         raise ValueError(
@@ -252,7 +256,7 @@ def _tfds_info(where: str) -> Any:
     import tensorflow_datasets as tfds  # noqa: PLC0415
 
     try:
-        if os.path.isdir(where):
+        if storage.to_path(where).is_dir():
             info = tfds.builder_from_directory(where).info
         else:
             info = tfds.builder(where).info
@@ -292,22 +296,40 @@ def _tfds_split(where: str, split: str, splits: Sequence[str], used: str) -> str
     return found[0]
 
 
-def _check_local(where: str) -> None:
-    if "://" in where:
+def _check_place(where: str) -> None:
+    if storage.is_remote(where) and not where.startswith("gs://"):
         raise ValueError(
-            f"'{where}': records are read from a local disk; copy them there (gcloud storage cp "
-            "-r, aws s3 cp --recursive), or train on the pictures themselves: folder:gs://..."
+            f"'{where}': ArrayRecord reads local disks and gs:// only; copy the dataset there"
         )
 
 
+def _matching(pattern: str) -> list[str]:
+    """Returns the files that match a pattern, sorted."""
+    if storage.is_remote(pattern):
+        system = storage.filesystem(storage.to_path(pattern))
+        found = system.glob(pattern, detail=True).items()
+        return sorted(system.unstrip_protocol(n) for n, about in found if about["type"] == "file")
+    folder, name = os.path.split(pattern)
+    if os.path.isdir(folder):  # Its name may have brackets.
+        pattern = os.path.join(glob.escape(folder), name)
+    return sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+
+
+def _common(names: Sequence[str]) -> str:
+    """Returns the folder that holds all files."""
+    common = os.path.commonpath([os.path.dirname(name) for name in names])
+    return common.replace(":/", "://", 1) if storage.is_remote(names[0]) else common
+
+
 def _check_files(label: str, names: Sequence[str]) -> None:
+    remote = bool(names) and storage.is_remote(names[0])
+    held = set(map(str, storage.files(storage.to_path(_common(names))))) if remote else ()
     for name in names:
-        _check_local(name)
-        if not os.path.exists(name):
+        if name not in held if remote else not os.path.exists(name):
             raise FileNotFoundError(
                 f"'{label}': its file '{name}' is missing; copy the dataset again, all of it"
             )
-        if not os.access(name, os.R_OK):
+        if not remote and not os.access(name, os.R_OK):
             raise PermissionError(
                 f"'{label}': permission denied for '{name}'; make it readable for this user"
             )
@@ -315,11 +337,9 @@ def _check_files(label: str, names: Sequence[str]) -> None:
 
 def _ends(filename: str) -> str:
     """Returns length and hash of the first and last blocks of a file."""
-    digest, length = hashlib.blake2b(digest_size=16), os.path.getsize(filename)
-    with open(filename, "rb") as file:
-        digest.update(file.read(_BLOCK))
-        file.seek(max(0, length - _BLOCK))
-        digest.update(file.read(_BLOCK))
+    length = storage.size(storage.to_path(filename))
+    digest = hashlib.blake2b(storage.read_bytes(filename, _BLOCK), digest_size=16)
+    digest.update(storage.read_bytes(filename, length, max(0, length - _BLOCK)))
     return f"{length} {digest.hexdigest()}"
 
 

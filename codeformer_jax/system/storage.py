@@ -135,18 +135,19 @@ def _named(action: str, path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be {action}: {reason}") from error
 
 
-def read_bytes(path: str | os.PathLike, stop: int | None = None) -> bytes:
-    """Returns the content of a file, or its first `stop` bytes, in any process.
+def read_bytes(path: str | os.PathLike, stop: int | None = None, start: int = 0) -> bytes:
+    """Returns the content of a file, or its bytes `start` to `stop`, in any process.
 
     Raises:
         OSError: if it cannot be read; of a bucket, the message names the file.
     """
     if not is_remote(path):
         with open(path, "rb") as file:
-            return file.read(stop)
+            file.seek(start)
+            return file.read(None if stop is None else stop - start)
     path = to_path(path)  # A worker process has not set up the client yet.
     with _named("read", path):
-        return filesystem(path).cat_file(os.fspath(path), end=stop)
+        return filesystem(path).cat_file(os.fspath(path), start=start or None, end=stop)
 
 
 def files(folder: Path) -> list[Path]:

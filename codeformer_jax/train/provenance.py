@@ -61,7 +61,7 @@ def check_unchanged(found: Description, config: ml_collections.ConfigDict, workd
         ValueError: if the data have changed, or the description is damaged.
     """
     file = workdir / DATA_FILE
-    if not file.is_file():
+    if not file.exists():
         return
     try:
         known = json.loads(file.read_text())

@@ -15,6 +15,7 @@ from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.precomputed_codes import Codes, CodesError, Description, write_codes
 from codeformer_jax.data.sources import open_source
+from codeformer_jax.prepare.build import prepare
 from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.storage import to_path
@@ -137,7 +138,35 @@ def test_codes_are_written_and_read(bucket):
         Codes(bucket)
 
 
-@pytest.mark.parametrize("source", ["tfds:gs://bkt/faces[train]", "array_record:s3://bkt/*.rec"])
-def test_records_in_a_bucket_are_refused(source):
-    with pytest.raises(ValueError, match="records are read from a local disk; copy them"):
+@pytest.mark.parametrize("source", ["tfds:s3://bkt/faces[train]", "array_record:s3://bkt/*.rec"])
+def test_records_in_other_buckets_are_refused(source):
+    with pytest.raises(ValueError, match="ArrayRecord reads local disks and gs:// only"):
         open_source(ConfigDict({"path": source, "image_size": 16}), "train")
+
+
+@pytest.mark.parametrize("kind", ["tfds:{}/set", "tfds:{}/set[train]", "array_record:{}/set/*rec*"])
+def test_records_are_those_on_disk(bucket, object_store, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", object_store.url)  # Of ArrayRecord.
+    for number in range(9):
+        write_image(tmp_path / "faces" / f"{number}.png", pixels(number))
+    prepare([tmp_path / "faces"], tmp_path / "set", size=16, validation_fraction=0.3, workers=0)
+    for path in (tmp_path / "set").iterdir():
+        (to_path(bucket) / "set" / path.name).write_bytes(path.read_bytes())
+    local, remote = (
+        open_source(ConfigDict({"path": kind.format(root), "image_size": 16}), "train")
+        for root in (tmp_path, bucket)
+    )
+    assert listing_digest(remote) == listing_digest(local)
+    streams = [
+        batches(local, batch_size=2, seed=0),
+        batches(remote, batch_size=2, seed=0, workers=int("[" in kind)),
+    ]
+    with contextlib.closing(streams[0]), contextlib.closing(streams[1]):
+        for _ in range(3):
+            a, b = map(next, streams)
+            np.testing.assert_array_equal(a["image"], b["image"])
+    shard = next(name for name in object_store.names(bucket) if "train.array" in name)
+    (to_path(bucket) / shard).unlink()
+    if kind.startswith("tfds"):
+        with pytest.raises(FileNotFoundError, match=f"its file '{bucket}/{shard}' is missing"):
+            open_source(ConfigDict({"path": kind.format(bucket), "image_size": 16}), "train")
