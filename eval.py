@@ -8,7 +8,7 @@ import logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from codeformer_jax.system import paths, process, signals
+from codeformer_jax.system import process, signals, storage
 from configs import vqgan
 
 _HELP = "Configuration file, see configs/; default: the config that the run wrote into WORKDIR."
@@ -28,14 +28,14 @@ def define_config(argv: list[str]) -> None:
         return
     from codeformer_jax.evaluate.own_config import own_config  # noqa: PLC0415
 
-    config = own_config(paths.local(given.workdir, "workdir"), vqgan.get_config())
+    config = own_config(storage.to_path(given.workdir, "workdir"), vqgan.get_config())
     config_flags.DEFINE_config_dict("config", config, _HELP)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for library in ("absl", "jax"):  # Orbax logs every save through absl.
+    for library in ("absl", "jax", "fsspec", "gcsfs"):  # Each tells of every file.
         logging.getLogger(library).setLevel(logging.WARNING)
     # Imported late, so that --help does not wait for JAX.
     from codeformer_jax.evaluate import plain_text, write_report  # noqa: PLC0415
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> None:
     from codeformer_jax.system.compilation_cache import keep_compiled_programs  # noqa: PLC0415
 
     keep_compiled_programs()
-    workdir = paths.local(_WORKDIR.value, "workdir")
-    output = paths.local(_OUTPUT.value, "output") if _OUTPUT.value else None
+    workdir = storage.to_path(_WORKDIR.value, "workdir")
+    output = storage.to_path(_OUTPUT.value, "output") if _OUTPUT.value else None
     output = report_folder(workdir, output, force=_FORCE.value)
     evaluation = evaluate_run(flags.FLAGS.config, workdir)
     files = write_report(evaluation, output)

@@ -28,7 +28,7 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    for library in ("absl", "jax"):  # Orbax logs every save through absl.
+    for library in ("absl", "jax", "fsspec", "gcsfs"):  # Each tells of every file.
         logging.getLogger(library).setLevel(logging.WARNING)
     config, plan_only = _CONFIG.value, _CONFIG.value.train.compile_only
     if _WORKDIR.value is None and not plan_only:

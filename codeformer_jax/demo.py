@@ -3,18 +3,20 @@
 import contextlib
 import json
 import os
+import pathlib
 import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from codeformer_jax.system import storage
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAGES = ("vqgan", "code_prediction", "restoration")
 PICTURES = 16
 # Floor of the teacher in dB for a user's images; that of the config is for synthetic faces.
@@ -45,11 +47,11 @@ def run(
     """
     if not (ROOT / "train.py").exists():
         raise ValueError("the demo runs from a clone of the repository")
-    start, directory = time.perf_counter(), Path(directory).absolute()
+    start, directory = time.perf_counter(), _absolute(directory)
     size = "short" if short else "full"
     images, floor = [], []
     if data:
-        images = [f"--config.data.path={Path(data).absolute()}"]
+        images = [f"--config.data.path={_absolute(data)}"]
         floor = [f"--config.teacher_min_psnr={LEAST_PSNR}"]
     _claim(directory, {"size": size, "images": images})
     commands, previous = [], None
@@ -84,6 +86,10 @@ def run(
     if short:
         print("This was a short run, which promises no scores.")
     return 0 if held or short else 1
+
+
+def _absolute(path: str | os.PathLike) -> Path:
+    return storage.absolute(storage.to_path(path))
 
 
 def check(metrics: dict, *, own_data: bool = False) -> bool:

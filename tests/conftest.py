@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import uuid
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -75,3 +76,23 @@ def stages(made_once):
     from tiny import train_stages  # noqa: PLC0415  After the hook above.
 
     return made_once("stages", train_stages)
+
+
+@pytest.fixture(scope="module")
+def object_store():
+    """A server of gs://bkt on loopback, for this process and its children; see `emulator`."""
+    pytest.importorskip("gcp_storage_emulator")
+    from emulator import serve  # noqa: PLC0415  Its packages are optional.
+
+    with serve() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(object_store):
+    """The URL of an empty folder on `object_store`, which has no faults."""
+    from emulator import BUCKET, forget_connections  # noqa: PLC0415  As above.
+
+    object_store.faults.clear()
+    forget_connections()
+    return f"gs://{BUCKET}/{uuid.uuid4().hex}"

@@ -31,13 +31,13 @@ def launch(script, *arguments, numbers=range(2), devices=4):
     ]
 
 
-def finish(processes):
-    """Returns what each printed; fails if one failed, and leaves none running."""
+def finish(processes, code=0):
+    """Returns what each printed; fails if one ends with another code, and leaves none running."""
     try:
         outputs = [process.communicate(timeout=480)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+        assert process.returncode == code, output
     return outputs

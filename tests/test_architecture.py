@@ -43,6 +43,20 @@ MAX_SCRIPT_LINES = 60
 ALLOWED_LENGTHS: dict[str, str] = {
     "configs/vqgan.py::get_config": "a list of values, read from top to bottom",
 }
+# Files that may import pathlib -> the reason. A user's path may lie in a bucket: everything else
+# makes it by `storage.to_path` and annotates it as `storage.Path`.
+ALLOWED_PATHLIB = {
+    "system/storage.py": "the room of paths",
+    "system/atomic.py": "writes to a local file first",
+    "system/mirror.py": "writes to a local folder first",
+    "system/compilation_cache.py": "the cache of this machine",
+    "system/config_file.py": "configs are Python on disk",
+    "train/monitor.py": "the local folder of a mirror",
+    "train/doctor.py": "measures a folder on disk",
+    "faces/models.py": "a file inside a package",
+    "restore/embedded.py": "a file inside this package",
+    "demo.py": "the clone of the repository",
+}
 
 
 def imports(path, source):
@@ -99,6 +113,26 @@ def keys_are_threefrys(path, source):
         f"{path}:{node.lineno}: make keys by system.keys.make_key"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in made
+    ]
+
+
+def private_jax_only_in_connect(path, source):
+    if path.parts[-2:] == ("system", "connect.py"):
+        return []
+    return [
+        f"{path}:{line}: {name} is private; only system/connect.py uses such names"
+        for line, name in imports(path, source)
+        if name.startswith("jax._src")
+    ]
+
+
+def paths_by_the_room(path, source):
+    if "/".join(path.parts[1:]) in ALLOWED_PATHLIB:
+        return []
+    return [
+        f"{path}:{line}: a path may lie in a bucket; use system.storage instead of {name}"
+        for line, name in imports(path, source)
+        if name.split(".")[0] == "pathlib"
     ]
 
 
@@ -197,6 +231,10 @@ RULES = [
     (linen_only_in_nn, PACKAGE_FILES, "train/a.py", "import flax\nflax.linen.Dense(3)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "key = jax.random.key(0)"),
     (keys_are_threefrys, PACKAGE_FILES, "train/a.py", "make = partial(jax.random.PRNGKey, 0)"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "system/a.py", "from jax._src import core"),
+    (private_jax_only_in_connect, PACKAGE_FILES, "train/a.py", "import jax._src.distributed"),
+    (paths_by_the_room, (*PACKAGE_FILES, "*.py"), "data/a.py", "import pathlib"),
+    (paths_by_the_room, (*PACKAGE_FILES, "*.py"), "train.py", "from pathlib import PurePath"),
     (no_early_torch, PACKAGE_FILES, "ops/a.py", "import torch"),
     (no_early_torch, PACKAGE_FILES, "convert/a.py", "try:\n    from torch import nn\nfinally: 0"),
     (has_docstring, PACKAGE_FILES, "ops/a.py", "import jax"),
@@ -241,6 +279,8 @@ def test_an_offender_is_found(rule, _patterns, name, source):
         (keys_are_threefrys, "system/keys.py", "jax.random.key(0, impl='threefry2x32')"),
         (keys_are_threefrys, "train/a.py", "jax.random.key_data(make_key(0))"),
         (linen_only_in_nn, "train/a.py", "import flax.struct"),
+        (paths_by_the_room, "system/storage.py", "import pathlib"),
+        (paths_by_the_room, "data/a.py", "from codeformer_jax.system.storage import Path"),
         (no_early_torch, "convert/a.py", "def f():\n    import torch"),
         (config_imports, "configs/a.py", "from configs import demo\nimport ml_collections"),
         (lengths, "ops/a.py", "def f():\n" + "    x = 1\n" * 59),

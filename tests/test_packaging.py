@@ -1,5 +1,6 @@
 """Pins agree with the ranges of pyproject.toml and are complete; the README keeps what it says."""
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -62,7 +63,8 @@ def installed_closure(requirements):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_pin_lies_in_its_range(python):
-    requirements = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["torch"]]
+    extras = (EXTRAS[name] for name in ("test", "torch", "gcs", "s3", "gcs-test"))
+    requirements = [*PROJECT["dependencies"], *itertools.chain(*extras)]
     assert not out_of_range(requirements, read_pins(python))
 
 
@@ -76,6 +78,15 @@ def test_everything_that_an_installation_pulls_in_is_pinned():
     # PyTorch is left out: on some machines its builds bring accelerator libraries, which it pins.
     needed = installed_closure([*PROJECT["dependencies"], *EXTRAS["test"]])
     assert {"jax", "jaxlib", "pytest", "promise"} <= needed
+    assert not needed - read_pins(PYTHONS[0]).keys()
+    assert not needed - read_pins(PYTHONS[1]).keys()
+
+
+def test_everything_that_buckets_pull_in_is_pinned():
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    needed = installed_closure(EXTRAS["gcs-test"])
+    assert {"aiohttp", "google-auth", "google-crc32c"} <= needed
     assert not needed - read_pins(PYTHONS[0]).keys()
     assert not needed - read_pins(PYTHONS[1]).keys()
 

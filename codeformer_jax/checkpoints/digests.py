@@ -5,11 +5,12 @@ They are written while the checkpoint is still a temporary folder: a complete ch
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from codeformer_jax.checkpoints.workdir import saved_steps
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import Path
 
 DIGESTS_FILE = "digests.json"
 # Orbax adds the time of completion to it afterwards.
@@ -21,8 +22,8 @@ def write(folder: Path) -> None:
     skipped = (folder / DIGESTS_FILE, folder / _WRITTEN_LATER)
     found = {
         path.relative_to(folder).as_posix(): _digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path not in skipped
+        for path in storage.files(folder)
+        if path not in skipped
     }
     with atomic_path(folder / DIGESTS_FILE) as path:
         path.write_text(json.dumps(found, indent=1) + "\n")
@@ -70,4 +71,4 @@ def all_damaged(workdir: Path, faults: dict[str, str]) -> ValueError:
 def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": sha256}
+        return {"bytes": file.tell(), "sha256": sha256}

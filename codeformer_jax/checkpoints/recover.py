@@ -1,15 +1,15 @@
 """The newest whole checkpoint: checked against a config, restored; damaged ones move away."""
 
 import logging
-import shutil
 from functools import partial
-from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.system import hosts
+from codeformer_jax.checkpoints.workdir import COMMITTED
+from codeformer_jax.system import hosts, storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks.state import PyTree, TrainState
 
 DAMAGED_FOLDER = "damaged"
@@ -33,7 +33,7 @@ def read_newest(workdir: Path, abstract: TrainState) -> tuple[TrainState, dict[s
     hosts.at("restoration of the state")
     if step is None:
         raise digests.all_damaged(workdir, faults)
-    folder = workdir.absolute() / "checkpoints" / str(step) / "default"
+    folder = storage.absolute(workdir) / "checkpoints" / str(step) / "default"
     check_arrays(folder, abstract)
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(folder, abstract), faults
@@ -58,7 +58,8 @@ def move_damaged(workdir: Path, faults: dict[str, str], step: int) -> None:
             target,
         )
         if hosts.is_main():
-            shutil.rmtree(target, ignore_errors=True)
+            storage.remove(target)
+            storage.remove(folder / COMMITTED)  # A bucket cannot move a folder at once.
             target.parent.mkdir(exist_ok=True)
             folder.rename(target)
     if faults:

@@ -5,17 +5,23 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.workdir import UNFINISHED, UNSCORED, rank, saved_steps, stored_rank
-from codeformer_jax.system import hosts
+from codeformer_jax.checkpoints.workdir import (
+    UNSCORED,
+    rank,
+    saved_steps,
+    stored_rank,
+    unfinished_saves,
+)
+from codeformer_jax.system import hosts, storage
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import BestScore
 from codeformer_jax.tasks.state import TrainState
 
@@ -30,14 +36,21 @@ class Checkpoints:
     Args:
         workdir: the run's folder.
         best: the score that decides, or None to keep only the latest.
+        before_commit: called in the background before a save counts as complete.
     """
 
-    def __init__(self, workdir: Path, best: BestScore | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        best: BestScore | None = None,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
+        self._workdir, self._before_commit = workdir, before_commit
         self._best, ranked, kept = best, None, [LatestN(2)]
         if best is not None:
             ranked = partial(rank, best=best)
             kept.append(BestN(get_metric_fn=ranked, n=1, keep_checkpoints_without_metrics=False))
-        self._folder = (Path(workdir) / "checkpoints").absolute()
+        self._folder = storage.absolute(workdir / "checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -90,8 +103,9 @@ class Checkpoints:
 
     def _write_digests(self) -> None:
         """Runs in the background between the last file of a save and its completion."""
+        self._before_commit()
         if hosts.is_main():
-            for unfinished in self._folder.glob(f"*{UNFINISHED}*"):
+            for unfinished in unfinished_saves(self._workdir):
                 digests.write(unfinished)
 
     def check(self) -> None:
@@ -119,9 +133,9 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = _full(error)
-        if number is None:
+        if number is None or storage.is_remote(workdir):
             raise
-        for unfinished in (workdir / "checkpoints").glob(f"*{UNFINISHED}*"):
+        for unfinished in unfinished_saves(workdir):
             shutil.rmtree(unfinished, ignore_errors=True)
         steps = saved_steps(workdir)
         outlook = f"resumes from step {steps[-1]}" if steps else "starts again"

@@ -1,7 +1,6 @@
 """Frozen networks of a run: the teacher whose codes it learns, and that of the perceptual loss."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -9,6 +8,8 @@ import ml_collections
 from codeformer_jax import convert
 from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_trained
 from codeformer_jax.convert import networks_of_role
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import common
 from codeformer_jax.tasks.state import PyTree
 
@@ -86,7 +87,7 @@ def load_lpips(path: str | None, networks: Sequence[str] = ("lpips", "st_lpips")
     """
     if not path:
         raise ValueError(f"the perceptual loss needs converted LPIPS weights; {LPIPS_HELP}")
-    if not Path(path).is_file():
+    if not storage.to_path(path).is_file():
         raise FileNotFoundError(f"no LPIPS weights at {path}; {LPIPS_HELP}")
     network, _, variables = convert.load_model(path)
     if network not in networks:

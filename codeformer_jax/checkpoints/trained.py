@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +19,8 @@ from codeformer_jax.checkpoints.workdir import (
     saved_steps,
     stored_rank,
 )
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import BestScore, Task, make_task
 from codeformer_jax.tasks.common import precision_of
 
@@ -61,7 +61,7 @@ def load_trained(path: str | Path, which: str | int = "latest") -> Trained:
         ValueError: if `which` is something else, its checkpoint or all of them are damaged, or the
             workdir's config describes another network.
     """
-    path = Path(paths.local(path))
+    path = storage.to_path(path)
     if path.is_file():
         return Trained(*convert.load_model(path))
     task, config = _open_run(path)
@@ -83,7 +83,7 @@ def load_discriminator(path: str | Path) -> Any:
         FileNotFoundError: if there is no such file, workdir or checkpoint.
         ValueError: if it holds no discriminator, or no checkpoint is whole.
     """
-    path = Path(paths.local(path, "init_discriminator_from"))
+    path = storage.to_path(path, "init_discriminator_from")
     if path.is_file():
         network, _, variables = convert.load_model(path)
         if network != "discriminator":
@@ -125,7 +125,7 @@ def export_trained(
         ValueError: if `target` has another suffix, or a value is too large for `half`; and as
             `load_trained`.
     """
-    target = Path(target)
+    target = storage.to_path(target)
     if target.suffix != ".safetensors":
         raise ValueError(
             f"{target}: a model file is written here; name it {target.stem}.safetensors"
@@ -144,7 +144,7 @@ def export_trained(
 
 def load_teacher(workdir: str | Path) -> tuple[Any, Any] | None:
     """Returns module and variables of the teacher that a run keeps, or None if it has none."""
-    path = Path(paths.local(workdir)) / TEACHER_FILE
+    path = storage.to_path(workdir) / TEACHER_FILE
     return convert.load_model(path)[1:] if path.is_file() else None
 
 
@@ -152,7 +152,7 @@ def _open_run(workdir: Path) -> tuple[Task, ml_collections.ConfigDict]:
     if not workdir.exists():
         raise FileNotFoundError(f"{workdir} does not exist: expected a model file or a workdir")
     config = read_config(workdir)
-    paths.check_workdir(workdir)
+    storage.check_workdir(workdir)
     return make_task(config, check=False), config  # Older settings may be out of today's ranges.
 
 
@@ -162,7 +162,7 @@ def _restore(workdir: Path, step: int, abstract: Any) -> Any:
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
-    folder = workdir.absolute() / "checkpoints" / str(step) / "default"
+    folder = storage.absolute(workdir) / "checkpoints" / str(step) / "default"
     check_arrays(folder, wanted, dtypes=False)
     with ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.restore(

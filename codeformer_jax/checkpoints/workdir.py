@@ -5,20 +5,22 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from codeformer_jax.system import storage
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import BestScore, Task
 from codeformer_jax.tasks.state import TrainState
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
-UNFINISHED = ".orbax-checkpoint-tmp"  # Part of the folder names of saves under way.
+# How Orbax marks a save under way by the name of its folder, and a complete one in a bucket.
+_UNFINISHED, COMMITTED = ".orbax-checkpoint-tmp", "commit_success.txt"
 UNSCORED = -1e9  # The rank of checkpoints that were not evaluated.
 # Changing one of these sections makes another model,
 MODEL_SECTIONS = ("task", "model", "codeformer", "discriminator", "prior_of", "pixelcnn", "gpt")
@@ -37,7 +39,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         FileNotFoundError: if the folder is not a workdir.
         ValueError: if the file is damaged or not a run's config.
     """
-    path = Path(workdir) / CONFIG_FILE
+    path = workdir / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
@@ -53,8 +55,23 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps of the complete checkpoints in rising order; none without a workdir."""
-    folder = Path(workdir) / "checkpoints"
-    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.isdigit()]
+    if storage.is_remote(workdir):  # A bucket cannot rename a folder once it is complete.
+        found = [path for path in found if (path / COMMITTED).exists()]
+    return sorted(int(path.name) for path in found)
+
+
+def unfinished_saves(workdir: Path) -> list[Path]:
+    """Returns the folders of saves that are under way or were killed."""
+    folder = workdir / "checkpoints"
+    if not storage.is_remote(workdir):
+        return list(folder.glob(f"*{_UNFINISHED}*"))
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    steps = (path for path in found if path.name.isdigit())
+    return [path for path in steps if not (path / COMMITTED).exists()]
 
 
 def abstract_state(task: Task, config: ml_collections.ConfigDict) -> TrainState:

@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"{error.strerror}{named}" if error.strerror else error
     except ValueError as error:
         reason = error
-    except (AssertionError, RuntimeError) as error:
-        reason = process.no_devices(error)
+    except Exception as error:
+        reason = process.no_bucket(error) or process.no_devices(error)
         if reason is None:
             raise
     print(f"codeformer-jax: error: {reason}", file=sys.stderr)

@@ -1,18 +1,20 @@
-"""`codeformer-jax doctor`: what is wrong with a machine before a run starts on it."""
+"""`codeformer-jax doctor`: what is wrong with machines before a run starts on them."""
 
 import argparse
-import sys
 
 from codeformer_jax.cli.parsing import Commands, add_command, path
 
 _DESCRIPTION = """\
-Prints versions and devices, all-reduces an array over each axis of the mesh, writes and reads files
-in the workdir, and times the data and the steps of a config. Each thing that is wrong is named with
-a remedy. Exit code: 0 if nothing is wrong, 1 otherwise, 2 if the checks could not be made."""
+Prints versions and devices, all-reduces arrays over each axis of the mesh, writes, lists, reads
+and deletes files in the workdir, and times the data and the steps of a config. Started with several
+processes, as train.py, it checks all of them together. Each thing that is wrong is named at the
+end, with a remedy. Exit code: 0 if nothing is wrong, 1 otherwise, 2 if the checks could not be
+made."""
 _EXAMPLES = """\
   codeformer-jax doctor
-  codeformer-jax doctor --mesh data:4,fsdp:2 --workdir runs/vqgan
-  codeformer-jax doctor --config configs/vqgan.py --set data.path=tfds:ffhq_512"""
+  codeformer-jax doctor --mesh data:4,fsdp:2 --workdir gs://BUCKET/runs/vqgan
+  codeformer-jax doctor --config configs/vqgan.py --set data.path=tfds:ffhq_512
+  srun codeformer-jax doctor --workdir /shared/runs/vqgan"""
 
 
 def add(commands: Commands) -> None:
@@ -21,12 +23,14 @@ def add(commands: Commands) -> None:
         commands,
         "doctor",
         _run,
-        "check devices, their links, the workdir's disk and the data's speed",
+        "check devices, their links, the workdir and the data's speed",
         _DESCRIPTION,
         _EXAMPLES,
     )
     parser.add_argument("--mesh", help="such as data:4,fsdp:2; default: the config's, or data:-1")
-    parser.add_argument("--workdir", type=path, metavar="DIR", help="folder to write to and read")
+    parser.add_argument(
+        "--workdir", type=path, metavar="DIR", help="folder or bucket to write to and read"
+    )
     parser.add_argument(
         "--config", metavar="FILE[:ARGUMENT]", help="config whose data and steps are timed"
     )
@@ -45,10 +49,29 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="size of the array and of the file; default %(default)s",
     )
+    _add_processes(parser)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of train.py about several processes."""
+    group = parser.add_argument_group(
+        "several processes", "as for train.py; without these the environment tells"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="number of this process, from 0")
+    for name, default, what in (
+        ("--initialization-timeout", 300.0, "seconds to wait for all processes to start"),
+        ("--peer-timeout", 25.0, "seconds until a silent process counts as dead"),
+    ):
+        group.add_argument(
+            name, type=float, default=default, metavar="S", help=f"{what}; default %(default)s"
+        )
 
 
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.convert.conversion import parse_overrides  # noqa: PLC0415
+    from codeformer_jax.system import hosts  # noqa: PLC0415
     from codeformer_jax.system.config_file import load_config  # noqa: PLC0415
     from codeformer_jax.train.doctor import examine  # noqa: PLC0415
 
@@ -63,8 +86,12 @@ def _run(args: argparse.Namespace) -> int:
             config.update_from_flattened_dict(parse_overrides(args.settings))
         except (KeyError, TypeError) as error:
             raise ValueError(f"--set: {error.args[0]}") from error
-    found = examine(config, args.mesh, args.workdir, megabytes=args.megabytes)
-    for finding in found:
-        print(f"wrong: {finding.what}\n  -> {finding.remedy}", file=sys.stderr)
-    print(f"{len(found)} wrong" if found else "nothing is wrong")
+    limits = {"start_timeout": args.initialization_timeout, "peer_timeout": args.peer_timeout}
+    hosts.initialize(args.coordinator, args.processes, args.process, **limits)
+    with hosts.together():
+        found = examine(config, args.mesh, args.workdir, megabytes=args.megabytes)
+        if hosts.is_main():
+            print(f"wrong      {len(found)}" if found else "nothing is wrong")
+            for finding in found:
+                print(f"  - {finding.what}\n    -> {finding.remedy}")
     return 1 if found else 0

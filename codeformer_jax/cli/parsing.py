@@ -8,22 +8,23 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 
 Run = Callable[[argparse.Namespace], int]
 Commands = Any  # What `ArgumentParser.add_subparsers` returns; argparse does not name its class.
 
 
 def path(text: str) -> str:
-    """Returns an argument that is a local path, with `~` as the home folder.
+    """Returns an argument that is a path, on disk or in a bucket, with `~` as the home folder.
 
     Raises:
-        argparse.ArgumentTypeError: if it is a URL.
+        argparse.ArgumentTypeError: if it is another kind of URL.
     """
     try:
-        return paths.local(text)
+        storage.to_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return os.path.expanduser(text)  # A slash at the end stays: it means a folder.
 
 
 def add_command(

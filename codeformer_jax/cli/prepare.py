@@ -1,9 +1,8 @@
 """`codeformer-jax prepare`: folders of images in, a checked dataset out."""
 
 import argparse
-from os.path import expanduser
 
-from codeformer_jax.cli.parsing import Commands, add_command, arguments
+from codeformer_jax.cli.parsing import Commands, add_command, arguments, path
 
 
 def add(commands: Commands) -> None:
@@ -18,9 +17,9 @@ def add(commands: Commands) -> None:
         "command, without --restart, resumes.",
     )
     parser.add_argument(
-        "sources", nargs="+", type=expanduser, metavar="SRC", help="folder of images, or bucket"
+        "sources", nargs="+", type=path, metavar="SRC", help="folder of images, or bucket"
     )
-    parser.add_argument("out", type=expanduser, metavar="OUT", help="folder to make")
+    parser.add_argument("out", type=path, metavar="OUT", help="folder to make")
     parser.add_argument(
         "--size", type=int, default=512, metavar="PX", help="side of the pictures; default 512"
     )

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import os
 import time
 from typing import Any
 
 from codeformer_jax.cli.parsing import Commands, add_command, add_overrides, path
+from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
 
 _DESCRIPTION = """\
 Runs a network on an image and writes every activation to one file, in PyTorch's names and layout.
@@ -100,16 +101,16 @@ def _add_computation(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from codeformer_jax.compare.inputs import save_inputs  # noqa: PLC0415
 
-    start = time.perf_counter()
-    if os.path.exists(args.output) and not args.force:
+    start, output = time.perf_counter(), storage.to_path(args.output)
+    if output.exists() and not args.force:
         raise FileExistsError(f"{args.output}: exists; pass --force to replace it")
     if args.save_input and not args.save_input.endswith(".npy"):
         raise ValueError(f"--save-input: {args.save_input} must end in .npy")
-    if args.save_input and os.path.exists(args.save_input) and not args.force:
+    if args.save_input and storage.to_path(args.save_input).exists() and not args.force:
         raise FileExistsError(f"{args.save_input}: exists; pass --force to replace it")
     trace = _step(args) if args.step else _pass(args)
     trace.save(args.output)
-    size, seconds = os.path.getsize(args.output) / 1e6, time.perf_counter() - start
+    size, seconds = storage.size(output) / 1e6, time.perf_counter() - start
     print(f"{args.output}: {len(trace.entries)} entries, {size:.1f} MB, {seconds:.1f} s")
     if args.save_input:
         print(*save_inputs(args.save_input, trace.rerun.args), sep="\n")
@@ -123,7 +124,7 @@ def _step(args: argparse.Namespace) -> Any:
     weights = ("network", "key", "overrides", "call")
     computation = ("gradients", "stride", "dtype", "precision", "device", "save_input")
     refuse(args, "--step", *weights, *computation)
-    if not os.path.isdir(args.weights) or len(args.inputs) > 2:
+    if not storage.to_path(args.weights).is_dir() or len(args.inputs) > 2:
         raise ValueError("--step takes a workdir, clean images and, optionally, degraded images")
     return trace_next_step(args.weights, *map(read_images, args.inputs))
 
@@ -171,10 +172,10 @@ class _TorchScript(argparse.Action):
 
         source = resources.files("codeformer_jax.compare").joinpath("trace_torch.py")
         try:
-            with open(values, "x", encoding="utf-8") as file:
-                file.write(source.read_text("utf-8"))
-        except FileExistsError:
-            parser.error(f"{option_string}: {values} exists; remove it first")
+            if storage.lexists(storage.to_path(values)):
+                parser.error(f"{option_string}: {values} exists; remove it first")
+            with atomic_path(values) as temporary:
+                temporary.write_text(source.read_text("utf-8"), "utf-8")
         except OSError as error:
             parser.error(f"{option_string}: {error}")
         print(values)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class Comparison:
     def write_html(self, path: str | os.PathLike) -> None:
         """Writes `html()` to a file."""
         with atomic_path(path) as temporary:
-            Path(temporary).write_text(self.html(), "utf-8")
+            temporary.write_text(self.html(), "utf-8")
 
 
 def compare(

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,9 @@ import numpy as np
 
 from codeformer_jax.convert.networks import lookup
 from codeformer_jax.data.images import read_image
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import Path
 
 StrPath = str | os.PathLike
 
@@ -42,7 +43,7 @@ def read_inputs(paths: Sequence[StrPath], network: str, module: Any) -> tuple[np
             f"INPUT: {network} takes {len(expected)} file{'s' * (len(expected) > 1)}; got "
             f"{len(paths)}"
         )
-    return tuple(_read(Path(p), like, network) for p, like in zip(paths, expected, strict=True))
+    return tuple(_read(p, like, network) for p, like in zip(paths, expected, strict=True))
 
 
 def read_images(path: StrPath) -> np.ndarray:
@@ -51,7 +52,7 @@ def read_images(path: StrPath) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: see `read_inputs`.
     """
-    return _read(Path(path), jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32), "a training step")
+    return _read(path, jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32), "a training step")
 
 
 def save_inputs(path: StrPath, args: Sequence[Any]) -> list[Path]:
@@ -68,7 +69,7 @@ def save_inputs(path: StrPath, args: Sequence[Any]) -> list[Path]:
     Raises:
         ValueError: a path that does not end in '.npy'.
     """
-    path = Path(path)
+    path = storage.to_path(path)
     if path.suffix != ".npy":
         raise ValueError(f"--save-input: {path} must end in .npy")
     several = [path.with_suffix(f".{number}.npy") for number in range(len(args))]
@@ -85,7 +86,8 @@ def in_dtype(x: Any, dtype: str) -> np.ndarray:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _read(path: Path, like: jax.ShapeDtypeStruct, network: str) -> np.ndarray:
+def _read(path: StrPath, like: jax.ShapeDtypeStruct, network: str) -> np.ndarray:
+    path = storage.to_path(path)
     integers = jnp.issubdtype(like.dtype, jnp.integer)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -114,7 +116,8 @@ def _read(path: Path, like: jax.ShapeDtypeStruct, network: str) -> np.ndarray:
 
 def _load_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        with storage.local_copy(path) as local:
+            array = np.load(local, allow_pickle=False)
     except (ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not a .npy file of numbers, or truncated ({reason})") from error

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,8 @@ from codeformer_jax.convert.conversion import network_from_tree, read_torch_file
 from codeformer_jax.convert.networks import lookup
 from codeformer_jax.convert.pth import STATE_DICT_KEYS
 from codeformer_jax.nn.precision import products_in
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 
 # Path of a training run -> an object like `Loaded`. This room knows no checkpoints.
 LoadWorkdir = Callable[[Path], Any]
@@ -68,7 +69,7 @@ def load_weights(
         FileNotFoundError: no such file.
         ValueError: anything wrong with the weights or the options.
     """
-    path = Path(path)
+    path = storage.to_path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_dir():
@@ -139,11 +140,11 @@ def trace_files(
                 given = [f"--dtype {dtype}"] * bool(dtype) + [str(path) for path in inputs]
                 raise ValueError(f"{', '.join(given)}: {error}") from error
     source = {
-        "weights": str(Path(weights).absolute()),
+        "weights": _absolute(weights),
         "network": loaded.network,
         "key": key,
         "overrides": dict(overrides or {}),
-        "inputs": [str(Path(path).absolute()) for path in inputs],
+        "inputs": [_absolute(path) for path in inputs],
         "dtype": dtype,
     }
     return dataclasses.replace(found, source=source)
@@ -208,11 +209,18 @@ def find_device(text: str | None) -> jax.Device:
         raise ValueError(f"--device: no {text!r} on this machine; JAX has {here}") from error
 
 
+def _absolute(path: StrPath) -> str:
+    return str(storage.absolute(storage.to_path(path)))
+
+
 def _is_model_file(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with (
+            storage.local_copy(path) as local,
+            safetensors.safe_open(local, framework="numpy") as file,
+        ):
             return (file.metadata() or {}).get("format") == files.FORMAT
     except safetensors.SafetensorError:
         return True  # `load_model` says what is wrong with it.

@@ -8,13 +8,13 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 
 FORMAT, VERSION = "codeformer-jax trace", 1
@@ -156,11 +156,14 @@ def load(path: str | os.PathLike) -> Trace:
         FileNotFoundError: no such file.
         TraceError: not a trace, a truncated file, or one of a newer version.
     """
-    path = Path(path)
+    path = storage.to_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with (
+            storage.local_copy(path) as local,
+            safetensors.safe_open(local, framework="numpy") as file,
+        ):
             header = json.loads((file.metadata() or {}).get("trace", "{}"))
             if header.get("format") != FORMAT:
                 raise TraceError(

@@ -4,7 +4,6 @@ import ast
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from codeformer_jax.convert.pth import read_pth, select_state_dict
 from codeformer_jax.convert.pth_write import write_pth
 from codeformer_jax.convert.settings import check_hidden, read_settings, settings_entry
 from codeformer_jax.convert.state_dicts import detect_network, from_torch, to_torch
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 
 StrPath = str | os.PathLike
 
@@ -94,7 +95,7 @@ def convert_file(
         FileNotFoundError: a source does not exist.
     """
     sources = (source,) if isinstance(source, str | os.PathLike) else source
-    sources = tuple(Path(s) for s in sources)
+    sources = tuple(map(storage.to_path, sources))
     if not sources:
         raise ConversionError("nothing to convert: no source was given")
     for path in sources:
@@ -139,7 +140,7 @@ def read_torch_file(path: StrPath) -> Any:
     Raises:
         ConversionError: not such a file, or a damaged one; the message names it.
     """
-    path = Path(path)
+    path = storage.to_path(path)
     try:
         return read_foreign(path) if path.suffix == ".safetensors" else read_pth(path)
     except ConversionError as error:
@@ -171,7 +172,7 @@ def network_from_tree(
 
 def _target_path(sources: tuple[Path, ...], target: StrPath, suffix: str, force: bool) -> Path:
     folder = str(target).endswith(("/", os.sep))
-    target = Path(target)
+    target = storage.to_path(target)
     if folder or target.is_dir():
         target = target / (sources[0].stem + suffix)
     elif not target.suffix:
@@ -182,7 +183,7 @@ def _target_path(sources: tuple[Path, ...], target: StrPath, suffix: str, force:
             f"{target}: the {kind} file to write ends in {suffix}; name it so, or {hint} "
             "--to-torch for the other direction"
         )
-    if any(target.resolve() == path.resolve() for path in sources):
+    if storage.resolved(target) in map(storage.resolved, sources):
         raise ConversionError(f"{target}: source and target are the same file")
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; pass --force to replace it")

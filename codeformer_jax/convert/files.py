@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
@@ -29,8 +28,10 @@ from codeformer_jax.convert.networks import (
     expected_variables,
     module_fields,
 )
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.hashes import file_sha256
+from codeformer_jax.system.storage import Path
 
 FORMAT = "codeformer-jax"
 FORMAT_VERSION = 1
@@ -142,9 +143,8 @@ def load_model(path: str | os.PathLike) -> tuple[str, Module, dict[str, Any]]:
         ModelFileError: not a model file, damaged, written by a newer version, or of a network that
             is not registered.
     """
-    path = Path(path)
-    with open(path, "rb") as file:
-        head = file.read(9)
+    path = storage.to_path(path)
+    head = storage.read_bytes(path, 9)
     # The length of a safetensors header, which comes first, may look like the start of a pickle.
     if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:] != b"{":
         raise ModelFileError(
@@ -192,7 +192,7 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     with _opened(path) as file:
         ours = (file.metadata() or {}).get("format") == FORMAT
-        tensors = dict(safetensors.deserialize(Path(path).read_bytes()))
+        tensors = dict(safetensors.deserialize(storage.read_bytes(path)))
     if ours:
         raise ModelFileError(f"{path}: already a model file; --to-torch converts it back")
     for name, tensor in tensors.items():
@@ -211,7 +211,10 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _opened(path: str | os.PathLike) -> Iterator[Any]:
     """Opens a safetensors file; raises ModelFileError if it is none, or damaged."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with (
+            storage.local_copy(storage.to_path(path)) as local,
+            safetensors.safe_open(local, framework="numpy") as file,
+        ):
             yield file
     except safetensors.SafetensorError as error:
         raise ModelFileError(f"{path}: not a safetensors file, or damaged ({error})") from error
@@ -272,7 +275,7 @@ def verify(path: str | os.PathLike) -> Verification:
     Raises:
         ChecksumError: a file with a published name has another hash.
     """
-    path = Path(path)
+    path = storage.to_path(path)
     sha256 = file_sha256(path)
     expected = PUBLISHED.get(path.name)
     if expected not in (None, sha256):

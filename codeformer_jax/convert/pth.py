@@ -10,7 +10,6 @@ import io
 import os
 import reprlib
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from codeformer_jax.convert.errors import ConversionError, PthError, UnsafePickleError
 from codeformer_jax.convert.stand_ins import Described, Storage
 from codeformer_jax.convert.unpickle import ForeignName, TensorUnpickler
+from codeformer_jax.system import storage
 
 STATE_DICT_KEYS = ("params_ema", "params", "params_d", "state_dict")
 
@@ -44,8 +44,8 @@ def read_pth(path: str | os.PathLike) -> Any:
         UnsafePickleError: the pickle names something that is not part of a tensor.
         PthError: not a `.pth` file, truncated or corrupt; the message names the file.
     """
-    path = Path(path)
-    with open(path, "rb") as file:
+    path = storage.to_path(path)
+    with storage.local_copy(path) as local, open(local, "rb") as file:
         head = file.read(64)
         file.seek(0)
         try:

@@ -8,7 +8,6 @@ import os
 import pickle
 import struct
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from codeformer_jax.convert.errors import ConversionError
 from codeformer_jax.convert.stand_ins import STORAGE_DTYPES
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import to_path
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
 _PLAIN = (type(None), bool, int, float, str, list, tuple)
@@ -33,7 +33,7 @@ def write_pth(path: str | os.PathLike, tree: dict[str, Any]) -> None:
     Raises:
         ConversionError: a value or dtype that the format does not have; nothing is written.
     """
-    path, storages = Path(path), []
+    path, storages = to_path(path), []
     pickled = b"\x80\x02" + _pickle(tree, storages) + b"."
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         root = path.stem or "archive"

@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 import os
-import pathlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -19,6 +18,7 @@ from codeformer_jax.data.images import (
     read_image,
     resize_image,
 )
+from codeformer_jax.system import storage
 
 SPLITS = ("train", "heldout", "all")
 
@@ -46,7 +46,7 @@ class ImageFolder:
     counts what it decodes.
 
     Args:
-        root: the folder.
+        root: the folder. In a bucket each picture is read when it is needed.
         size: side of the pictures in pixels.
         split: 'train', 'heldout' or 'all'. A file's split follows from its name alone, so adding
             files never moves one to the other split.
@@ -82,7 +82,7 @@ class ImageFolder:
             raise ValueError(
                 f"max_megapixels must be above 0, got {max_megapixels}; expected a finite number"
             )
-        self.root = pathlib.Path(root)
+        self.root = storage.to_path(root)
         self.size = size
         self.split = split
         self.max_megapixels = max_megapixels
@@ -135,8 +135,9 @@ class ImageFolder:
 
         Times of change are left out: they differ between copies.
         """
+        remote = storage.sizes(self.root) if storage.is_remote(self.root) else {}
         for name in self.names:
-            yield f"{os.path.getsize(self.root / name)} {name}"
+            yield f"{remote[name] if remote else os.path.getsize(self.root / name)} {name}"
 
     def _problem(self, name: str) -> str | None:
         """Returns why a file cannot be used, as far as its header tells, or None."""
@@ -202,7 +203,7 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(normal, digest_size=8).digest(), "big")
 
 
-def image_names(root: pathlib.Path) -> list[str]:
+def image_names(root: storage.Path) -> list[str]:
     """Returns sorted names, relative to `root` with slashes, of the pictures below it.
 
     A file is a picture by its suffix or by its content. One line of the log names the others. The
@@ -237,11 +238,12 @@ def describe_others(names: Sequence[str | os.PathLike]) -> str:
 
 
 def visible_files(
-    root: pathlib.Path, onerror: Callable[[OSError], None] | None = None
+    root: storage.Path, onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[str]:
     """Yields relative names, with slashes, of all files at any depth below `root`.
 
-    Links are followed, hidden files and folders are left out. The order is always the same.
+    Links are followed, hidden files and folders are left out. The order is always the same. A
+    folder in a bucket exists while it holds files.
 
     Raises:
       FileNotFoundError, NotADirectoryError: `root` is missing or a file.
@@ -251,6 +253,10 @@ def visible_files(
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
+    if storage.is_remote(root):
+        names = storage.sizes(root)
+        yield from (name for name in names if not name.startswith(".") and "/." not in name)
+        return
     seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(
         root, followlinks=True, onerror=onerror or _cannot_list
@@ -263,10 +269,10 @@ def visible_files(
                 seen.add(target)
                 kept.append(subfolder)
         subfolders[:] = kept
-        below = pathlib.Path(folder).relative_to(root)
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
         for file in sorted(files):
             if not file.startswith("."):
-                yield (below / file).as_posix()
+                yield file if below == "." else f"{below}/{file}"
 
 
 def _cannot_list(error: OSError) -> None:

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import io
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codeformer_jax.data import profiles
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 
 # Pillow's readers and the suffixes of their files. Readers that start or need another program (EPS,
@@ -68,6 +68,8 @@ SUFFIXES = tuple(_SAVE_FORMATS)  # Of files that can be written.
 # Metadata in which Pillow finds an orientation or a transparent colour.
 _CHANGING = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
 _ORIENTATION = 0x0112
+# Bytes at the start of a file that hold the header of most pictures.
+_HEADER = 2**16
 # Where several images in a file are frames or pages, and not previews or layers.
 _WITH_FRAMES = ("PNG", "WEBP", "TIFF", "GIF", "AVIF")
 
@@ -117,6 +119,7 @@ def read_image(path: str | os.PathLike, max_megapixels: float | None = None) -> 
 
     Raises:
         UnreadableImage: missing, corrupt, truncated, not an image, or too large.
+        OSError: if a bucket does not answer.
     """
     with opened(path, max_megapixels=max_megapixels) as image:
         notes = [METADATA] if _has_exif(image) else []
@@ -161,6 +164,11 @@ def image_size(path: str | os.PathLike, max_megapixels: float | None = None) -> 
     Raises:
         UnreadableImage: as `read_image`.
     """
+    if storage.is_remote(path):
+        # Some formats have their header elsewhere: then the whole file is read.
+        head = _downloaded(path, stop=_HEADER)
+        with contextlib.suppress(UnreadableImage), opened(path, head, max_megapixels) as image:
+            return image.height, image.width
     with opened(path, max_megapixels=max_megapixels) as image:
         return image.height, image.width
 
@@ -171,9 +179,12 @@ def has_picture_suffix(path: str | os.PathLike) -> bool:
 
 
 def is_picture(path: str | os.PathLike) -> bool:
-    """Returns whether a local file is a picture, by its suffix or its content."""
-    if has_picture_suffix(path):
-        return True
+    """Returns whether a file is a picture, by its suffix or its content.
+
+    In a bucket the suffix decides, since opening each file would cost a request.
+    """
+    if has_picture_suffix(path) or storage.is_remote(path):
+        return has_picture_suffix(path)
     try:
         # Opening a pipe would wait for its writer.
         if not os.path.isfile(path):
@@ -225,7 +236,7 @@ def write_image(
         ValueError: a suffix that is none of `SUFFIXES`.
         TypeError: pixels that are not uint8 [h, w, 3].
     """
-    path = pathlib.Path(path)
+    path = storage.to_path(path)
     if path.suffix.lower() not in _SAVE_FORMATS:
         raise ValueError(
             f"cannot write '{path}': the suffix '{path.suffix}' is none of {', '.join(SUFFIXES)}"
@@ -261,10 +272,13 @@ def opened(
 
     Raises:
         UnreadableImage: for any exception, including those raised inside the block.
+        OSError: if a bucket does not answer, which says nothing about the file.
     """
     limit = _bound(max_megapixels)
+    if data is None and storage.is_remote(path):
+        data = _downloaded(path)
     try:
-        with _file(path) if data is None else data as file, _identified(file) as image:
+        with open(path, "rb") if data is None else data as file, _identified(file) as image:
             # Up to twice its limit Pillow only warns.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -299,13 +313,12 @@ def _bound(max_megapixels: float | None) -> int | None:
     return limit
 
 
-def _file(path: str | os.PathLike) -> io.BufferedIOBase:
-    """Opens a file, or the contents of one in a bucket (`gs://`, `s3://`)."""
-    if "://" not in os.fspath(path):
-        return open(path, "rb")
-    from etils import epath  # noqa: PLC0415  Slow to import, and most files are local.
-
-    return io.BytesIO(epath.Path(path).read_bytes())
+def _downloaded(path: str | os.PathLike, stop: int | None = None) -> io.BytesIO:
+    """Returns the content of a file in a bucket, or its first `stop` bytes."""
+    try:
+        return io.BytesIO(storage.read_bytes(path, stop))
+    except FileNotFoundError as error:
+        raise UnreadableImage(path, "no such file or directory") from error
 
 
 @functools.cache
@@ -332,7 +345,7 @@ def _reason(error: Exception, path: str | os.PathLike, limit: int | None) -> str
             "restore, prepare and training data allows more"
         )
     if isinstance(error, UnidentifiedImageError):
-        suffix = pathlib.PurePath(path).suffix.lower()
+        suffix = os.path.splitext(path)[1].lower()
         if suffix in UNREAD_SUFFIXES:
             return f"{suffix} files cannot be read; export the picture as PNG or JPEG"
         return "not an image of a known format, or its header is damaged"

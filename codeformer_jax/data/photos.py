@@ -6,7 +6,6 @@ those of the embedded profile. `images` reads pictures for networks instead: 8-b
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -30,6 +29,7 @@ from codeformer_jax.data.photo_png import (
     bands,
     write_png,
 )
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 
 # Notes on what reading or writing has changed or left out; see also those of `images`.
@@ -145,7 +145,7 @@ def write_photo(path: str | os.PathLike, photo: PhotoFile, comment: str) -> tupl
             format.
         TypeError: pixels or alpha of another dtype or shape than in `PhotoFile`.
     """
-    path = pathlib.Path(path)
+    path = storage.to_path(path)
     if path.suffix.lower() not in _WRITERS:
         raise ValueError(
             f"cannot write '{path}': the suffix '{path.suffix}' is none of "
@@ -263,7 +263,7 @@ def _unpremultiply(pixels: UInt16[np.ndarray, "h w 3"], alpha: UInt16[np.ndarray
         pixels[rows] = np.minimum(np.round(pixels[rows] / opacity), 65535)
 
 
-def _check(path: pathlib.Path, photo: PhotoFile) -> None:
+def _check(path: storage.Path, photo: PhotoFile) -> None:
     """Raises TypeError or ValueError for a photograph that cannot be written."""
     pixels, alpha = photo.pixels, photo.alpha
     whole = pixels.dtype in (np.uint8, np.uint16)

@@ -7,11 +7,10 @@ picture. Version 1 of the format, ArrayRecord shards, can still be read.
 
 import dataclasses
 import functools
-import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,11 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import Int32, Integer
 
 from codeformer_jax.data.examples import Element, Source, Wrapper, listing_digest
+from codeformer_jax.system import storage
+from codeformer_jax.system.hashes import file_sha256
+from codeformer_jax.system.storage import Path
 
-DESCRIPTION_FILE = "codes.json"
-_ARRAY_FILE = "codes.npy"
+DESCRIPTION_FILE, ARRAY_FILE = "codes.json", "codes.npy"
 _FORMAT, _VERSION = "codeformer-jax codes", 2
 
 
@@ -77,14 +78,14 @@ def write_codes(
     Raises:
         OSError: the folder cannot be written.
     """
-    path, left, dtype = folder / _ARRAY_FILE, description.number, description.dtype
+    path, left, dtype = folder / ARRAY_FILE, description.number, description.dtype
     header = {"descr": dtype.str, "fortran_order": False, "shape": description.shape}
     with open(path, "wb") as file:  # No memory map: a full disk would kill the process by SIGBUS.
         np.lib.format.write_array_header_1_0(file, header)
         for codes in batches:
             file.write(codes[:left].astype(dtype).tobytes())
             left -= len(codes[:left])
-    description = dataclasses.replace(description, sha256=_sha256(path))
+    description = dataclasses.replace(description, sha256=file_sha256(path))
     values = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(description)}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(values, indent=2) + "\n")
     return description
@@ -97,7 +98,7 @@ def read_description(directory: str | os.PathLike) -> Description:
         FileNotFoundError: there is none.
         CodesError: it is damaged or of another version.
     """
-    path = Path(directory, DESCRIPTION_FILE)
+    path = storage.to_path(directory, "data.codes") / DESCRIPTION_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"no codes in '{directory}' (no {DESCRIPTION_FILE} in it); make them with "
@@ -121,6 +122,8 @@ def read_description(directory: str | os.PathLike) -> Description:
 class Codes:
     """The codes in a folder, memory-mapped; worker processes map them again.
 
+    Codes in a bucket are in memory instead, in each worker.
+
     `codes[i]` is int32 [2, n], the codes of example i of the source, as it is and mirrored.
 
     Raises:
@@ -129,10 +132,12 @@ class Codes:
     """
 
     def __init__(self, directory: str | os.PathLike):
-        self.directory = Path(directory)
+        self.directory = storage.to_path(directory, "data.codes")
         self.description = read_description(directory)
-        if (known := self.description.sha256) and known != _sha256(self.directory / _ARRAY_FILE):
-            raise self._damaged(f"{_ARRAY_FILE} is missing or not as it was written")
+        if known := self.description.sha256:
+            path = self.directory / ARRAY_FILE
+            if not path.is_file() or known != file_sha256(path):
+                raise self._damaged(f"{ARRAY_FILE} is missing or not as it was written")
         if self._array.shape != self.description.shape:
             raise self._damaged(f"shape {self._array.shape}, expected {self.description.shape}")
 
@@ -148,8 +153,10 @@ class Codes:
     @functools.cached_property
     def _array(self) -> np.ndarray:
         try:
+            if self.description.sha256 and storage.is_remote(self.directory):
+                return np.load(io.BytesIO(storage.read_bytes(self.directory / ARRAY_FILE)))
             if self.description.sha256:
-                return np.load(self.directory / _ARRAY_FILE, mmap_mode="r")
+                return np.load(self.directory / ARRAY_FILE, mmap_mode="r")
             return _read_shards(self.directory, self.description)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(error) from error
@@ -186,14 +193,6 @@ class WithCodes(Wrapper):
     def __getitem__(self, index: int) -> Element:
         found = self._source[index]
         return {**found, "codes": self._codes[int(found.get("index", index))]}
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
 
 
 def _read_shards(directory: Path, description: Description) -> np.ndarray:

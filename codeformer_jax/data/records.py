@@ -172,6 +172,7 @@ def open_array_record(
         Others: as `Records`.
     """
     label = f"array_record:{pattern}"
+    _check_local(label)
     folder, name = os.path.split(pattern)
     if os.path.isdir(folder):  # Its name may have brackets.
         pattern = os.path.join(glob.escape(folder), name)
@@ -220,6 +221,7 @@ def open_tfds(
         ValueError: no such split, no images in it, nothing held out, or another file format.
         Others: as `Records`.
     """
+    _check_local(f"tfds:{where}")
     info = _tfds_info(where)
     if "image" not in (info.features or ()):
         raise ValueError(
@@ -290,8 +292,17 @@ def _tfds_split(where: str, split: str, splits: Sequence[str], used: str) -> str
     return found[0]
 
 
+def _check_local(where: str) -> None:
+    if "://" in where:
+        raise ValueError(
+            f"'{where}': records are read from a local disk; copy them there (gcloud storage cp "
+            "-r, aws s3 cp --recursive), or train on the pictures themselves: folder:gs://..."
+        )
+
+
 def _check_files(label: str, names: Sequence[str]) -> None:
     for name in names:
+        _check_local(name)
         if not os.path.exists(name):
             raise FileNotFoundError(
                 f"'{label}': its file '{name}' is missing; copy the dataset again, all of it"

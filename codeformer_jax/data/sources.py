@@ -1,7 +1,7 @@
 """Sources by one string: the settings `data.path` and `eval.path`.
 
     SOURCE = ONE, or a mixture: WEIGHT * ONE + WEIGHT * ONE ...
-    ONE    = PATH of a folder | PREFIX:WHERE
+    ONE    = PATH of a folder, also in a bucket (gs://, s3://) | PREFIX:WHERE
     PREFIX = folder | tfds | array_record | synthetic | synthetic_shapes | a registered one
 
 A plus separates two sources only between spaces and before a weight, so paths may hold plus signs
@@ -31,7 +31,7 @@ from codeformer_jax.system.registry import Registry
 #     'eval', all that `eval.path` names.
 SOURCES: Registry[Callable[[str, Any, str], Source]] = Registry("config.data.path")
 
-_PREFIX = re.compile(r"([A-Za-z_]\w+):", re.ASCII)
+_PREFIX = re.compile(r"(?!gs://|s3://)([A-Za-z_]\w+):", re.ASCII)
 _TFDS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
 _WEIGHT = re.compile(r"\s*(?P<weight>[^\s*/\\:]+)\s*\*\s*")
 _PLUS = re.compile(r"\s+\+\s+(?=[^\s*/\\:]+\s*\*)")

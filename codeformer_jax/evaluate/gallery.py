@@ -3,7 +3,6 @@
 import functools
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,11 @@ from codeformer_jax.data.images import SUFFIXES, read_image, resize_image, write
 from codeformer_jax.data.synthetic import SyntheticFaces
 from codeformer_jax.degrade import RECIPES, Recipe, describe
 from codeformer_jax.evaluate.make_testset import degrade_picture
+from codeformer_jax.system import storage
 from codeformer_jax.system.config_file import load_config
 from codeformer_jax.system.keys import make_key
 from codeformer_jax.system.registry import import_plugins
+from codeformer_jax.system.storage import Path
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN = 8
@@ -57,11 +58,12 @@ def write_gallery(
     for name, value, least in (("draws", draws, 1), ("size", size, 21), ("cell", cell, 16)):
         if value < least:
             raise ValueError(f"{name} is {value}: expected at least {least}")
-    if Path(target).suffix.lower() not in SUFFIXES:
+    target = storage.to_path(target)
+    if target.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"cannot write '{target}': expected a name ending in {', '.join(SUFFIXES)}"
         )
-    if Path(target).exists() and not force:
+    if target.exists() and not force:
         raise FileExistsError(
             f"{target}: exists; OUT comes before the images, and --force replaces it"
         )
@@ -114,7 +116,8 @@ def _images(inputs: Sequence[str], size: int, seed: int) -> dict[str, np.ndarray
     if not inputs:
         face = SyntheticFaces("heldout", size, seed=seed)[0]
         return {face["name"]: face["image"]}
-    return {Path(path).name: resize_image(read_image(path).pixels, size) for path in inputs}
+    paths = map(storage.to_path, inputs)
+    return {path.name: resize_image(read_image(path).pixels, size) for path in paths}
 
 
 def _row(

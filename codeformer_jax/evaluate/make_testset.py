@@ -7,7 +7,6 @@ the other pictures nor on an accelerator.
 import concurrent.futures
 import json
 import os
-import pathlib
 import platform
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -43,10 +42,11 @@ from codeformer_jax.evaluate.testset import (
     content_hash,
     listing,
 )
-from codeformer_jax.system import process
+from codeformer_jax.system import process, storage
 from codeformer_jax.system.atomic import atomic_directory
 from codeformer_jax.system.hashes import file_sha256
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4  # Read, encode and write files while others are degraded.
@@ -91,8 +91,8 @@ def make_testset(
         OSError: `output` cannot be written.
     """
     _check_options(seed, size, limit)
-    output = pathlib.Path(output)
-    _check_output(output, [pathlib.Path(given) for given in inputs], force)
+    output, inputs = storage.to_path(output), [*map(storage.to_path, inputs)]
+    _check_output(output, inputs, force)
     files = dict(list(_named_files(inputs).items())[:limit])
     _check_headers(files, size)
     pair, ranges = _compiled(recipe, seed, size)
@@ -103,7 +103,7 @@ def make_testset(
         "size": size,
         "made_with": _versions(),
     }
-    with atomic_directory(output, replace=force) as staging:
+    with atomic_directory(output, replace=force, marker=MANIFEST) as staging:
         manifest["pairs"] = _write_pairs(files, staging, pair, size)
         manifest["sha256"] = content_hash(manifest)
         (staging / MANIFEST).write_text(_manifest_text(manifest), encoding="ascii")
@@ -170,15 +170,15 @@ def _compiled(recipe: str, seed: int, size: int) -> tuple[_Pair, Any]:
 
 
 def _write_pairs(
-    files: Mapping[str, pathlib.Path],
-    folder: pathlib.Path,
+    files: Mapping[str, Path],
+    folder: Path,
     pair: _Pair,
     size: int,
 ) -> list[dict[str, Any]]:
     """Writes both halves of every pair below `folder`; returns the manifest's entries, in order."""
     unreadable: dict[str, str] = {}
 
-    def make(item: tuple[str, pathlib.Path]) -> dict[str, Any]:
+    def make(item: tuple[str, Path]) -> dict[str, Any]:
         name, file = item
         try:
             pixels = read_image(file).pixels
@@ -221,36 +221,38 @@ def _check_options(seed: int, size: int, limit: int | None):
         raise ValueError(f"limit must be at least 1, got {limit}")
 
 
-def _check_output(output: pathlib.Path, inputs: Sequence[pathlib.Path], force: bool):
-    place = output.resolve()
-    for given in (path.resolve() for path in inputs):
-        if place == given or place in given.parents or given in place.parents:
+def _check_output(output: Path, inputs: Sequence[Path], force: bool):
+    place = storage.resolved(output)
+    for given in map(storage.resolved, inputs):
+        if place.is_relative_to(given) or given.is_relative_to(place):
             raise ValueError(
                 f"'{output}' and the pictures in '{given}' are inside each other; give an output "
                 "folder elsewhere, so that results and originals do not mix"
             )
-    if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
+    if not storage.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return
     if not force:
         raise FileExistsError(
             f"'{output}' exists; give another folder, or --force to replace the test set there"
         )
     held = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if MANIFEST not in held or not held <= {MANIFEST, *HALVES}:
+    # In a bucket a killed call leaves pictures without a manifest.
+    whole = MANIFEST in held or storage.is_remote(output)
+    if not whole or not held <= {MANIFEST, *HALVES}:
         raise FileExistsError(
             f"'{output}' holds other files than those of a test set, which is all that --force "
             "replaces; give another folder, or remove it yourself"
         )
 
 
-def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]:
+def _named_files(inputs: Sequence[Path]) -> dict[str, Path]:
     """Returns {name in the set: file}, sorted by name.
 
     Raises ValueError if two files would get one name, also where a file system ignores case.
     """
-    files: dict[str, pathlib.Path] = {}
-    folded: dict[str, pathlib.Path] = {}
-    for given in map(pathlib.Path, inputs):
+    files: dict[str, Path] = {}
+    folded: dict[str, Path] = {}
+    for given in inputs:
         inside = [(n, given / n) for n in image_names(given)] if given.is_dir() else None
         for relative, file in inside or [(given.name, given)]:
             stem = os.path.splitext(relative)[0] if has_picture_suffix(relative) else relative
@@ -267,10 +269,10 @@ def _named_files(inputs: Sequence[str | os.PathLike]) -> dict[str, pathlib.Path]
     return dict(sorted(files.items()))
 
 
-def _check_headers(files: Mapping[str, pathlib.Path], size: int):
+def _check_headers(files: Mapping[str, Path], size: int):
     """Raises ValueError for files that are not pictures and for pictures too small for `size`."""
 
-    def side_or_reason(file: pathlib.Path) -> int | str:
+    def side_or_reason(file: Path) -> int | str:
         try:
             return min(image_size(file))
         except UnreadableImage as error:

@@ -1,13 +1,14 @@
 """Default of `eval.py --config`: the config that a run wrote into its workdir."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from codeformer_jax.checkpoints.workdir import read_config
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 
 
 def own_config(
@@ -26,7 +27,7 @@ def own_config(
         FileNotFoundError: `workdir` does not exist, is a model file, or is not a workdir.
         ValueError: the run's config is damaged.
     """
-    workdir = Path(workdir)
+    workdir = storage.to_path(workdir, "workdir")
     if workdir.is_file():
         raise FileNotFoundError(
             f"--config is required for {workdir}: a model file has no config of its own; give the "

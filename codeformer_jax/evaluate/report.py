@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -16,8 +15,10 @@ from PIL import Image
 from codeformer_jax.evaluate import table
 from codeformer_jax.evaluate.evaluation import Evaluation
 from codeformer_jax.metrics import METRICS
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.figures import QUIET, data_url, new_axes
+from codeformer_jax.system.storage import Path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,11 +60,12 @@ def write_report(evaluation: Evaluation, directory: str | os.PathLike) -> tuple[
         ValueError: a score is not finite; nothing is written.
     """
     contents = {METRICS_FILE: evaluation.to_json(), REPORT_FILE: html_report(evaluation)}
+    folder = storage.to_path(directory)
     for name, content in contents.items():
-        with atomic_path(Path(directory, name)) as path:
+        with atomic_path(folder / name) as path:
             # A file name may hold bytes that are not text.
             path.write_bytes(content.encode("utf-8", "replace"))
-    return Path(directory, METRICS_FILE), Path(directory, REPORT_FILE)
+    return folder / METRICS_FILE, folder / REPORT_FILE
 
 
 def add_photographs(directory: str | os.PathLike, pictures: Mapping[str, np.ndarray]) -> None:
@@ -73,10 +75,11 @@ def add_photographs(directory: str | os.PathLike, pictures: Mapping[str, np.ndar
         directory: folder of the report.
         pictures: caption -> uint8 [h, w, 3].
     """
-    path = Path(directory, REPORT_FILE)
+    path = storage.to_path(directory) / REPORT_FILE
     section = jinja2.Environment(autoescape=True).from_string(_PHOTOGRAPHS)
     urls = {caption: _picture_url(pixels, _LARGEST_PHOTO) for caption, pixels in pictures.items()}
-    page = path.read_text("utf-8", "replace").replace(_PLACE, section.render(pictures=urls))
+    page = storage.read_bytes(path).decode("utf-8", "replace")
+    page = page.replace(_PLACE, section.render(pictures=urls))
     with atomic_path(path) as temporary:
         temporary.write_text(page, "utf-8")
 

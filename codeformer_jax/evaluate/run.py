@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -18,7 +17,8 @@ from codeformer_jax.evaluate.report import METRICS_FILE
 from codeformer_jax.evaluate.testset import StoredPairs, open_testset
 from codeformer_jax.nn import LPIPS, fit_lpips
 from codeformer_jax.nn.precision import products_in
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import common, settings
 
 # Sections whose settings describe the network, except for those of its training.
@@ -42,7 +42,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Eval
         DamagedTestSet: a file of the test set differs from its manifest.
         ValueError: a value out of range, or networks and images that do not fit together.
     """
-    config, workdir = paths.local_config(config), paths.local(workdir, "workdir")
+    config, workdir = storage.local_config(config), storage.to_path(workdir, "workdir")
     settings.check(config)
     pairs = _open_pairs(config)
     trained = load_trained(workdir, config.eval.checkpoint)
@@ -95,8 +95,9 @@ def report_folder(
     Raises:
         FileExistsError: the folder holds a report and `force` is False.
     """
-    workdir = Path(workdir)
-    folder = Path(output or (workdir if workdir.is_dir() else workdir.parent) / "eval")
+    workdir = storage.to_path(workdir, "workdir")
+    output = output or (workdir if workdir.is_dir() else workdir.parent) / "eval"
+    folder = storage.to_path(output, "output")
     if (folder / METRICS_FILE).exists() and not force:
         raise FileExistsError(
             f"{folder} holds the report of an earlier evaluation: give --output=DIR to keep both, "

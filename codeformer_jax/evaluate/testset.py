@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -21,7 +20,9 @@ import tqdm
 
 from codeformer_jax.data.examples import Element
 from codeformer_jax.data.images import read_image
+from codeformer_jax.system import storage
 from codeformer_jax.system.hashes import file_sha256
+from codeformer_jax.system.storage import Path
 
 MANIFEST = "manifest.json"
 FORMAT = "codeformer-jax test set 1"
@@ -47,7 +48,7 @@ class StoredPairs:
         manifest: content of `manifest.json`.
     """
 
-    root: pathlib.Path
+    root: Path
     manifest: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ def open_testset(root: str | os.PathLike) -> StoredPairs:
         FileNotFoundError: the folder or its manifest does not exist.
         DamagedTestSet: the manifest was changed, or files are missing, additional or altered.
     """
-    root = pathlib.Path(root)
+    root = storage.to_path(root, "eval.testset")
     manifest = _read_manifest(root)
     listed = {f"{half}/{pair['name']}": pair[half] for pair in manifest["pairs"] for half in HALVES}
     found = set(_files(root)) - {MANIFEST}
@@ -131,7 +132,7 @@ def listing(problems: Mapping[str, str]) -> str:
     return "".join(lines) + more
 
 
-def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
+def _read_manifest(root: Path) -> dict[str, Any]:
     path = root / MANIFEST
     if not path.is_file():
         what = f"it has no {MANIFEST}" if root.exists() else "there is no such folder"
@@ -156,8 +157,11 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def _files(root: pathlib.Path) -> Iterator[str]:
+def _files(root: Path) -> Iterator[str]:
     """Returns every file below `root`, hidden ones too, as a relative name with slashes."""
+    if storage.is_remote(root):
+        yield from storage.sizes(root)
+        return
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
-            yield pathlib.Path(folder, name).relative_to(root).as_posix()
+            yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")

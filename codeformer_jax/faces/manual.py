@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from codeformer_jax.faces.face import Face, apply, fit_similarity, invert
+from codeformer_jax.system import storage
 
 # Mean position of eyes, nose and corners of the mouth in YuNet's boxes of 200 frontal portraits, as
 # parts of width and height, averaged with its mirror image. Crops from these points are off by 17
@@ -72,9 +72,9 @@ class ManualDetector:
         """
         if path is None:
             return cls(tuple(parse_box(text) for text in boxes or ()))
-        path = pathlib.Path(path)
+        path = storage.to_path(path)
         try:
-            data = path.read_bytes()
+            data = storage.read_bytes(path)
             content = json.loads(data)
         except OSError as error:
             raise ValueError(f"--boxes cannot be read: {error}") from error
@@ -101,7 +101,7 @@ class ManualDetector:
         faces = self.faces
         if isinstance(faces, dict):
             only = next(iter(faces), "") if len(faces) == 1 else ""
-            parts = pathlib.PurePath(name or only).parts
+            parts = (name or only).split("/")
             ends = ("/".join(parts[i:]) for i in range(len(parts)))
             faces = next((faces[end] for end in ends if end in faces), ())
         height, width = picture.shape[:2]
@@ -121,7 +121,7 @@ class ManualDetector:
         return list(faces)
 
 
-def _read_content(content: Any, path: pathlib.Path):
+def _read_content(content: Any, path: storage.Path):
     """Returns the faces of a file's content, by picture if it names them."""
     if isinstance(content, dict) and "faces" in content:
         content = {content["input"]: content["faces"]} if "input" in content else content["faces"]

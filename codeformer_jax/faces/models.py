@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from codeformer_jax.convert import load_model
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 from codeformer_jax.system.hashes import file_sha256
 
 
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike, network: str) -> Model:
         FileNotFoundError: no such file.
         ValueError: not a model file, damaged, or of another network.
     """
-    path = pathlib.Path(paths.local(path))
+    path = storage.to_path(path)
     found, module, variables = load_model(path)
     if found != network:
         raise ValueError(f"{path}: holds the network '{found}'; expected '{network}'")

@@ -13,7 +13,6 @@ degrees, the mean position is wrong by 25 px with one upright crop, and by 4 px 
 import dataclasses
 import hashlib
 import os
-import pathlib
 import threading
 from typing import Any
 
@@ -34,6 +33,7 @@ from codeformer_jax.faces.face import (
 )
 from codeformer_jax.faces.models import embedded_file
 from codeformer_jax.faces.suppression import suppress
+from codeformer_jax.system import storage
 
 MODEL = "face_detection_yunet_2023mar_int8bq.onnx"
 SHA256 = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
@@ -282,7 +282,7 @@ def _best(faces: list[Face]) -> list[Face]:
 
 def _read(model: str | os.PathLike) -> bytes:
     try:
-        return pathlib.Path(model).read_bytes()
+        return storage.read_bytes(model)
     except OSError as error:
         raise ValueError(f"--detector-model cannot be read: {error}") from error
 

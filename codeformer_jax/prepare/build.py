@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,8 +14,10 @@ from codeformer_jax.prepare.build_plan import Plan, Settings, make_plan, resume_
 from codeformer_jax.prepare.examine import FORMATS
 from codeformer_jax.prepare.publish import check_out, finish, publish
 from codeformer_jax.prepare.shards import build_shard
-from codeformer_jax.prepare.staging import PrepareError, Staging, is_remote
+from codeformer_jax.prepare.staging import PrepareError, Staging
 from codeformer_jax.prepare.workers import run
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import is_remote
 
 StrPath = str | os.PathLike
 
@@ -89,7 +90,7 @@ def prepare(
         FileExistsError: `out` exists.
         OSError: a folder cannot be read or written, or the disk is full. What is done is kept.
     """
-    out = epath.Path(_absolute(out))
+    out = epath.Path(storage.to_path(_absolute(out), "out"))
     settings = Settings(
         sources=tuple(map(_absolute, sources)),
         size=size,
@@ -190,10 +191,10 @@ def _check_options(
     ):
         if value is not None and value < least:
             raise PrepareError(f"{name} is {value}; expected at least {least}")
-    target = pathlib.PurePath(os.path.realpath(out) if not is_remote(out) else out)
+    target = storage.resolved(storage.to_path(out))
     for source in settings.sources:
-        folder = pathlib.PurePath(os.path.realpath(source) if not is_remote(source) else source)
-        if folder == target or folder in target.parents or target in folder.parents:
+        folder = storage.resolved(storage.to_path(source))
+        if folder.is_relative_to(target) or target.is_relative_to(folder):
             raise PrepareError(
                 f"OUT '{out}' and the source '{source}' lie within each other; give an OUT beside "
                 "it, so that pictures and dataset do not mix"

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import os
-import pathlib
+import posixpath
 from collections.abc import Iterator, Sequence
 
 import fsspec
@@ -19,8 +19,11 @@ import numpy as np
 from etils import epath
 
 from codeformer_jax.data.folder import name_hash, visible_files
-from codeformer_jax.data.images import READ_SUFFIXES, has_picture_suffix, is_picture
-from codeformer_jax.prepare.staging import PrepareError, Staging, is_remote, new_file, to_line
+from codeformer_jax.data.images import READ_SUFFIXES, is_picture
+from codeformer_jax.prepare.staging import PrepareError, Staging, to_line
+from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import is_remote
 
 SPLITS = ("train", "validation")
 # A reader keeps every shard open, and 1,024 open files are a usual limit.
@@ -117,7 +120,7 @@ def make_plan(settings: Settings) -> Plan:
     for prefix, root in zip(settings.prefixes, settings.sources, strict=True):
         for relative, version in _versions(root):
             digest.update(to_line([prefix, relative, version]).encode())
-            if _is_picture(root, relative):
+            if is_picture(posixpath.join(root, relative)):
                 names.append(prefix + relative)
                 # Not of the prefixed name: another source must not move the files of this one.
                 hashes.append(name_hash(relative))
@@ -164,9 +167,9 @@ def resume_or_start(staging: Staging, plan: Plan, restart: bool) -> None:
     known = json.loads(staging.plan.read_text()) if resumes else {}
     if known.get("layout") != _LAYOUT:
         staging.clear()
-        with new_file(staging.plan) as path:
+        with atomic_path(staging.plan) as path:
             values = {"layout": _LAYOUT, "settings": wanted, "listing": plan.digest}
-            pathlib.Path(path).write_text(to_line(values), encoding="utf-8")
+            path.write_text(to_line(values), encoding="utf-8")
     elif known["settings"] != wanted:
         old = known["settings"]
         changed = [f"{k} was {old[k]} and is {v}" for k, v in wanted.items() if old[k] != v]
@@ -181,19 +184,12 @@ def resume_or_start(staging: Staging, plan: Plan, restart: bool) -> None:
         )
 
 
-def _is_picture(root: str, relative: str) -> bool:
-    # In a bucket, opening each file costs a request: there the suffix decides.
-    if is_remote(root):
-        return has_picture_suffix(relative)
-    return is_picture(os.path.join(root, relative))
-
-
 def _versions(root: str) -> Iterator[tuple[str, str]]:
     """Yields each visible file's name and what changes when the file does, in a fixed order."""
     if is_remote(root):
         yield from _remote_versions(root)
         return
-    folder = pathlib.Path(root)
+    folder = storage.to_path(root)
     for relative in visible_files(folder):
         try:
             stat = os.stat(folder / relative)
@@ -208,13 +204,13 @@ def _remote_versions(root: str) -> Iterator[tuple[str, str]]:
     if not system.isdir(top):
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
     for folder, _, files in system.walk(top, detail=True):
-        below = pathlib.PurePosixPath(folder.strip("/")).relative_to(top.strip("/"))
-        if any(part.startswith(".") for part in below.parts):
+        below = folder.strip("/").removeprefix(top.strip("/")).strip("/")
+        if f"/{below}".count("/."):
             continue
         for name in sorted(files):
             if name and not name.startswith("."):
                 version = hashlib.sha256(repr(sorted(files[name].items())).encode()).hexdigest()
-                yield (below / name).as_posix(), version
+                yield posixpath.join(below, name), version
 
 
 def _deal(count: int, total: int) -> list[int]:

@@ -7,7 +7,6 @@ import collections
 import hashlib
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,13 +20,14 @@ from codeformer_jax.prepare.shards import features, rewrite_shard
 from codeformer_jax.prepare.staging import (
     PrepareError,
     Staging,
-    is_remote,
     move,
-    new_file,
     read_lines,
     to_line,
 )
 from codeformer_jax.prepare.workers import run
+from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import is_remote
 
 INFO = "dataset_info.json"  # Written last: a folder with it is a whole dataset.
 
@@ -86,7 +86,7 @@ def finish(
         tfds.core.SplitInfo(
             name=split,
             shard_lengths=list(shards.values()),
-            num_bytes=sum(_size(targets[shard]) for shard in shards),
+            num_bytes=sum(storage.size(targets[shard]) for shard in shards),
         )
         for split, shards in lengths.items()
     ]
@@ -142,7 +142,8 @@ def publish(staging: Staging, force: bool) -> None:
     check_out(out, force)
     if is_remote(out):
         if (out / INFO).exists():  # Otherwise these are files that an interrupted copy has left.
-            out.rmtree()
+            (out / INFO).unlink()  # First, so that nothing opens a dataset that is going.
+            storage.remove(out)
         out.mkdir(parents=True, exist_ok=True)
         for path in sorted(staging.dataset.iterdir(), key=lambda path: (path.name == INFO, path)):
             path.copy(out / path.name, overwrite=True)
@@ -162,7 +163,7 @@ def publish(staging: Staging, force: bool) -> None:
 def _rejections(staging: Staging, plan: Plan, dropped: Dropped) -> Iterator[dict[str, str]]:
     for name in plan.others:
         reason = (
-            f"the suffix '{pathlib.PurePosixPath(name).suffix}' is not one of an image, nor "
+            f"the suffix '{os.path.splitext(name)[1]}' is not one of an image, nor "
             "(outside buckets) is the content"
         )
         yield {"name": name, "kind": "other", "reason": reason}
@@ -180,7 +181,7 @@ def _rejections(staging: Staging, plan: Plan, dropped: Dropped) -> Iterator[dict
 def _write_report(staging: Staging, plan: Plan, dropped: Dropped) -> dict[str, int]:
     """Writes `rejected.jsonl` and returns the number of files of each kind."""
     counts: dict[str, int] = {}
-    with new_file(staging.report) as path, open(path, "w", encoding="ascii") as file:
+    with atomic_path(staging.report) as path, open(path, "w", encoding="ascii") as file:
         for rejection in _rejections(staging, plan, dropped):
             counts[rejection["kind"]] = counts.get(rejection["kind"], 0) + 1
             file.write(to_line(rejection))
@@ -249,11 +250,6 @@ def _place(
     with tqdm(total=total, desc="duplicates", unit=" images", disable=not jobs or None) as bar:
         run(rewrite_shard, jobs, workers, bar)
     return targets
-
-
-def _size(path: epath.Path) -> int:
-    # Not by epath for a local file, which fails where its owner has no name.
-    return path.stat().length if is_remote(path) else os.path.getsize(path)
 
 
 def find_duplicates(staging: Staging, plan: Plan) -> dict[int, dict[str, str]]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
-from etils import epath
 from tensorflow_datasets.core import example_serializer
 
 from codeformer_jax.data.images import UnreadableImage
 from codeformer_jax.prepare.build_plan import Settings
 from codeformer_jax.prepare.examine import TooSmall, encode, examine
-from codeformer_jax.prepare.staging import Staging, local_file, new_file, read_lines, to_line
+from codeformer_jax.prepare.staging import Staging, read_lines, to_line
+from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
 
 
 def features(size: int) -> tfds.features.FeaturesDict:
@@ -48,9 +49,9 @@ def build_shard(out: str, settings: Settings, shard: int, names: Sequence[str]) 
     if staging.notes(shard).exists():
         return
     with (  # Left in the opposite order: the notes get their name last.
-        new_file(staging.notes(shard)) as notes_path,
+        atomic_path(staging.notes(shard)) as notes_path,
         open(notes_path, "w", encoding="ascii") as notes,
-        new_file(staging.records(shard)) as records_path,
+        atomic_path(staging.records(shard)) as records_path,
         record_writer(records_path, settings.file_format) as writer,
     ):
         specs = features(settings.size).get_serialized_info()
@@ -94,11 +95,11 @@ def rewrite_shard(out: str, shard: int, target: str, file_format: str, dropped: 
     staging = Staging(out)
     names = (note["name"] for note in read_lines(staging.notes(shard)) if "sha256" in note)
     with (
-        local_file(staging.records(shard)) as path,
-        new_file(epath.Path(target)) as new,
+        storage.local_copy(staging.records(shard)) as path,
+        atomic_path(target) as new,
         record_writer(new, file_format) as writer,
     ):
-        records = array_record_data_source.ArrayRecordDataSource([path])
+        records = array_record_data_source.ArrayRecordDataSource([os.fspath(path)])
         for position, name in enumerate(names):
             if name not in dropped:
                 writer.write(records[position])
@@ -106,7 +107,7 @@ def rewrite_shard(out: str, shard: int, target: str, file_format: str, dropped: 
 
 
 @contextlib.contextmanager
-def record_writer(path: str, file_format: str) -> Iterator[types.SimpleNamespace]:
+def record_writer(path: str | os.PathLike, file_format: str) -> Iterator[types.SimpleNamespace]:
     """Yields an ArrayRecord writer, `write(record)`, with one record per group for random access.
 
     Args:
@@ -125,7 +126,8 @@ def record_writer(path: str, file_format: str) -> Iterator[types.SimpleNamespace
         except RuntimeError as error:  # What ArrayRecord raises for everything.
             raise OSError(f"cannot write '{os.path.basename(path)}': {error}") from error
 
-    writer = call(array_record_module.ArrayRecordWriter, path, f"group_size:1,{compression}")
+    options = f"group_size:1,{compression}"
+    writer = call(array_record_module.ArrayRecordWriter, os.fspath(path), options)
     try:
         yield types.SimpleNamespace(write=functools.partial(call, writer.write))
     except BaseException:

@@ -7,15 +7,14 @@ buckets (`gs://`, `s3://`); ArrayRecord writes to local files only, which are co
 import contextlib
 import json
 import os
-import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import fsspec
 from etils import epath
 
-from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import is_remote
 from codeformer_jax.system.workers import exclusive
 
 
@@ -37,7 +36,7 @@ class Staging:
     """
 
     def __init__(self, out: str | os.PathLike):
-        self.out = epath.Path(out)
+        self.out = epath.Path(storage.to_path(out))
         self.root = self.out.with_name(self.out.name + ".partial")
         self.lock = self.root / "lock"
         self.replaced = self.root / "replaced"
@@ -87,8 +86,9 @@ class Staging:
 
     def remove_temporary(self) -> None:
         """Removes the files that killed processes were writing."""
-        for left in () if is_remote(self.root) else pathlib.Path(self.root).rglob(".*.tmp"):
-            left.unlink()
+        for path in () if is_remote(self.root) else storage.files(storage.to_path(self.root)):
+            if path.name.startswith(".") and path.suffix == ".tmp":
+                path.unlink()
 
     def clear(self) -> None:
         """Removes everything that was built."""
@@ -112,35 +112,6 @@ class Staging:
         for path in self.root.iterdir() if self.root.exists() else ():
             if path.name != self.lock.name:
                 path.rmtree()
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-    """Returns whether a path is the address of a bucket, such as `gs://faces/train`."""
-    return "://" in os.fspath(path)
-
-
-@contextlib.contextmanager
-def new_file(target: epath.Path) -> Iterator[str]:
-    """Yields a local path to write to; `target` appears whole, or not at all on an exception."""
-    if is_remote(target):
-        with tempfile.TemporaryDirectory() as folder:
-            yield os.path.join(folder, target.name)
-            epath.Path(folder, target.name).copy(target, overwrite=True)
-        return
-    with atomic_path(target) as temporary:
-        yield os.fspath(temporary)
-
-
-@contextlib.contextmanager
-def local_file(path: epath.Path) -> Iterator[str]:
-    """Yields a local path with the contents of `path`: itself, or a temporary copy."""
-    if not is_remote(path):
-        yield os.fspath(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, path.name)
-        path.copy(copy)
-        yield copy
 
 
 def move(source: epath.Path, target: epath.Path) -> None:

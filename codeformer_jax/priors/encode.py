@@ -5,7 +5,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,12 +21,18 @@ from codeformer_jax.convert.fingerprint import ENCODING
 from codeformer_jax.convert.networks import lookup
 from codeformer_jax.data.examples import Element, Source, listing_digest
 from codeformer_jax.data.pipeline import evaluation_batches
-from codeformer_jax.data.precomputed_codes import DESCRIPTION_FILE, Description, write_codes
+from codeformer_jax.data.precomputed_codes import (
+    ARRAY_FILE,
+    DESCRIPTION_FILE,
+    Description,
+    write_codes,
+)
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.nn import Autoencoder
 from codeformer_jax.nn.precision import with_precision
-from codeformer_jax.system import parallel
+from codeformer_jax.system import parallel, storage
 from codeformer_jax.system.atomic import atomic_directory
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks.common import from_uint8
 
 Encode = Callable[[UInt8[np.ndarray, "b h w 3"]], Int[Array, "b 2 n"]]
@@ -143,7 +148,8 @@ def encode_source(
     loader = evaluation_batches(_InOrder(source), batch_size=batch_size, workers=workers)
     encode = make_encode(module, variables, devices, precision)
     bar = tqdm.tqdm(desc="encode", unit="image", total=len(source), dynamic_ncols=True)
-    with contextlib.closing(loader), bar, atomic_directory(target, replace=force) as folder:
+    published = atomic_directory(target, replace=force, marker=DESCRIPTION_FILE)
+    with contextlib.closing(loader), bar, published as folder:
         description = write_codes(folder, description, _encoded(loader, encode, bar))
         check_target(target, force)  # Again: encoding takes long.
     return description
@@ -151,12 +157,14 @@ def encode_source(
 
 def check_target(target: str | Path, force: bool) -> None:
     """Raises FileExistsError unless `target` is free, or holds codes that `force` replaces."""
-    target = Path(target)
+    target = storage.to_path(target)
     if not target.exists():
         return
     if not force:
         raise FileExistsError(f"{target}: exists; pass --force to replace the codes in it")
-    if not (target / DESCRIPTION_FILE).is_file():
+    # In a bucket a killed call leaves the codes without their description.
+    partial = storage.is_remote(target) and storage.sizes(target).keys() == {ARRAY_FILE}
+    if not partial and not (target / DESCRIPTION_FILE).is_file():
         raise FileExistsError(
             f"{target}: exists and holds no codes (no {DESCRIPTION_FILE}); --force replaces only "
             "codes, so name another folder"

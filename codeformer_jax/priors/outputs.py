@@ -4,7 +4,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,9 @@ from codeformer_jax.data.images import SUFFIXES, write_image
 from codeformer_jax.priors.kinds import SamplePlan, Values
 from codeformer_jax.priors.prior import Pictures, Prior
 from codeformer_jax.priors.sheet import Picture
+from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_directory, atomic_path
+from codeformer_jax.system.storage import Path
 
 _SINGLE = re.compile(r"\d{4,}\.png")
 
@@ -42,17 +43,17 @@ def plan_outputs(sheet: str | os.PathLike, force: bool) -> Outputs:
         ValueError: if the sheet's suffix is not an image format's.
         OSError: if something exists and may not be replaced.
     """
-    sheet = Path(sheet)
+    sheet = storage.to_path(sheet)
     if sheet.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write '{sheet}': expected a name ending in {', '.join(SUFFIXES)}")
     outputs = Outputs(sheet, sheet.with_suffix(".npz"), sheet.with_suffix(""))
     for path in (outputs.sheet, outputs.codes):
         if path.is_dir():
             raise IsADirectoryError(f"'{path}' is a folder; give another name as -o")
-    if os.path.lexists(outputs.folder):
+    if storage.lexists(outputs.folder):
         _check_replaceable(outputs.folder)
     for path in (outputs.sheet, outputs.codes, outputs.folder):
-        if os.path.lexists(path) and not force:
+        if storage.lexists(path) and not force:
             raise FileExistsError(f"{path}: exists; pass --force to replace it")
     return outputs
 

@@ -3,7 +3,6 @@
 import functools
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +16,9 @@ from codeformer_jax.checkpoints.trained import Trained, load_teacher, load_train
 from codeformer_jax.convert import networks_of_role
 from codeformer_jax.nn import Autoencoder
 from codeformer_jax.priors.kinds import PRIORS, PriorKind, SamplePlan, Values
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks.common import from_uint8, to_unit
 
 # Pixels per call of an autoencoder: four pictures of 256x256.
@@ -120,7 +120,7 @@ def load_prior(
         FileNotFoundError: if a file does not exist.
         ValueError: if the network is not a prior, or the autoencoder is missing or another one.
     """
-    path = Path(paths.local(path))
+    path = storage.to_path(path)
     trained = load_trained(path, which)
     if trained.network not in PRIORS:
         raise ValueError(

@@ -23,6 +23,7 @@ from codeformer_jax.priors.prior import Prior, load_prior, sample_maps
 from codeformer_jax.priors.sample_options import SampleOptions
 from codeformer_jax.priors.sheet import Picture, make_sheet
 from codeformer_jax.sampling import Sampler
+from codeformer_jax.system import storage
 
 _FADED = 0.25  # Contrast of the part of a picture that is not kept.
 
@@ -68,8 +69,9 @@ def sample_command(
         fields, references = read_inputs(prior, plan.size, options)
         plan = replace(plan, **fields)
         outputs.sheet.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(outputs.sheet.parent, os.W_OK | os.X_OK):
-            raise OSError(f"cannot write into '{outputs.sheet.parent}'; give another -o")
+        folder = outputs.sheet.parent
+        if not (storage.is_remote(folder) or os.access(folder, os.W_OK | os.X_OK)):
+            raise OSError(f"cannot write into '{folder}'; give another -o")
         batch_size = options.batch_size or (8 if jax.default_backend() == "cpu" else 64)
         values = sample_maps(prior, plan, batch_size=batch_size)
         pictures = prior.pictures_of(values)

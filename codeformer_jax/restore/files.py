@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +16,7 @@ from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.restore.scores import Scorer, Scores
 from codeformer_jax.restore.stream import Network, Stream
+from codeformer_jax.system.storage import Path
 
 # A preview is one PNG file, whatever the results would be.
 _PREVIEWS = {"file_format": "png", "samples": None}
@@ -38,12 +38,12 @@ class RestoreSummary:
         done: what was done with the images, in one word.
     """
 
-    written: tuple[pathlib.Path, ...]
+    written: tuple[Path, ...]
     failed: tuple[Failure, ...]
-    skipped: tuple[pathlib.Path, ...]
+    skipped: tuple[Path, ...]
     seconds: float
-    others: tuple[pathlib.Path, ...] = ()
-    notes: Mapping[str, tuple[pathlib.Path, ...]] = dataclasses.field(default_factory=dict)
+    others: tuple[Path, ...] = ()
+    notes: Mapping[str, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
     samples: int = 1
     scores: str = ""
     done: str = "restored"

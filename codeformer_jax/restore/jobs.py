@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from codeformer_jax.data.folder import describe_others, visible_files
@@ -15,6 +14,8 @@ from codeformer_jax.data.images import (
     is_picture,
 )
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 
 _LISTED = 10
 
@@ -23,7 +24,7 @@ _LISTED = 10
 class Failure:
     """An input that was not restored, and the reason."""
 
-    path: pathlib.Path
+    path: Path
     reason: str
 
 
@@ -39,14 +40,14 @@ class Job:
         records: JSON files beside the results; empty for aligned faces.
     """
 
-    source: pathlib.Path
-    results: tuple[pathlib.Path, ...]
-    maps: tuple[pathlib.Path, ...]
+    source: Path
+    results: tuple[Path, ...]
+    maps: tuple[Path, ...]
     name: str
-    records: tuple[pathlib.Path, ...] = ()
+    records: tuple[Path, ...] = ()
 
     @property
-    def files(self) -> tuple[pathlib.Path, ...]:
+    def files(self) -> tuple[Path, ...]:
         """Results and heat maps."""
         return self.results + self.maps
 
@@ -64,10 +65,10 @@ class Plan:
     """
 
     jobs: tuple[Job, ...]
-    folder: pathlib.Path
-    skipped: tuple[pathlib.Path, ...] = ()
+    folder: Path
+    skipped: tuple[Path, ...] = ()
     unreadable: tuple[Failure, ...] = ()
-    others: tuple[pathlib.Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
 
 def plan_files(
@@ -99,41 +100,42 @@ def plan_files(
         RestoreError: if no picture is found; if results exist (without `force` and
             `skip_existing`) or are inputs; if the output folder is an input.
     """
-    output_dir = pathlib.Path(output_dir)
+    output_dir, inputs = storage.to_path(output_dir), [*map(storage.to_path, inputs)]
     _check_output(output_dir, inputs)
     unreadable: list[Failure] = []
-    others: list[pathlib.Path] = []
+    others: list[Path] = []
     numbers = range(1, options.samples + 1) if options.samples else ()
     endings = [f"{options.suffix}_{number}" for number in numbers] or [options.suffix]
     jobs: dict[Job, None] = {}
     for source, relative in _find(inputs, output_dir, options, unreadable, others):
-        name = relative.with_suffix("") if has_picture_suffix(relative) else relative
+        name = os.path.splitext(relative)[0] if has_picture_suffix(relative) else relative
         stems = [f"{name}{ending}" for ending in endings]
         results = tuple(output_dir / f"{stem}.{options.file_format}" for stem in stems)
         maps = tuple(output_dir / f"{stem}_score.png" for stem in stems) if scores else ()
         notes = tuple(path.with_suffix(".json") for path in results) if records else ()
-        jobs[Job(source, results, maps, name.as_posix(), notes)] = None
+        jobs[Job(source, results, maps, name, notes)] = None
     if not jobs:
         raise RestoreError(_nothing_found(inputs, others, unreadable))
     _check_replaced(jobs)
     jobs = _without_collisions(jobs, unreadable)
-    existing = {path: None for job in jobs for path in job.files if os.path.lexists(path)}
+    held = _existing(output_dir, [path for job in jobs for path in job.files + job.records])
+    existing = tuple(path for job in jobs for path in job.files if path in held)
     if options.skip_existing:
-        chosen = [job for job in jobs if not existing.keys() >= set(job.files)]
+        chosen = [job for job in jobs if not held >= set(job.files)]
     else:
         chosen = list(jobs)
     chosen = chosen[: options.limit]
-    _check_existing(chosen, existing, options)
-    skipped = tuple(existing) if options.skip_existing else ()
+    _check_existing(chosen, held, options)
+    skipped = existing if options.skip_existing else ()
     return Plan(tuple(chosen), output_dir, skipped, tuple(unreadable), tuple(others))
 
 
 def _nothing_found(
-    inputs: Sequence[str | os.PathLike],
-    others: Sequence[pathlib.Path],
+    inputs: Sequence[Path],
+    others: Sequence[Path],
     unreadable: Sequence[Failure],
 ) -> str:
-    given = ", ".join(f"'{os.fspath(path)}'" for path in inputs) or "nothing"
+    given = ", ".join(f"'{path}'" for path in inputs) or "nothing"
     found = [describe_others(others)] if others else []
     found += [f"{failure.path}: {failure.reason}" for failure in unreadable[:1]]
     return (
@@ -142,9 +144,9 @@ def _nothing_found(
     )
 
 
-def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike]) -> None:
-    for path in map(pathlib.Path, inputs):
-        if path.is_dir() and path.resolve() == output_dir.resolve():
+def _check_output(output_dir: Path, inputs: Iterable[Path]) -> None:
+    for path in inputs:
+        if path.is_dir() and storage.resolved(path) == storage.resolved(output_dir):
             raise RestoreError(
                 f"the output folder '{output_dir}' is an input folder; give another output folder"
             )
@@ -152,10 +154,10 @@ def _check_output(output_dir: pathlib.Path, inputs: Iterable[str | os.PathLike])
 
 def _check_replaced(jobs: Iterable[Job]) -> None:
     """Raises RestoreError if a result would replace an input."""
-    sources = {job.source.resolve(): job.source for job in jobs}
+    sources = {storage.resolved(job.source): job.source for job in jobs}
     for job in jobs:
         for path in job.files + job.records:
-            if (target := path.resolve()) in sources:
+            if (target := storage.resolved(path)) in sources:
                 raise RestoreError(
                     f"the result of '{job.source}' would replace the input '{sources[target]}'; "
                     "give another output folder or a suffix"
@@ -164,14 +166,14 @@ def _check_replaced(jobs: Iterable[Job]) -> None:
 
 def _without_collisions(jobs: Iterable[Job], failed: list[Failure]) -> list[Job]:
     """Returns the jobs whose files no other picture has; appends the others to `failed`."""
-    owners: dict[pathlib.Path, set[pathlib.Path]] = {}
+    owners: dict[Path, set[Path]] = {}
     for job in jobs:
         for path in job.files:
-            owners.setdefault(path.resolve(), set()).add(job.source.resolve())
+            owners.setdefault(storage.resolved(path), set()).add(storage.resolved(job.source))
     alone = []
     for job in jobs:
-        rivals = set().union(*(owners[path.resolve()] for path in job.files))
-        if others := sorted(rivals - {job.source.resolve()}):
+        rivals = set().union(*(owners[storage.resolved(path)] for path in job.files))
+        if others := sorted(rivals - {storage.resolved(job.source)}):
             reason = (
                 f"'{others[0]}' would also be written to '{job.results[0]}'; rename one, or "
                 "restore them into different output folders"
@@ -182,14 +184,19 @@ def _without_collisions(jobs: Iterable[Job], failed: list[Failure]) -> list[Job]
     return alone
 
 
-def _check_existing(
-    jobs: Sequence[Job], existing: dict[pathlib.Path, None], options: RestoreOptions
-) -> None:
+def _existing(folder: Path, paths: Iterable[Path]) -> set[Path]:
+    """Returns those of some paths below a folder that exist, also as links to nothing."""
+    if storage.is_remote(folder):  # One request instead of one for each path.
+        return set(storage.files(folder)).intersection(paths)
+    return {path for path in paths if os.path.lexists(path)}
+
+
+def _check_existing(jobs: Sequence[Job], existing: set[Path], options: RestoreOptions) -> None:
     """Raises RestoreError if existing files stand in the way of results."""
-    if folders := [path for path in existing if path.is_dir()]:
+    if folders := sorted(path for path in existing if path.is_dir()):
         raise RestoreError(f"a folder has the name of a result:{_listing(folders)}")
     files = [path for job in jobs for path in job.files + job.records]
-    clashes = [path for path in files if path in existing or os.path.lexists(path)]
+    clashes = [path for path in files if path in existing]
     if clashes and not (options.force or options.skip_existing):
         raise RestoreError(
             f"{len(clashes)} of {len(files)} files exist already:{_listing(clashes)}\n"
@@ -206,24 +213,24 @@ def _check_existing(
             )
 
 
-def _listing(paths: Sequence[pathlib.Path]) -> str:
+def _listing(paths: Sequence[Path]) -> str:
     more = f"\n  and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
     return "".join(f"\n  {path}" for path in paths[:_LISTED]) + more
 
 
 def _find(
-    inputs: Iterable[str | os.PathLike],
-    output_dir: pathlib.Path,
+    inputs: Iterable[Path],
+    output_dir: Path,
     options: RestoreOptions,
     unreadable: list[Failure],
-    others: list[pathlib.Path],
-) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yields (picture, its path below the output folder); appends the rest to the lists."""
+    others: list[Path],
+) -> Iterator[tuple[Path, str]]:
+    """Yields (picture, its name below the output folder); appends the rest to the lists."""
 
     def report(error: OSError) -> None:
-        unreadable.append(Failure(pathlib.Path(error.filename), error.strerror or str(error)))
+        unreadable.append(Failure(storage.to_path(error.filename), error.strerror or str(error)))
 
-    def readable(path: pathlib.Path) -> bool:
+    def readable(path: Path) -> bool:
         # Settled before results are named: cameras write IMG.HEIC beside IMG.JPG.
         if path.suffix.lower() in UNREAD_SUFFIXES:
             try:
@@ -233,18 +240,18 @@ def _find(
                 return False
         return True
 
-    for given in map(pathlib.Path, inputs):
-        if not os.path.lexists(given):
+    for given in inputs:
+        if not storage.lexists(given):
             unreadable.append(Failure(given, "no such file or folder"))
         elif not given.is_dir():
             if readable(given):
-                yield given, pathlib.Path(given.name)
+                yield given, given.name
         else:
             for name in visible_files(given, report):
                 path = given / name
-                if output_dir.resolve() in path.resolve().parents:
+                if storage.resolved(path).is_relative_to(storage.resolved(output_dir)):
                     continue
                 if not is_picture(path):
                     others.append(path)
                 elif readable(path):
-                    yield path, pathlib.Path(name)
+                    yield path, name

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 
 from codeformer_jax import __version__
@@ -32,6 +31,7 @@ from codeformer_jax.restore.provenance import FaceRecord, photo_record, write_re
 from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.restore.stream import Reading, Results, writing
+from codeformer_jax.system.storage import Path
 
 ALIGNED_CROP = "restored as the crop of an aligned face"
 OTHER_PERSON = (
@@ -55,7 +55,7 @@ class Photographs:
         tools: PhotoTools,
         restorer: Restorer | None,
         options: RestoreOptions,
-        kept: Sequence[pathlib.Path],
+        kept: Sequence[Path],
         aligned: Callable[[Job], Reading],
     ):
         if restorer:
@@ -150,7 +150,7 @@ class Photographs:
             f"{faces} {'face' if faces == 1 else 'faces'} is a neural network's estimate."
         )
 
-    def _record(self, job: Job, path: pathlib.Path, records: Sequence, notes: Sequence) -> None:
+    def _record(self, job: Job, path: Path, records: Sequence, notes: Sequence) -> None:
         tools, restorer = self._tools, self._restorer
         settings = {
             "version": __version__,

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from codeformer_jax.faces.face import TEMPLATE_SIZE, Face
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.hashes import file_sha256
+from codeformer_jax.system.storage import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class FaceRecord:
 
 def photo_record(
     *,
-    source: pathlib.Path,
-    result: pathlib.Path,
+    source: Path,
+    result: Path,
     settings: Mapping[str, Any],
     detector: Mapping[str, Any],
     faces: Sequence[FaceRecord],

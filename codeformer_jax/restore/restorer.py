@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -19,7 +18,7 @@ from codeformer_jax.restore import embedded, photo
 from codeformer_jax.restore.fit import Fitted, as_dtype, as_image, fit, unfit
 from codeformer_jax.restore.photo_options import PhotoOptions
 from codeformer_jax.restore.restore_options import RestoreError, check_batch_size, check_weight
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 
 NOT_FINITE = "the network's result has infinities or NaN; the checkpoint is damaged or diverged"
 
@@ -114,7 +113,7 @@ class Restorer:
         if path is None:
             (network, module, variables), use = embedded.load_embedded(), {"w": embedded.W}
         else:
-            path = pathlib.Path(paths.local(path))
+            path = storage.to_path(path)
             network, module, variables, use = _load(path, which)
         if network not in (known := networks_of_role("restorer")):
             raise RestoreError(
@@ -368,7 +367,7 @@ def _pictures(images: Any) -> list[np.ndarray]:
 
 
 def _load(
-    path: pathlib.Path, which: str | int
+    path: storage.Path, which: str | int
 ) -> tuple[str, Any, Mapping[str, Any], dict[str, Any]]:
     """Returns network, module, variables, and the run's precision and AdaIN if there is one."""
     expected = "expected a .safetensors model file or the workdir of a training run"

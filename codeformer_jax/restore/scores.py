@@ -5,7 +5,6 @@ import functools
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from codeformer_jax.restore.jobs import Job, Plan
 from codeformer_jax.restore.restore_options import RestoreError
 from codeformer_jax.restore.restorer import Restorer
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import Path
 
 SCORES_FILE = "scores.json"
 
@@ -167,7 +167,7 @@ class Scores:
         )
 
 
-def read_scores(folder: pathlib.Path, about: dict[str, Any], force: bool) -> dict[str, Any]:
+def read_scores(folder: Path, about: dict[str, Any], force: bool) -> dict[str, Any]:
     """Reads the faces that the folder's scores already hold.
 
     Args:
@@ -197,7 +197,7 @@ def read_scores(folder: pathlib.Path, about: dict[str, Any], force: bool) -> dic
     raise RestoreError(f"'{path}' {problem}; give another output folder, or --force to replace it")
 
 
-def write_scores(folder: pathlib.Path, about: dict[str, Any], faces: dict[str, Any]) -> None:
+def write_scores(folder: Path, about: dict[str, Any], faces: dict[str, Any]) -> None:
     """Writes the scores file, with one line for each face.
 
     Args:

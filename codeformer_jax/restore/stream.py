@@ -8,8 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +20,8 @@ from codeformer_jax.restore.restore_options import RestoreError, RestoreOptions
 from codeformer_jax.restore.restorer import NOT_FINITE, RestoredBatch, Restorer
 from codeformer_jax.restore.samples import sample_batch
 from codeformer_jax.restore.scores import Scorer
+from codeformer_jax.system import storage
+from codeformer_jax.system.storage import Path
 from codeformer_jax.system.workers import usable_cores
 
 _THREADS = 4
@@ -157,8 +157,8 @@ class Stream:
     ):
         self._read, self._network, self._samples = read, network, samples or 1
         self._size = network.size if network else 1
-        self.outcomes: dict[Job, tuple[pathlib.Path, ...] | Failure] = {}
-        self.notes: dict[str, list[pathlib.Path]] = {}
+        self.outcomes: dict[Job, tuple[Path, ...] | Failure] = {}
+        self.notes: dict[str, list[Path]] = {}
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Restores a batch while the next pictures are read and the ones before are written."""
@@ -269,7 +269,7 @@ def describe_error(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path, force: bool) -> Iterator[None]:
+def writing(path: Path, force: bool) -> Iterator[None]:
     """Turns any failure to write a file into a RestoreError that names it.
 
     Args:
@@ -278,7 +278,7 @@ def writing(path: pathlib.Path, force: bool) -> Iterator[None]:
     """
     try:
         # Another program, or a file system that ignores case, may have made it meanwhile.
-        if not force and os.path.lexists(path):
+        if not force and storage.lexists(path):
             raise FileExistsError(None, "it was created meanwhile; pass --force to replace it")
         yield
     except OSError as error:

@@ -1,6 +1,7 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, on disk or in a bucket."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from codeformer_jax.system import storage
 
 
 @contextlib.contextmanager
@@ -20,9 +23,17 @@ def atomic_path(target: str | os.PathLike, *, sync: bool = True) -> Iterator[Pat
         sync: wait until the disk has the content, so that a power cut leaves no empty file.
 
     Yields:
-        A path beside `target`. An exception removes the file and leaves `target` unchanged.
+        A local path: beside `target`, or in the temporary folder if `target` lies in a bucket. An
+        exception removes the file and leaves `target` unchanged.
     """
-    target = Path(target)
+    target = storage.to_path(target)
+    if storage.is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, target.name)
+            temporary.touch()
+            yield temporary
+            storage.upload(temporary, target)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     # The target's name may have no room for a suffix. Files of `tempfile` would be private.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -40,20 +51,31 @@ def atomic_path(target: str | os.PathLike, *, sync: bool = True) -> Iterator[Pat
 
 
 @contextlib.contextmanager
-def atomic_directory(target: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    target: str | os.PathLike, *, replace: bool = False, marker: str | None = None
+) -> Iterator[Path]:
     """Yields an empty folder to fill, which becomes `target` when the block succeeds.
 
     Args:
         target: the folder to make. Missing parent folders are made.
         replace: whether an existing `target` gives way to the complete folder. Otherwise only an
             empty folder does.
+        marker: the file without which readers refuse the folder. A bucket cannot rename folders:
+            there an old marker goes first, and the new one comes last.
 
     Yields:
-        A path beside `target`. An exception removes the folder and leaves `target` unchanged.
+        A local path: beside `target`, or in the temporary folder if `target` lies in a bucket. An
+        exception before the end of the block removes the folder and leaves `target` unchanged.
 
     Raises:
         OSError: at the end, if `target` exists and `replace` is False; `target` is unchanged.
     """
+    target = storage.to_path(target)
+    if storage.is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            _publish(Path(folder), target, replace, marker)
+        return
     target = Path(os.path.abspath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -70,6 +92,20 @@ def atomic_directory(target: str | os.PathLike, *, replace: bool = False) -> Ite
             if os.path.lexists(old) and not os.path.lexists(target):
                 os.rename(old, target)
             raise
+
+
+def _publish(folder: Path, target: storage.Path, replace: bool, marker: str | None) -> None:
+    """Uploads a folder, its marker last, and removes what `target` had besides."""
+    if target.exists() and not replace:
+        raise FileExistsError(errno.EEXIST, "File exists", str(target))
+    if marker is not None:
+        storage.remove(target / marker)
+    names = [path.relative_to(folder).as_posix() for path in storage.files(folder)]
+    for old in storage.files(target):
+        if old.relative_to(target).as_posix() not in names:
+            storage.remove(old)
+    for name in sorted(names, key=lambda name: name == marker):
+        storage.upload(folder / name, target / name)
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

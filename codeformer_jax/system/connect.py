@@ -1,4 +1,7 @@
-"""The start of several processes, which ends in time and names the processes that are missing."""
+"""The start of several processes, which ends in time and names the processes that are missing.
+
+The only place that uses private names of JAX: it has no public ones for its key-value store.
+"""
 
 import functools
 import socket
@@ -6,22 +9,27 @@ import threading
 from typing import Any
 
 import jax
-from jax._src import distributed
 
 from codeformer_jax.system import peers
+
+try:
+    from jax._src import distributed
+except ImportError:  # A single process does not need it.
+    distributed = None
 
 _MORE = 30  # Seconds for process 0 to name the missing ones before the others give up.
 
 
-def connect(timeout: float, *arguments: Any, **detection: Any) -> None:
+def connect(timeout: float, *arguments: Any, **options: Any) -> None:
     """Calls `jax.distributed.initialize` with a limit.
 
     Past the limit this process prints what it waits for, and JAX ends it.
 
     Args:
         timeout: the limit in seconds.
-        arguments, detection: arguments of `jax.distributed.initialize`.
+        arguments, options: arguments of `jax.distributed.initialize`.
     """
+    state()  # Raises now what would be raised after the start.
     # JAX's service knows which processes are missing. It waits for an hour before it names them,
     # and `initialize` has no argument for that. A JAX without this name only loses the message.
     module, name = getattr(distributed, "_jax", None), "get_distributed_runtime_service"
@@ -32,25 +40,42 @@ def connect(timeout: float, *arguments: Any, **detection: Any) -> None:
         setattr(module, name, functools.partial(service, cluster_register_timeout=int(timeout) + 1))
     try:
         limit = {"initialization_timeout": int(timeout) + _MORE}
-        jax.distributed.initialize(*arguments, **limit, **detection)
+        jax.distributed.initialize(*arguments, **limit, **options)
     finally:
         if service is not None:
             setattr(module, name, service)
         timer.cancel()
 
 
+def state() -> Any:
+    """Returns JAX's state of several processes.
+
+    Its attributes are `client`, `process_id`, `num_processes` and `coordinator_address`.
+
+    Raises:
+        RuntimeError: if this version of JAX keeps it elsewhere.
+    """
+    found = getattr(distributed, "global_state", None)
+    if found is None:
+        raise RuntimeError(
+            f"JAX {jax.__version__} has no jax._src.distributed.global_state, which several "
+            "processes need; install the version of JAX that constraints.txt names"
+        )
+    return found
+
+
 def _not_started(timeout: float) -> None:
     """Reports that processes are missing."""
-    state = distributed.global_state
-    address, missing = state.coordinator_address, None
+    found, missing = state(), None
+    address, who = found.coordinator_address, f"process {found.process_id}"
     if address is None:
-        missing = "The address of process 0 is not known yet"
-    elif state.process_id != 0 and not _answers(address):
+        who, missing = "this process", "The address of process 0 is not known yet"
+    elif found.process_id != 0 and not _answers(address):
         missing = f"Process 0 does not answer at {address}"
     named = "JAX names the missing ones below as 'timed out task names'"
     peers.report(
-        f"process {state.process_id} has waited {timeout:g} s for all processes to start "
-        f"(--initialization-timeout). {missing or named}"
+        f"{who} has waited {timeout:g} s for all processes to start (--initialization-timeout). "
+        f"{missing or named}"
     )
     if missing:
         peers.end()

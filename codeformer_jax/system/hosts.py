@@ -15,11 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed
 from jax.sharding import Mesh
 
-from codeformer_jax.system import parallel, peers
-from codeformer_jax.system.connect import connect
+from codeformer_jax.system import connect, parallel, peers
 
 # Steps between a flag and its answer. With two, the answer is there before the next step starts, so
 # the device stays busy.
@@ -60,6 +58,8 @@ def initialize(
     if processes == 1 and coordinator is None and process in (None, 0):
         return
     handler = signal.getsignal(signal.SIGTERM)
+    # JAX's own watch names fewer processes, so it must not be the faster one.
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": max(100, int(2 * peer_timeout))}
     if (coordinator, processes, process) != (None, None, None):
         if None in (coordinator, processes, process) or not 0 <= process < processes:
             raise ValueError(
@@ -68,11 +68,11 @@ def initialize(
                 "with --process from 0 to --processes - 1"
             )
         # Without this SLURM's variables would restrict the process to one device.
-        detection = {"cluster_detection_method": "deactivate"}
-        connect(start_timeout, coordinator, processes, process, **detection)
+        options["cluster_detection_method"] = "deactivate"
+        connect.connect(start_timeout, coordinator, processes, process, **options)
     elif found := _environment():
         try:
-            connect(start_timeout)
+            connect.connect(start_timeout, **options)
         except ValueError as error:
             if found == "TPU":
                 return  # libtpu on a machine without a TPU.
@@ -82,7 +82,9 @@ def initialize(
                 "--processes=1 to train alone"
             ) from error
     signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # JAX has installed its own.
-    state = distributed.global_state
+    if not jax.distributed.is_initialized():
+        return
+    state = connect.state()
     if state.num_processes > 1:
         own = {"client": state.client, "index": state.process_id, "count": state.num_processes}
         _watches.append(peers.Watch(peer_timeout, **own))
@@ -123,18 +125,19 @@ def at(stage: str) -> None:
 
 
 @contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limited(seconds: float, setting: str = "train.watchdog") -> Iterator[None]:
     """Ends this process, with its Python stacks, if a stage takes too long inside the block.
 
     Args:
         seconds: the limit; 0 is none for a single process and `LIMIT` for several.
+        setting: what sets the limit, for the message.
     """
     if not _watches and not seconds:
         yield
         return
     own = [] if _watches else [peers.Watch()]
     _watches.extend(own)
-    _watches[0].limit = seconds or LIMIT
+    _watches[0].limit, _watches[0].setting = seconds or LIMIT, setting
     try:
         yield
     finally:
@@ -152,11 +155,11 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         # All have agreed to end and arrive soon, or a second Ctrl-C has ended this process alone.
         _leave(limit=60.0)
         raise
-    except Exception as error:
+    except BaseException as error:
         for watch in _watches:
             watch.fail(error)
         raise
@@ -168,11 +171,9 @@ def _leave(limit: float) -> None:
     if not _watches:
         return
     _watches[0].limit = limit
-    try:
-        wait_for_all("end")  # JAX's own wait would abort the run after 300 s.
-        jax.distributed.shutdown()
-    finally:
-        _watches.pop().close()
+    wait_for_all("end")  # JAX's own wait would abort the run after 300 s.
+    jax.distributed.shutdown()
+    _watches.pop().close()
 
 
 def check_same(**values: str) -> None:
@@ -186,7 +187,7 @@ def check_same(**values: str) -> None:
     """
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in values.items()}
     name = f"agreement on {', '.join(values)}"
-    first, *others = [json.loads(text) for text in _gather(name, json.dumps(digests))]
+    first, *others = [json.loads(text) for text in gather(name, json.dumps(digests))]
     differing = [i for i, other in enumerate(others, start=1) if other != first]
     if differing:
         names = [name for name in values if any(o.get(name) != first.get(name) for o in others)]
@@ -206,20 +207,25 @@ def from_main(name: str, make: Callable[[], Any]) -> Any:
         make: returns something that JSON can hold.
     """
     text = json.dumps(make()) if is_main() else ""
-    return json.loads(_gather(name, text)[0])
+    return json.loads(gather(name, text)[0])
 
 
 def wait_for_all(name: str) -> None:
     """Waits until every process has called it with this name."""
-    _gather(name, "")
+    gather(name, "")
 
 
-def _gather(name: str, text: str) -> list[str]:
-    """Returns the texts of all processes. It needs no devices and the watch limits it."""
+def gather(name: str, text: str) -> list[str]:
+    """Returns the texts of all processes, in their order. It needs no devices.
+
+    Args:
+        name: what is gathered, for the message if a process never arrives.
+        text: the text of this process.
+    """
     if jax.process_count() == 1:
         return [text]
     at(name)
-    folder, client = f"codeformer_jax/gather/{next(_waits)}", distributed.global_state.client
+    folder, client = f"codeformer_jax/gather/{next(_waits)}", connect.state().client
     client.key_value_set(f"{folder}/{jax.process_index()}", text)
     return [
         client.blocking_key_value_get(f"{folder}/{i}", _WAIT) for i in range(jax.process_count())

@@ -7,9 +7,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from codeformer_jax.system import hosts
+from codeformer_jax.system import bucket_lock, hosts, storage
 from codeformer_jax.system.workers import exclusive
 
 LOCK_FILE = ".lock"
@@ -18,12 +17,14 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: storage.Path) -> Iterator[None]:
     """Holds the lock of a workdir. The first process holds it for all.
 
     The file `.lock` names the holder. On exit the file is removed, and so are new folders that are
     still empty. The system releases the lock when the process ends, so a file that a killed run
     leaves blocks nothing.
+
+    A bucket has no locks: see `bucket_lock`.
 
     Raises:
         OSError: on every process, if another run holds the lock or the workdir cannot be made.
@@ -34,9 +35,11 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _lock(stack: contextlib.ExitStack, workdir: Path) -> str:
+def _lock(stack: contextlib.ExitStack, workdir: storage.Path) -> str:
     """Locks until `stack` is closed. Returns why it cannot, or ''."""
     path = workdir / LOCK_FILE
+    if storage.is_remote(workdir):
+        return _lock_bucket(stack, workdir)
     try:
         for folder in (*reversed(workdir.parents), workdir):
             if not folder.is_dir():
@@ -47,10 +50,7 @@ def _lock(stack: contextlib.ExitStack, workdir: Path) -> str:
         holder = ""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             holder = path.read_text().strip()
-        return (
-            f"workdir={workdir} is in use by {holder or 'another process'}: wait until that run "
-            "has ended, stop it, or give another --workdir"
-        )
+        return _in_use(workdir, holder)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             return f"workdir={workdir} cannot be written: {error}"
@@ -59,12 +59,33 @@ def _lock(stack: contextlib.ExitStack, workdir: Path) -> str:
         return ""
     stack.callback(path.unlink, missing_ok=True)
     file.truncate(0)
-    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+    file.write(f"{_myself()}\n")
     file.flush()
     return ""
 
 
-def _remove_empty(folder: Path) -> None:
+def _lock_bucket(stack: contextlib.ExitStack, workdir: storage.Path) -> str:
+    try:
+        stack.enter_context(bucket_lock.held(workdir / LOCK_FILE, _myself()))
+    except BlockingIOError as error:
+        return _in_use(workdir, str(error))
+    except Exception as error:  # The clients of buckets have errors of their own.
+        return f"workdir={workdir} cannot be written: {error}"
+    return ""
+
+
+def _myself() -> str:
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return f"process {os.getpid()} on {socket.gethostname()}, started {started}"
+
+
+def _in_use(workdir: storage.Path, holder: str) -> str:
+    return (
+        f"workdir={workdir} is in use by {holder or 'another process'}: wait until that run "
+        "has ended, stop it, or give another --workdir"
+    )
+
+
+def _remove_empty(folder: storage.Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -6,6 +6,7 @@ fails or falls silent, or if its own stage takes too long. All of this happens i
 collective operation that waits for a dead peer blocks the main thread forever.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import itertools
@@ -19,15 +20,16 @@ import time
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed
 
 SILENCE = 25.0  # Seconds without a sign of life after which a peer counts as dead.
 _FOLDER = "codeformer_jax/stages"
 # A tick is a tenth of the longest silence. Counting ticks instead of seconds forgives a machine
 # that was suspended as a whole.
 _TICKS = 10
-_GRACE = 3  # Ticks in which a process may end by itself after a peer has failed.
-_LINGER = 8  # Ticks that a failed process 0 waits, so that its peers read why.
+_GRACE = 3  # Ticks in which a process may end by itself after it or a peer has failed.
+_LINGER = 8  # The same for process 0, through which all others read.
+_LONGEST = 1000  # Characters of a published error. Those of a compiler can be megabytes.
+_NULL = os.open(os.devnull, os.O_WRONLY)
 # A collective operation fails with one of these statuses, as a ValueError or a JaxRuntimeError.
 _FROM_PEERS = re.compile(
     "(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
@@ -62,6 +64,7 @@ class Watch:
 
     Attributes:
         limit: as given; it may be changed.
+        setting: what sets the limit.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Watch:
         index: int = 0,
         count: int = 1,
     ):
-        self.limit = limit
+        self.limit, self.setting = limit, "train.watchdog"
         self._client, self._index, self._count = client, index, count
         self._tick = silence / _TICKS
-        self._at, self._elapsed = (0, "start"), 0
+        # Ticks in which the peers read why this process has failed.
+        self._linger = 0 if count == 1 else _GRACE if index else _LINGER
+        self._ticks, self._at = 0, (0, "start", 0)  # Number, name and first tick of the stage.
         self._failure, self._failed, self._unanswered = "", 0, 0
         self._peers = {i: _Peer() for i in range(count) if i != index}
         self._closed, self._ending = threading.Event(), threading.Lock()
@@ -86,9 +91,9 @@ class Watch:
 
     def at(self, stage: str) -> None:
         """Names what this process does from now on. All processes name the same stages in order."""
-        self._at, self._elapsed = (self._at[0] + 1, stage), 0
+        self._at = (self._at[0] + 1, stage, self._ticks)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Publishes why this process ends. Its threads end it a few seconds later.
 
         An error of a collective operation may be the consequence of a peer's end. Then the peer is
@@ -97,7 +102,7 @@ class Watch:
         if _may_follow(error):
             time.sleep((_TICKS + _GRACE) * self._tick)
         with self._ending:  # It is never free again once this process ends because of a peer.
-            self._failure = f"{type(error).__name__}: {error}"
+            self._failure = f"{type(error).__name__}: {error}"[:_LONGEST]
 
     def close(self) -> None:
         """Ends the threads."""
@@ -106,9 +111,9 @@ class Watch:
             thread.join(timeout=self._tick)
 
     def _exchange(self) -> None:
-        """Publishes the own stage and reads the peers'. It blocks while process 0 hangs."""
+        """Publishes this process's stage and reads the peers'. It blocks while process 0 hangs."""
         for beat in itertools.count():
-            text = json.dumps([beat, *self._at, self._failure])
+            text = json.dumps([beat, *self._at[:2], self._failure])
             try:
                 self._client.key_value_set(f"{_FOLDER}/{self._index}", text, allow_overwrite=True)
                 found = self._client.key_value_dir_get(_FOLDER)
@@ -132,26 +137,31 @@ class Watch:
     def _judge(self) -> None:
         """Ends the process when there is a reason to."""
         while not self._closed.wait(self._tick):
-            if self._client is not None and distributed.global_state.client is None:
+            if self._client is not None and not jax.distributed.is_initialized():
                 return  # JAX has closed the connection: the run is over.
             self._count_tick()
             if self._failure:
-                linger = _GRACE if self._index else _LINGER  # All read through process 0.
-                if self._failed > linger or not self._peers:
+                if self._failed > self._linger:
                     end()
             elif reason := self._culprit():
                 self._ending.acquire()
+                end_within((_GRACE + 1) * self._tick + 1)  # Even if nobody reads the report.
                 self._report(reason)
                 if self._index == 0:  # The others end with process 0, so they go first.
                     time.sleep(_GRACE * self._tick)
                 end()
-            elif self._elapsed * self._tick > self.limit:
-                reason = f"the limit of {self.limit:g} s is over (train.watchdog)"
+            elif self._elapsed() > self.limit:
+                reason = f"the limit of {self.limit:g} s has passed ({self.setting})"
+                end_within((self._linger + 2) * self._tick + 1)
                 self._report(reason + self._others())
                 self._failure = reason
 
+    def _elapsed(self) -> float:
+        """Returns the seconds that this process has been in its stage."""
+        return (self._ticks - self._at[2]) * self._tick
+
     def _count_tick(self) -> None:
-        self._elapsed += 1
+        self._ticks += 1
         self._unanswered += 1
         self._failed += bool(self._failure)
         for peer in self._peers.values():
@@ -183,25 +193,31 @@ class Watch:
         return "".join(f"; {line}" for line in lines)
 
     def _report(self, reason: str) -> None:
-        seconds, stage = self._elapsed * self._tick, self._at[1]
         report(
-            f"process {self._index} of {self._count} stops after {seconds:.0f} s in '{stage}': "
-            f"{reason}. The same command resumes from the last checkpoint, if there is one"
+            f"process {self._index} of {self._count} stops after {self._elapsed():.0f} s in "
+            f"'{self._at[1]}': {reason}. The same command resumes from the last checkpoint, if "
+            "there is one"
         )
 
 
 def report(message: str) -> None:
     """Prints an error and the Python stacks of all threads."""
-    print(f"\nerror: {message}", file=sys.__stderr__, flush=True)
+    with contextlib.suppress(OSError):  # Nobody reads it any more.
+        print(f"\nerror: {message}", file=sys.__stderr__, flush=True)
     faulthandler.dump_traceback(file=sys.__stderr__)
 
 
 def end() -> NoReturn:
     """Ends this process with 1, even if nobody reads its output."""
-    flush = threading.Thread(target=print, kwargs={"end": "", "flush": True}, daemon=True)
-    flush.start()
-    flush.join(timeout=1.0)
+    end_within(1.0)
+    with contextlib.suppress(OSError):
+        print(end="", flush=True)
     os._exit(1)
+
+
+def end_within(seconds: float) -> None:
+    """Ends this process with 1 after that time, even if every Python thread is blocked."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_NULL)
 
 
 def _may_follow(error: BaseException | None) -> bool:

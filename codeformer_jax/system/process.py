@@ -10,6 +10,7 @@ from typing import Any
 
 # Implies --xla_gpu_exclude_nondeterministic_ops, and switches off the choice of kernels by timing.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets; their errors have no base.
 
 
 def use_deterministic_programs() -> None:
@@ -43,10 +44,17 @@ def run(
         raise SystemExit(130) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    except (AssertionError, RuntimeError) as error:
-        if reason := no_devices(error):
+    except Exception as error:
+        if reason := no_bucket(error) or no_devices(error):
             raise SystemExit(f"error: {reason}") from error
         raise
+
+
+def no_bucket(error: BaseException) -> str | None:
+    """Returns what a bucket's client has against a request, or None if `error` is another one."""
+    if type(error).__module__.partition(".")[0] not in _CLIENTS:
+        return None
+    return f"the bucket refuses: {type(error).__name__}: {error}"
 
 
 def no_devices(error: BaseException) -> str | None:

@@ -30,6 +30,18 @@ CHIPS = {
     "NVIDIA H100": Chip(memory=3350.0, links=450.0, network=50.0),
     "NVIDIA H200": Chip(memory=4800.0, links=450.0, network=50.0),
 }
+# Names in `CHIPS` by `jax.Device.device_kind`, where they differ.
+_KINDS = {
+    "TPU v5 lite": "TPU v5e",
+    "TPU v5": "TPU v5p",
+    "TPU v6 lite": "TPU v6e",
+    "NVIDIA H100 80GB HBM3": "NVIDIA H100",
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Returns the rates of a `jax.Device.device_kind`, or None if `CHIPS` does not have it."""
+    return CHIPS.get(_KINDS.get(device_kind, device_kind))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.system.mirror import Mirror
 
 GOODPUT_FILE = "goodput.jsonl"
 # Kinds of time. `REPEATED` and `DOWN` show only when a run starts again.
@@ -83,18 +83,21 @@ class Clock:
 class Goodput:
     """Record of the time of all starts of a run. Only the first process writes and prints.
 
+    Used in a `with` statement. Its end writes the last figures and prints the summary.
+
     Args:
         clock: the clock of this start.
-        workdir: the run's folder.
+        mirror: the run's files.
         step: the step that this start begins with.
         steps: the number of steps of the run.
     """
 
-    def __init__(self, clock: Clock, workdir: Path, step: int, steps: int):
-        self._clock, path = clock, workdir / GOODPUT_FILE
+    def __init__(self, clock: Clock, mirror: Mirror, step: int, steps: int):
+        self._clock = clock
         self._from, self._step, self._steps = step, step, steps
         self._writes = hosts.is_main()
         if self._writes:
+            path = mirror.continued(GOODPUT_FILE)
             self._before = keep_lines(path, lambda _: True)
             path.touch()
             self._file = path.open("r+b", buffering=0)
@@ -107,19 +110,22 @@ class Goodput:
         if self._writes and time.perf_counter() - self._written >= WRITE_EVERY:
             self._write()
 
-    def close(self) -> None:
-        """Writes the last figures and prints the summary of all starts."""
+    def __enter__(self) -> "Goodput":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        finished = error is None and self._step >= self._steps
         if self._writes:
             with self._file:
-                print(describe([*self._before, self._write(closed=True)]))
+                print(describe([*self._before, self._write(finished)]))
 
-    def _write(self, closed: bool = False) -> dict[str, Any]:
+    def _write(self, finished: bool = False) -> dict[str, Any]:
         """Writes this start's line over the one before, and returns its content."""
         line = {
             "started": round(self._clock.started, 3),
             "from_step": self._from,
             "step": self._step,
-            "finished": closed and self._step >= self._steps,
+            "finished": finished,
             "seconds": {kind: round(x, 3) for kind, x in self._clock.read().items()},
         }
         self._file.seek(self._offset)

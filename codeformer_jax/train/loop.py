@@ -3,12 +3,12 @@
 import itertools
 import logging
 import signal
-from pathlib import Path
 
 import ml_collections
 
-from codeformer_jax.system import hosts, paths
+from codeformer_jax.system import hosts, storage
 from codeformer_jax.system.lock import locked
+from codeformer_jax.system.storage import Path
 from codeformer_jax.train.goodput import EVALUATION, SAVE
 from codeformer_jax.train.run import Run
 
@@ -26,7 +26,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         workdir: a folder for everything that the run writes, shared by all processes.
 
     Returns:
-        The metrics of the last evaluation; empty where a signal came before it.
+        The metrics of the last evaluation.
 
     Raises:
         ValueError: if settings do not fit together, or the teacher is not trained.
@@ -34,9 +34,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         FileNotFoundError: if a network to start from, weights or images are missing.
         OSError: if another run uses `workdir`, or it cannot be written.
         KeyboardInterrupt: after Ctrl-C, with the state saved.
+        SystemExit: after another signal, with the state saved. Its code is 128 plus the signal's
+            number, so that a job manager does not take the run for a finished one.
     """
-    config, workdir = paths.local_config(config), Path(paths.local(workdir, "workdir"))
-    paths.check_workdir(workdir)
+    config, workdir = storage.local_config(config), storage.to_path(workdir, "workdir")
+    storage.check_workdir(workdir)
     limited = hosts.limited(config.train.get("watchdog", 0.0))
     with limited, locked(workdir), Run(config, workdir) as run:
         state, scores = run.begin(), {}
@@ -67,4 +69,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, f
         logging.warning("interrupted and saved; the same command resumes from step %d", step)
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt
+    if stopped:
+        raise SystemExit(128 + stopped)
     return scores

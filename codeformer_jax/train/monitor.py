@@ -9,6 +9,7 @@ import jax
 import ml_collections
 
 from codeformer_jax.system import process
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.train.goodput import Clock
 from codeformer_jax.train.speed import Speed, peak_tflops
 from codeformer_jax.train.symptoms import Symptoms
@@ -41,7 +42,7 @@ class Monitor:
 
     Args:
         config: the run's config.
-        workdir: folder for skipped batches and a profile.
+        mirror: the run's files, for skipped batches and a profile.
         step: the step that the run starts from.
         devices: the devices that it runs on.
         codebook_size: number of codes if a codebook is trained, else None.
@@ -51,7 +52,7 @@ class Monitor:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        workdir: Path,
+        mirror: Mirror,
         step: int,
         devices: Iterable[jax.Device],
         codebook_size: int | None,
@@ -60,8 +61,8 @@ class Monitor:
         devices = list(devices)
         peak = peak_tflops(devices[0].device_kind, config.peak_tflops)
         self.speed = Speed(clock, config.data.batch_size, peak and peak * 1e12 * len(devices))
-        self.watch = Watch(workdir, step, config.max_skipped)
-        self.trace = Trace(config.train.profile, workdir)
+        self.watch = Watch(mirror, step, config.max_skipped)
+        self.trace = Trace(config.train.profile, mirror.folder)
         maximum = config.loss.get("adaptive_maximum")
         self._symptoms = Symptoms(maximum, codebook_size)
 
@@ -92,15 +93,15 @@ class Trace:
 
     Args:
         steps: 'START:STOP', or None for no profile.
-        workdir: the run's folder. The profile goes to its folder `profile`.
+        folder: where the profile goes, to its folder `profile`.
 
     Raises:
         ValueError: if `steps` is malformed.
     """
 
-    def __init__(self, steps: str | None, workdir: Path):
+    def __init__(self, steps: str | None, folder: Path):
         self._steps = parse_steps(steps)
-        self._folder = workdir / "profile"
+        self._folder = folder / "profile"
         self._running = False
 
     def at(self, step: int, pending: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -10,6 +9,7 @@ import ml_collections
 from codeformer_jax.checkpoints.workdir import read_config
 from codeformer_jax.data.examples import Source, listing_digest
 from codeformer_jax.system.atomic import atomic_path
+from codeformer_jax.system.storage import Path
 
 DATA_FILE = "data.json"
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.views import Jitter, oversampled
 from codeformer_jax.system import hosts, parallel
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.system.signals import StopSignal
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import Task, common, make_task
 from codeformer_jax.tasks.state import TrainState
 from codeformer_jax.train import provenance
@@ -32,6 +33,10 @@ from codeformer_jax.train.writer import Writer
 
 # Stream of randomness, folded into the seed; `step` and `heldout` have the others.
 INIT = 0
+_KILLED = (
+    "data.workers: a worker was killed. The system does so when memory is short: look at its log, "
+    "and use fewer workers. The same command resumes from the last checkpoint"
+)
 
 
 class Run:
@@ -101,13 +106,17 @@ class Run:
         codes = None if self.task.needs_teacher else self.task.codebook_size
         devices = self.mesh.devices.flat
 
-        goodput = Goodput(self.clock, self.workdir, step, self.config.steps)
-        self._goodput = self._closing(goodput)
-        self.checkpoints = self._closing(Checkpoints(self.workdir, self.task.best_score))
+        mirror = self._closing(Mirror(self.workdir))
+        # Opened before the other parts, so that it sees an error in their end.
+        goodput = Goodput(self.clock, mirror, step, self.config.steps)
+        self._goodput = self._stack.enter_context(goodput)
+        self.checkpoints = self._closing(
+            Checkpoints(self.workdir, self.task.best_score, mirror.push)
+        )
         self._loader = self._closing(self._batches(step))
-        monitor = Monitor(self.config, self.workdir, step, devices, codes, self.clock)
+        monitor = Monitor(self.config, mirror, step, devices, codes, self.clock)
         self._monitor = self._closing(monitor)
-        self.writer = self._closing(Writer(self.workdir, step, self.config, self._monitor.read))
+        self.writer = self._closing(Writer(mirror, step, self.config, self._monitor.read))
         self._train_step = TimedStep(
             make_step(self.task, self.mesh, self.sharding),
             self._monitor.speed,
@@ -172,8 +181,10 @@ class Run:
     def _next(self, step: int) -> dict[str, Any]:
         try:
             return next(self._loader)
-        except Exception:
+        except Exception as error:
             if not self.stop.number:
+                if "Worker process was terminated" in str(error):  # Grain's words.
+                    raise ChildProcessError(_KILLED) from error
                 raise
             # The signal went to the whole process group and ended the workers.
             with contextlib.closing(self._batches(step, workers=0)) as here:

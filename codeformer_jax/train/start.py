@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from codeformer_jax.data.examples import Source
 from codeformer_jax.data.precomputed_codes import Codes, CodesError, WithCodes
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import Task, common
 from codeformer_jax.tasks.state import PyTree
 

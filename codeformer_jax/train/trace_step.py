@@ -1,6 +1,5 @@
 """The next training step of a run, recorded."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ import numpy as np
 from codeformer_jax.checkpoints.recover import read_newest
 from codeformer_jax.checkpoints.workdir import abstract_state, read_config
 from codeformer_jax.compare.trace import Trace
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 from codeformer_jax.system.keys import make_key
+from codeformer_jax.system.storage import Path
 from codeformer_jax.tasks import make_task
 from codeformer_jax.train.recorded_step import step_recorder
 from codeformer_jax.train.start import prepare
@@ -32,7 +32,7 @@ def trace_next_step(workdir: str | Path, images: Any, degraded: Any = None) -> T
         FileNotFoundError: no run in `workdir`.
         ValueError: no checkpoint, or a damaged one.
     """
-    workdir = Path(paths.local(workdir))
+    workdir = storage.to_path(workdir)
     config = read_config(workdir)
     task = make_task(config)
     start = prepare(task, config, workdir)

@@ -4,13 +4,13 @@ import json
 import logging
 import math
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.tasks.guard import decisive
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -28,17 +28,17 @@ class Watch:
     than the first write theirs to `skipped-HOST.jsonl`.
 
     Args:
-        workdir: the run's folder.
+        mirror: the run's files.
         step: the step that the run starts from. Lines of later steps are removed.
         max_skipped: number of skipped steps in a row that ends the run.
     """
 
-    def __init__(self, workdir: Path, step: int, max_skipped: int):
+    def __init__(self, mirror: Mirror, step: int, max_skipped: int):
         host = jax.process_index()
         name = f"skipped-{host}.jsonl" if host else SKIPPED_FILE
-        self._path, self._max = workdir / name, max_skipped
+        self._path, self._max = mirror.continued(name), max_skipped
         # Each host lists the images that it reads.
-        self._listed = self._path if jax.process_count() == 1 else workdir / "skipped*.jsonl"
+        self._listed = mirror.workdir / (name if jax.process_count() == 1 else "skipped*.jsonl")
         self._pending: deque[tuple[int, dict[str, Any]]] = deque()
         self._was_skipping, self._failure = False, None
         keep_lines(self._path, lambda line: line["step"] <= step)

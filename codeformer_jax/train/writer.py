@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from codeformer_jax.system import hosts
 from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.system.mirror import Mirror
 
 LABEL_HEIGHT = 14
 Reader = Callable[[int, list[dict[str, float]]], dict[str, float]]
@@ -27,15 +27,15 @@ class Writer:
     Only the first process writes. Every process calls `read`, which may end the run.
 
     Args:
-        workdir: the run's folder.
+        mirror: the run's files.
         step: the step that the run starts from. Lines of later steps are removed.
         config: the run's config.
         read: (step, metrics of each step since the last call) -> more metrics, which are written
             beside the means.
     """
 
-    def __init__(self, workdir: Path, step: int, config: ml_collections.ConfigDict, read: Reader):
-        self._workdir, self._config, self._read = workdir, config, read
+    def __init__(self, mirror: Mirror, step: int, config: ml_collections.ConfigDict, read: Reader):
+        self._folder, self._config, self._read = mirror.folder, config, read
         self._writes = hosts.is_main()
         self._bar = tqdm(
             total=config.steps,
@@ -45,15 +45,15 @@ class Writer:
             dynamic_ncols=True,
             disable=not self._writes,
         )
-        self._path = workdir / "metrics.jsonl"
         if self._writes:
-            (workdir / "images").mkdir(parents=True, exist_ok=True)
+            self._path = mirror.continued("metrics.jsonl")
+            (self._folder / "images").mkdir(parents=True, exist_ok=True)
             # A resumed run repeats the evaluation of `step`, but not its training step.
             kept = keep_lines(
                 self._path, lambda x: x["step"] < step or (x["step"] == step and _is_of_training(x))
             )
             # TensorBoard hides what earlier writers wrote from this step on.
-            self._board = SummaryWriter(str(workdir), purge_step=step)
+            self._board = SummaryWriter(str(self._folder), purge_step=step, flush_secs=30)
             for entry in kept:
                 for name, value in entry.items():
                     if entry["step"] == step and name.startswith("train/"):
@@ -94,7 +94,7 @@ class Writer:
         self._write(step, {f"eval/{name}": value for name, value in scores.items()})
         if panels:
             picture = draw_panels(panels)
-            Image.fromarray(picture).save(self._workdir / "images" / f"{step:08d}.png")
+            Image.fromarray(picture).save(self._folder / "images" / f"{step:08d}.png")
             self._board.add_image("eval/images", picture, step, dataformats="HWC")
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         tqdm.write(f"step {step}: {text}")

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import shutil
 
 import pytest
@@ -49,6 +50,8 @@ def test_a_full_disk_is_reported_and_what_was_saved_stays(tmp_path, full_disk, m
     assert 4 not in saved_steps(workdir)
     assert digests.fault(workdir / "checkpoints" / "2") is None
     assert not list((workdir / "checkpoints").glob("*tmp*"))
+    goodput = (workdir / "goodput.jsonl").read_text().splitlines()
+    assert [json.loads(line)["finished"] for line in goodput] == [True, False]
     gc.collect()
     assert "never retrieved" not in caplog.text  # By asyncio, of every array of the state.
     (full_disk / "other").unlink()

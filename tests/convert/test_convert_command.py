@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from codeformer_jax import cli
 from codeformer_jax.convert import (
     ChecksumError,
     ConversionError,
@@ -38,6 +39,11 @@ def out(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
+
+
+def test_a_slash_at_the_end_means_a_folder(source, out):
+    assert cli.main(["convert", str(source), f"{out}/new/"]) == 0
+    assert [path.name for path in (out / "new").iterdir()] == ["weights.safetensors"]
 
 
 def test_there_and_back(source, out):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import fsspec
 import pytest
@@ -38,8 +39,9 @@ class Bucket(MemoryFileSystem):
 
 
 @pytest.fixture
-def bucket():
+def bucket(monkeypatch):
     """A folder of pictures in a bucket, as fsspec shows it."""
+    monkeypatch.setitem(sys.modules, "s3fs", types.ModuleType("s3fs"))
     fsspec.register_implementation("s3", Bucket, clobber=True)
     Bucket.store.clear()
     yield fsspec.filesystem("s3")

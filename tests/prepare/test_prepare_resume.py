@@ -102,7 +102,7 @@ def test_files_of_finished_shards_are_not_read_again(room, monkeypatch, whole, a
     [
         (publish, "find_duplicates"),
         (publish, "rewrite_shard"),
-        (publish, "_size"),
+        (publish.storage, "size"),
         (publish.tfds.folder_dataset, "write_metadata"),
         (shutil, "rmtree"),
         (publish.os, "rename"),

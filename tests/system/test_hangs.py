@@ -1,11 +1,13 @@
 """Processes that die, hang, fail, differ or never start: the others end and name them."""
 
+import json
 import math
 import os
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -14,50 +16,92 @@ from launching import ROOT, finish, launch
 
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.system import connect, hosts, peers
+from codeformer_jax.train.goodput import describe
 
-SILENT = "process 1 has been silent for 8 s; last seen in"
-FAILED = "process 1 failed in 'reading of batch 2': OSError: the disk of this process is gone"
+SILENT = "process 1 has been silent for"
+FAILED = "process {} failed in 'reading of batch 2': OSError: the disk of this process is gone"
+FROZEN = "process 0, through which all others talk, has not answered for"
 CASES = {
-    "killed": ("SIGKILL", 1, 4, SILENT),
-    "hanging": ("SIGSTOP", 1, 2, SILENT),
-    "failing": ("data", 1, 4, FAILED),
-    "another config": ("config", 1, 2, "processes [1] differ from process 0 in: config."),
-    "never started": ("missing", 1, 2, "Some timed out task names:\n1\n"),
-    "never reading": ("reading", 1, 2, "process 1 has not arrived: it is in 'reading of batch 2'"),
-    "first killed": ("SIGKILL", 0, 2, "the leader task was preempted/died"),
-    "first hanging": ("SIGSTOP", 0, 2, "process 0, through which all others talk, has not answere"),
-    "first never started": ("missing", 0, 2, "Process 0 does not answer at 127.0.0.1:"),
+    "killed": ("SIGKILL", 1, SILENT),
+    "hanging": ("SIGSTOP", 1, SILENT),
+    "failing": ("data", 1, FAILED.format(1)),
+    "another config": ("config", 1, "processes [1] differ from process 0 in: config."),
+    "never started": ("missing", 1, "Some timed out task names:\n1\n"),
+    "never reading": ("reading", 1, "process 1 has not arrived: it is in 'reading of batch 2'"),
+    "first killed": ("SIGKILL", 0, "the leader task was preempted/died"),
+    "first hanging": ("SIGSTOP", 0, FROZEN),
+    "first failing": ("data", 0, FAILED.format(0)),
+    "first never started": ("missing", 0, "Process 0 does not answer at 127.0.0.1:"),
 }
+RAISED = ("data", "config", "collective")  # Faults after which the culprit ends by itself.
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts `count` processes of which `culprit` has a fault; returns them by their number."""
+    started = []
+
+    def start(fault, culprit, count, silence=8.0):
+        flag = tmp_path / f"{fault}-{culprit}-{count}"
+        numbers = [i for i in range(count) if fault != "missing" or i != culprit]
+        arguments = (fault, str(culprit), str(silence), str(flag), "{0}", str(count), "{1}")
+        processes = launch("tests/system/faulty.py", *arguments, numbers=numbers, devices=1)
+        started.extend(processes)
+        return flag, dict(zip(numbers, processes, strict=True))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def seconds_to_end(flag, processes, fault, culprit, words):
+    """Checks how the processes end; returns the seconds from the fault to the last survivor."""
+    ending = [i for i in processes if i != culprit or fault in RAISED]
+    with ThreadPoolExecutor(len(ending)) as pool:
+        found = list(
+            pool.map(lambda i: (processes[i].communicate(timeout=150), time.time()), ending)
+        )
+    last = 0.0
+    for i, ((output, _), ended) in zip(ending, found, strict=True):
+        assert processes[i].returncode not in (0, None), output
+        if i != culprit:
+            last = max(last, ended)
+            assert words in output
+            assert "most recent call first" in output or fault == "config"
+    return 0.0 if fault == "missing" else last - flag.stat().st_mtime
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_survivors_end_with_a_line_that_names_the_culprit(case, tmp_path):
-    fault, culprit, count, words = CASES[case]
-    flag = tmp_path / "flag"
-    numbers = [i for i in range(count) if fault != "missing" or i != culprit]
-    worker = ("tests/system/faulty.py", fault, str(culprit), str(flag), "{0}", str(count), "{1}")
-    processes = launch(*worker, numbers=numbers, devices=1)
-    try:
-        for number, process in zip(numbers, processes, strict=True):
-            if number != culprit:
-                output = process.communicate(timeout=100)[0]
-                assert process.returncode not in (0, None), output
-                assert words in output
-                assert "most recent call first" in output or fault == "config"
-        if flag.exists():
-            assert time.time() - flag.stat().st_mtime < 60
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+def test_survivors_end_with_a_line_that_names_the_culprit(case, start):
+    """With two processes and with four, both at the same time."""
+    fault, culprit, words = CASES[case]
+    runs = [start(fault, culprit, count) for count in (2, 4)]
+    for flag, processes in runs:
+        assert seconds_to_end(flag, processes, fault, culprit, words) < 60
+
+
+@pytest.mark.slow
+def test_survivors_end_within_a_minute_with_the_default_limits(start):
+    """All at the same time. The last is the slowest case: no peer has caused the error."""
+    cases = {
+        **{"SIGKILL": (1, SILENT), "SIGSTOP": (0, FROZEN)},
+        "collective": (0, "process 0 failed in 'reading of batch 2': ValueError: UNKNOWN: Gloo"),
+    }
+    runs = {fault: start(fault, cases[fault][0], 2, peers.SILENCE) for fault in cases}
+    with ThreadPoolExecutor(len(cases)) as pool:
+        seconds = pool.map(lambda fault: seconds_to_end(*runs[fault], fault, *cases[fault]), cases)
+        for fault, taken in zip(cases, seconds, strict=True):
+            print(f"{fault}: {taken:.1f} s")
+            assert peers.SILENCE * 0.8 < taken < 60
 
 
 @pytest.mark.slow
 def test_a_process_that_ends_later_than_the_others_is_waited_for(tmp_path):
-    worker = ("tests/system/faulty.py", "late", "1", str(tmp_path / "flag"), "{0}", "2", "{1}")
-    for output in finish(launch(*worker, devices=1)):
+    arguments = ("late", "1", "8", str(tmp_path / "flag"), "{0}", "2", "{1}")
+    for output in finish(launch("tests/system/faulty.py", *arguments, devices=1)):
         assert "all steps done" in output
         assert "error" not in output
 
@@ -66,6 +110,7 @@ KILLED = """
 import os, signal, time
 from tiny import tiny_vqvae
 from codeformer_jax.checkpoints.workdir import saved_steps
+from codeformer_jax.train import goodput
 from codeformer_jax.train.run import Run
 
 def get_config(process):
@@ -78,6 +123,7 @@ def get_config(process):
                 os.kill(os.getpid(), signal.SIGKILL)
             return take(self, step)
         Run._next = killed
+    goodput.WRITE_EVERY = 0.0
     config = tiny_vqvae(4).unlock()
     config.mesh = "data:-1"
     return config.lock()
@@ -97,8 +143,18 @@ def test_a_run_of_two_of_which_one_is_killed_resumes(tmp_path):
     assert first.returncode == 1, output
     assert "process 1 has been silent for 12 s" in output
     assert saved_steps(workdir)[-1] == 2
-    finish(launch("train.py", f"--config={config}:none", *flags, "--process={1}", devices=1))
+    outputs = finish(
+        launch("train.py", f"--config={config}:none", *flags, "--process={1}", devices=1)
+    )
     assert saved_steps(workdir)[-1] == 4
+    starts = [json.loads(line) for line in (workdir / "goodput.jsonl").read_text().splitlines()]
+    lines = [(start["from_step"], start["step"], start["finished"]) for start in starts]
+    assert lines == [(0, starts[0]["step"], False), (2, 4, True)]
+    assert starts[0]["step"] >= 2
+    assert describe(starts) in outputs[0]
+    assert "in 2 starts" in outputs[0]
+    assert "down" in outputs[0]
+    assert "goodput" not in outputs[1]
 
 
 @pytest.mark.slow
@@ -118,8 +174,45 @@ def test_the_watchdog_ends_a_single_process_with_its_stacks():
     output = process.communicate(timeout=90)[1]
     assert process.returncode == 1
     assert "process 0 of 1 stops after" in output
-    assert "in 'step 7': the limit of 2 s is over (train.watchdog)" in output
+    assert "in 'step 7': the limit of 2 s has passed (train.watchdog)" in output
     assert "in hang" in output
+
+
+UNREAD = """
+import os, time
+from codeformer_jax.system import hosts
+
+if {full}:
+    os.set_blocking(2, False)
+    try:
+        while os.write(2, bytes(4096)):
+            pass
+    except BlockingIOError:
+        os.set_blocking(2, True)
+with hosts.limited(1.0):
+    hosts.at("step 7")
+    time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [True, False])
+def test_the_watchdog_ends_a_process_whose_output_nobody_reads(full):
+    """Its standard error is a full pipe, or a pipe whose reader is gone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", UNREAD.format(full=full)]
+    process = subprocess.Popen(command, env=environment, stderr=writer)
+    os.close(writer)
+    if not full:
+        os.close(reader)
+    try:
+        assert process.wait(timeout=90) == 1
+    finally:
+        process.kill()
+        process.wait()
+        if full:
+            os.close(reader)
 
 
 def test_a_single_process_has_a_thread_only_with_a_watchdog():
@@ -178,6 +271,26 @@ def test_only_a_training_and_the_end_have_a_limit(monkeypatch, watch):
     with pytest.raises(KeyboardInterrupt), hosts.together():
         raise KeyboardInterrupt
     assert limits == [math.inf, hosts.LIMIT, hosts.LIMIT, 60.0]
+
+
+def test_this_version_of_jax_has_the_private_names_that_several_processes_need():
+    state, client = connect.state(), distributed._jax.DistributedRuntimeClient
+    assert (state.client, state.process_id, state.num_processes) == (None, 0, 1)
+    assert state.coordinator_address is None
+    for method in ("key_value_set", "key_value_dir_get", "blocking_key_value_get"):
+        assert callable(getattr(client, method))
+    service = distributed._jax.get_distributed_runtime_service
+    assert "cluster_register_timeout" in service.__doc__
+
+
+@pytest.mark.parametrize("missing", ["global_state", "module"])
+def test_a_jax_that_keeps_its_state_elsewhere_raises_before_the_start(monkeypatch, missing):
+    if missing == "module":
+        monkeypatch.setattr(connect, "distributed", None)
+    else:
+        monkeypatch.delattr(distributed, "global_state")
+    with pytest.raises(RuntimeError, match=r"which several processes need; install the version"):
+        hosts.initialize("127.0.0.1:1", 2, 0)
 
 
 def test_a_jax_without_the_private_name_starts_all_the_same(monkeypatch):

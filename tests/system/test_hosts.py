@@ -147,7 +147,7 @@ def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
             pytest.fail("no step was taken")
         time.sleep(0.2)
     processes[1].send_signal(signal.SIGTERM)
-    outputs = finish(processes)
+    outputs = finish(processes, 143)
     assert "interrupted and saved" in outputs[0]
     assert "interrupted and saved" not in outputs[1]
     (saved,) = saved_steps(workdir)[-1:]
@@ -207,7 +207,7 @@ def test_the_environment_starts_processes(started, monkeypatch, variables):
     hosts.initialize()
     ((arguments, options),) = started
     assert arguments == ()
-    assert options.keys() == {"initialization_timeout"}
+    assert options.keys() == {"initialization_timeout", "heartbeat_timeout_seconds"}
     hosts.initialize(processes=1)
     assert len(started) == 1
 

@@ -229,7 +229,7 @@ def test_a_step_saved_before_its_evaluation_gets_its_scores(tmp_path):
     assert digests.fault(folder) is None
 
 
-# Signals itself, or its process group, after a step.
+# Signals itself, its process group, or its workers after a step.
 CHILD = """
 import multiprocessing, os, pathlib, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -248,10 +248,12 @@ def main(workdir, last, kill, workers):
             pathlib.Path(workdir + ".children").write_text(" ".join(children))
             if kill == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if kill == "workers":
+                return [child.kill() for child in multiprocessing.active_children()]
             os.killpg(os.getpgid(0), signal.SIGTERM)
 
     Writer.train_metrics = stop
-    config = tiny_vqvae().unlock()
+    config = tiny_vqvae(1000 if kill == "workers" else 4).unlock()
     config.data.workers = int(workers)
     loop.train(config.lock(), workdir)
 
@@ -287,7 +289,7 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(tmp_path, caplog):
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     loop.train(tiny_vqvae(), whole)
     done, _ = train_in_child(workdir, 1, "term", workers=1)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 143, done.stderr
     assert "interrupted and saved; the same command resumes from step 1" in done.stderr
     assert saved_steps(workdir) == [0, 1]
     done, children = train_in_child(workdir, 3, "kill", workers=1)
@@ -304,6 +306,15 @@ def test_sigterm_kill_damage_and_other_workers_leave_no_trace(tmp_path, caplog):
     assert trained_steps(workdir) == [1, 2, 3, 4]
     assert_equal(state_at(workdir, 4), state_at(whole, 4))
     assert digests.fault(workdir / "checkpoints" / "4") is None
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_with_its_state_saved(tmp_path):
+    done, _ = train_in_child(tmp_path / "run", 1, "workers", workers=1)
+    assert done.returncode == 1
+    assert "ChildProcessError: data.workers: a worker was killed" in done.stderr
+    taken = trained_steps(tmp_path / "run")[-1]
+    assert saved_steps(tmp_path / "run")[-1] == taken < 1000
 
 
 @pytest.mark.parametrize("name", ONE_FAST)

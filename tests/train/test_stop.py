@@ -43,9 +43,12 @@ def test_an_evaluation_is_finished_and_the_resumed_run_ends_bit_for_bit(tmp_path
     loop.train(tiny_vqvae(), whole)
     with monkeypatch.context() as patch:
         on_call(patch, Heldout, "evaluate", signal.SIGTERM, call=2)
-        scores = loop.train(tiny_vqvae(), workdir)
-    evaluated = [x["eval/psnr"] for x in entries(workdir) if x["step"] == 2 and "eval/psnr" in x]
-    assert evaluated == [scores["psnr"]]
+        with pytest.raises(SystemExit) as ended:
+            loop.train(tiny_vqvae(), workdir)
+    assert ended.value.code == 143
+    (at_two,) = (x for x in entries(workdir) if x["step"] == 2 and "eval/psnr" in x)
+    saved = workdir / "checkpoints" / "2" / "metrics" / "metrics"
+    assert json.loads(saved.read_text())["psnr"] == at_two["eval/psnr"]
     assert saved_steps(workdir)[-1] == 3
     loop.train(tiny_vqvae(), workdir)
     assert [x["step"] for x in entries(workdir) if "train/loss" in x] == [1, 2, 3, 4]
@@ -98,9 +101,9 @@ def get_config():
     [
         ("start", signal.SIGTERM, -signal.SIGTERM),
         ("start", signal.SIGINT, -signal.SIGINT),
-        ("step", signal.SIGTERM, 0),
+        ("step", signal.SIGTERM, 143),
         ("step", signal.SIGINT, 130),
-        ("step", signal.SIGUSR1, 0),
+        ("step", signal.SIGUSR1, 138),
     ],
 )
 def test_train_ends_with_its_exit_code(tmp_path, moment, number, code):

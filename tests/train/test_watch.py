@@ -16,6 +16,7 @@ from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.data.pipeline import batches
 from codeformer_jax.data.sources import open_source
 from codeformer_jax.data.synthetic import SyntheticFaces
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.tasks import make_task
 from codeformer_jax.tasks.vqvae import VQVAETask
 from codeformer_jax.train import loop
@@ -133,7 +134,7 @@ def test_skipped_batches_are_named_and_too_many_in_a_row_stop_the_run(
 def test_a_resumed_run_removes_the_lines_of_steps_that_it_repeats(tmp_path):
     path = tmp_path / "skipped.jsonl"
     path.write_text('{"step": 3}\n{"step": 7}\n{"step": 8, "na')
-    Watch(tmp_path, 5, 10)
+    Watch(Mirror(tmp_path), 5, 10)
     assert lines(path) == [{"step": 3}]
 
 

@@ -9,6 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny import tiny_config
 
 from codeformer_jax.system.atomic import keep_lines
+from codeformer_jax.system.mirror import Mirror
 from codeformer_jax.train.writer import LABEL_HEIGHT, Writer, draw_panels
 
 
@@ -53,7 +54,9 @@ def test_a_resumed_run_shows_every_step_once(tmp_path, killed_at):
     config = tiny_config("vqgan", steps=4)
 
     def write(start, stop):
-        writer = Writer(tmp_path, start, config, lambda step, fetched: {"images_per_second": 1.0})
+        writer = Writer(
+            Mirror(tmp_path), start, config, lambda step, fetched: {"images_per_second": 1.0}
+        )
         for step in range(start, stop + 1):
             if step > start:
                 metrics = {"loss": jnp.float32(10 * start + step), "odd": jnp.float32(np.nan)}

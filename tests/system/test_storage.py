@@ -1,6 +1,7 @@
 """Paths that users give: the home folder, URLs, and names that checkpoints cannot have."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from codeformer_jax.data.folder import ImageFolder
 from codeformer_jax.data.images import write_image
 from codeformer_jax.data.sources import parse_source
 from codeformer_jax.evaluate.run import evaluate_run
-from codeformer_jax.system import paths
+from codeformer_jax.system import storage
 from codeformer_jax.train import loop
 
 
@@ -23,9 +24,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "https://host/x"])
-def test_urls_are_refused_in_one_line_and_make_no_folder(home, url, capsys):
-    with pytest.raises(ValueError, match=rf"^workdir={url} is a URL; expected a local path"):
+@pytest.mark.parametrize("url", ["https://host/x", "hf://user/model", "C://run"])
+def test_urls_but_of_buckets_are_refused_in_one_line_and_make_no_folder(home, url, capsys):
+    with pytest.raises(ValueError, match=rf"^workdir={url} is a URL of another kind; expected"):
         loop.train(tiny_config("vqgan"), url)
     with pytest.raises(ValueError, match=rf"^workdir={url} is a URL"):
         evaluate_run(tiny_config("vqgan"), url)
@@ -40,14 +41,28 @@ def test_urls_are_refused_in_one_line_and_make_no_folder(home, url, capsys):
     assert not any(home.iterdir())
 
 
+@pytest.mark.parametrize(("url", "package"), [("gs://b/run", "gcsfs"), ("s3://b/run", "s3fs")])
+def test_a_bucket_without_its_client_names_the_extra(home, url, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install 'codef"):
+        loop.train(tiny_config("vqgan"), url)
+    assert not any(home.iterdir())
+
+
+def test_a_run_in_an_s3_bucket_is_refused(home):
+    pytest.importorskip("s3fs")
+    with pytest.raises(ValueError, match="Orbax writes checkpoints to disks and to gs:// only"):
+        loop.train(tiny_config("vqgan"), "s3://bucket/run")
+
+
 def test_the_home_folder_is_meant_wherever_a_path_is_given(home):
     config = tiny_config("vqgan").unlock()
     config.init_from = "~/stage"
     config.loss.lpips = "~/lpips.safetensors"
-    found = paths.local_config(config)
+    found = storage.local_config(config)
     assert (found.init_from, found.loss.lpips) == (f"{home}/stage", f"{home}/lpips.safetensors")
     assert config.init_from == "~/stage"
-    assert paths.local_config(found) is found
+    assert storage.local_config(found) is found
     with pytest.raises(FileNotFoundError, match=f"{home}/stage does not exist"):
         loop.train(config.lock(), "~/run")
     with pytest.raises(FileNotFoundError, match=f"{home}/stage does not exist"):
@@ -85,7 +100,7 @@ def test_a_run_that_was_moved_to_such_a_name_is_not_taken_for_damaged(stages, tm
 
 @pytest.mark.parametrize("name", ["plain", "ü b", "a]b", "x=1,y=2", "a#b%20"])
 def test_other_names_are_left_alone(tmp_path, name):
-    paths.check_workdir(tmp_path / name)
+    storage.check_workdir(tmp_path / name)
 
 
 def test_folders_of_images_may_have_any_name(tmp_path):

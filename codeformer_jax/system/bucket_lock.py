@@ -1,0 +1,131 @@
+"""A lock for buckets, which have none: a file that its holder renews.
+
+A file that is not renewed has lost its holder, and the next one takes it over. A holder that was
+only suspended or cut off finds another name in the file and ends.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from codeformer_jax.system import peers, storage
+
+# Seconds between two renewals, and until a file that is not renewed has lost its holder.
+BEAT = 10.0
+SILENCE = 3 * BEAT
+
+
+@contextlib.contextmanager
+def held(path: storage.Path, holder: str) -> Iterator[None]:
+    """Holds a lock. It may take `SILENCE` seconds to see that an earlier holder is dead.
+
+    Args:
+        path: the file, in a bucket.
+        holder: who holds it, for the messages of others.
+
+    Raises:
+        BlockingIOError: if another process holds the lock; its text is the other's `holder`.
+    """
+    _wait_for_death(path)
+    content = {
+        "holder": holder,
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "token": secrets.token_hex(8),
+    }
+    _create(path, content)
+    closed = threading.Event()
+    thread = threading.Thread(target=_renew, args=(path, content, closed), daemon=True, name="lock")
+    thread.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        thread.join()
+        try:
+            _end_if_lost(path, content)
+            storage.remove(path)
+        except Exception as error:
+            logging.warning("%s stays, and the next run waits for its end: %s", path, error)
+
+
+def _wait_for_death(path: storage.Path) -> None:
+    """Returns when the file has no holder that lives. Raises BlockingIOError if it has."""
+    found = _read(path)
+    if found is None:
+        return
+    if not _ended_here(found):
+        logging.warning("%s names %s; looking for a sign of life", path, found["holder"])
+        ends = time.monotonic() + SILENCE
+        while time.monotonic() < ends:
+            time.sleep(BEAT / 10)
+            if (now := _read(path)) is None:
+                return
+            if now != found:
+                raise BlockingIOError(now["holder"])
+    storage.remove(path)
+
+
+def _create(path: storage.Path, content: dict[str, Any]) -> None:
+    """Writes the file. Raises BlockingIOError if another process was faster."""
+    try:
+        text = json.dumps(content).encode()
+        storage.filesystem(path).pipe_file(str(path), text, mode="create")
+    except FileExistsError:
+        # An answer may be lost: then the client meets its own file at the next attempt.
+        found = _read(path)
+        if found is None or found["token"] != content["token"]:
+            raise BlockingIOError((found or {}).get("holder", "another process")) from None
+
+
+def _renew(path: storage.Path, content: dict[str, Any], closed: threading.Event) -> None:
+    beat = 0
+    while not closed.wait(BEAT):
+        # A bucket that does not answer now may do so at the next beat.
+        with contextlib.suppress(Exception):
+            _end_if_lost(path, content)
+            beat += 1
+            path.write_text(json.dumps(content | {"beat": beat}))
+
+
+def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:
+    """Ends this process if another one has taken the lock over."""
+    found = _read(path)
+    if found is not None and found["token"] != content["token"]:
+        print(
+            f"\nerror: {found['holder']} has taken over {path}, because this process did not renew "
+            "it in time. This process ends; the other run goes on",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        peers.end()
+
+
+def _read(path: storage.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _ended_here(found: dict[str, Any]) -> bool:
+    """Returns whether the holder was a process of this machine that is no more."""
+    if found["host"] != socket.gethostname():
+        return False
+    if found["process"] == os.getpid():
+        return True  # A container that was started again counts its processes from 1.
+    try:
+        os.kill(found["process"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,228 @@
+"""Paths that users give: on disk, or in a bucket (`gs://`, `s3://`)."""
+
+import contextlib
+import importlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from etils import epath
+
+# A path on disk or in a bucket. Both have the methods of pathlib.
+Path = pathlib.Path | epath.Path
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# The package that serves each scheme; and the extra that brings it, which is also fsspec's name.
+_BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+# Settings that are paths. `data.path` and `eval.path` are sources instead.
+_SETTINGS = (
+    *("init_from", "init_discriminator_from", "teacher"),
+    *("loss.lpips", "data.codes", "eval.testset", "eval.lpips", "eval.st_lpips"),
+)
+
+
+def to_path(given: str | os.PathLike, setting: str = "path") -> Path:
+    """Returns a path that a user gave, with `~` expanded, which the shell leaves in --flag=~/x.
+
+    Args:
+        given: a file or folder, which need not exist.
+        setting: its name, for the message.
+
+    Raises:
+        ValueError: if it is a URL, but not of a bucket, or the package for its kind of bucket is
+            missing.
+    """
+    text = os.fspath(given)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return pathlib.Path(os.path.expanduser(text))
+    if scheme[1] not in _BUCKETS:
+        raise ValueError(
+            f"{setting}={text} is a URL of another kind; expected a local path, gs://BUCKET/... or "
+            "s3://BUCKET/..."
+        )
+    _import_client(scheme[1])
+    return epath.Path(text)
+
+
+def _import_client(scheme: str) -> None:
+    package, extra = _BUCKETS[scheme]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{scheme}:// needs the package {package}: pip install 'codeformer-jax[{extra}]'"
+        ) from error
+    # A cached listing would hide what other processes write; gcsfs waits for ever by default.
+    settings = {"use_listings_cache": False} | ({"requests_timeout": 300} if scheme == "gs" else {})
+    for name in {scheme, extra}:
+        fsspec.config.conf.setdefault(name, {}).update(settings)
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Returns whether a path lies in a bucket."""
+    return _SCHEME.match(os.fspath(path)) is not None
+
+
+def absolute(path: Path) -> Path:
+    """Returns a local path as an absolute one."""
+    return path if is_remote(path) else path.absolute()
+
+
+def resolved(path: Path) -> Path:
+    """Returns a local path as an absolute one without links: equal places have equal paths."""
+    return path if is_remote(path) else path.resolve()
+
+
+def lexists(path: Path) -> bool:
+    """Returns whether something has this name, also if it is a link to nothing."""
+    return path.exists() if is_remote(path) else os.path.lexists(path)
+
+
+def filesystem(path: Path) -> Any:
+    """Returns the fsspec file system of a path."""
+    return fsspec.core.url_to_fs(os.fspath(path))[0]
+
+
+@contextlib.contextmanager
+def local_copy(path: Path) -> Iterator[pathlib.Path]:
+    """Yields a file for programs that read local files only.
+
+    Args:
+        path: a file on disk, which is yielded itself, or in a bucket, of which a temporary copy is.
+    """
+    if not is_remote(path):
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, path.name)
+        with _named("read", path):
+            filesystem(path).get_file(os.fspath(path), str(copy))
+        yield copy
+
+
+def upload(source: pathlib.Path, target: Path) -> None:
+    """Copies a local file into a bucket, where it appears whole or not at all.
+
+    The clients try again for half a minute.
+
+    Raises:
+        OSError: if the bucket does not take it.
+    """
+    with _named("written", target):
+        filesystem(target).put_file(str(source), os.fspath(target))
+
+
+@contextlib.contextmanager
+def _named(action: str, path: Path) -> Iterator[None]:
+    """Turns the errors of clients, which name no path, into an OSError that does."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except Exception as error:
+        reason = f"{type(error).__name__} {getattr(error, 'code', None) or error}".strip()
+        raise OSError(f"{path} cannot be {action}: {reason}") from error
+
+
+def read_bytes(path: str | os.PathLike, stop: int | None = None) -> bytes:
+    """Returns the content of a file, or its first `stop` bytes, in any process.
+
+    Raises:
+        OSError: if it cannot be read; of a bucket, the message names the file.
+    """
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read(stop)
+    path = to_path(path)  # A worker process has not set up the client yet.
+    with _named("read", path):
+        return filesystem(path).cat_file(os.fspath(path), end=stop)
+
+
+def files(folder: Path) -> list[Path]:
+    """Returns all files under a folder, sorted; none if it does not exist."""
+    if is_remote(folder):
+        return sorted(folder / name for name in sizes(folder))
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def size(path: Path) -> int:
+    """Returns the length of a file in bytes."""
+    # Not by epath for a local file, which fails where its owner has no name.
+    return path.stat().length if is_remote(path) else os.path.getsize(path)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Returns {name below a folder in a bucket, with slashes: bytes} by one listing, sorted."""
+    with _named("listed", folder):
+        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        found = system.find(root, detail=True)
+    start = len(root.rstrip("/")) + 1
+    # A console makes a folder by an empty object whose name ends in a slash.
+    names = {name[start:]: about["size"] for name, about in sorted(found.items())}
+    return {name: size for name, size in names.items() if name and not name.endswith("/")}
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that it holds; nothing happens if there is none."""
+    if is_remote(path):
+        with contextlib.suppress(FileNotFoundError), _named("removed", path):
+            filesystem(path).rm(os.fspath(path), recursive=True)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def local_config(config: Any) -> Any:
+    """Expands `~` in all paths of a config; a changed config is a copy.
+
+    Raises:
+        ValueError: as `to_path`.
+    """
+    changed = {}
+    for setting in _SETTINGS:
+        section, _, name = setting.rpartition(".")
+        given = (config.get(section, {}) if section else config).get(name)
+        if not given:
+            continue
+        to_path(given, setting)
+        if (path := os.path.expanduser(given)) != given:
+            changed[setting] = path
+    if not changed:
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict(changed)
+    return config
+
+
+def check_workdir(workdir: Path) -> None:
+    r"""Raises ValueError for a path at which Orbax cannot keep checkpoints.
+
+    Of buckets it knows `gs://` only. It looks for files with patterns, in which `*`, `?` and `[`
+    have a meaning. TensorStore takes a backslash for a slash, and only UTF-8.
+    """
+    path = os.fspath(absolute(workdir))
+    if path.startswith("s3://"):
+        raise ValueError(
+            f"workdir={path}: Orbax writes checkpoints to disks and to gs:// only; give such a "
+            "--workdir. Other files may be in s3:// buckets"
+        )
+    found = next((character for character in "*?[\\" if character in path), None)
+    if found is None:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            found = "a byte that is not UTF-8"
+    if found is not None:
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        raise ValueError(
+            f"workdir={shown}: checkpoints cannot be read from a path with {found} in it; give "
+            "another --workdir, or rename the folder"
+        )

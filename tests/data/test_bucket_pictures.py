@@ -1,0 +1,129 @@
+"""Pictures and codes in a bucket: the same examples as on disk, in few requests."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from codeformer_jax.data.examples import listing_digest
+from codeformer_jax.data.folder import ImageFolder
+from codeformer_jax.data.images import UnreadableImage, image_size, read_image, write_image
+from codeformer_jax.data.photos import PhotoFile, read_photo, write_photo
+from codeformer_jax.data.pipeline import batches
+from codeformer_jax.data.precomputed_codes import Codes, CodesError, Description, write_codes
+from codeformer_jax.data.sources import open_source
+from codeformer_jax.system.atomic import atomic_directory
+from codeformer_jax.system.storage import to_path
+
+ABOUT = Description("abc", "faces", "digest", 4, (2, 3), 1000, 10)
+
+
+def pixels(seed, size=24):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def pair(tmp_path, bucket):
+    """Two folders of the same pictures: on disk, and in a bucket."""
+    for number in range(8):
+        write_image(tmp_path / "a" / f"{number}.png", pixels(number))
+    write_image(tmp_path / "b" / ".hidden" / "x.png", pixels(8))
+    write_image(tmp_path / "é.jpg", pixels(9))
+    write_image(tmp_path / "small.png", pixels(10, 4))
+    (tmp_path / "notes.txt").write_text("no picture")
+    remote = to_path(bucket)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            (remote / path.relative_to(tmp_path)).write_bytes(path.read_bytes())
+    return tmp_path, remote
+
+
+def test_a_folder_is_the_same_as_on_disk(pair, object_store):
+    local, remote = (ImageFolder(folder, 16, "all") for folder in pair)
+    assert remote.names == local.names
+    assert remote.skipped.keys() == local.skipped.keys() == {"small.png"}
+    for index in range(len(local)):
+        np.testing.assert_array_equal(remote[index]["image"], local[index]["image"])
+    object_store.requests.clear()
+    assert listing_digest(remote) == listing_digest(local)
+    assert len(object_store.requests) <= 2
+
+
+def test_a_header_is_read_without_the_rest(bucket, object_store):
+    path = to_path(bucket) / "large.png"
+    write_image(path, pixels(0, 400))
+    object_store.requests.clear()
+    assert image_size(path) == (400, 400)
+    assert len(object_store.requests) == 1
+    tail = io.BytesIO()  # The header of a TIFF comes last.
+    Image.fromarray(pixels(0, 200)).save(tail, "TIFF")
+    (to_path(bucket) / "x.tif").write_bytes(tail.getvalue())
+    assert image_size(f"{bucket}/x.tif") == (200, 200)
+
+
+@pytest.mark.parametrize("prefix", ["", "folder:", "1 * "])
+def test_a_worker_process_reads_the_same_batches(pair, prefix):
+    streams = [
+        batches(open_source(ConfigDict({"path": path, "image_size": 16}), "train"), **options)
+        for path, options in (
+            (f"{pair[0]}", {"batch_size": 2, "seed": 0}),
+            (f"{prefix}{pair[1]}", {"batch_size": 2, "seed": 0, "workers": int(not prefix)}),
+        )
+    ]
+    with contextlib.closing(streams[0]), contextlib.closing(streams[1]):
+        for _ in range(3):
+            local, remote = map(next, streams)
+            np.testing.assert_array_equal(local["image"], remote["image"])
+
+
+def test_a_bucket_that_fails_is_not_a_bad_picture(pair, object_store, monkeypatch):
+    folder = ImageFolder(pair[1], 16, "all")
+    monkeypatch.setattr("gcsfs.retry.asyncio.sleep", _no_wait)
+    object_store.fail("busy", times=1000, matching="GET")
+    with pytest.raises(OSError, match=r"gs://.*0.png cannot be read: HttpError 503"):
+        folder[0]
+    object_store.faults.clear()
+    with pytest.raises(UnreadableImage, match="no such file"):
+        read_image(pair[1] / "none.png")
+
+
+async def _no_wait(_seconds):
+    pass
+
+
+def test_a_missing_folder_is_named(bucket):
+    with pytest.raises(FileNotFoundError, match=f"no image folder '{bucket}'"):
+        ImageFolder(bucket, 16)
+
+
+def test_photographs_are_written_and_read(bucket):
+    photo = PhotoFile(pixels(0))
+    assert write_photo(f"{bucket}/sub/photo.png", photo, "note") == ()
+    np.testing.assert_array_equal(read_photo(f"{bucket}/sub/photo.png").pixels, photo.pixels)
+
+
+def test_codes_are_written_and_read(bucket):
+    codes = np.random.default_rng(0).integers(0, 1000, (10, 2, 6)).astype(np.int32)
+    with atomic_directory(bucket, marker="codes.json") as folder:
+        write_codes(folder, ABOUT, [codes])
+    found = Codes(bucket)
+    np.testing.assert_array_equal([found[i] for i in range(10)], codes)
+    array = to_path(bucket) / "codes.npy"
+    array.write_bytes(array.read_bytes()[:-1] + b"\7")
+    with pytest.raises(CodesError, match="not as it was written"):
+        Codes(bucket)
+    array.unlink()
+    with pytest.raises(CodesError, match="missing"):
+        Codes(bucket)
+    (to_path(bucket) / "codes.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no codes in 'gs://"):
+        Codes(bucket)
+
+
+@pytest.mark.parametrize("source", ["tfds:gs://bkt/faces[train]", "array_record:s3://bkt/*.rec"])
+def test_records_in_a_bucket_are_refused(source):
+    with pytest.raises(ValueError, match="records are read from a local disk; copy them"):
+        open_source(ConfigDict({"path": source, "image_size": 16}), "train")

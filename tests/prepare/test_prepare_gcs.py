@@ -1,0 +1,35 @@
+"""A dataset from and in a bucket of Google Cloud Storage."""
+
+import pytest
+from prepare.support import fill, read_all, tree_hash
+
+from codeformer_jax.prepare import build
+from codeformer_jax.system import storage
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_it_has_the_same_bytes_as_on_disk(room, bucket, object_store, tmp_path, workers):
+    fill(room.faces, 12)
+    (room.faces / "b").mkdir()
+    (room.faces / "b" / "same.png").write_bytes((room.faces / "003.png").read_bytes())
+    (room.faces / "notes.txt").write_text("no picture")
+    room.prepare()
+    for path in storage.files(room.faces):
+        name = path.relative_to(room.faces).as_posix()
+        (storage.to_path(bucket) / "faces" / name).write_bytes(path.read_bytes())
+    out = f"{bucket}/out"
+    options = {"size": 16, "workers": workers}
+    summary = build.prepare([f"{bucket}/faces"], out, **options)
+    assert sum(summary.splits.values()) == 12
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in object_store.names(out):
+        (made / name).write_bytes(object_store.read(f"{out}/{name}"))
+    assert len(read_all(made)) == 12
+    assert tree_hash(made) == tree_hash(room.out)
+    assert object_store.names(f"{out}.partial") == []
+    with pytest.raises(FileExistsError, match=f"{out}' exists"):
+        build.prepare([f"{bucket}/faces"], out, **options)
+    build.prepare([f"{bucket}/faces"], out, **options, force=True)
+    with pytest.raises(build.PrepareError, match="lie within each other"):
+        build.prepare([f"{bucket}/faces"], f"{bucket}/faces/out", **options)
