@@ -129,10 +129,15 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         x = x.astype(sum_dtype(x.dtype))
         mean = self._group_mean(jnp.mean(x, axis=(1, 2)))
-        centred = x - mean[:, None, None, :]
-        variance = self._group_mean(jnp.mean(jnp.square(centred), axis=(1, 2)))
+        # Subtracting a constant that equals the mean gives the same values. Gradients then need
+        # sums of the cotangent only, and no float32 map: see docs/distributed.md.
+        centre = jax.lax.stop_gradient(mean)
+        centred = x - centre[:, None, None, :]
+        squares = self._group_mean(jnp.mean(jnp.square(centred), axis=(1, 2)))
+        variance = squares - jnp.square(mean - centre)
         gain = jax.lax.rsqrt(variance + self.epsilon) * scale[None, :]
-        return (centred * gain[:, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+        shift = (centre - mean) * gain + bias[None, :]
+        return (centred * gain[:, None, None, :] + shift[:, None, None, :]).astype(self.dtype)
 
     def _group_mean(self, x: Float[Array, "b c"]) -> Float[Array, "b c"]:
         """Replaces every channel's value by the mean of its group."""

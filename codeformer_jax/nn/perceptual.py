@@ -18,12 +18,22 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class _LinearHead(nn.Module):
-    """1x1 convolution to one channel; the submodule's name is the converted weights'."""
+class _ChannelSum(nn.Module):
+    """1x1 convolution to one channel, as a sum that compilers fuse with what precedes it."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
-        return nn.Conv(1, (1, 1), use_bias=False, name="layer")(x)
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (1, 1, x.shape[-1], 1), jnp.float32)
+        return jnp.sum(x * kernel[..., 0], axis=-1, keepdims=True)
+
+
+class _LinearHead(nn.Module):
+    """Weighted sum of the channels; the submodule's name is the converted weights'."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
+        return _ChannelSum(name="layer")(x)
 
 
 class _Features(VGG):

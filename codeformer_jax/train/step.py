@@ -14,6 +14,12 @@ from codeformer_jax.tasks.state import TrainState
 
 # Stream of randomness, folded into the seed; `run` and `heldout` have the others.
 STEP = 1
+# With fewer than eight images a chip, libtpu cuts maps into strips and stacks them as a batch. At
+# 512 px the copies between the strips take most of the step's memory traffic (docs/distributed.md).
+_TPU_OPTIONS = {
+    "xla_tpu_run_space_to_batch": "false",
+    "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+}
 
 
 def step_key(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, ""]:
@@ -35,6 +41,11 @@ def whole_networks(state: TrainState) -> TrainState:
         collections=on_all_devices(state.collections),
         discriminator=judge,
     )
+
+
+def step_options(task: Task, platform: str) -> dict[str, str]:
+    """Returns the compiler's options for a step on devices of this `jax.Device.platform`."""
+    return task.compiler_options(platform) | (_TPU_OPTIONS if platform == "tpu" else {})
 
 
 def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any, Any]]:
@@ -60,5 +71,5 @@ def make_step(task: Task, mesh: Mesh, sharding: Any) -> Callable[..., tuple[Any,
         step,
         donate_argnums=0,
         out_shardings=(sharding, parallel.replicated(mesh)),
-        compiler_options=task.compiler_options(mesh.devices.flat[0].platform),
+        compiler_options=step_options(task, mesh.devices.flat[0].platform),
     )

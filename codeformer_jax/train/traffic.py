@@ -22,6 +22,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _CALL = re.compile(r"(?:body|calls|to_apply|\w+_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 # XLA writes groups in three ways, and pairs for permutations.
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -80,7 +81,7 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
         text: the program (`jax.stages.Compiled.as_text`).
         mesh: size of each axis of the mesh that it was compiled for, outermost first.
     """
-    times, computation, found = _repetitions(text), "", []
+    times, computation, found, channels = _repetitions(text), "", [], set()
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header[1]
@@ -91,6 +92,11 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
             axes = {"slice": mesh["slice"]} if "slice" in mesh else {}
         else:
             continue
+        if channel := _CHANNEL.search(line):
+            # libtpu writes a collective that runs beside fusions into each of them.
+            if "fus" in computation and channel[1] in channels:
+                continue
+            channels.add(channel[1])
         source = _SOURCE.search(line)
         found.append(
             Collective(

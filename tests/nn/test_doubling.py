@@ -122,3 +122,11 @@ def test_the_layer_takes_it(monkeypatch):
         programs.add(jax.jit(layer.apply).lower(variables, x).as_text())
         jax.clear_caches()
     assert len(programs) == 2  # One is folded.
+
+
+def test_tpus_double_maps_of_any_size():
+    x, kernel, _ = draw(1, 32, 32, 3)
+    traced = jax.jit(doubling_convolve).trace(x, kernel)
+    for platform, folded in (("cpu", True), ("cuda", True), ("tpu", False)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("tensor<2x2x3x16xf32>" in text) == folded, platform

@@ -58,6 +58,36 @@ def test_group_norm_equals_flax(groups, channels):
     np.testing.assert_allclose(ours.apply(variables, x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_group_norm_has_the_derivatives_of_its_formula():
+    """Both orders: the layer subtracts a constant that equals the mean."""
+    x, weights = 3 + 2 * normal(0, 2, 5, 4, 6), normal(1, 2, 5, 4, 6)
+    module = layers.GroupNorm(3)
+    variables = {"params": {"scale": 1 + normal(2, 6) / 4, "bias": normal(3, 6)}}
+
+    def formula(variables, x):
+        scale, bias = (variables["params"][name] for name in ("scale", "bias"))
+        groups = x.reshape(2, 20, 3, 2)
+        mean = groups.mean(axis=(1, 3), keepdims=True)
+        variance = ((groups - mean) ** 2).mean(axis=(1, 3), keepdims=True)
+        normal = (groups - mean) / jnp.sqrt(variance + 1e-6)
+        return normal.reshape(x.shape) * scale[None, None, None] + bias[None, None, None]
+
+    def derivatives(function):
+        def loss(variables, x):
+            return jnp.sum(weights * jnp.sin(function(variables, x)))
+
+        gradient = jax.grad(loss, argnums=(0, 1))
+        second = jax.grad(lambda x: jnp.sum(weights * gradient(variables, x)[1]))
+        return *gradient(variables, x), second(x)
+
+    for found, expected in zip(
+        jax.tree.leaves(derivatives(module.apply)),
+        jax.tree.leaves(derivatives(formula)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_group_norm_of_a_far_mean():
     # One pass, E[x^2] - E[x]^2, would lose the variance altogether here.
     x = 1000 + 0.1 * normal(0, 1, 16, 16, 4)

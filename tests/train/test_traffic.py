@@ -70,6 +70,15 @@ def test_a_transfer_between_slices_of_tpus():
     assert collectives(line("is_host_transfer=true", "send"), MESH) == []
 
 
+def test_a_collective_beside_fusions_counts_once():
+    """libtpu writes it into every fusion that it runs beside, with the same channel."""
+    gather = line("channel_id=7, replica_groups={{0,1},{2,3}}", "all-gather")
+    parts = ("fused_computation.1", "async_collective_fusion.2", "async_collective_fusion.3")
+    text = "\n".join(f"%{name} (p: f32[3,5]) -> f32[3,5] {{\n{gather}\n}}" for name in parts)
+    assert len(collectives(text, MESH)) == 1
+    assert len(collectives(text.replace("fus", "f"), MESH)) == 3
+
+
 def test_a_loop_repeats_its_collectives():
     text = "\n".join(
         (
