@@ -71,9 +71,13 @@ def test_the_home_folder_is_meant_wherever_a_path_is_given(home):
     assert [each.where for each in found] == [f"{home}/{x}" for x in ("faces", "more", "made", "*")]
     parsed = cli._parser().parse_args(["encode", "~/run", "~/codes"])
     assert (parsed.checkpoint, parsed.target) == (f"{home}/run", f"{home}/codes")
-    parsed = cli._parser().parse_args(["prepare", "~/faces", "gs://bucket/faces", "s3://made"])
-    assert parsed.sources == [f"{home}/faces", "gs://bucket/faces"]
     assert not any(home.iterdir())
+
+
+def test_commands_take_disks_and_buckets(home):
+    pytest.importorskip("gcsfs")
+    parsed = cli._parser().parse_args(["prepare", "~/faces", "gs://bucket/faces", "gs://made"])
+    assert parsed.sources == [f"{home}/faces", "gs://bucket/faces"]
 
 
 @pytest.mark.parametrize(
