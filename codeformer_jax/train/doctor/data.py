@@ -70,7 +70,10 @@ def check_data(
                 "memory",
             )
         )
-    return found if workdir is None else [*found, *_check_room(workdir, state, report)]
+    if workdir is not None:
+        with limited("free space of the workdir"):
+            found += _check_room(workdir, state, report)
+    return found
 
 
 def _check_room(workdir: str, state: int, report: Report) -> list[Finding]:
