@@ -1,7 +1,7 @@
 # An image to train and restore with:
 #
 #     docker build --build-arg VARIANT=tpu --tag IMAGE .
-#     docker run --shm-size=4g IMAGE python train.py --config=configs/vqgan.py --workdir=gs://BUCKET/run
+#     docker run --shm-size=4g IMAGE python train.py --config=configs/demo.py:vqgan --workdir=gs://BUCKET/run
 #     docker run IMAGE codeformer-jax doctor
 #
 # VARIANT is the device that JAX is installed for: cpu, tpu or cuda. CUDA comes with JAX's packages; the

@@ -17,10 +17,10 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes that train together.")
 _PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
 _START_TIMEOUT = flags.DEFINE_float(
-    "initialization-timeout", 300.0, "Seconds to wait for all processes to start.", lower_bound=1.0
+    "initialization-timeout", 300.0, "Seconds to wait for all processes to start."
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
-    "peer-timeout", 25.0, "Seconds until a silent process counts as dead.", lower_bound=1.0
+    "peer-timeout", 25.0, "Seconds until a silent process counts as dead."
 )
 flags.mark_flag_as_required("config")
 

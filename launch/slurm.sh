@@ -15,9 +15,12 @@
 : "${MAX_RESTARTS:=100}"
 # source .venv/bin/activate
 
+# Since SLURM 22.05 srun does not inherit this from sbatch, and a task would get one core.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+
 srun --kill-on-bad-exit=1 python train.py --config="$CONFIG" --workdir="$WORKDIR" \
     --config.data.path="$DATA" --config.mesh="$MESH" \
-    --initialization-timeout=600 --peer-timeout=30 "$@"
+    --initialization-timeout=600 "$@"
 code=$?
 
 # 0 means that the run has finished. After anything else the job starts again and resumes. SLURM

@@ -11,8 +11,9 @@ set -euo pipefail
 : "${MESH:=slice:$SLICES,data:-1}"
 
 # `exec` lets SIGTERM reach Python through the shell that XPK starts it in.
-# A run that ends early has exit code 143 (SIGTERM, saved) or 1 (an error, or a peer is gone). XPK
-# restarts after 42 and 127 to 255, and after 1 only if told. Code 0 completes the workload.
+# A run that ends early has exit code 143 (SIGTERM, saved), 1 (an error, or a peer is gone) or 134
+# (JAX has lost process 0). XPK restarts after 42 and 127 to 255, and after 1 only if told. Code 0
+# completes the workload.
 xpk workload create \
     --cluster="$CLUSTER" \
     --workload="$WORKLOAD" \
@@ -24,4 +25,4 @@ xpk workload create \
     --restart-on-exit-codes=1 \
     --termination-grace-period-seconds=120 \
     --command="exec python train.py --config=$CONFIG --workdir=$WORKDIR --config.data.path=$DATA \
---config.mesh=$MESH --initialization-timeout=900 --peer-timeout=30 $*"
+--config.mesh=$MESH --initialization-timeout=900 $*"

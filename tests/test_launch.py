@@ -30,7 +30,7 @@ import train
 from absl import flags
 assert flags.FLAGS(sys.argv) == ["train.py"]
 config = flags.FLAGS.config
-names = ("workdir", "initialization-timeout", "peer-timeout")
+names = ("workdir", "initialization-timeout")
 found = {{name: flags.FLAGS[name].value for name in names}}
 print(json.dumps({{**found, "mesh": config.mesh, "data": config.data.path, "seed": config.seed}}))
 """
@@ -126,16 +126,23 @@ def test_an_unknown_variant_stops_the_build(tmp_path):
     assert calls == []
 
 
+@pytest.mark.slow
 def test_the_files_of_the_image_suffice_to_train(tmp_path):
     for path in copied():
         copy = shutil.copytree if (ROOT / path).is_dir() else shutil.copy
         copy(ROOT / path, tmp_path / path)
-    words = [sys.executable, "train.py", "--config=configs/demo.py:vqgan,short"]
+    words = [sys.executable, "train.py", "--config=configs/demo.py:vqgan,short", "--workdir=run"]
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
     done = subprocess.run(
-        words, cwd=tmp_path, env=kept, capture_output=True, text=True, check=False
+        [*words, "--config.steps=1"],
+        cwd=tmp_path,
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert "--workdir=DIR is required to train" in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert saved_steps(tmp_path / "run") == [1]
 
 
 # Kubernetes
@@ -203,7 +210,7 @@ def test_the_xpk_command_is_one_of_train(tmp_path):
     found = parsed(command)
     assert found["workdir"].startswith("gs://BUCKET/")
     assert mesh_sizes(found["mesh"]) == {"slice": 4, "data": -1, "fsdp": 1}
-    assert (found["peer-timeout"], found["seed"]) == (30, 7)
+    assert (found["initialization-timeout"], found["seed"]) == (900, 7)
 
 
 ENDLESS = """
@@ -316,13 +323,14 @@ def job(folder, restarts, **values):
     ("code", "restarts", "requeue"), [(0, 0, False), (1, 0, True), (143, 4, True), (1, 5, False)]
 )
 def test_the_slurm_script_requeues_a_run_that_has_not_finished(tmp_path, code, restarts, requeue):
-    fake(tmp_path / "bin", "srun", f'printf "%s\\0" "$@" > {tmp_path}/given; exit {code}')
-    found = job(tmp_path, restarts, MAX_RESTARTS=5)
+    note = f'printf "%s\\0" "$SRUN_CPUS_PER_TASK" "$@" > {tmp_path}/given; exit {code}'
+    fake(tmp_path / "bin", "srun", note)
+    found = job(tmp_path, restarts, MAX_RESTARTS=5, SLURM_CPUS_PER_TASK=12)
     assert (found[0], found[2]) == (code, requeue)
-    first, *command = (tmp_path / "given").read_text().split("\0")[:-1]
-    assert first == "--kill-on-bad-exit=1"
+    cores, first, *command = (tmp_path / "given").read_text().split("\0")[:-1]
+    assert (cores, first) == ("12", "--kill-on-bad-exit=1")
     read = parsed(command)
-    assert (read["mesh"], read["seed"], read["peer-timeout"]) == ("data:-1", 3, 30)
+    assert (read["mesh"], read["seed"], read["initialization-timeout"]) == ("data:-1", 3, 600)
     assert read["workdir"].startswith("gs://BUCKET/")
 
 

@@ -154,7 +154,9 @@ def section(module: str, *, in_full: bool) -> list[str]:
     folder = ROOT.joinpath(*module.split("."))
     if assigned(parse(module), "__all__") is not None or not folder.is_dir():
         return parts
-    files = [f"{module}.{path.stem}" for path in sorted(folder.glob("[!_]*.py"))]
+    packages = (path.parent for path in folder.glob("[!_]*/__init__.py"))
+    paths = sorted([*folder.glob("[!_]*.py"), *packages])
+    files = [f"{module}.{path.stem}" for path in paths]
     if in_full:
         return parts + [text for file in files for text in section(file, in_full=True)]
     lines = [f"- `{file}`: {sections(ast.get_docstring(parse(file)))[0]}" for file in files]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 HEADER = """\
 # Exact versions of everything that an installation of this project pulls in, per Python version.
+# Of the extras [cuda] and [tpu], JAX itself pins libtpu and its plugins and sets the ranges of
+# NVIDIA's packages.
 # pyproject.toml holds the ranges. CONTRIBUTING.md says how to refresh this file."""
 
 

@@ -55,7 +55,7 @@ def add(commands: Commands) -> None:
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of train.py about several processes."""
     group = parser.add_argument_group(
-        "several processes", "as for train.py; without these the environment tells"
+        "several processes", "as for train.py; default: read from the environment"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--processes", type=int, metavar="N", help="number of processes")

@@ -29,7 +29,7 @@ def connect(timeout: float, *arguments: Any, **options: Any) -> None:
         timeout: the limit in seconds.
         arguments, options: arguments of `jax.distributed.initialize`.
     """
-    state()  # Raises now what would be raised after the start.
+    state()  # Raises before the start if this version of JAX does not fit.
     # JAX's service knows which processes are missing. It waits for an hour before it names them,
     # and `initialize` has no argument for that. A JAX without this name only loses the message.
     module, name = getattr(distributed, "_jax", None), "get_distributed_runtime_service"

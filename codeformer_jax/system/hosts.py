@@ -53,8 +53,14 @@ def initialize(
         peer_timeout: seconds after which a process ends if another one gives no sign of life.
 
     Raises:
-        ValueError: if only some arguments are given, or JAX cannot read the environment.
+        ValueError: if only some arguments are given, a limit is shorter than a second, or JAX
+            cannot read the environment.
     """
+    if not min(start_timeout, peer_timeout) >= 1:
+        raise ValueError(
+            f"got --initialization-timeout={start_timeout:g} --peer-timeout={peer_timeout:g}; each "
+            "must be at least 1 second"
+        )
     if processes == 1 and coordinator is None and process in (None, 0):
         return
     handler = signal.getsignal(signal.SIGTERM)
@@ -193,7 +199,7 @@ def check_same(**values: str) -> None:
         names = [name for name in values if any(o.get(name) != first.get(name) for o in others)]
         raise ValueError(
             f"processes {differing} differ from process 0 in: {', '.join(names)}. Give all the "
-            "same flags, and a --workdir and data on a file system that all of them share"
+            "same flags, and a --workdir and data that all of them share"
         )
 
 

@@ -101,7 +101,7 @@ class Watch:
         """
         if _may_follow(error):
             time.sleep((_TICKS + _GRACE) * self._tick)
-        with self._ending:  # It is never free again once this process ends because of a peer.
+        with self._ending:  # Blocks for good once a peer has been named.
             self._failure = f"{type(error).__name__}: {error}"[:_LONGEST]
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 # Implies --xla_gpu_exclude_nondeterministic_ops, and switches off the choice of kernels by timing.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets; their errors have no base.
+_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets. Their errors share no base.
 
 
 def use_deterministic_programs() -> None:
@@ -51,7 +51,7 @@ def run(
 
 
 def no_bucket(error: BaseException) -> str | None:
-    """Returns what a bucket's client has against a request, or None if `error` is another one."""
+    """Returns the message of an error of a bucket's client, or None for any other error."""
     if type(error).__module__.partition(".")[0] not in _CLIENTS:
         return None
     return f"a bucket cannot be used: {type(error).__name__}: {error}"

@@ -237,6 +237,13 @@ def test_flags_that_do_not_fit_together_are_refused(started, arguments):
     assert started == []
 
 
+@pytest.mark.parametrize("limits", [{"start_timeout": 0.5}, {"peer_timeout": 0.0}])
+def test_limits_of_less_than_a_second_are_refused(started, limits):
+    with pytest.raises(ValueError, match="must be at least 1 second"):
+        hosts.initialize("node1:1234", 2, 1, **limits)
+    assert started == []
+
+
 def test_an_environment_that_jax_cannot_read_is_not_taken_for_one_process(started, monkeypatch):
     def refuse(**_):
         raise ValueError("coordinator_address should be defined.")

@@ -214,7 +214,8 @@ def in_place(path):
     [
         ("atomic_path", fail, "cannot create a file: OSError: .*Read-only file system"),
         ("atomic_path", in_place, "a replaced file does not have the new content"),
-        ("exclusive", contextlib.nullcontext, "two processes can lock the same file"),
+        ("exclusive", contextlib.nullcontext, "a second run would not be refused: no locks"),
+        ("exclusive", fail, "a second run would not be refused: no locks"),
     ],
 )
 def test_a_faulty_disk_is_found(tmp_path, monkeypatch, name, replacement, what):
@@ -325,7 +326,7 @@ def test_the_command_prints_and_exits(tmp_path, monkeypatch, capfd):
     assert cli.main(arguments) == 1
     *_, count, what, remedy = capfd.readouterr().out.splitlines()
     assert count == "wrong      1"
-    assert what == f"  - workdir={tmp_path}: two processes can lock the same file"
+    assert what == f"  - workdir={tmp_path}: a second run would not be refused: no locks"
     assert remedy.startswith("    -> start only one run")
 
 

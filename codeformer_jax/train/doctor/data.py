@@ -70,11 +70,14 @@ def check_data(
                 "memory",
             )
         )
-    return found if workdir is None else [*found, *_check_room(workdir, state, report)]
+    if workdir is not None:
+        with limited("free space of the workdir"):
+            found += _check_room(workdir, state, report)
+    return found
 
 
 def _check_room(workdir: str, state: int, report: Report) -> list[Finding]:
-    """Compares the free space of a disk with the checkpoints of a state; buckets have no end."""
+    """Compares the free space of a disk with the checkpoints of a state. A bucket is never full."""
     report(f"checkpoint {state / 1e9:.2f} GB")
     folder = to_path(workdir, "workdir")
     if is_remote(folder):
@@ -100,7 +103,7 @@ def reading_rate(config: ml_collections.ConfigDict, seconds: float) -> float:
 
     Args:
         config: config of a run.
-        seconds: time to read for. A quarter of it comes before, while buffers fill.
+        seconds: time to read for, after a quarter of it in which buffers fill.
     """
     data, source = config.data, open_source(oversampled(config.data), "train")
     jitter = Jitter.from_config(data)

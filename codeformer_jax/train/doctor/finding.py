@@ -28,10 +28,10 @@ class Finding:
 
 @contextlib.contextmanager
 def limited(stage: str, seconds: float | None = None) -> Iterator[None]:
-    """Ends this process, with its stacks, if the block takes longer; names it to other processes.
+    """Ends this process, with its stacks, if the block takes too long.
 
     Args:
-        stage: what happens in the block.
+        stage: what happens in the block, for this process's message and those of the others.
         seconds: the limit; 0 is none for a single process; default: `LIMIT`.
     """
     hosts.at(stage)  # Its time starts before the limit holds.

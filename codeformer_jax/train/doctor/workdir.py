@@ -109,7 +109,9 @@ class _Check:
             if hashlib.sha256(self._content).hexdigest() != digests[int(self._other.name)]:
                 self._wrong("a replaced file does not have the new content", _OTHER)
             if not (storage.is_remote(self._folder) or self._locks()):
-                self._wrong("two processes can lock the same file", f"{_ONE_RUN}, or {_OTHER}")
+                self._wrong(
+                    "a second run would not be refused: no locks", f"{_ONE_RUN}, or {_OTHER}"
+                )
         self._step("delete", self._own.unlink)
         return self.found
 
@@ -154,13 +156,15 @@ class _Check:
             self._content = file.read()
 
     def _locks(self) -> bool:
+        """Returns whether a file that is locked cannot be locked again."""
         path = self._folder / f"lock{jax.process_index()}"
-        with exclusive(path):
-            try:
-                with exclusive(path):
-                    return False
-            except BlockingIOError:
-                return True
+        try:
+            with exclusive(path), exclusive(path):
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:  # A file system without locks.
+            return False
 
     def clean(self) -> None:
         """Removes the folder. All processes have ended their steps."""
