@@ -10,7 +10,8 @@ from typing import Any
 
 # Implies --xla_gpu_exclude_nondeterministic_ops, and switches off the choice of kernels by timing.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")  # Of buckets; their errors have no base.
+# Packages that access buckets; their errors have no common base.
+_CLIENTS = ("gcsfs", "aiohttp", "botocore", "google")
 
 
 def use_deterministic_programs() -> None:
@@ -51,10 +52,12 @@ def run(
 
 
 def no_bucket(error: BaseException) -> str | None:
-    """Returns what a bucket's client has against a request, or None if `error` is another one."""
+    """Returns the error of a bucket's client in one line, or None if `error` is another one."""
     if type(error).__module__.partition(".")[0] not in _CLIENTS:
         return None
-    return f"a bucket cannot be used: {type(error).__name__}: {error}"
+    # The text may be the server's HTML page.
+    reason = getattr(error, "code", None) or error
+    return f"a bucket cannot be used: {type(error).__name__} {reason}"
 
 
 def no_devices(error: BaseException) -> str | None:
