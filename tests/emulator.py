@@ -1,8 +1,9 @@
 """An object store on loopback, with faults on demand.
 
 `gcp-storage-emulator` answers the requests. This server adds what Google Cloud Storage does beyond
-it: several requests at a time, `ifGenerationMatch`, on which exclusive creation rests, moves, and
-the repetition of a finished upload. An upload whose connection breaks leaves nothing.
+it: several requests at a time, `ifGenerationMatch`, on which exclusive creation rests, moves, the
+repetition of a finished upload, and an error for a part of an empty object. An upload whose
+connection breaks leaves nothing.
 """
 
 import contextlib
@@ -185,6 +186,8 @@ class _Handler(emulator.RequestHandler):
             int(chunk[1]) >= int(chunk[2])
         ):
             self.send_error(HTTPStatus.BAD_REQUEST, "the chunk is longer than the file")
+        elif "Range" in self.headers and self._size(name) == 0:
+            self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
         elif moved := MOVE.fullmatch(self.path.partition("?")[0]):
             self.path = f"{moved[1]}/copyTo/b/{BUCKET}/o/{moved[3]}"
             emulator.Router(self).handle(method)
@@ -217,6 +220,11 @@ class _Handler(emulator.RequestHandler):
     def _generation(self, name):
         """Returns the generation of an object, '0' if there is none."""
         return self.storage.objects.get(BUCKET, {}).get(name, {}).get("generation", "0")
+
+    def _size(self, name):
+        """Returns the length of an object, None if there is none."""
+        about = self.storage.objects.get(BUCKET, {}).get(name)
+        return about and int(about["size"])
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """SHA-256 digests of a checkpoint's files, which reveal damage before it is trained on.
 
-They are written while the checkpoint is still a temporary folder: a complete checkpoint has them.
+They are written before the checkpoint counts as complete, so every complete checkpoint has them.
 """
 
 import hashlib
@@ -43,8 +43,7 @@ def fault(folder: Path) -> str | None:
         changed = (name for name, digest in wanted.items() if _digest(folder / name) != digest)
         name = next(changed, None)
     except (OSError, ValueError, AttributeError) as error:
-        away = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        if away and storage.is_remote(folder):
+        if storage.is_away(error, folder):
             raise  # A bucket that does not answer has damaged nothing.
         return f"{type(error).__name__}: {error}"
     return name and f"{name} has changed since it was written"

@@ -61,7 +61,7 @@ def move_damaged(workdir: Path, faults: dict[str, str], step: int) -> None:
             storage.remove(target)
             storage.remove(folder / COMMITTED)  # A bucket cannot move a folder at once.
             target.parent.mkdir(exist_ok=True)
-            folder.rename(target)
+            storage.move(folder, target)
     if faults:
         hosts.wait_for_all("moving of damaged checkpoints")
 

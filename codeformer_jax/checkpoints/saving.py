@@ -122,7 +122,8 @@ class Checkpoints:
 def full_disk_explained(workdir: Path) -> Iterator[None]:
     """Turns an error that a full disk causes into one that says what to do.
 
-    It removes what the failed save has written. Earlier checkpoints stay as they are.
+    It removes what the failed save has written. Earlier checkpoints stay as they are. If the
+    workdir is in a bucket, errors pass unchanged.
 
     Raises:
         OSError: with errno ENOSPC or EDQUOT.

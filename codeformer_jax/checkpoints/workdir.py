@@ -19,7 +19,7 @@ from codeformer_jax.tasks.state import TrainState
 
 CONFIG_FILE = "config.json"
 TEACHER_FILE = "teacher.safetensors"
-# How Orbax marks a save under way by the name of its folder, and a complete one in a bucket.
+# Orbax marks an unfinished save in its folder's name; in a bucket a file marks a complete one.
 _UNFINISHED, COMMITTED = ".orbax-checkpoint-tmp", "commit_success.txt"
 UNSCORED = -1e9  # The rank of checkpoints that were not evaluated.
 # Changing one of these sections makes another model,
@@ -97,10 +97,16 @@ def rank(scores: dict[str, float], best: BestScore) -> float:
 
 
 def stored_rank(checkpoint: Path, best: BestScore) -> float:
-    """Returns the rank of a checkpoint by the scores beside it; -inf if they cannot be read."""
+    """Returns the rank of a checkpoint by the scores beside it; -inf if they are damaged.
+
+    Raises:
+        OSError: or another error of its client, if a bucket does not answer.
+    """
     try:
         return rank(json.loads((checkpoint / "metrics" / "metrics").read_bytes()), best)
     except (OSError, ValueError, TypeError) as error:
+        if storage.is_away(error, checkpoint):
+            raise
         logging.warning("%s counts as the worst: its metrics are damaged: %s", checkpoint, error)
         return float("-inf")
 

@@ -235,10 +235,13 @@ def _check_output(output: Path, inputs: Sequence[Path], force: bool):
         raise FileExistsError(
             f"'{output}' exists; give another folder, or --force to replace the test set there"
         )
-    held = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    remote = storage.is_remote(output)
+    if remote:
+        held = {name.partition("/")[0] for name in storage.sizes(output)}
+    else:
+        held = {path.name for path in output.iterdir()} if output.is_dir() else set()
     # In a bucket a killed call leaves pictures without a manifest.
-    whole = MANIFEST in held or storage.is_remote(output)
-    if not whole or not held <= {MANIFEST, *HALVES}:
+    if not (held if remote else MANIFEST in held) or not held <= {MANIFEST, *HALVES}:
         raise FileExistsError(
             f"'{output}' holds other files than those of a test set, which is all that --force "
             "replaces; give another folder, or remove it yourself"

@@ -203,7 +203,7 @@ def _remote_versions(root: str) -> Iterator[tuple[str, str]]:
     system, top = fsspec.core.url_to_fs(root)
     if not system.isdir(top):
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
-    for folder, _, files in system.walk(top, detail=True):
+    for folder, _, files in system.walk(top, detail=True, on_error="raise"):
         below = folder.strip("/").removeprefix(top.strip("/")).strip("/")
         if f"/{below}".count("/."):
             continue

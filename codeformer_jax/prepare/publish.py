@@ -20,7 +20,6 @@ from codeformer_jax.prepare.shards import features, rewrite_shard
 from codeformer_jax.prepare.staging import (
     PrepareError,
     Staging,
-    move,
     read_lines,
     to_line,
 )
@@ -242,7 +241,7 @@ def _place(
             if target.exists():
                 continue
             if shard not in dropped:
-                move(source, target)
+                storage.move(source, target)
                 continue
             paths = os.fspath(staging.out), shard, os.fspath(target)
             jobs.append((length, (*paths, plan.settings.file_format, set(dropped[shard]))))

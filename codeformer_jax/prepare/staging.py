@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 from etils import epath
 
 from codeformer_jax.system import storage
@@ -112,15 +111,6 @@ class Staging:
         for path in self.root.iterdir() if self.root.exists() else ():
             if path.name != self.lock.name:
                 path.rmtree()
-
-
-def move(source: epath.Path, target: epath.Path) -> None:
-    """Renames a file within this machine or within a bucket."""
-    if is_remote(source):
-        system, path = fsspec.core.url_to_fs(os.fspath(source))
-        system.mv(path, os.fspath(target))
-    else:
-        os.rename(source, target)
 
 
 def read_lines(path: epath.Path) -> Iterator[Any]:

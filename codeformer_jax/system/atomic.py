@@ -61,7 +61,7 @@ def atomic_directory(
         replace: whether an existing `target` gives way to the complete folder. Otherwise only an
             empty folder does.
         marker: the file without which readers refuse the folder. A bucket cannot rename folders:
-            there an old marker goes first, and the new one comes last.
+            there the old marker is removed first, and the new one is uploaded last.
 
     Yields:
         A local path: beside `target`, or in the temporary folder if `target` lies in a bucket. An
@@ -95,7 +95,7 @@ def atomic_directory(
 
 
 def _publish(folder: Path, target: storage.Path, replace: bool, marker: str | None) -> None:
-    """Uploads a folder, its marker last, and removes what `target` had besides."""
+    """Uploads a folder, its marker last, and removes other files of `target`."""
     if target.exists() and not replace:
         raise FileExistsError(errno.EEXIST, "File exists", str(target))
     if marker is not None:

@@ -1,7 +1,7 @@
 """A lock for buckets, which have none: a file that its holder renews.
 
-A file that is not renewed has lost its holder, and the next one takes it over. A holder that was
-only suspended or cut off finds another name in the file and ends.
+If the file is not renewed, its holder counts as dead, and the next process takes the lock over. A
+holder that was only suspended or cut off finds another token in the file and ends.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from typing import Any
 
 from codeformer_jax.system import peers, storage
 
-# Seconds between two renewals, and until a file that is not renewed has lost its holder.
+# Seconds between two renewals, and without one after which the holder counts as dead.
 BEAT = 10.0
 SILENCE = 3 * BEAT
 
 
 @contextlib.contextmanager
 def held(path: storage.Path, holder: str) -> Iterator[None]:
-    """Holds a lock. It may take `SILENCE` seconds to see that an earlier holder is dead.
+    """Holds a lock. It waits up to `SILENCE` seconds to learn whether an earlier holder is dead.
 
     Args:
         path: the file, in a bucket.
@@ -37,7 +37,7 @@ def held(path: storage.Path, holder: str) -> Iterator[None]:
     _wait_for_death(path)
     content = {
         "holder": holder,
-        "host": socket.gethostname(),
+        "host": _host(),
         "process": os.getpid(),
         "token": secrets.token_hex(8),
     }
@@ -54,11 +54,13 @@ def held(path: storage.Path, holder: str) -> Iterator[None]:
             _end_if_lost(path, content)
             storage.remove(path)
         except Exception as error:
-            logging.warning("%s stays, and the next run waits for its end: %s", path, error)
+            logging.warning(
+                "%s cannot be removed, so the next run starts %g s later: %s", path, SILENCE, error
+            )
 
 
 def _wait_for_death(path: storage.Path) -> None:
-    """Returns when the file has no holder that lives. Raises BlockingIOError if it has."""
+    """Removes the file of a dead holder. Raises BlockingIOError if its holder is alive."""
     found = _read(path)
     if found is None:
         return
@@ -111,18 +113,29 @@ def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:
 
 
 def _read(path: storage.Path) -> dict[str, Any] | None:
+    """Returns the content of the file, or None if there is none."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        # In one request: `read_text` asks for the length first, which a renewal may change.
+        return json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
         return None
+    except ValueError:  # The file of a run on disk that was killed and copied to a bucket.
+        return {"holder": "an unknown process", "host": "", "process": 0, "token": ""}
+
+
+def _host() -> str:
+    """Returns a name of the machine and container: others may have the same processes' numbers."""
+    names = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux only.
+        names.append(os.readlink("/proc/self/ns/pid"))
+        names.append(storage.read_bytes("/proc/sys/kernel/random/boot_id").decode().strip())
+    return " ".join(names)
 
 
 def _ended_here(found: dict[str, Any]) -> bool:
-    """Returns whether the holder was a process of this machine that is no more."""
-    if found["host"] != socket.gethostname():
+    """Returns whether the holder was a process of this machine that has ended."""
+    if found["host"] != _host():
         return False
-    if found["process"] == os.getpid():
-        return True  # A container that was started again counts its processes from 1.
     try:
         os.kill(found["process"], 0)
     except ProcessLookupError:

@@ -16,7 +16,8 @@ EVERY = 30.0
 class Mirror:
     """A local folder whose files are uploaded to a workdir in a bucket.
 
-    That happens at intervals, by `push` and at the end. A workdir on disk is its own folder.
+    They are uploaded every `EVERY` seconds, by `push` and by `close`. A workdir on disk needs no
+    uploads: it is the local folder itself.
 
     Args:
         workdir: the run's folder.
@@ -39,7 +40,7 @@ class Mirror:
         self._thread.start()
 
     def continued(self, name: str) -> pathlib.Path:
-        """Returns the local path of a file with what an earlier start wrote to it, if anything."""
+        """Returns the local path of a file, with the content that an earlier start wrote to it."""
         path = self.folder / name
         if self._thread is not None and (self.workdir / name).exists():
             path.write_bytes((self.workdir / name).read_bytes())
@@ -51,6 +52,8 @@ class Mirror:
             return
         with self._uploading:
             for path in storage.files(self.folder):
+                if path.suffix == ".tmp":  # A file that is being replaced.
+                    continue
                 status = path.stat()
                 version = (status.st_size, status.st_mtime_ns)
                 if self._uploaded.get(path) != version:
@@ -64,13 +67,19 @@ class Mirror:
             try:
                 self.push()
             except Exception as error:  # The clients of buckets have errors of their own.
-                logging.warning("%s: an upload failed, to be repeated: %s", self.workdir, error)
+                logging.warning(
+                    "%s: an upload failed and will be repeated: %s", self.workdir, error
+                )
 
     def close(self) -> None:
-        """Uploads what is left and removes the local folder of a bucket."""
+        """Uploads what is left, then removes the local folder. On disk there is nothing to do."""
         if self._thread is None:
             return
         self._closed.set()
         self._thread.join()
-        self.push()
+        try:
+            self.push()
+        except Exception:
+            logging.warning("%s: files of this run stay in %s", self.workdir, self.folder)
+            raise
         shutil.rmtree(self.folder, ignore_errors=True)

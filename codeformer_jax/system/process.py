@@ -54,7 +54,9 @@ def no_bucket(error: BaseException) -> str | None:
     """Returns the message of an error of a bucket's client, or None for any other error."""
     if type(error).__module__.partition(".")[0] not in _CLIENTS:
         return None
-    return f"a bucket cannot be used: {type(error).__name__}: {error}"
+    # The text may be the server's HTML page.
+    reason = getattr(error, "code", None) or error
+    return f"a bucket cannot be used: {type(error).__name__} {reason}"
 
 
 def no_devices(error: BaseException) -> str | None:

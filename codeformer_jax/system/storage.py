@@ -36,13 +36,14 @@ def to_path(given: str | os.PathLike, setting: str = "path") -> Path:
         setting: its name, for the message.
 
     Raises:
-        ValueError: if it is a URL, but not of a bucket, or the package for its kind of bucket is
-            missing.
+        ValueError: if it is another kind of URL, or the package for its bucket is missing.
     """
     text = os.fspath(given)
     scheme = _SCHEME.match(text)
     if scheme is None:
-        return pathlib.Path(os.path.expanduser(text))
+        path = pathlib.Path(os.path.expanduser(text))
+        # `./~` loses its dot: absolute, it is not taken for the home folder next time.
+        return path.absolute() if path.parts[:1] and path.parts[0][0] == "~" else path
     if scheme[1] not in _BUCKETS:
         raise ValueError(
             f"{setting}={text} is a URL of another kind; expected a local path, gs://BUCKET/... or "
@@ -60,7 +61,7 @@ def _import_client(scheme: str) -> None:
         raise ValueError(
             f"{scheme}:// needs the package {package}: pip install 'codeformer-jax[{extra}]'"
         ) from error
-    # They tell of every file, and of each error that they raise.
+    # They log every file, and every error that they raise.
     logging.getLogger("fsspec").setLevel(logging.WARNING)
     logging.getLogger(package).setLevel(logging.CRITICAL)
     # A cached listing would hide what other processes write; gcsfs waits for ever by default.
@@ -85,7 +86,7 @@ def resolved(path: Path) -> Path:
 
 
 def lexists(path: Path) -> bool:
-    """Returns whether something has this name, also if it is a link to nothing."""
+    """Returns whether a path exists. A broken link does, too."""
     return path.exists() if is_remote(path) else os.path.lexists(path)
 
 
@@ -96,10 +97,14 @@ def filesystem(path: Path) -> Any:
 
 @contextlib.contextmanager
 def local_copy(path: Path) -> Iterator[pathlib.Path]:
-    """Yields a file for programs that read local files only.
+    """Yields the local path of a file, for programs that read local files only.
 
     Args:
-        path: a file on disk, which is yielded itself, or in a bucket, of which a temporary copy is.
+        path: the file. A file on disk is yielded itself; one in a bucket is copied to the temporary
+            folder until the block ends.
+
+    Raises:
+        OSError: if the bucket does not answer or has no such file.
     """
     if not is_remote(path):
         yield pathlib.Path(path)
@@ -114,10 +119,10 @@ def local_copy(path: Path) -> Iterator[pathlib.Path]:
 def upload(source: pathlib.Path, target: Path) -> None:
     """Copies a local file into a bucket, where it appears whole or not at all.
 
-    The clients try again for half a minute.
+    The clients repeat failed requests for half a minute.
 
     Raises:
-        OSError: if the bucket does not take it.
+        OSError: if the upload fails.
     """
     with _named("written", target):
         filesystem(target).put_file(str(source), os.fspath(target))
@@ -135,6 +140,12 @@ def _named(action: str, path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be {action}: {reason}") from error
 
 
+def is_away(error: Exception, path: Path) -> bool:
+    """Returns whether an error means that the bucket of `path` does not answer."""
+    unanswered = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return unanswered and is_remote(path)
+
+
 def read_bytes(path: str | os.PathLike, stop: int | None = None, start: int = 0) -> bytes:
     """Returns the content of a file, or its bytes `start` to `stop`, in any process.
 
@@ -147,7 +158,12 @@ def read_bytes(path: str | os.PathLike, stop: int | None = None, start: int = 0)
             return file.read(None if stop is None else stop - start)
     path = to_path(path)  # A worker process has not set up the client yet.
     with _named("read", path):
-        return filesystem(path).cat_file(os.fspath(path), start=start or None, end=stop)
+        try:
+            return filesystem(path).cat_file(os.fspath(path), start=start or None, end=stop)
+        except Exception as error:
+            if "not satisfiable" in str(error).lower():  # The file is empty.
+                return b""
+            raise
 
 
 def files(folder: Path) -> list[Path]:
@@ -178,12 +194,29 @@ def remove(path: Path) -> None:
     """Removes a file, or a folder with all that it holds; nothing happens if there is none."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError), _named("removed", path):
-            # The client takes a path for a pattern.
+            # The client reads a path as a pattern.
             filesystem(path).rm(glob.escape(os.fspath(path)), recursive=True)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file or folder within a disk or a bucket, where its files move one by one.
+
+    Args:
+        source: the file or folder.
+        target: its new name, which must be free. In a bucket its parent need not exist.
+
+    Raises:
+        OSError: if it cannot be moved.
+    """
+    if not is_remote(source):
+        os.rename(source, target)
+        return
+    with _named("moved", source):
+        filesystem(source).mv(os.fspath(source), os.fspath(target), recursive=True)
 
 
 def local_config(config: Any) -> Any:
@@ -212,8 +245,8 @@ def local_config(config: Any) -> Any:
 def check_workdir(workdir: Path) -> None:
     r"""Raises ValueError for a path at which Orbax cannot keep checkpoints.
 
-    Of buckets it knows `gs://` only. It looks for files with patterns, in which `*`, `?` and `[`
-    have a meaning. TensorStore takes a backslash for a slash, and only UTF-8.
+    It supports no buckets but those of `gs://`. It finds files by patterns, in which `*`, `?` and
+    `[` have a meaning. TensorStore reads a backslash as a slash and accepts only UTF-8.
     """
     path = os.fspath(absolute(workdir))
     if path.startswith("s3://"):

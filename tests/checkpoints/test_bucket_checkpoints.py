@@ -1,10 +1,16 @@
 """Checkpoints in a bucket that does not answer, or only in part."""
 
+import json
+
 import pytest
+from etils.epath import backend
 
 from codeformer_jax.checkpoints import digests
-from codeformer_jax.checkpoints.workdir import COMMITTED, saved_steps, unfinished_saves
+from codeformer_jax.checkpoints.recover import move_damaged
+from codeformer_jax.checkpoints.workdir import COMMITTED, saved_steps, stored_rank, unfinished_saves
+from codeformer_jax.system import storage
 from codeformer_jax.system.storage import to_path
+from codeformer_jax.tasks import BestScore
 
 
 @pytest.fixture
@@ -31,6 +37,29 @@ def test_a_file_that_changes_or_goes_is_damage(run):
     assert digests.fault(checkpoint) == "arrays has changed since it was written"
     (checkpoint / "arrays").unlink()
     assert "FileNotFoundError" in digests.fault(checkpoint)
+
+
+def test_scores_that_cannot_be_fetched_are_not_bad_ones(run, object_store, monkeypatch):
+    best = BestScore("psnr", smallest=False)
+    checkpoint = run / "checkpoints" / "2"
+    (checkpoint / "metrics" / "metrics").write_text(json.dumps({"psnr": 20.0}))
+    assert stored_rank(checkpoint, best) == 20
+    monkeypatch.setattr(storage.filesystem(run), "requests_timeout", 0.2)
+    monkeypatch.setattr(backend.fsspec_backend.fs(str(run)), "requests_timeout", 0.2)
+    object_store.fail("slow", times=1000, seconds=1)
+    with pytest.raises(OSError):  # noqa: PT011  Its text is empty.
+        stored_rank(checkpoint, best)
+
+
+def test_a_damaged_checkpoint_moves_away_whole(run, object_store):
+    for content in (b"first", b"second"):  # The second replaces the first.
+        checkpoint = run / "checkpoints" / "2"
+        for name in ("arrays", "default/x", COMMITTED):
+            (checkpoint / name).write_bytes(content)
+        move_damaged(run, {"2": "a reason"}, 0)
+        assert saved_steps(run) == object_store.names(str(checkpoint)) == []
+        assert {"arrays", "default/x"} <= set(object_store.names(f"{run}/damaged/2"))
+        assert object_store.read(f"{run}/damaged/2/arrays") == content
 
 
 @pytest.mark.parametrize("kind", ["busy", "cut"])

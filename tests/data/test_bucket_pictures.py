@@ -36,6 +36,7 @@ def pair(tmp_path, bucket):
     write_image(tmp_path / "é.jpg", pixels(9))
     write_image(tmp_path / "small.png", pixels(10, 4))
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
     remote = to_path(bucket)
     for path in tmp_path.rglob("*"):
         if path.is_file():
@@ -46,7 +47,7 @@ def pair(tmp_path, bucket):
 def test_a_folder_is_the_same_as_on_disk(pair, object_store):
     local, remote = (ImageFolder(folder, 16, "all") for folder in pair)
     assert remote.names == local.names
-    assert remote.skipped.keys() == local.skipped.keys() == {"small.png"}
+    assert remote.skipped.keys() == local.skipped.keys() == {"small.png", "empty.png"}
     for index in range(len(local)):
         np.testing.assert_array_equal(remote[index]["image"], local[index]["image"])
     object_store.requests.clear()

@@ -1,6 +1,9 @@
 """Files, folders, mirrors and locks in a bucket whose server fails now and then."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -288,9 +291,21 @@ class TestLock:
             assert time.monotonic() - began >= bucket_lock.SILENCE
             assert json.loads(path.read_text())["holder"] == "me"
 
-    def test_of_several_starts_one_gets_it(self, bucket, monkeypatch):
-        # A process takes its own number in the file for that of a dead one: these are machines.
-        monkeypatch.setattr("socket.gethostname", lambda: threading.current_thread().name)
+    def test_the_file_of_a_killed_run_on_disk_is_taken_over(self, bucket):
+        path = to_path(bucket) / ".lock"
+        path.write_text("process 7 on far, started 2026-01-01\n")
+        with bucket_lock.held(path, "me"):
+            assert json.loads(path.read_text())["holder"] == "me"
+
+    def test_a_process_of_another_container_may_be_alive(self):
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        found = {"host": bucket_lock._host(), "process": ended.pid}
+        assert bucket_lock._ended_here(found)
+        assert not bucket_lock._ended_here(found | {"process": os.getpid()})
+        assert not bucket_lock._ended_here(found | {"host": f"{found['host']}0"})
+
+    def test_of_several_starts_one_gets_it(self, bucket):
         path = to_path(bucket) / ".lock"
         results, barrier, done = [], threading.Barrier(4), threading.Event()
 

@@ -14,6 +14,7 @@ from codeformer_jax.data.images import write_image
 from codeformer_jax.data.sources import parse_source
 from codeformer_jax.evaluate.run import evaluate_run
 from codeformer_jax.system import storage
+from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.train import loop
 
 
@@ -78,6 +79,15 @@ def test_commands_take_disks_and_buckets(home):
     pytest.importorskip("gcsfs")
     parsed = cli._parser().parse_args(["prepare", "~/faces", "gs://bucket/faces", "gs://made"])
     assert parsed.sources == [f"{home}/faces", "gs://bucket/faces"]
+
+
+def test_a_folder_named_as_the_home_folder_stays_itself(home):
+    (home / "inside").mkdir()
+    os.chdir(home / "inside")
+    with atomic_path(storage.to_path("./~/x")) as path:
+        path.write_text("x")
+    assert (home / "inside" / "~" / "x").exists()
+    assert storage.to_path("") == storage.to_path(".")
 
 
 @pytest.mark.parametrize(
