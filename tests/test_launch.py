@@ -142,7 +142,7 @@ def test_the_files_of_the_image_suffice_to_train(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert saved_steps(tmp_path / "run") == [1]
+    assert saved_steps(tmp_path / "run")[-1] == 1
 
 
 # Kubernetes

@@ -57,10 +57,7 @@ def initialize(
             cannot read the environment.
     """
     if not min(start_timeout, peer_timeout) >= 1:
-        raise ValueError(
-            f"got --initialization-timeout={start_timeout:g} --peer-timeout={peer_timeout:g}; each "
-            "must be at least 1 second"
-        )
+        raise ValueError("--initialization-timeout and --peer-timeout must be at least 1 second")
     if processes == 1 and coordinator is None and process in (None, 0):
         return
     handler = signal.getsignal(signal.SIGTERM)
