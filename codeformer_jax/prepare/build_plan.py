@@ -201,16 +201,21 @@ def _versions(root: str) -> Iterator[tuple[str, str]]:
 
 def _remote_versions(root: str) -> Iterator[tuple[str, str]]:
     system, top = fsspec.core.url_to_fs(root)
-    if not system.isdir(top):
+    start = len(top.rstrip("/")) + 1
+    # Not by `walk`, which leaves out folders that it cannot list.
+    found = {name[start:]: about for name, about in system.find(top, detail=True).items()}
+    if not found:
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
-    for folder, _, files in system.walk(top, detail=True, on_error="raise"):
-        below = folder.strip("/").removeprefix(top.strip("/")).strip("/")
-        if f"/{below}".count("/."):
-            continue
-        for name in sorted(files):
-            if name and not name.startswith("."):
-                version = hashlib.sha256(repr(sorted(files[name].items())).encode()).hexdigest()
-                yield posixpath.join(below, name), version
+    for name in sorted(found, key=_as_walked):
+        if name and not name.endswith("/") and not f"/{name}".count("/."):
+            version = hashlib.sha256(repr(sorted(found[name].items())).encode()).hexdigest()
+            yield name, version
+
+
+def _as_walked(name: str) -> list[tuple[bool, str]]:
+    """Returns a key that sorts the files of a folder before those of its subfolders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
 
 
 def _deal(count: int, total: int) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 from prepare.support import fill, read_all, tree_hash
 
-from codeformer_jax.prepare import build
+from codeformer_jax.prepare import build, build_plan
 from codeformer_jax.system import storage
 
 
@@ -35,3 +35,15 @@ def test_it_has_the_same_bytes_as_on_disk(room, bucket, object_store, tmp_path, 
         build.prepare([f"{bucket}/faces"], f"{bucket}/faces/out", **options)
     with pytest.raises(build.PrepareError, match=r"has \*, \? or \["):
         build.prepare([f"{bucket}/faces"], f"{bucket}/set[1]", **options)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(bucket, object_store, monkeypatch):
+    root = storage.to_path(bucket)
+    for name in ("1.png", "b/2.png"):
+        (root / name).write_bytes(b"")
+    assert [name for name, _ in build_plan._versions(bucket)] == ["1.png", "b/2.png"]
+    monkeypatch.setattr(storage.filesystem(root), "requests_timeout", 0.2)
+    fault = object_store.fail("slow", times=1000, matching="prefix=", seconds=1)
+    with pytest.raises(TimeoutError):
+        list(build_plan._versions(bucket))
+    assert fault.met
