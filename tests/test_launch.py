@@ -239,7 +239,7 @@ exit $?
 def test_sigterm_reaches_a_run_in_the_shell_of_xpk(tmp_path):
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(ENDLESS)
-    options = xpk(tmp_path, CONFIG=config, WORKDIR=workdir, DATA="synthetic:32", MESH="data:1")
+    options = xpk(tmp_path, CONFIG=config, WORKDIR=workdir, LPIPS="", DATA="synthetic:32", MESH="data:1")
     child = subprocess.Popen(
         ["bash", "-c", WRAPPED.format(command=options["command"])],
         cwd=ROOT,

@@ -91,11 +91,15 @@ def _create(path: storage.Path, content: dict[str, Any]) -> None:
 def _renew(path: storage.Path, content: dict[str, Any], closed: threading.Event) -> None:
     beat = 0
     while not closed.wait(BEAT):
+        words = ("%s has not answered for %g s", path.parent, SILENCE)
+        late = threading.Timer(SILENCE, logging.warning, words)
+        late.start()
         # A bucket that does not answer now may do so at the next beat.
         with contextlib.suppress(Exception):
             _end_if_lost(path, content)
             beat += 1
             path.write_text(json.dumps(content | {"beat": beat}))
+        late.cancel()
 
 
 def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:

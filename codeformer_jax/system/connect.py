@@ -5,6 +5,7 @@ The only place that uses private names of JAX: it has no public ones for its key
 
 import functools
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -17,6 +18,7 @@ try:
 except ImportError:  # A single process does not need it.
     distributed = None
 
+_PATIENCE = 10.0  # Seconds of waiting before a line says so.
 _MORE = 30  # Seconds for process 0 to name the missing ones before the others give up.
 
 
@@ -36,6 +38,9 @@ def connect(timeout: float, *arguments: Any, **options: Any) -> None:
     service = getattr(module, name, None)
     timer = threading.Timer(timeout, _not_started, [timeout])
     timer.start()
+    text = f"waiting for all processes to start, at most {timeout:g} s (--initialization-timeout)"
+    news = threading.Timer(_PATIENCE, print, [text], {"file": sys.stderr, "flush": True})
+    news.start()
     if service is not None:
         setattr(module, name, functools.partial(service, cluster_register_timeout=int(timeout) + 1))
     try:
@@ -45,6 +50,7 @@ def connect(timeout: float, *arguments: Any, **options: Any) -> None:
         if service is not None:
             setattr(module, name, service)
         timer.cancel()
+        news.cancel()
 
 
 def state() -> Any:

@@ -69,6 +69,8 @@ def _lock_bucket(stack: contextlib.ExitStack, workdir: storage.Path) -> str:
         stack.enter_context(bucket_lock.held(workdir / LOCK_FILE, _myself()))
     except BlockingIOError as error:
         return _in_use(workdir, str(error))
+    except FileNotFoundError:
+        return f"workdir={workdir} cannot be written: no such bucket"
     except Exception as error:  # The clients of buckets have errors of their own.
         return f"workdir={workdir} cannot be written: {error}"
     return ""

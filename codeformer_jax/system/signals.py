@@ -1,5 +1,6 @@
 """Signals that end a run after it has saved its state."""
 
+import contextlib
 import os
 import select
 import signal
@@ -58,9 +59,14 @@ class StopSignal:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = self.number or number
         if number == signal.SIGHUP:
             _drop_closed_output()
+        if not self.number:
+            # `print` may be under way; the system's call may not be broken by that.
+            name = signal.Signals(number).name
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{name}: the run will save and end after this step\n".encode())
+        self.number = self.number or number
 
 
 def _drop_closed_output() -> None:

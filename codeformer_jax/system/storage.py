@@ -18,6 +18,7 @@ from etils import epath
 # A path on disk or in a bucket. Both have the methods of pathlib.
 Path = pathlib.Path | epath.Path
 
+_HALF = re.compile(r"(gs|gcs|s3):/(?!/)")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # The package that serves each scheme; and the extra that brings it, which is also fsspec's name.
 _BUCKETS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -40,6 +41,8 @@ def to_path(given: str | os.PathLike, setting: str = "path") -> Path:
     """
     text = os.fspath(given)
     scheme = _SCHEME.match(text)
+    if _HALF.match(text):
+        raise ValueError(f"{setting}={text}: a bucket has two slashes, as in gs://BUCKET/...")
     if scheme is None:
         path = pathlib.Path(os.path.expanduser(text))
         # `./~` loses its dot: absolute, it is not taken for the home folder next time.
@@ -134,6 +137,8 @@ def _named(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        if action == "written":
+            raise FileNotFoundError(f"{path} cannot be written: no such bucket") from None
         raise FileNotFoundError(f"{path} does not exist") from None
     except Exception as error:
         reason = f"{type(error).__name__} {getattr(error, 'code', None) or error}".strip()

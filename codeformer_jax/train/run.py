@@ -123,6 +123,7 @@ class Run:
             self.mesh.size,
             self.config.optimizer.accumulate,
         )
+        mirror.push()  # A kill from now on leaves this start's line.
         self.clock.turn_to(STEP)
         return state
 
