@@ -239,7 +239,9 @@ exit $?
 def test_sigterm_reaches_a_run_in_the_shell_of_xpk(tmp_path):
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(ENDLESS)
-    options = xpk(tmp_path, CONFIG=config, WORKDIR=workdir, LPIPS="", DATA="synthetic:32", MESH="data:1")
+    options = xpk(
+        tmp_path, CONFIG=config, WORKDIR=workdir, LPIPS="", DATA="synthetic:32", MESH="data:1"
+    )
     child = subprocess.Popen(
         ["bash", "-c", WRAPPED.format(command=options["command"])],
         cwd=ROOT,
@@ -345,7 +347,7 @@ def test_a_slurm_job_that_is_killed_and_stopped_finishes_after_two_requeues(tmp_
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(STOPPED)
     fake(tmp_path / "bin", "srun", SRUN)
-    values = {"CONFIG": config, "WORKDIR": workdir, "DATA": "synthetic:32"}
+    values = {"CONFIG": config, "WORKDIR": workdir, "LPIPS": "", "DATA": "synthetic:32"}
     found = []
     for restarts in range(3):
         code, output, requeue = job(tmp_path, restarts, **values)
