@@ -71,7 +71,6 @@ def unfinished_saves(workdir: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    # `is_dir` takes a bucket that does not answer for one without the folder.
     try:
         return list(folder.iterdir())
     except FileNotFoundError:

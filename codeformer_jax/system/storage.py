@@ -29,6 +29,34 @@ _SETTINGS = (
 )
 
 
+class BucketPath(type(epath.Path("/"))):
+    """A path in a bucket.
+
+    epath's own methods take a bucket that does not answer for one without the file, and read the
+    length of a file first, which may change before its content is read.
+    """
+
+    def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def read_bytes(self) -> bytes:
+        return read_bytes(self)
+
+    def read_text(self, encoding: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8")
+
+    def _kind(self) -> str | None:
+        with contextlib.suppress(FileNotFoundError), _named("looked up", self):
+            return filesystem(self).info(os.fspath(self))["type"]
+        return None
+
+
 def to_path(given: str | os.PathLike, setting: str = "path") -> Path:
     """Returns a path that a user gave, with `~` expanded, which the shell leaves in --flag=~/x.
 
@@ -53,7 +81,7 @@ def to_path(given: str | os.PathLike, setting: str = "path") -> Path:
             "s3://BUCKET/..."
         )
     _import_client(scheme[1])
-    return epath.Path(text)
+    return BucketPath(text)
 
 
 def _import_client(scheme: str) -> None:

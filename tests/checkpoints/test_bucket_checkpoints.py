@@ -69,6 +69,9 @@ def test_a_bucket_that_does_not_answer_is_neither_empty_nor_damaged(run, object_
         saved_steps(run)
     with pytest.raises(Exception, match=r"503|[Dd]isconnected"):
         digests.fault(run / "checkpoints" / "2")
+    for look in (run.is_dir, run.exists, (run / "checkpoints/2" / COMMITTED).is_file):
+        with pytest.raises(OSError, match=r"cannot be looked up: .*(503|[Dd]isconnected)"):
+            look()
     assert waits
     object_store.faults.clear()
     assert saved_steps(run) == [2]
