@@ -270,6 +270,15 @@ def test_slow_data_and_a_small_disk_are_found(tmp_path, monkeypatch, read, free,
     assert "step       0.100 s for 4 images: 40.0 images/s" in text
 
 
+def test_data_that_cannot_be_read_are_found(tmp_path):
+    config = tiny_vqvae().unlock()
+    config.data.path = str(tmp_path / "nowhere")
+    mesh = parallel.make_mesh("data:1")
+    found, _ = listed(lambda report: data.check_data(config.lock(), mesh, None, 1.0, report))
+    assert [finding.remedy for finding in found] == ["correct data.path"]
+    assert "the data cannot be read: no image folder" in found[0].what
+
+
 def test_reading_is_timed(monkeypatch):
     config, original = tiny_vqvae(), data.open_source
 

@@ -50,9 +50,17 @@ def check_data(
     """
     parallel.check_batch(mesh, config)
     batch = config.data.batch_size
+    own: tuple[float, str] = (0.0, "")
     with limited("reading of data alone", 0.0):
-        own = reading_rate(config, seconds)
-    read = min(json.loads(text) for text in hosts.gather("speed of the data", json.dumps(own)))
+        try:
+            own = (reading_rate(config, seconds), "")
+        except (OSError, ValueError) as error:
+            own = (0.0, f"{error}")
+    answers = hosts.gather("speed of the data", json.dumps(own))
+    rates, faults = zip(*map(json.loads, answers), strict=True)
+    if fault := next(filter(None, faults), None):
+        return [Finding(f"the data cannot be read: {fault}", "correct data.path")]
+    read = min(rates)
     of = " with the slowest process" if jax.process_count() > 1 else ""
     report(f"data       {read:.1f} images/s alone{of}, data.workers={config.data.workers}")
     report("step       compiling ...")
