@@ -11,7 +11,7 @@
 : "${CONFIG:=configs/vqgan.py}"
 : "${WORKDIR:=gs://BUCKET/runs/vqgan}"  # or a folder that all nodes share
 : "${DATA:=/shared/ffhq}"
-: "${LPIPS=gs://BUCKET/weights/lpips.safetensors}"  # README.md: Train
+: "${LPIPS=gs://BUCKET/weights/lpips.safetensors}"  # README.md: Train; empty for stage II
 : "${MESH:=data:-1}"                    # a machine of eight GPUs as a slice: slice:2,data:-1
 : "${MAX_RESTARTS:=100}"
 # source .venv/bin/activate
@@ -20,7 +20,7 @@
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 
 srun --kill-on-bad-exit=1 python train.py --config="$CONFIG" --workdir="$WORKDIR" \
-    --config.data.path="$DATA" --config.loss.lpips="$LPIPS" --config.mesh="$MESH" \
+    --config.data.path="$DATA" ${LPIPS:+--config.loss.lpips="$LPIPS"} --config.mesh="$MESH" \
     --initialization-timeout=600 "$@"
 code=$?
 

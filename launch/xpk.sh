@@ -7,7 +7,7 @@ set -euo pipefail
 : "${CONFIG:=configs/vqgan.py}" "${WORKLOAD:=codeformer-vqgan}"
 : "${WORKDIR:=gs://BUCKET/runs/vqgan}"
 : "${STORAGE:=data}" "${DATA:=/data/ffhq}"    # of `xpk storage attach`, and a folder in it
-: "${LPIPS=gs://BUCKET/weights/lpips.safetensors}"  # README.md: Train
+: "${LPIPS=gs://BUCKET/weights/lpips.safetensors}"  # README.md: Train; empty for stage II
 : "${TPU_TYPE:=v5litepod-16}" "${SLICES:=2}"  # 16 chips of v5p: v5p-32
 : "${MESH:=slice:$SLICES,data:-1}"
 
@@ -26,4 +26,4 @@ xpk workload create \
     --restart-on-exit-codes=1 \
     --termination-grace-period-seconds=120 \
     --command="exec python train.py --config=$CONFIG --workdir=$WORKDIR --config.data.path=$DATA \
---config.loss.lpips=$LPIPS --config.mesh=$MESH --initialization-timeout=900 $*"
+${LPIPS:+--config.loss.lpips=$LPIPS} --config.mesh=$MESH --initialization-timeout=900 $*"
