@@ -41,7 +41,7 @@ from codeformer_jax.train import plan
 from codeformer_jax.train.estimate import CHIPS, traffic_by_axis
 from codeformer_jax.train.speed import PEAK_TFLOPS
 from codeformer_jax.train.step import make_step
-from codeformer_jax.train.traffic import collectives
+from codeformer_jax.train.traffic import called, collectives, trips
 from configs.demo import STAGES
 
 # Slices of eight chips, and GB of a chip's memory (the pages that docs/distributed.md lists).
@@ -56,9 +56,6 @@ _INSTRUCTION = re.compile(
 )
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
-_CALL = re.compile(r"(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _LABELS = re.compile(r"dim_labels=\w+_(\w+)->")
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*)$", re.M)
@@ -128,10 +125,9 @@ def instructions(text: str) -> list[Instruction]:
         results = {line["name"]: line["result"] for line in computations[name]}
         for line in computations[name]:
             if line["kind"] in ("while", "conditional", "call"):
-                trips = _TRIPS.search(line["rest"])
-                for called in _called(line):
-                    times[called] = times[name] * (int(trips[1]) if trips else 1)
-                    waiting.append(called)
+                for computation in called(line["rest"]):
+                    times[computation] = times[name] * trips(line["rest"])
+                    waiting.append(computation)
             elif line["kind"] not in _FREE:
                 found.append(_instruction(line, results, computations, times[name]))
     return found
@@ -149,17 +145,10 @@ def _computations(text: str) -> tuple[dict[str, list[re.Match]], str]:
     return found, entry
 
 
-def _called(line: re.Match) -> list[str]:
-    names = _CALL.findall(line["rest"])
-    for branches in _BRANCHES.findall(line["rest"]):
-        names += re.findall(r"[\w.-]+", branches)
-    return names
-
-
 def _inside(line: re.Match, results: dict, computations: dict) -> Iterator[tuple[re.Match, dict]]:
     """Yields an instruction and all that its fusion holds, with results by name."""
     yield line, results
-    for name in _called(line):
+    for name in called(line["rest"]):
         inner = computations.get(name, [])
         names = {each["name"]: each["result"] for each in inner}
         for each in inner:

@@ -47,11 +47,11 @@ def run(
     """
     if not (ROOT / "train.py").exists():
         raise ValueError("the demo runs from a clone of the repository")
-    start, directory = time.perf_counter(), _absolute(directory)
+    start, directory = time.perf_counter(), storage.absolute(directory)
     size = "short" if short else "full"
     images, floor = [], []
     if data:
-        images = [f"--config.data.path={_absolute(data)}"]
+        images = [f"--config.data.path={storage.absolute(data)}"]
         floor = [f"--config.teacher_min_psnr={LEAST_PSNR}"]
     _claim(directory, {"size": size, "images": images})
     commands, previous = [], None
@@ -86,10 +86,6 @@ def run(
     if short:
         print("This was a short run, which promises no scores.")
     return 0 if held or short else 1
-
-
-def _absolute(path: str | os.PathLike) -> Path:
-    return storage.absolute(storage.to_path(path))
 
 
 def check(metrics: dict, *, own_data: bool = False) -> bool:

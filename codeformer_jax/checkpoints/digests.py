@@ -39,7 +39,7 @@ def fault(folder: Path) -> str | None:
     """
     path = folder / DIGESTS_FILE
     try:
-        wanted = json.loads(storage.read_bytes(path)) if path.exists() else {}
+        wanted = json.loads(path.read_bytes()) if path.exists() else {}
         changed = (name for name, digest in wanted.items() if _digest(folder / name) != digest)
         name = next(changed, None)
     except (OSError, ValueError, AttributeError) as error:

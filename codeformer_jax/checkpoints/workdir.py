@@ -45,7 +45,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} is neither a model file nor a training workdir (no {CONFIG_FILE} in it)"
         )
     try:
-        content = json.loads(storage.read_bytes(path))
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if "task" not in content:

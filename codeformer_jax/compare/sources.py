@@ -140,11 +140,11 @@ def trace_files(
                 given = [f"--dtype {dtype}"] * bool(dtype) + [str(path) for path in inputs]
                 raise ValueError(f"{', '.join(given)}: {error}") from error
     source = {
-        "weights": _absolute(weights),
+        "weights": str(storage.absolute(weights)),
         "network": loaded.network,
         "key": key,
         "overrides": dict(overrides or {}),
-        "inputs": [_absolute(path) for path in inputs],
+        "inputs": [str(storage.absolute(path)) for path in inputs],
         "dtype": dtype,
     }
     return dataclasses.replace(found, source=source)
@@ -207,10 +207,6 @@ def find_device(text: str | None) -> jax.Device:
     except (RuntimeError, ValueError, IndexError) as error:
         here = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
         raise ValueError(f"--device: no {text!r} on this machine; JAX has {here}") from error
-
-
-def _absolute(path: StrPath) -> str:
-    return str(storage.absolute(storage.to_path(path)))
 
 
 def _is_model_file(path: Path) -> bool:

@@ -254,8 +254,7 @@ def visible_files(
     if not root.is_dir():
         raise NotADirectoryError(f"'{root}' is a file; give the folder which holds the images")
     if storage.is_remote(root):
-        names = storage.sizes(root)
-        yield from (name for name in names if not name.startswith(".") and "/." not in name)
+        yield from (name for name in storage.listing(root) if not is_hidden(name))
         return
     seen = {os.path.realpath(root)}
     for folder, subfolders, files in os.walk(
@@ -273,6 +272,15 @@ def visible_files(
         for file in sorted(files):
             if not file.startswith("."):
                 yield file if below == "." else f"{below}/{file}"
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file, or a folder above it, has a name that starts with a dot.
+
+    Args:
+        name: its name below some folder, with slashes.
+    """
+    return "/." in f"/{name}"
 
 
 def _cannot_list(error: OSError) -> None:

@@ -78,7 +78,7 @@ def add_photographs(directory: str | os.PathLike, pictures: Mapping[str, np.ndar
     path = storage.to_path(directory) / REPORT_FILE
     section = jinja2.Environment(autoescape=True).from_string(_PHOTOGRAPHS)
     urls = {caption: _picture_url(pixels, _LARGEST_PHOTO) for caption, pixels in pictures.items()}
-    page = storage.read_bytes(path).decode("utf-8", "replace")
+    page = path.read_bytes().decode("utf-8", "replace")
     page = page.replace(_PLACE, section.render(pictures=urls))
     with atomic_path(path) as temporary:
         temporary.write_text(page, "utf-8")

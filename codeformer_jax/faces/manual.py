@@ -74,7 +74,7 @@ class ManualDetector:
             return cls(tuple(parse_box(text) for text in boxes or ()))
         path = storage.to_path(path)
         try:
-            data = storage.read_bytes(path)
+            data = path.read_bytes()
             content = json.loads(data)
         except OSError as error:
             raise ValueError(f"--boxes cannot be read: {error}") from error

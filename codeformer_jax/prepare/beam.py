@@ -7,8 +7,6 @@ import functools
 import os
 from collections.abc import Sequence
 
-import fsspec
-
 from codeformer_jax.prepare.build_plan import Plan
 from codeformer_jax.prepare.shards import build_shard
 from codeformer_jax.prepare.staging import PrepareError, Staging
@@ -46,5 +44,3 @@ def build_shards_by_beam(staging: Staging, plan: Plan, beam_args: Sequence[str])
             )
     except RuntimeError as error:  # Runners wrap what fails in their workers.
         raise OSError(f"the Beam pipeline failed: {error}") from error
-    # The workers have written to a bucket whose listing may be cached here.
-    fsspec.core.url_to_fs(os.fspath(staging.root))[0].invalidate_cache()

@@ -14,11 +14,10 @@ import os
 import posixpath
 from collections.abc import Iterator, Sequence
 
-import fsspec
 import numpy as np
 from etils import epath
 
-from codeformer_jax.data.folder import name_hash, visible_files
+from codeformer_jax.data.folder import is_hidden, name_hash, visible_files
 from codeformer_jax.data.images import READ_SUFFIXES, is_picture
 from codeformer_jax.prepare.staging import PrepareError, Staging, to_line
 from codeformer_jax.system import storage
@@ -200,14 +199,12 @@ def _versions(root: str) -> Iterator[tuple[str, str]]:
 
 
 def _remote_versions(root: str) -> Iterator[tuple[str, str]]:
-    system, top = fsspec.core.url_to_fs(root)
-    start = len(top.rstrip("/")) + 1
-    # Not by `walk`, which leaves out folders that it cannot list.
-    found = {name[start:]: about for name, about in system.find(top, detail=True).items()}
-    if not found:
+    folder = storage.to_path(root)
+    found = storage.listing(folder)
+    if not found and not folder.exists():
         raise FileNotFoundError(f"no image folder '{root}'; give an existing folder")
     for name in sorted(found, key=_as_walked):
-        if name and not name.endswith("/") and not f"/{name}".count("/."):
+        if not is_hidden(name):
             version = hashlib.sha256(repr(sorted(found[name].items())).encode()).hexdigest()
             yield name, version
 

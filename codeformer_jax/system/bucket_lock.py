@@ -119,8 +119,7 @@ def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:
 def _read(path: storage.Path) -> dict[str, Any] | None:
     """Returns the content of the file, or None if there is none."""
     try:
-        # In one request: `read_text` asks for the length first, which a renewal may change.
-        return json.loads(storage.read_bytes(path))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:  # The file of a run on disk that was killed and copied to a bucket.

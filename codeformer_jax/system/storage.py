@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 from etils import epath
 
 # A path on disk or in a bucket. Both have the methods of pathlib.
@@ -95,6 +94,8 @@ def _import_client(scheme: str) -> None:
     # They log every file, and every error that they raise.
     logging.getLogger("fsspec").setLevel(logging.WARNING)
     logging.getLogger(package).setLevel(logging.CRITICAL)
+    import fsspec  # noqa: PLC0415  Most of this room's time to import.
+
     # A cached listing would hide what other processes write; gcsfs waits for ever by default.
     settings = {"use_listings_cache": False} | ({"requests_timeout": 300} if scheme == "gs" else {})
     for name in {scheme, extra}:
@@ -106,8 +107,9 @@ def is_remote(path: str | os.PathLike) -> bool:
     return _SCHEME.match(os.fspath(path)) is not None
 
 
-def absolute(path: Path) -> Path:
-    """Returns a local path as an absolute one."""
+def absolute(given: str | os.PathLike) -> Path:
+    """Returns a path as `to_path` does, a local one as an absolute one."""
+    path = to_path(given)
     return path if is_remote(path) else path.absolute()
 
 
@@ -123,7 +125,14 @@ def lexists(path: Path) -> bool:
 
 def filesystem(path: Path) -> Any:
     """Returns the fsspec file system of a path."""
-    return fsspec.core.url_to_fs(os.fspath(path))[0]
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[Any, str]:
+    """Returns the fsspec file system of a path and its name for the path."""
+    import fsspec  # noqa: PLC0415  As above.
+
+    return fsspec.core.url_to_fs(os.fspath(path))
 
 
 @contextlib.contextmanager
@@ -170,7 +179,8 @@ def _named(action: str, path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"{path} does not exist") from None
     except Exception as error:
         reason = f"{type(error).__name__} {getattr(error, 'code', None) or error}".strip()
-        raise OSError(f"{path} cannot be {action}: {reason}") from error
+        kind = TimeoutError if isinstance(error, TimeoutError) else OSError
+        raise kind(f"{path} cannot be {action}: {reason}") from error
 
 
 def is_away(error: Exception, path: Path) -> bool:
@@ -180,7 +190,12 @@ def is_away(error: Exception, path: Path) -> bool:
 
 
 def read_bytes(path: str | os.PathLike, stop: int | None = None, start: int = 0) -> bytes:
-    """Returns the content of a file, or its bytes `start` to `stop`, in any process.
+    """Returns the content of a file, in any process.
+
+    Args:
+        path: the file.
+        stop: the byte before which to stop; default: the end.
+        start: the byte to start from.
 
     Raises:
         OSError: if it cannot be read; of a bucket, the message names the file.
@@ -212,15 +227,24 @@ def size(path: Path) -> int:
     return path.stat().length if is_remote(path) else os.path.getsize(path)
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """Returns {name below a folder in a bucket, with slashes: bytes} by one listing, sorted."""
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Lists a folder in a bucket.
+
+    Returns:
+        {name below the folder, with slashes: what the bucket tells of the file}, sorted.
+    """
     with _named("listed", folder):
-        system, root = fsspec.core.url_to_fs(os.fspath(folder))
+        system, root = _opened(folder)
         found = system.find(root, detail=True)
     start = len(root.rstrip("/")) + 1
+    names = {name[start:]: about for name, about in sorted(found.items())}
     # A console makes a folder by an empty object whose name ends in a slash.
-    names = {name[start:]: about["size"] for name, about in sorted(found.items())}
-    return {name: size for name, size in names.items() if name and not name.endswith("/")}
+    return {name: about for name, about in names.items() if name and not name.endswith("/")}
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Returns {name below a folder in a bucket, with slashes: bytes}, sorted."""
+    return {name: about["size"] for name, about in listing(folder).items()}
 
 
 def remove(path: Path) -> None:

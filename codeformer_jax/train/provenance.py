@@ -8,7 +8,6 @@ import ml_collections
 
 from codeformer_jax.checkpoints.workdir import read_config
 from codeformer_jax.data.examples import Source, listing_digest
-from codeformer_jax.system import storage
 from codeformer_jax.system.atomic import atomic_path
 from codeformer_jax.system.storage import Path
 
@@ -65,7 +64,7 @@ def check_unchanged(found: Description, config: ml_collections.ConfigDict, workd
     if not file.exists():
         return
     try:
-        known = json.loads(storage.read_bytes(file))
+        known = json.loads(file.read_text())
         lines = [line for name in found for line in _differences(name, known[name], found[name])]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(

@@ -19,7 +19,7 @@ _BETWEEN_SLICES = re.compile(
 )
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$")
-_CALL = re.compile(r"(?:body|calls|to_apply|\w+_computation)=%?([\w.-]+)")
+_CALL = re.compile(r"(?:calls|to_apply|body|condition|\w+_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{(.*?)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -126,6 +126,20 @@ def _arrays(match: re.Match[str]) -> list[tuple[int, tuple[int, ...]]]:
     return [(math.prod(shape) * bits // 8, shape) for bits, shape in arrays]
 
 
+def called(instruction: str) -> list[str]:
+    """Returns the computations that an instruction calls, such as a loop's body and condition."""
+    names = _CALL.findall(instruction)
+    for branches in _BRANCHES.findall(instruction):
+        names += re.findall(r"[\w.-]+", branches)
+    return names
+
+
+def trips(instruction: str) -> int:
+    """Returns how often a loop turns, if that is known; 1 for all else."""
+    known = _TRIPS.search(instruction)
+    return int(known[1]) if known else 1
+
+
 def _repetitions(text: str) -> dict[str, int]:
     """Returns how often each computation runs, where loops have known trip counts."""
     callers: dict[str, tuple[str, int]] = {}
@@ -134,18 +148,14 @@ def _repetitions(text: str) -> dict[str, int]:
         if header := _COMPUTATION.match(line):
             here = header[1]
             continue
-        names = _CALL.findall(line)
-        for branches in _BRANCHES.findall(line):
-            names += re.findall(r"[\w.-]+", branches)
-        trips = _TRIPS.search(line)
-        for name in names:
-            callers[name] = here, int(trips[1]) if trips else 1
+        for name in called(line):
+            callers[name] = here, trips(line)
 
     def times(name: str) -> int:
         if name not in callers:
             return 1
-        caller, trips = callers[name]
-        return trips * times(caller)
+        caller, turns = callers[name]
+        return turns * times(caller)
 
     return {name: times(name) for name in callers}
 

@@ -67,7 +67,13 @@ def check_links(mesh: Mesh, names: list[str], size: int, report: Report) -> list
 
 
 def reach(mesh: Mesh, axis: str, names: list[str]) -> str:
-    """Returns where an axis leads: 'across slices', 'across machines', 'inside a machine'."""
+    """Returns where an axis leads: 'across slices', 'across machines' or 'inside a machine'.
+
+    Args:
+        mesh: the devices.
+        axis: name of the axis.
+        names: the machine of each process.
+    """
     index = mesh.axis_names.index(axis)
     groups = np.moveaxis(mesh.devices, index, -1).reshape(-1, mesh.shape[axis])
     if any(len({getattr(d, "slice_index", 0) for d in group}) > 1 for group in groups):
