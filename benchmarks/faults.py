@@ -37,7 +37,6 @@ from codeformer_jax.system import storage
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # For the object store.
-IN_START = 3
 WORKERS = (0, 0, 0, 1, 2)
 SETTINGS = {
     **{"log_every": 1, "eval_every": 50, "checkpoint_every": 5, "mesh": "data:1"},
@@ -103,16 +102,17 @@ class Run:
 
 def moments(arguments, start_seconds, generator):
     """Draws the moments of the kills: a few at the start of a process, the rest along the run."""
+    in_start = min(3, arguments.kills // 3)
     # The run continues while a moment is awaited, so none is near the end.
     end = arguments.steps * 3 // 4
-    steps = sorted(generator.sample(range(1, end), arguments.kills - IN_START))
+    steps = sorted(generator.sample(range(1, end), arguments.kills - in_start))
     in_save = set(generator.sample(range(len(steps)), arguments.saves))
     save = 0.3 if arguments.bucket else 0.03  # About as long as one takes, in seconds.
     drawn = [
         Moment(None, step, generator.uniform(0, save if i in in_save else 0.5), i in in_save)
         for i, step in enumerate(steps)
     ]
-    for _ in range(IN_START):
+    for _ in range(in_start):
         seconds = generator.uniform(0, start_seconds)
         drawn.insert(generator.randrange(len(drawn)), Moment(seconds, 0, 0, False))
     return drawn

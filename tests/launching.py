@@ -1,4 +1,4 @@
-"""Several processes of one run."""
+"""Programs as processes of their own."""
 
 import os
 import re
@@ -11,14 +11,19 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
 
 
-def launch(script, *arguments, numbers=range(2), devices=4):
+def with_devices(count=1, **changes):
+    """The environment of a process with so many devices. It compiles as fast as the tests do."""
+    flags = re.sub(r"(device_count)=\d+", rf"\1={count}", os.environ["XLA_FLAGS"])
+    return {**os.environ, "XLA_FLAGS": flags, **changes}
+
+
+def launch(script, *arguments, numbers=range(2), devices=2):
     """Starts processes; `arguments` may contain the coordinator's address {0} and a number {1}."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(VARIABLES)}
-    environment |= {"XLA_FLAGS": flags, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = with_devices(devices, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    environment = {k: v for k, v in environment.items() if not k.startswith(VARIABLES)}
     return [
         subprocess.Popen(
             [sys.executable, ROOT / script, *(a.format(address, i) for a in arguments)],

@@ -15,8 +15,10 @@ import tomllib
 
 import pytest
 import yaml
+from launching import with_devices
 from signalled import signalled
 
+from benchmarks.faults import SETTINGS
 from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.system.parallel import mesh_sizes
 
@@ -56,7 +58,7 @@ def fake(folder, name, script):
 def environment(folder, **values):
     """The environment with the fake programs first, and one device for each process."""
     fake(folder, "python", f'exec {shlex.quote(sys.executable)} "$@"')
-    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and "SLURM" not in k}
+    kept = {k: v for k, v in with_devices(1).items() if "SLURM" not in k}
     kept["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
     kept["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     return {**kept, **{name: str(value) for name, value in values.items()}}
@@ -132,9 +134,10 @@ def test_the_files_of_the_image_suffice_to_train(tmp_path):
         copy = shutil.copytree if (ROOT / path).is_dir() else shutil.copy
         copy(ROOT / path, tmp_path / path)
     words = [sys.executable, "train.py", "--config=configs/demo.py:vqgan,short", "--workdir=run"]
-    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
+    words += [f"--config.{name}={value}" for name, value in {**SETTINGS, "steps": 1}.items()]
+    kept = {k: v for k, v in with_devices(1).items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [*words, "--config.steps=1"],
+        words,
         cwd=tmp_path,
         env=kept,
         capture_output=True,

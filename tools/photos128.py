@@ -27,6 +27,7 @@ import time
 import numpy as np
 
 from codeformer_jax.checkpoints.trained import export_trained, load_trained
+from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.data.folder import image_names, in_split
 from codeformer_jax.data.images import read_image, write_image
@@ -37,11 +38,14 @@ from codeformer_jax.faces.identity import Identity
 from codeformer_jax.system.atomic import atomic_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from configs.photos128 import STEPS  # noqa: E402
+
 SIDE = 256
 HELDOUT = 0.1
 # Cosines of SFace. Between different generated people 95 % lie below 0.44 and all below 0.7.
 SAME_PERSON, DUPLICATE = 0.6, 0.85
-STAGES = ("vqgan", "code_prediction", "restoration", "finetuning")
+STAGES = tuple(STEPS["full"])
 # Step of the weights that are compared when a stage is trained again.
 COMPARED = {"full": 200, "short": 2}
 FINGERPRINTS = "fingerprints.json"
@@ -154,6 +158,9 @@ class Recipe:
             origin: folder of data and of the stage before.
             stop: stop once the weights of the fingerprint are saved.
         """
+        if STEPS[self.size][stage] in saved_steps(work / stage):
+            self.note(stage, work)
+            return
         # Huge pages for the C library, see docs/speed.md.
         environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
         command = [sys.executable, *self.command(stage, work, origin)]

@@ -1,7 +1,6 @@
 """Whole runs: evaluation, export, restoration, and the errors that a user sees."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from launching import with_devices
 from parity import support
 from tiny import tiny_config
 
@@ -43,11 +43,10 @@ def same_scores(a, b):
 
 
 def script(*arguments):
-    environment = {**os.environ, "XLA_FLAGS": ""}  # One device, as a user has.
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env=with_devices(1),
         capture_output=True,
         text=True,
         check=False,

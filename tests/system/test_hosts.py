@@ -1,4 +1,4 @@
-"""Two processes of four devices each as one run, and how processes find each other."""
+"""Two processes of two devices each as one run, and how processes find each other."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from codeformer_jax.data.sources import open_source
 from codeformer_jax.system import hosts, parallel
 from codeformer_jax.train import loop
 
-MESH = "data:2,fsdp:4"
+MESH = "data:2,fsdp:2"
 
 
 def lines(workdir):
@@ -104,7 +104,7 @@ def test_a_run_that_diverges_ends_on_both_with_the_batches_of_each(runs):
         assert f"listed in {workdir}/skipped*.jsonl" in output
     assert saved_steps(workdir) == [0]
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_trained(workdir).variables))
-    config = linear_config("vqgan")
+    config = linear_config("vqvae")
     skipped = [
         [json.loads(line) for line in (workdir / name).read_text().splitlines()]
         for name in ("skipped.jsonl", "skipped-1.jsonl")
@@ -132,7 +132,7 @@ def test_sigterm_on_one_of_two_saves_on_both_and_damage_is_moved_once(tmp_path):
         "from linear import linear_config, make_linear\n"
         "def get_config():\n"
         "    make_linear()\n"
-        "    config = linear_config('vqvae', mesh='fsdp:8').unlock()\n"
+        "    config = linear_config('vqvae', mesh='fsdp:4').unlock()\n"
         "    config.steps = config.eval_every = config.checkpoint_every = 100_000\n"
         "    return config.lock()\n"
     )

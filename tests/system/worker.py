@@ -33,10 +33,9 @@ def train(root, mesh, process):
 
 
 def diverging_config(mesh):
-    """Returns a config of stage I whose second step is not finite."""
-    config = linear_config("vqgan", mesh=mesh).unlock()
+    """Returns a config whose second step is not finite."""
+    config = linear_config("vqvae", mesh=mesh).unlock()
     config.optimizer.update(learning_rate=1e30, final_learning_rate=1e30)
-    config.loss.gan_start = 10**6
     config.max_skipped = 2
     return config.lock()
 

@@ -1,7 +1,6 @@
 """Whole runs in a bucket: they end with the same bits as on disk, whatever the server does."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import with_devices
 from PIL import Image
 from states import assert_equal, state_at
 from tiny import stage_config, tiny_config, train_stages
@@ -53,11 +53,10 @@ def test_runs_end_as_on_disk(stages, runs, object_store):
 
 def run_command(script, *arguments):
     """Runs a program of the package as a user does, and returns what it printed."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, *script, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=with_devices(1),
         capture_output=True,
         text=True,
         check=False,
@@ -123,6 +122,8 @@ def test_faults_of_the_server_change_nothing(stages, object_store, bucket):
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4]
 
 
+# TensorStore may report each array to an event loop that the failed save has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_bucket_that_fails_in_a_save_costs_that_save(stages, object_store, bucket, waits):
     workdir = f"{bucket}/vqgan"
     fault = object_store.fail("busy", times=1000, matching=r"checkpoints/4/\S*resumable")
@@ -137,10 +138,10 @@ def test_a_bucket_that_fails_in_a_save_costs_that_save(stages, object_store, buc
 
 
 def test_killed_runs_end_as_one_on_disk():
-    # Three of the kills are at the start.
-    options = ["--bucket", "--kills", "5", "--saves", "2", "--steps", "60"]
+    # One of the kills is at the start, the others are in saves.
+    options = ["--bucket", "--kills", "3", "--saves", "2", "--steps", "40"]
     found = json.loads(run_command(["benchmarks/faults.py"], *options))
-    assert found["kills_survived"] == 5
+    assert found["kills_survived"] == 3
     assert found["in_saves"] >= 1
     assert found["state_bytes_that_differ"] == 0
     assert found["metrics_of_every_step_once"]

@@ -35,7 +35,7 @@ def two_processes(folder, *arguments, fault="", code=0):
     (folder / "process.py").write_text(PROCESS)
     own = ("--coordinator={0}", "--processes=2", "--process={1}", "--megabytes=1")
     words = (folder / "process.py", fault, "doctor", *arguments, *own)
-    first, second = finish(launch(*words, devices=2), code)
+    first, second = finish(launch(*words), code)
     assert "versions" not in second
     return first
 
