@@ -120,7 +120,9 @@ def test_every_mesh_steps_like_one_device(linear, name):
     task = make_task(linear_config(name))
     given = start(task)
     want = five_steps("data:1", task, *given)
-    for description in ("data:8", "fsdp:8", "slice:2,data:2,fsdp:2"):
+    meshes = ("data:8", "slice:2,data:2,fsdp:2")
+    # Stages I to III take a minute to compile.
+    for description in meshes if name in demo.STAGES else (*meshes, "fsdp:8"):
         assert_alike(five_steps(description, task, *given), want, given[0], description)
 
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from collectives import (
-    MESHES,
     compiled_evaluation,
     compiled_step,
     is_activation,
@@ -20,6 +19,12 @@ from codeformer_jax.ops.devices import on_all_devices, on_each_device
 from codeformer_jax.system import parallel
 from codeformer_jax.train.traffic import Collective, collectives
 from configs import demo
+
+# Parameters whole on each device, and sharded; slices only for stages I to III, to compile less.
+SHARDED = {
+    name: "slice:2,data:2,fsdp:2" if name in demo.STAGES else "data:4,fsdp:2" for name in NAMES
+}
+CASES = [(mesh, name) for name in NAMES for mesh in ("data:8", SHARDED[name])]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,11 +54,7 @@ def alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [compiled_step, compiled_evaluation])
-@pytest.mark.parametrize(
-    ("mesh", "name"),
-    # Compilation is slow: of slices, stages I to III alone.
-    [(m, n) for m in MESHES[1:] for n in NAMES if "slice" not in m or n in demo.STAGES],
-)
+@pytest.mark.parametrize(("mesh", "name"), CASES)
 def test_per_image_work_stays_on_its_device(alone, compiled, name, mesh):
     one, program = alone(compiled, name), compiled(name, mesh)
     assert program.activations == []
