@@ -100,9 +100,14 @@ class Run:
         return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+def starts_killed(kills):
+    """Returns how many of the kills are at the start of a process."""
+    return min(3, kills // 3)
+
+
 def moments(arguments, start_seconds, generator):
     """Draws the moments of the kills: a few at the start of a process, the rest along the run."""
-    in_start = min(3, arguments.kills // 3)
+    in_start = starts_killed(arguments.kills)
     # The run continues while a moment is awaited, so none is near the end.
     end = arguments.steps * 3 // 4
     steps = sorted(generator.sample(range(1, end), arguments.kills - in_start))
@@ -188,6 +193,8 @@ def main():
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--bucket", action="store_true")
     arguments = parser.parse_args()
+    if arguments.saves > arguments.kills - starts_killed(arguments.kills):
+        parser.error(f"--kills={arguments.kills} are too few for --saves={arguments.saves}")
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -29,6 +29,8 @@ from codeformer_jax import degrade
 from codeformer_jax.system import parallel
 from codeformer_jax.train import traffic
 
+MESHES = ("data:1", "data:8", "data:4,fsdp:2", "fsdp:8", "slice:2,data:2,fsdp:2")
+
 
 def row(*cells) -> None:
     """Prints a row of a table."""
@@ -42,7 +44,7 @@ def tasks(names) -> None:
     for name in names:
         for what in ("step", "evaluation"):
             compiled = getattr(collectives, f"compiled_{what}")
-            for mesh in collectives.MESHES:
+            for mesh in MESHES:
                 program = compiled(name, mesh)
                 size, shape = program.largest
                 largest = f"{list(shape)}, {size / 1024:.1f} KiB" if size else "none"

@@ -10,7 +10,7 @@ trains STAGE in vqgan, code_prediction, restoration and finetuning, each with
 
 The first stage takes no `init_from`.
 Hardware: two CPU cores, an hour and a half. Scores: docs/model_card.md. No other trained network
-takes part: there is no perceptual loss. `STAGE,short` takes a few steps of a narrow network.
+takes part: there is no perceptual loss. `STAGE,short` takes a few steps of small networks.
 """
 
 import ml_collections
@@ -75,7 +75,7 @@ def get_config(argument: str = "vqgan,full") -> ml_collections.ConfigDict:
     if stage == "finetuning":
         finetuning(config)
     if size == "short":
-        narrow(config)
+        small(config)
     return config.lock()
 
 
@@ -110,8 +110,8 @@ def codes(config: ml_collections.ConfigDict) -> None:
     config.eval.recipe = "small"
 
 
-def narrow(config: ml_collections.ConfigDict) -> None:
-    """Makes a trial of the recipe short."""
+def small(config: ml_collections.ConfigDict) -> None:
+    """Makes networks and evaluations small, to try the recipe."""
     config.model.nf = 8
     config.eval.batch_size, config.eval.batches = 4, 1
     if "discriminator" in config:

@@ -19,7 +19,6 @@ from codeformer_jax.train.traffic import collectives
 SIDES = (160, 80, 40, 20)
 # Of each device; no width of a network equals the batch of eight devices.
 IMAGES = 7
-MESHES = ("data:1", "data:8", "data:4,fsdp:2", "fsdp:8", "slice:2,data:2,fsdp:2")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ VARIABLES = ("SLURM_", "OMPI_", "TPU_", "JOB_COMPLETION", "JAX_COORDINATOR")
 
 
 def with_devices(count=1, **changes):
-    """The environment of a process with so many devices. It compiles as fast as the tests do."""
+    """Returns the environment of a process with `count` devices and the tests' compiler flags."""
     flags = re.sub(r"(device_count)=\d+", rf"\1={count}", os.environ["XLA_FLAGS"])
     return {**os.environ, "XLA_FLAGS": flags, **changes}
 

@@ -72,7 +72,7 @@ def test_data_hold_each_picture_once(recipe, folders, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_recipe_trains_resumes_and_repeats(recipe, folders, tmp_path, monkeypatch, capsys):
-    """Two of its stages, the second from the first; the others go the same way."""
+    """Two of its stages, the second from the first; test_configs.py builds the others."""
     monkeypatch.setattr(recipe, "STAGES", recipe.STAGES[:2])
     monkeypatch.setenv("XLA_FLAGS", with_devices(1)["XLA_FLAGS"])  # For its processes.
     work, again = tmp_path / "work", tmp_path / "again"
@@ -96,7 +96,8 @@ def test_the_recipe_trains_resumes_and_repeats(recipe, folders, tmp_path, monkey
     assert about["config"] == "configs/photos128.py:code_prediction,short"
     assert about.keys() == {"commit", "config", "data", "licence", "step"}
     model.unlink()
-    assert run() == 0  # Everything but the file is there.
+    shutil.rmtree(work / "code_prediction" / "checkpoints" / "4")
+    assert run() == 0  # It resumes.
     assert model.read_bytes() == first
     capsys.readouterr()
     assert run("--repeat", str(again)) == 0

@@ -27,7 +27,6 @@ import time
 import numpy as np
 
 from codeformer_jax.checkpoints.trained import export_trained, load_trained
-from codeformer_jax.checkpoints.workdir import saved_steps
 from codeformer_jax.convert import parameter_fingerprint
 from codeformer_jax.data.folder import image_names, in_split
 from codeformer_jax.data.images import read_image, write_image
@@ -38,14 +37,11 @@ from codeformer_jax.faces.identity import Identity
 from codeformer_jax.system.atomic import atomic_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from configs.photos128 import STEPS  # noqa: E402
-
 SIDE = 256
 HELDOUT = 0.1
 # Cosines of SFace. Between different generated people 95 % lie below 0.44 and all below 0.7.
 SAME_PERSON, DUPLICATE = 0.6, 0.85
-STAGES = tuple(STEPS["full"])
+STAGES = ("vqgan", "code_prediction", "restoration", "finetuning")
 # Step of the weights that are compared when a stage is trained again.
 COMPARED = {"full": 200, "short": 2}
 FINGERPRINTS = "fingerprints.json"
@@ -61,7 +57,9 @@ def main() -> int:
     parser.add_argument(
         "--repeat", type=pathlib.Path, metavar="OTHER", help="folder for training the start again"
     )
-    parser.add_argument("--short", action="store_true", help="a few steps, to try the recipe")
+    parser.add_argument(
+        "--short", action="store_true", help="a few steps of small networks, to try the recipe"
+    )
     arguments = parser.parse_args()
     work = arguments.work.absolute()
     recipe = Recipe("short" if arguments.short else "full")
@@ -158,9 +156,6 @@ class Recipe:
             origin: folder of data and of the stage before.
             stop: stop once the weights of the fingerprint are saved.
         """
-        if STEPS[self.size][stage] in saved_steps(work / stage):
-            self.note(stage, work)
-            return
         # Huge pages for the C library, see docs/speed.md.
         environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
         command = [sys.executable, *self.command(stage, work, origin)]

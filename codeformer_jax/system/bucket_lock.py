@@ -1,7 +1,7 @@
 """A lock for buckets, which have none: a file that its holder renews.
 
 If the file is not renewed, its holder counts as dead, and the next process takes the lock over. A
-holder that was only suspended or cut off finds another token in the file and ends.
+holder that was only suspended or cut off finds another token in the file, or no file, and ends.
 """
 
 import contextlib
@@ -51,8 +51,9 @@ def held(path: storage.Path, holder: str) -> Iterator[None]:
         closed.set()
         thread.join()
         try:
-            _end_if_lost(path, content)
-            storage.remove(path)
+            if _read(path) is not None:
+                _end_if_lost(path, content)
+                storage.remove(path)
         except Exception as error:
             logging.warning(
                 "%s cannot be removed, so the next run starts %g s later: %s", path, SILENCE, error
@@ -103,9 +104,9 @@ def _renew(path: storage.Path, content: dict[str, Any], closed: threading.Event)
 
 
 def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:
-    """Ends this process if another one has taken the lock over."""
-    found = _read(path)
-    if found is not None and found["token"] != content["token"]:
+    """Ends this process if another one has taken the lock over, and perhaps released it since."""
+    found = _read(path) or {"holder": "another process", "token": ""}
+    if found["token"] != content["token"]:
         peers.end_within(1.0)  # Even if nobody reads the message.
         print(
             f"\nerror: {found['holder']} has taken over {path}, because this process did not renew "

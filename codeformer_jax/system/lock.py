@@ -58,9 +58,9 @@ def _lock(stack: contextlib.ExitStack, workdir: storage.Path) -> str:
         path.unlink(missing_ok=True)
         return ""
     stack.callback(path.unlink, missing_ok=True)
-    file.truncate(0)
-    file.write(f"{_myself()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # The disk may be full; a save will say so.
+        file.truncate(0)
+        os.write(file.fileno(), f"{_myself()}\n".encode())
     return ""
 
 

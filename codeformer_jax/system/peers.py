@@ -57,25 +57,23 @@ class Watch:
 
     Args:
         silence: seconds without a sign of life after which a peer counts as dead.
-        limit: seconds that a stage may take.
         client: JAX's client of the coordination service; None for a single process.
         index: the number of this process.
         count: the number of processes.
 
     Attributes:
-        limit: as given; it may be changed.
+        limit: seconds that a stage may take.
         setting: what sets the limit.
     """
 
     def __init__(
         self,
         silence: float = SILENCE,
-        limit: float = math.inf,
         client: Any = None,
         index: int = 0,
         count: int = 1,
     ):
-        self.limit, self.setting = limit, "train.watchdog"
+        self.limit, self.setting = math.inf, "train.watchdog"
         self._client, self._index, self._count = client, index, count
         self._tick = silence / _TICKS
         # Ticks in which the peers read why this process has failed.

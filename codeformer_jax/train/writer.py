@@ -111,11 +111,13 @@ class Writer:
 
     def close(self) -> None:
         """Writes pending metrics and closes the progress bar."""
-        if self._pending:
-            self._flush(self._step)
-        self._bar.close()
-        if self._writes:
-            self._board.close()
+        try:
+            if self._pending:
+                self._flush(self._step)
+        finally:
+            self._bar.close()
+            if self._writes:
+                self._board.close()
 
 
 def _means(fetched: list[dict[str, float]]) -> dict[str, float]:

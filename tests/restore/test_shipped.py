@@ -110,6 +110,7 @@ def test_restored_drawn_faces_are_nearer_to_the_truth(shipped):
 
 def test_the_command_needs_no_network_no_cache_and_a_minute_of_one_core(tmp_path):
     write_image(tmp_path / "group.png", draw_group(0, 240, 400).image)
+    # A user's compiler flags.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment["JAX_COMPILATION_CACHE_DIR"] = ""
     words = [sys.executable, "-c", OFFLINE, "restore", "group.png", "-o", "out"]

@@ -1,4 +1,4 @@
-"""Nothing but parameters, gradients and statistics crosses devices, in every task and mesh."""
+"""Nothing but parameters, gradients and statistics crosses devices, in every task."""
 
 import jax
 import jax.numpy as jnp

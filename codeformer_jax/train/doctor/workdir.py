@@ -159,7 +159,7 @@ class _Check:
         """Returns whether a file that is locked cannot be locked again."""
         path = self._folder / f"lock{jax.process_index()}"
         try:
-            with exclusive(path), exclusive(path):
+            with limited("locks in the workdir"), exclusive(path), exclusive(path):
                 return False
         except BlockingIOError:
             return True
