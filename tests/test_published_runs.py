@@ -20,8 +20,7 @@ from codeformer_jax.nn import LPIPS
 from codeformer_jax.tasks import common, make_task
 from codeformer_jax.train.start import prepare
 
-# The two others train in tests of their own.
-PUBLISHED = [path for path in CONFIGS if path not in ("configs/demo.py", "configs/photos128.py")]
+PUBLISHED = [path for path in CONFIGS if path != "configs/demo.py"]
 
 
 @functools.cache

@@ -51,8 +51,8 @@ def held(path: storage.Path, holder: str) -> Iterator[None]:
         closed.set()
         thread.join()
         try:
-            if _read(path) is not None:
-                _end_if_lost(path, content)
+            if (found := _read(path)) is not None:
+                _end_if_lost(path, found, content)
                 storage.remove(path)
         except Exception as error:
             logging.warning(
@@ -97,15 +97,15 @@ def _renew(path: storage.Path, content: dict[str, Any], closed: threading.Event)
         late.start()
         # A bucket that does not answer now may do so at the next beat.
         with contextlib.suppress(Exception):
-            _end_if_lost(path, content)
+            _end_if_lost(path, _read(path), content)
             beat += 1
             path.write_text(json.dumps(content | {"beat": beat}))
         late.cancel()
 
 
-def _end_if_lost(path: storage.Path, content: dict[str, Any]) -> None:
+def _end_if_lost(path: storage.Path, found: dict[str, Any] | None, content: dict[str, Any]) -> None:
     """Ends this process if another one has taken the lock over, and perhaps released it since."""
-    found = _read(path) or {"holder": "another process", "token": ""}
+    found = found or {"holder": "another process", "token": ""}
     if found["token"] != content["token"]:
         peers.end_within(1.0)  # Even if nobody reads the message.
         print(

@@ -349,6 +349,7 @@ class TestLock:
         other = "another process" if released else "process 7 on far"
         assert f"{other} has taken over" in capfd.readouterr().err
         assert path.exists() != released
+        assert released or json.loads(path.read_text())["host"] == "far"
 
     @pytest.mark.parametrize("kind", ["busy", "cut", "lost"])
     def test_faults_do_not_make_it_seem_taken(self, object_store, bucket, waits, kind):
